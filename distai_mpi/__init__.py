@@ -1,0 +1,41 @@
+"""Distributed training on MPI: one flat vector, contiguous slices, any optimizer.
+
+Importing the package starts no MPI and compiles nothing; the names below are
+loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Communicator": "distai_mpi.comm",
+    "Objective": "distai_mpi.objective",
+    "fit": "distai_mpi.train",
+    "data": "distai_mpi.data",
+    "models": "distai_mpi.models",
+    "optim": "distai_mpi.optim",
+}
+__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "models", "optim"]
+
+if TYPE_CHECKING:
+    from . import data, models, optim
+    from .comm import Communicator
+    from .objective import Objective
+    from .train import fit
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'distai_mpi' has no attribute {name!r}")
+    module = importlib.import_module(_HOME[name])
+    value = module if module.__name__ == f"distai_mpi.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,25 @@
+"""How the package compiles its kernels: one decorator for all of them; importing this module loads Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``numba.njit`` with a cache on disk, and without the interpreter's lock.
+
+    Numba keeps the cache beside the source or, where that is read-only, in the user's cache folder (or in
+    NUMBA_CACHE_DIR).  Where neither can be written it refuses; here the kernel is compiled anew then.
+    Ranks that compile the same kernel at once replace each other's cache files whole.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:  # "cannot cache function ...: no locator available"
+            return numba.njit(nogil=True, **options)(function)
+
+    return decorate
