@@ -1,0 +1,29 @@
+"""Communication between ranks: the only part of the package that imports mpi4py.
+
+Its names are loaded when they are first used: `comm.launch` runs before NumPy, and so BLAS, is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "ALGORITHMS": "collectives",
+    "Communicator": "communicator",
+    "Node": "communicator",
+    "install_abort_hook": "failure",
+}
+__all__ = ["ALGORITHMS", "Communicator", "Node", "install_abort_hook"]
+
+if TYPE_CHECKING:
+    from .collectives import ALGORITHMS
+    from .communicator import Communicator, Node
+    from .failure import install_abort_hook
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'distai_mpi.comm' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value

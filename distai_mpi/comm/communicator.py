@@ -1,0 +1,290 @@
+"""The ranks that train together, and how they exchange vectors."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from ..errors import ConfigError
+from ..params import Ownership
+from . import failure, native, shared
+from .collectives import ALGORITHMS, Algorithm, Workspace
+from .wire import CHUNK_BYTES, Array, MPIWire
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+@dataclass(frozen=True)
+class Node:
+    """The ranks that share memory with this one: their numbers, and this one's index among them."""
+
+    ranks: tuple[int, ...]
+    rank: int
+
+    @property
+    def size(self) -> int:
+        """How many ranks share the node."""
+        return len(self.ranks)
+
+
+class Communicator:
+    """A private duplicate of an mpi4py communicator, for vectors of numbers.
+
+    All methods but the properties and `ownership` are collective: every rank
+    calls them in the same order.  Vectors are 1-D, contiguous NumPy arrays,
+    alike in length and dtype on all ranks.  A communicator of one rank does no
+    MPI work.  ``algorithm`` names one of `ALGORITHMS`; None stands for the
+    communicator's default.  ``chunk_bytes`` bounds a single message.
+
+    ``rounds`` counts the collective exchanges of arrays that were made (none
+    on one rank), ``bytes_sent`` the bytes this rank sent in them: exactly for
+    the package's own algorithms, and for the library's what an optimal one
+    sends on average, 2(N - 1)/N of an allreduced vector.
+    """
+
+    def __init__(self, mpi_comm: MPI.Intracomm, algorithm: str = "native", chunk_bytes: int = CHUNK_BYTES) -> None:
+        from mpi4py import MPI
+
+        self.default_algorithm = algorithm
+        self._named(algorithm)
+        self._comm = mpi_comm.Dup()
+        self._node_comm: Any = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self._comm.rank)
+        self._wire = MPIWire(self._comm, chunk_bytes)
+        self._work = Workspace()
+        self._windows: list[MPI.Win] = []
+        self._float16: bool | None = None  # whether the library sums float16: asked once, when first needed
+        self.rank: int = self._comm.rank
+        self.size: int = self._comm.size
+        self.node = Node(tuple(self._node_comm.allgather(self.rank)), self._node_comm.rank)
+        self.leaders: tuple[int, ...] = tuple(sorted(set(self._comm.allgather(self.node.ranks[0]))))
+        self.rounds = 0
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind is None:  # after an error other ranks may not come: freeing would wait for them
+            self.free()
+
+    def free(self) -> None:
+        """Give back the shared arrays, which must not be used after, and the communicator.  Twice is harmless."""
+        while self._windows:
+            shared.release(self._windows.pop())
+        for comm in (self._node_comm, self._comm):
+            if comm:
+                comm.Free()
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes this rank has sent in collectives."""
+        return self._wire.bytes_sent
+
+    # --- sums over all ranks
+
+    def allreduce(self, x: Array, algorithm: str | None = None) -> None:
+        """Sum ``x``, shape (n,), over all ranks in place, in its own dtype; all ranks get the same bits."""
+        chosen = self._choose(x, algorithm)
+        if self.size > 1:
+            self.rounds += 1
+            chosen.allreduce(self._wire, x, self._work)
+
+    def ownership(self, size: int, dtype: DTypeLike, algorithm: str | None = None) -> Ownership:
+        """Share ``size`` elements out as the algorithm needs: sharded for a sliced one, else replicated."""
+        if self._named(algorithm).sliced:
+            return Ownership.sharded(size, self.size, np.dtype(dtype).itemsize)
+        return Ownership.replicate(size, self.size)
+
+    def reduce_scatter(self, x: Array, owners: Ownership, algorithm: str | None = None) -> Array:
+        """Sum this rank's slice of ``x``, shape (n,), over all ranks; return it, a view of ``x``.
+
+        The rest of ``x`` is scratch afterwards.  A replicated table makes it an `allreduce`.
+        """
+        chosen = self._choose(x, algorithm)
+        self._check_owners(x, owners)
+        if self.size > 1:
+            self.rounds += 1
+            if owners.replicated:
+                chosen.allreduce(self._wire, x, self._work)
+            else:
+                self._sliced(chosen.reduce_scatter)(self._wire, x, owners.slices, self._work)
+        return x[owners.slices[self.rank]]
+
+    def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None) -> None:
+        """Copy every rank's own slice of ``x``, shape (n,), to all ranks' ``x``.  Nothing for a replicated table."""
+        chosen = self._choose(x, algorithm)
+        self._check_owners(x, owners)
+        if self.size > 1 and not owners.replicated:
+            self.rounds += 1
+            self._sliced(chosen.allgather)(self._wire, x, owners.slices, self._work)
+
+    def sum(self, values: ArrayLike) -> Array:
+        """Sum a few numbers (losses, counts) over ranks; return a new float64 array, shape (n,)."""
+        total = np.array(values, np.float64, ndmin=1)
+        self.allreduce(total, "native")
+        return total
+
+    # --- copies to all ranks
+
+    def bcast(self, x: Array, root: int = 0) -> None:
+        """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
+        _check_vector(x)
+        if self.size > 1:
+            self.rounds += 1
+            native.bcast(self._wire, x, root)
+
+    def scatterv(self, send: Array | None, counts: Sequence[int], recv: Array, root: int = 0) -> None:
+        """Hand rank ``r`` the next ``counts[r]`` elements of ``send``, into its ``recv``.
+
+        ``send``, shape (sum(counts),), matters on rank ``root`` alone, and is
+        sent from where it lies; any dtype, the same for ``recv``, shape
+        (counts[rank],).
+        """
+        _check_vector(recv)
+        if len(counts) != self.size or recv.size != counts[self.rank]:
+            raise ValueError(f"counts {list(counts)} do not fit {self.size} ranks and a buffer of {recv.size}")
+        self.rounds += self.size > 1
+        if self.rank != root:
+            self._wire.sendrecv(None, root, recv, root)
+            return
+        if send is None:
+            raise ValueError("the root of scatterv needs the array to send")
+        _check_vector(send)
+        if send.size != sum(counts) or send.dtype != recv.dtype:
+            raise ValueError(f"cannot scatter {send.size} {send.dtype} as {sum(counts)} {recv.dtype}")
+        stop = 0
+        for rank, count in enumerate(counts):
+            start, stop = stop, stop + count
+            if rank == root:
+                recv[:] = send[start:stop]
+            else:
+                self._wire.sendrecv(send[start:stop], rank, None, rank)
+
+    def gatherv(self, send: Array, counts: Sequence[int], recv: Array | None, root: int = 0) -> None:
+        """Collect ``counts[r]`` elements from each rank ``r``, one after another, in ``recv`` of rank ``root``.
+
+        ``send`` has shape (counts[rank],); ``recv``, shape (sum(counts),), of the same dtype,
+        matters on rank ``root`` alone.
+        """
+        _check_vector(send)
+        if len(counts) != self.size or send.size != counts[self.rank]:
+            raise ValueError(f"counts {list(counts)} do not fit {self.size} ranks and a vector of {send.size}")
+        self.rounds += self.size > 1
+        if self.rank != root:
+            self._wire.sendrecv(send, root, None, root)
+            return
+        if recv is None or recv.size != sum(counts) or recv.dtype != send.dtype:
+            raise ValueError(f"the root of gatherv needs an array for {sum(counts)} {send.dtype}")
+        stop = 0
+        for rank, count in enumerate(counts):
+            start, stop = stop, stop + count
+            if rank == root:
+                recv[start:stop] = send
+            else:
+                self._wire.sendrecv(None, rank, recv[start:stop], rank)
+
+    def bcast_object(self, obj: Any, root: int = 0) -> Any:
+        """Return rank ``root``'s (small, picklable) object on all ranks."""
+        return obj if self.size == 1 else self._comm.bcast(obj, root)
+
+    def allgather_object(self, obj: Any) -> list[Any]:
+        """Return every rank's (small, picklable) object, in the order of ranks, on all of them."""
+        return [obj] if self.size == 1 else self._comm.allgather(obj)
+
+    def barrier(self) -> None:
+        """Wait for all ranks; what they wrote to node arrays before can be read after."""
+        if self.size > 1:
+            for window in self._windows:
+                window.Sync()
+            self._comm.Barrier()
+            for window in self._windows:
+                window.Sync()
+
+    def agreed(self) -> AbstractContextManager[None]:
+        """Make foreseeable errors raised inside the block on any rank reach all ranks; see `failure.agreed`."""
+        return failure.agreed(self.allgather_object)
+
+    # --- memory
+
+    def empty(self, size: int, dtype: DTypeLike, shared: bool = False) -> Array:
+        """Make a vector of ``size`` zeros that starts on a page.
+
+        Memory shared by the node is not given out yet: with ``shared`` the
+        vector is private too, as it must be where the node cannot share.
+        """
+        dtype = np.dtype(dtype)
+        if size == 0:
+            return np.empty(0, dtype)
+        return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size)
+
+    def node_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Make one uninitialised array per node that all its ranks read and write, until `free`.
+
+        Writes are seen by the others after a `barrier`.  Raises MemoryError on
+        all ranks where any node has too little shared memory.
+        """
+        dtype = np.dtype(dtype)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        alone = self.node.size == 1
+        private, error = None, None
+        try:
+            if alone or nbytes == 0:
+                private = np.empty(shape, dtype)
+            elif not shared.has_room(nbytes):
+                raise MemoryError(f"{nbytes} bytes do not fit {shared.SHARED_FOLDER}")
+        except MemoryError as caught:
+            error = str(caught)
+        errors = [e for e in self.allgather_object(error) if e is not None]
+        if errors:
+            raise MemoryError(errors[0])
+        if private is not None:
+            return private
+        window, array = shared.allocate(self._node_comm, shape, dtype)
+        self._windows.append(window)
+        return array
+
+    # --- choices and checks
+
+    def _named(self, algorithm: str | None) -> Algorithm:
+        name = self.default_algorithm if algorithm is None else algorithm
+        try:
+            return ALGORITHMS[name]
+        except KeyError:
+            raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(ALGORITHMS)}") from None
+
+    def _choose(self, x: Array, algorithm: str | None) -> Algorithm:
+        """Check ``x`` and pick its algorithm, the same on all ranks."""
+        chosen = self._named(algorithm)
+        _check_vector(x)
+        if x.dtype.kind not in "fiu":
+            raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
+        if x.dtype == np.float16 and chosen is ALGORITHMS["native"] and self.size > 1:
+            if self._float16 is None:
+                self._float16 = native.sums_float16(self._wire)
+            if not self._float16:
+                return ALGORITHMS["rabenseifner"]
+        return chosen
+
+    def _sliced(self, exchange: Callable[..., None] | None) -> Callable[..., None]:
+        if exchange is None:
+            raise ValueError("this algorithm knows no slices: its table is replicated (see ownership)")
+        return exchange
+
+    def _check_owners(self, x: Array, owners: Ownership) -> None:
+        if owners.size != x.size or len(owners.slices) != self.size:
+            raise ValueError(
+                f"a table for {owners.size} elements on {len(owners.slices)} ranks "
+                f"does not fit a vector of {x.size} on {self.size}"
+            )
+
+
+def _check_vector(x: Array) -> None:
+    if x.ndim != 1 or not x.flags.c_contiguous:
+        raise ValueError(f"expected a contiguous vector, got shape {x.shape} with strides {x.strides}")

@@ -1,0 +1,168 @@
+"""What the launcher says before MPI starts, and how this package starts MPI.
+
+Nothing here loads MPI when it is imported: the command line asks `launcher()`
+for the rank that may print, and only `world()` starts MPI.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Who started this process, as told by environment variables.
+
+    ``local_size`` counts the processes started on this node, 1 if the launcher does not say;
+    ``one_node`` is true where all processes are known to run on this node.
+    """
+
+    name: str  # "Open MPI", "Hydra/PMI", "Slurm srun" or "none"
+    size: int = 1
+    rank: int = 0
+    local_size: int = 1
+    one_node: bool = True
+
+
+def launcher(env: Mapping[str, str] | None = None) -> Launcher:
+    """The launcher that ``env`` (default: this process's environment) speaks of.
+
+    The innermost launcher counts: an mpiexec inside of a Slurm job inherits Slurm's variables,
+    and so does a plain ``python`` in a batch script, which no ``srun`` has started.
+    """
+    env = os.environ if env is None else env
+    if "OMPI_COMM_WORLD_SIZE" in env:
+        size = _number(env, "OMPI_COMM_WORLD_SIZE", 1)
+        local = _number(env, "OMPI_COMM_WORLD_LOCAL_SIZE", 1)
+        return Launcher("Open MPI", size, _number(env, "OMPI_COMM_WORLD_RANK", 0), local, local == size)
+    if "PMI_SIZE" in env and ("MPI_LOCALNRANKS" in env or "SLURM_STEP_ID" not in env):
+        size = _number(env, "PMI_SIZE", 1)
+        local = _number(env, "MPI_LOCALNRANKS", 1)
+        return Launcher("Hydra/PMI", size, _number(env, "PMI_RANK", 0), local, local == size)
+    if "SLURM_STEP_ID" in env and "SLURM_PROCID" in env:
+        size = _number(env, "SLURM_STEP_NUM_TASKS", _number(env, "SLURM_NTASKS", 1))
+        nodes = _number(env, "SLURM_STEP_NUM_NODES", _number(env, "SLURM_NNODES", 1))
+        local = _tasks_on_node(env.get("SLURM_STEP_TASKS_PER_NODE", ""), _number(env, "SLURM_NODEID", 0))
+        return Launcher("Slurm srun", size, _number(env, "SLURM_PROCID", 0), local, nodes == 1)
+    return Launcher("none")
+
+
+def _number(env: Mapping[str, str], name: str, default: int) -> int:
+    value = env.get(name, "")
+    return int(value) if value.isdigit() else default
+
+
+def _tasks_on_node(counts: str, node: int) -> int:
+    """Tasks of the node with index ``node`` in Slurm's list of counts, such as ``4(x2),3``."""
+    for part in counts.split(","):
+        tasks, _, times = part.partition("(x")
+        node -= int(times.rstrip(")") or 1)
+        if node < 0 and tasks.isdigit():
+            return int(tasks)
+    return 1
+
+
+# Start-up of Open MPI on one node.  Looking for fabrics through libfabric takes a second and finds nothing that
+# shared memory does not do better; its UCX windows complain where there is no UCX device.  Jobs that span nodes
+# need all of these.
+ONE_NODE_SETTINGS = {"OMPI_MCA_btl": "^ofi", "OMPI_MCA_mtl": "^ofi", "OMPI_MCA_osc": "^ucx"}
+
+
+def prepare_environment() -> None:
+    """Set what MPI reads from the environment when it starts; a user's own settings win."""
+    os.environ.setdefault("HOME", os.path.expanduser("~"))  # in an empty environment Open MPI fails for want of it
+    if launcher().one_node:
+        for name, value in ONE_NODE_SETTINGS.items():
+            os.environ.setdefault(name, value)
+
+
+def world(check: bool = True) -> Any:
+    """Start MPI if it has not been started, and return ``MPI.COMM_WORLD``.
+
+    An exception that nothing catches will from now on abort the whole job.  Raises `ConfigError` where the
+    launcher started several processes that MPI does not connect, unless told not to ``check``.
+    """
+    prepare_environment()
+    from mpi4py import MPI
+
+    from . import failure
+
+    comm = MPI.COMM_WORLD
+    if check:
+        check_world(comm.size, launcher())
+    failure.install_abort_hook(comm)
+    return comm
+
+
+def check_world(size: int, started: Launcher) -> None:
+    """Raise `ConfigError` if the world has one rank (``size`` 1) and the launcher started more."""
+    if size > 1 or started.size == 1:
+        return
+    if started.name == "Slurm srun":
+        remedy = "start it with 'srun --mpi=pmix' (Open MPI) or 'srun --mpi=pmi2' (MPICH); 'srun --mpi=list' shows both"
+    else:
+        remedy = "use the mpiexec that belongs to the MPI library which mpi4py has loaded ('distai-mpi info' names it)"
+    raise ConfigError(
+        f"{started.name} started {started.size} processes, but MPI gives each of them a world of its own: "
+        f"every one would do the whole work. The launcher and the MPI library do not fit: {remedy}"
+    )
+
+
+def on_terminal() -> bool:
+    """Whether what this process prints is shown on a terminal.
+
+    Open MPI gives its ranks a pseudo-terminal, wherever its own output goes: there the output of the
+    parent counts, which on the first node is mpiexec itself.
+    """
+    if not sys.stdout.isatty():
+        return False
+    if launcher().name != "Open MPI":
+        return True
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
+
+
+def leave_together(seconds: float = 3.0) -> bool:
+    """Wait for all ranks to come here; False if some have not come within ``seconds``.
+
+    True at once where MPI is not running.  The exit of every rank that ends with a foreseeable error
+    passes here: if all of them come, the job ends in order; if not, the others wait in a collective
+    for one that will never come, and the caller must abort.
+    """
+    MPI = _running_mpi()
+    if MPI is None or MPI.COMM_WORLD.size == 1:
+        return True
+    request = MPI.COMM_WORLD.Ibarrier()
+    deadline = time.monotonic() + seconds
+    while not request.Test():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def abort(status: int) -> None:
+    """End all ranks of the job with ``status``, if MPI is running."""
+    MPI = _running_mpi()
+    if MPI is not None:
+        MPI.COMM_WORLD.Abort(status)
+
+
+def running() -> bool:
+    """Whether MPI is running in this process."""
+    return _running_mpi() is not None
+
+
+def _running_mpi() -> Any:
+    """The module mpi4py.MPI between Init and Finalize, None otherwise; never starts MPI."""
+    MPI = sys.modules.get("mpi4py.MPI")
+    return MPI if MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized() else None

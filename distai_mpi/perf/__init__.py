@@ -1,0 +1,1 @@
+"""What things cost: closed forms of communication, and the speed of this machine."""

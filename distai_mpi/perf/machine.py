@@ -1,0 +1,178 @@
+"""What one process may use of its machine: CPUs, memory, BLAS threads, GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
+
+# What a user sets to choose BLAS threads himself, and what we set for him.
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+USER_VARIABLES = ("OMP_NUM_THREADS", *BLAS_VARIABLES)
+_set_here = False  # whether BLAS_VARIABLES hold our own choice
+
+
+def affinity() -> tuple[int, ...]:
+    """The CPUs (hardware threads) that this process may run on, ascending."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _cgroup_folders(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """Folders of this process's control group and its parents, which all limit it (cgroup v1 and v2).
+
+    A container often sees its own group mounted as the root while it is told the host's path to it:
+    folders that don't exist are passed over.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = root / controller if controllers else root
+        folder = mount / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_dir():
+                yield place
+            if place == mount:
+                break
+
+
+def _numbers(file: Path) -> list[float]:
+    """The numbers in a control file, "max" as infinity; none if there is no such file."""
+    try:
+        return [float("inf") if word == "max" else float(word) for word in file.read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float:
+    """CPUs' worth of time that the control groups grant, infinity where nothing limits it."""
+    quota = float("inf")
+    for folder in _cgroup_folders("cpu", root, membership):
+        numbers = _numbers(folder / "cpu.max") or (
+            _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
+        )
+        if len(numbers) == 2 and numbers[0] > 0:  # v1 says -1 for "no limit"
+            quota = min(quota, numbers[0] / numbers[1])
+    return quota
+
+
+def memory_left(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that can still be allocated on this node: the machine's free memory or the control group's rest.
+
+    File cache that the kernel can drop counts as free.
+    """
+    import psutil
+
+    left = float(psutil.virtual_memory().available)
+    for folder in _cgroup_folders("memory", root, membership):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            numbers = _numbers(folder / limit) + _numbers(folder / used)
+            if len(numbers) == 2:
+                left = min(left, numbers[0] - numbers[1] + _droppable(folder / "memory.stat"))
+    return max(0, int(left))
+
+
+def _droppable(stat: Path) -> int:
+    """Bytes of file cache out of use in a control group."""
+    try:
+        facts = dict(line.split() for line in stat.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(facts.get("total_inactive_file", facts.get("inactive_file", 0)))
+
+
+def physical_cores(cpus: Path = CPUS) -> int:
+    """Cores of this machine; hardware threads that share a core count once."""
+    siblings = set()
+    for folder in cpus.glob("cpu[0-9]*"):
+        for name in ("core_cpus_list", "thread_siblings_list"):
+            with contextlib.suppress(OSError):
+                siblings.add((folder / "topology" / name).read_text().strip())
+                break
+    return len(siblings) or os.cpu_count() or 1
+
+
+def blas_threads(
+    ranks_on_node: int, mask: int | None = None, cores: int | None = None, quota: float | None = None
+) -> int:
+    """BLAS threads for each of ``ranks_on_node`` ranks, at least 1.
+
+    A rank gets its share of the node's cores, but no more than the affinity ``mask`` lets it use.  The quota
+    of a control group belongs to all ranks in it, so it is shared out too.  ``mask``, ``cores`` and ``quota``
+    are counts of CPUs; by default those of this process and machine.
+    """
+    mask = len(affinity()) if mask is None else mask
+    cores = physical_cores() if cores is None else cores
+    quota = cpu_quota() if quota is None else quota
+    return max(1, min(mask, int(min(cores, quota)) // max(1, ranks_on_node)))
+
+
+def chosen_by_user() -> bool:
+    """Whether the environment sets the number of BLAS threads, other than by `set_blas_threads`."""
+    return any(os.environ.get(name) for name in USER_VARIABLES) and not _set_here
+
+
+def set_blas_threads(ranks_on_node: int) -> None:
+    """Give this process its share of BLAS threads, unless the user has chosen; call before NumPy is loaded.
+
+    A BLAS starts its threads when it is loaded, so the environment is the place.  Numba's own thread pool gets
+    the same size.  For a BLAS that is already loaded use `limited_blas`.
+    """
+    global _set_here
+    if chosen_by_user():
+        return
+    _set_here = True
+    threads = str(blas_threads(ranks_on_node))
+    os.environ.update(dict.fromkeys(BLAS_VARIABLES, threads))
+    os.environ.setdefault("NUMBA_NUM_THREADS", threads)
+
+
+@contextlib.contextmanager
+def limited_blas(ranks_on_node: int) -> Iterator[int | None]:
+    """Hold the BLAS already loaded to this process's share of threads; yields it, None if the user has chosen."""
+    if chosen_by_user():
+        yield None
+        return
+    from threadpoolctl import threadpool_limits
+
+    threads = blas_threads(ranks_on_node)
+    with threadpool_limits(threads, user_api="blas"):
+        yield threads
+
+
+def blas_libraries() -> list[tuple[str, int]]:
+    """(name and version, threads) of each BLAS that this process has loaded."""
+    from threadpoolctl import threadpool_info
+
+    return [
+        (f"{pool['internal_api']} {pool['version'] or ''}".strip(), int(pool["num_threads"]))
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
+
+
+def memory_total() -> int:
+    """Bytes of memory of this machine."""
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that the kernel's driver shows; loads no GPU library."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            facts = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+            names.append(facts.get("Model", "unknown").strip())
+    return names

@@ -1,0 +1,198 @@
+"""Every collective on a simulated wire: right sums, same bits everywhere, and exactly the traffic of perf/costs.py."""
+
+import queue
+import threading
+
+import numpy as np
+import pytest
+
+from distai_mpi.comm.collectives import ALGORITHMS, Workspace
+from distai_mpi.params import Ownership
+from distai_mpi.perf import costs
+
+SIZES = range(1, 10)
+OWN = [name for name in ALGORITHMS if name != "native"]
+SLICED = [name for name in OWN if ALGORITHMS[name].sliced]
+
+
+class CountingWire:
+    """One of several ranks that are threads of this process; counts what it sends."""
+
+    def __init__(self, rank, size, boxes):
+        self.rank, self.size, self.boxes = rank, size, boxes
+        self.messages = self.bytes = 0
+
+    def sendrecv(self, send, dest, recv, source):
+        if send is not None and send.size:
+            self.messages += 1
+            self.bytes += send.nbytes
+            self.boxes[self.rank, dest].put(send.copy())
+        if recv is not None and recv.size:
+            message = self.boxes[source, self.rank].get(timeout=10)
+            assert message.dtype == recv.dtype
+            assert message.shape == recv.shape
+            recv[:] = message
+
+
+def simulate(size, work):
+    """Run ``work(wire)`` on ``size`` simulated ranks; return the wires and what each returned."""
+    boxes = {(a, b): queue.SimpleQueue() for a in range(size) for b in range(size)}
+    wires = [CountingWire(rank, size, boxes) for rank in range(size)]
+    results, errors = [None] * size, []
+
+    def run(rank):
+        try:
+            results[rank] = work(wires[rank])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    if errors:
+        raise errors[0]
+    assert all(box.empty() for box in boxes.values()), "messages that nobody received"
+    return wires, results
+
+
+def lengths(size):
+    return sorted({0, 1, size - 1, size, 1000})
+
+
+def inputs(size, length, dtype=np.float32):
+    rng = np.random.default_rng(length + 100 * size)
+    return rng.integers(-8, 8, (size, length)).astype(dtype)  # sums are exact
+
+
+def tables(size, length, itemsize):
+    """Even, lopsided, and with empty slices at the ends and in the middle."""
+    rng = np.random.default_rng(size + length)
+    yield Ownership.sharded(length, size, itemsize)
+    for cuts in (
+        np.sort(rng.integers(0, length + 1, size - 1)),
+        np.sort(rng.choice([0, length // 2, length], size - 1)),
+    ):
+        edges = [0, *map(int, cuts), length]
+        yield Ownership(length, tuple(map(slice, edges, edges[1:])))
+
+
+def assert_traffic(wires, *args, **kwargs):
+    counted = [costs.Traffic(wire.messages, wire.bytes) for wire in wires]
+    assert counted == costs.sent(*args, **kwargs)
+
+
+@pytest.mark.parametrize("segment", [64, 1 << 20])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", OWN)
+def test_allreduce(name, size, segment):
+    for length in lengths(size):
+        x = inputs(size, length)
+        expected = x.sum(axis=0)
+        wires, _ = simulate(size, lambda wire, x=x: ALGORITHMS[name].allreduce(wire, x[wire.rank], Workspace(segment)))
+        np.testing.assert_array_equal(x, np.tile(expected, (size, 1)))
+        assert_traffic(wires, "allreduce", name, size, 4 * length, segment=segment)
+
+
+@pytest.mark.parametrize("segment", [64, 1 << 20])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SLICED)
+def test_reduce_scatter(name, size, segment):
+    for length in lengths(size):
+        for owners in tables(size, length, 4):
+            x = inputs(size, length)
+            expected = x.sum(axis=0)
+            wires, _ = simulate(
+                size,
+                lambda wire, x=x, t=owners: ALGORITHMS[name].reduce_scatter(
+                    wire, x[wire.rank], t.slices, Workspace(segment)
+                ),
+            )
+            for rank, part in enumerate(owners.slices):
+                np.testing.assert_array_equal(x[rank, part], expected[part])
+            sizes = [4 * (s.stop - s.start) for s in owners.slices]
+            assert_traffic(wires, "reduce_scatter", name, size, 4 * length, sizes, segment)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SLICED)
+def test_allgather(name, size):
+    for length in lengths(size):
+        for owners in tables(size, length, 4):
+            x = np.full((size, length), np.nan, np.float32)
+            for rank, part in enumerate(owners.slices):
+                x[rank, part] = np.arange(length)[part]
+            wires, _ = simulate(
+                size,
+                lambda wire, x=x, t=owners: ALGORITHMS[name].allgather(wire, x[wire.rank], t.slices, Workspace(64)),
+            )
+            np.testing.assert_array_equal(x, np.tile(np.arange(length), (size, 1)))
+            sizes = [4 * (s.stop - s.start) for s in owners.slices]
+            assert_traffic(wires, "allgather", name, size, 4 * length, sizes)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", OWN)
+def test_all_ranks_get_the_same_bits_where_sums_round(name, size, dtype):
+    x = np.random.default_rng(size).standard_normal((size, 777)).astype(dtype)
+    expected = x.astype(np.float64).sum(axis=0)
+    simulate(size, lambda wire: ALGORITHMS[name].allreduce(wire, x[wire.rank], Workspace(256)))
+    assert all(row.tobytes() == x[0].tobytes() for row in x)
+    np.testing.assert_allclose(x[0], expected, rtol=0, atol=8 * size * np.finfo(dtype).eps)
+
+
+def test_shares_are_those_of_the_ownership_table():
+    for size in (0, 1, 15, 16, 17, 1000):
+        for ranks in SIZES:
+            for itemsize in (1, 2, 4, 8):
+                table = Ownership.sharded(size, ranks, itemsize)
+                assert costs.shares(size * itemsize, ranks) == [(s.stop - s.start) * itemsize for s in table.slices]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8, 64])
+def test_traffic_agrees_with_the_published_formulas(ranks):
+    """Powers of two, slices that divide evenly: 2(p-1)/p n bytes, and the stated numbers of messages."""
+    n, levels = 64 * ranks, ranks.bit_length() - 1
+    for name, messages, nbytes in (
+        ("ring", 2 * (ranks - 1), 2 * (ranks - 1) * n // ranks),
+        ("rabenseifner", 2 * levels, 2 * (ranks - 1) * n // ranks),
+        ("recursive_doubling", levels, levels * n),
+    ):
+        assert costs.busiest(costs.sent("allreduce", name, ranks, n)) == costs.Traffic(messages, nbytes)
+        path = costs.path("allreduce", name, ranks, n)
+        assert (path.messages, path.sent) == (messages, nbytes)
+    assert costs.together(costs.sent("allreduce", "tree", ranks, n)) == costs.Traffic(
+        2 * ranks - 2, (2 * ranks - 2) * n
+    )
+    assert costs.path("allreduce", "tree", ranks, n) == costs.Path(2 * levels, 2 * levels * n, levels * n)
+
+
+@pytest.mark.parametrize("ranks", SIZES)
+def test_halves_make_up_a_ring_allreduce(ranks):
+    halves = costs.path("reduce_scatter", "ring", ranks, 960) + costs.path("allgather", "ring", ranks, 960)
+    assert halves == costs.path("allreduce", "ring", ranks, 960)
+
+
+def test_seconds():
+    # 4 ranks, 4000 bytes, 1 µs, 1 GB/s, 2 GB/s: 6 messages, 6000 bytes sent, 3000 summed
+    assert costs.seconds("ring", 4, 4000, 1e-6, 1e9, 2e9) == pytest.approx(6e-6 + 6e-6 + 1.5e-6)
+    assert costs.seconds("recursive_doubling", 4, 4000, 1e-6, 1e9, 2e9) == pytest.approx(2e-6 + 8e-6 + 4e-6)
+    best = min(costs.seconds(name, 4, 4000, 1e-6, 1e9, 2e9) for name in OWN)
+    assert costs.seconds("native", 4, 4000, 1e-6, 1e9, 2e9) == best
+    assert costs.seconds("ring", 1, 4000, 1e-6, 1e9, 2e9) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: costs.sent("allreduce", "nonesuch", 2, 8),
+        lambda: costs.sent("reduce_scatter", "tree", 2, 8),
+        lambda: costs.sent("allgather", "ring", 2, 8, [4, 3]),
+        lambda: costs.path("gather", "ring", 2, 8),
+    ],
+)
+def test_bad_arguments(call):
+    with pytest.raises(ValueError, match=r"cost|slices"):
+        call()
