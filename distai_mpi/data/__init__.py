@@ -1,0 +1,26 @@
+"""Data sets, how they are shared out over ranks, and the batches a rank works on."""
+
+from .batch import Batch
+from .dataset import Dataset
+from .distribute import load, load_features
+from .labels import LabelSummary, merge, summarize
+from .loader import Loader
+from .permutation import Permutation
+from .share import Share, from_local, whole
+from .streams import stream_key
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "LabelSummary",
+    "Loader",
+    "Permutation",
+    "Share",
+    "from_local",
+    "load",
+    "load_features",
+    "merge",
+    "stream_key",
+    "summarize",
+    "whole",
+]

@@ -1,0 +1,30 @@
+"""A block of rows, as a loader hands it to a model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Batch(NamedTuple):
+    """Rows of a global batch that one rank works on; local to the rank.
+
+    The arrays may be the loader's own buffers: they hold until the next batch is asked for.
+
+    Attributes:
+        x: features, shape (rows, features), in the model's dtype, C-contiguous.
+        y: targets, shape (rows,): int64 labels, or values in the model's dtype.
+        weight: weight of each row, shape (rows,), or None where all are 1.
+        ids: number of each row in the data set, shape (rows,), int64.
+        position: place of the first row in the epoch's order of all rows; the others follow it.
+            Random numbers of a row are keyed by it, and so do not depend on the number of ranks.
+        train: whether dropout and the like are on.
+        key: stream key of (seed, epoch), an unsigned 64-bit integer; see `data.streams`.
+    """
+
+    x: Any
+    y: Any
+    weight: Any | None
+    ids: Any
+    position: int
+    train: bool
+    key: int = 0

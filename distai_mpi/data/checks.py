@@ -1,0 +1,31 @@
+"""Checks of values, after they were read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+CHECKED_BYTES = 1 << 20  # at a time: what stays in cache
+
+
+def first_not_finite(values: Array) -> tuple[int, int, float] | None:
+    """Row, column and value of the first NaN or infinity in ``values``, shape (rows, columns), or None.
+
+    Integers take no time.  Floats are summed, for a sum is finite only if all terms are, and
+    takes no memory; only where it is not (it may overflow, too) are they looked at one by one.
+    """
+    if values.dtype.kind != "f":
+        return None
+    chunk = max(1, CHECKED_BYTES // max(1, values.itemsize * values.shape[1]))
+    for start in range(0, len(values), chunk):
+        part = values[start : start + chunk]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(part.sum()):
+                continue
+        rows, columns = np.nonzero(~np.isfinite(part))
+        if rows.size:
+            return start + int(rows[0]), int(columns[0]), float(part[rows[0], columns[0]])
+    return None

@@ -1,0 +1,245 @@
+"""From the name of data to what each rank holds of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..errors import ConfigError, DataError, DistaiError
+from ..perf.machine import memory_left
+from . import deliver
+from .checks import first_not_finite
+from .dataset import Dataset
+from .division import Division
+from .formats import find, find_features
+from .labels import merge, summarize
+from .partition import stretch
+from .permutation import Permutation
+from .share import Delivery, Share, Shuffle, from_local
+from .sources import ArrayFile, Source
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 16 << 20  # read and sent at a time
+MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at most 1/4 of the memory left
+
+
+def load(
+    data: str | os.PathLike,
+    comm: Any,
+    *,
+    test: str | os.PathLike | None = None,
+    distribute: str | None = None,
+    shuffle: str | None = None,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    memory_limit: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Share, Share | None]:
+    """Find, check and share out a training and a test set; collective.
+
+    Args:
+        data: ``mnist``, a path, or two paths with a comma between them; see `formats.ACCEPTED`.
+        comm: the ranks, a `comm.Communicator`; it must live as long as the data is used.
+        test: test data, named likewise; else the test set in ``data``, else rows split off.
+        distribute: ``read``: each rank reads its rows; ``scatter``: rank 0 reads and sends them.
+            None: read where the format allows slices and all ranks see the file, else scatter.
+        shuffle: ``global``: any rank may get any row in each epoch; ``local``: rows are shuffled
+            once and stay with their rank.  None: global while the data takes at most
+            ``memory_limit``.
+        test_fraction: share of the rows split off where there is no test set; 0: none is.
+            The rows depend on the seed alone, not on ranks or the way of shuffling.
+        seed: names the order in which rows are dealt out.
+        memory_limit: bytes that the data may take per node; None: a quarter of the memory left
+            on the node that has least.
+        chunk_bytes: read and sent at a time.
+
+    Returns:
+        The training set, and the test set or None.
+
+    Raises:
+        DataError, ConfigError: the same on all ranks.
+    """
+    _check_choices(distribute, shuffle, test_fraction)
+    train, held_out = _at_root(comm, lambda: find(data, test))
+    sources = [train] if held_out is None else [train, held_out]
+    if memory_limit is None:
+        memory_limit = min(comm.allgather_object(memory_left())) // MEMORY_SHARE
+    visible = _who_sees(sources, comm)
+    if distribute == "read" and not all(visible):
+        raise ConfigError(
+            f"--distribute read: rank {visible.index(False)} does not see the file {data}, or sees another one of"
+            " that name; put it where all nodes see it, or use --distribute scatter"
+        )
+    dealer = _Dealer(comm, str(data), sources, visible, distribute, test_fraction, seed, memory_limit, chunk_bytes)
+    fits = sum(source.nbytes for source in sources) <= memory_limit
+    if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
+        return dealer.deal("local")
+    try:
+        return dealer.deal("global")
+    except MemoryError as error:  # on all ranks
+        if shuffle == "global":
+            raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
+        return dealer.deal("local")
+
+
+def load_features(data: str | os.PathLike, comm: Any, chunk_bytes: int = CHUNK_BYTES) -> Share:
+    """Share out rows without labels for prediction, each rank reading its own; collective.
+
+    Args:
+        data: a path or ``mnist``; see `formats.find_features`.  Every rank must see the file.
+        comm: the ranks, a `comm.Communicator`.
+        chunk_bytes: read at a time.
+
+    Returns:
+        Contiguous stretches of the file's rows in the order of the ranks, with labels that are all 0.
+
+    Raises:
+        DataError: the same on all ranks.
+    """
+    array = _at_root(comm, lambda: find_features(data))
+    start, stop = stretch(array.rows, comm.size, comm.rank)
+    x = np.empty((stop - start, array.width), array.dtype)
+    with comm.agreed():
+        array.take(np.arange(start, stop), x, deliver.rows_per_chunk(array, chunk_bytes))
+        bad = first_not_finite(x)
+        if bad is not None:
+            raise not_finite(array, start + bad[0], bad[1], bad[2])
+    return from_local(Dataset(x, np.zeros(stop - start, np.int8), scale=array.scale), comm, str(data))
+
+
+def not_finite(array: ArrayFile, row: int, column: int, value: float) -> DataError:
+    """The error about a NaN or an infinity in a file."""
+    return array.error(f"holds {value} in row {row}, column {column} (counted from 0); mend or remove that row")
+
+
+def _check_choices(distribute: str | None, shuffle: str | None, test_fraction: float) -> None:
+    if distribute not in (None, "read", "scatter"):
+        raise ConfigError(f"--distribute {distribute}: choose read or scatter")
+    if shuffle not in (None, "global", "local"):
+        raise ConfigError(f"--shuffle {shuffle}: choose global or local")
+    if distribute == "scatter" and shuffle == "global":
+        raise ConfigError(
+            "--distribute scatter leaves every rank its own rows, which --shuffle global cannot reach;"
+            " use --shuffle local, or leave --distribute out"
+        )
+    if not 0 <= test_fraction < 1:
+        raise ConfigError(f"the test fraction must be at least 0 and less than 1, not {test_fraction}")
+
+
+def _at_root(comm: Any, work: Callable[[], T]) -> T:
+    """What ``work`` returns on rank 0, or the foreseeable error it raises there, on all ranks."""
+    outcome: Any = None
+    if comm.rank == 0:
+        try:
+            outcome = work()
+        except DistaiError as error:
+            outcome = error
+        except OSError as error:
+            outcome = DataError(str(error))
+    outcome = comm.bcast_object(outcome)
+    if isinstance(outcome, DistaiError):
+        raise outcome
+    return outcome
+
+
+def _who_sees(sources: Sequence[Source], comm: Any) -> list[bool]:
+    """For each rank, whether it sees the files that rank 0 sees, told by their lengths."""
+    files = sorted(set().union(*(source.files for source in sources)))
+    lengths = comm.allgather_object([os.path.getsize(file) if os.path.exists(file) else None for file in files])
+    return [seen == lengths[0] for seen in lengths]
+
+
+@dataclass(frozen=True)
+class _Dealer:
+    """Brings rows to ranks in the way that was chosen; its methods are collective."""
+
+    comm: Any
+    name: str
+    sources: Sequence[Source]
+    visible: Sequence[bool]
+    distribute: str | None
+    test_fraction: float
+    seed: int
+    memory_limit: int
+    chunk_bytes: int
+
+    def deal(self, shuffle: Shuffle) -> tuple[Share, Share | None]:
+        """The training and the test set.  Raises MemoryError on all ranks where rows cannot be held whole."""
+        shares: list[Share] = []
+        bring = self._whole if shuffle == "global" else self._own
+        divisions = self._divisions(shuffle)
+        brought = [bring(source, division) for source, division in zip(self.sources, divisions, strict=True)]
+        for source, division, (dataset, delivery) in zip(self.sources, divisions, brought, strict=True):
+            self._check_values(source, division, dataset, shuffle)
+            for which in range(len(division.sets)):
+                shares.append(self._share(division, which, dataset, shuffle, delivery))
+        return shares[0], shares[1] if len(shares) > 1 else None
+
+    def _divisions(self, shuffle: Shuffle) -> list[Division]:
+        """How the rows of each source are ordered and cut up."""
+        rows = self.sources[0].rows
+        held_out = 0
+        if len(self.sources) == 1 and self.test_fraction > 0:
+            held_out = min(rows - 1, max(1, round(rows * self.test_fraction)))
+        order = Permutation(rows, self.seed, "rows") if shuffle == "local" or held_out else None
+        sets = (rows - held_out, held_out) if held_out else (rows,)
+        others = [Division(None, (source.rows,), self.comm.size) for source in self.sources[1:]]
+        return [Division(order, sets, self.comm.size), *others]
+
+    def _whole(self, source: Source, _: Division) -> tuple[Dataset, Delivery]:
+        """All rows within reach of this rank."""
+        if source.mappable and all(self.visible):
+            with self.comm.agreed():
+                dataset = deliver.map_whole(source)
+            return dataset, "read"
+        try:
+            return deliver.hold_on_nodes(source, self.comm, self.visible, self.chunk_bytes), "node"
+        except MemoryError as error:
+            most = max(self.comm.allgather_object(self.comm.node.size))
+            if source.nbytes * most > self.memory_limit:
+                raise MemoryError(f"{error}, and {most} copies of {source.nbytes} bytes are too much") from None
+            return deliver.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
+
+    def _own(self, source: Source, division: Division) -> tuple[Dataset, Delivery]:
+        """This rank's rows alone."""
+        if self.distribute == "read" or (self.distribute is None and source.sliceable and all(self.visible)):
+            with self.comm.agreed():
+                dataset = deliver.read_own(source, division, self.comm.rank, self.chunk_bytes)
+            return dataset, "read"
+        return deliver.scatter(source, division, self.comm, self.chunk_bytes), "scatter"
+
+    def _check_values(self, source: Source, division: Division, dataset: Dataset, shuffle: Shuffle) -> None:
+        """Raise a DataError on all ranks if any value is not finite; each rank looks at its part."""
+        rank, size = self.comm.rank, self.comm.size
+        start, stop = (0, dataset.rows) if shuffle == "local" else stretch(dataset.rows, size, rank)
+        found = []
+        for array, values in ((source.x, dataset.x), (source.y, dataset.y.reshape(-1, 1))):
+            bad = first_not_finite(values[start:stop])
+            if bad is not None:
+                row, column, value = bad
+                row = int(division.rows_of(rank)[row]) if shuffle == "local" else start + row
+                found.append((array, row, column, value))
+        everywhere = [bad for part in self.comm.allgather_object(found) for bad in part]
+        if everywhere:
+            array, row, column, value = min(everywhere, key=lambda bad: (bad[0].name, bad[1:3]))
+            raise not_finite(array, row, column, value)
+
+    def _share(self, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery) -> Share:
+        """Set ``which`` as this rank holds it."""
+        rank, counts, first = self.comm.rank, division.counts(which), division.first(which)
+        if shuffle == "local":
+            kept = sum(division.counts(earlier)[rank] for earlier in range(which))
+            own = slice(kept, kept + counts[rank])
+            dataset = Dataset(dataset.x[own], dataset.y[own], scale=dataset.scale)
+            y = dataset.y
+        else:
+            start, stop = stretch(division.sets[which], self.comm.size, rank)
+            order = division.order
+            y = dataset.y[start:stop] if order is None else dataset.y[order.positions(first + start, first + stop)]
+        labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
+        return Share(dataset, counts, rank, shuffle, labels, division.order, first, delivery, self.name)

@@ -1,0 +1,179 @@
+"""Batches for one rank, step by step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from .batch import Batch
+from .partition import stretch
+from .permutation import Permutation
+from .share import Share
+from .streams import stream_key
+
+Array = Any
+
+BLOCK_BYTES = 4 << 20  # features of a block: large enough for BLAS, small enough for the last-level cache
+BLOCK_ROWS = 128  # at least
+
+
+class Loader:
+    """Hands out the rows of a training set, or of a test set, that one rank works on.
+
+    Under the global shuffle an epoch is one order of all rows, keyed by seed and epoch; a
+    global batch is a stretch of it, and the ranks share each out evenly.  Training so does
+    not depend on the number of ranks.  Under the local shuffle every rank goes through its
+    own rows in an order of its own, in as many steps as all others.  Either way an epoch
+    covers every row once, and the last step may be short.
+
+    Nothing here communicates: what other ranks do follows from the counts.
+
+    Args:
+        share: what this rank holds.
+        rank, ranks: this rank and how many there are.
+        global_batch_size: rows of a step on all ranks together.
+        seed: names the orders.
+        dtype: type of the features handed out, and of real targets.
+        target_dtype: type of the labels or targets handed out; int64 for classes.
+        block_rows: most rows of one Batch; a longer stretch comes as several of equal length.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        *,
+        rank: int,
+        ranks: int,
+        global_batch_size: int,
+        seed: int,
+        dtype: Any,
+        target_dtype: Any,
+        block_rows: int | None = None,
+    ) -> None:
+        if global_batch_size < 1:
+            raise ConfigError(f"a global batch needs at least 1 row, not {global_batch_size}")
+        if share.shuffle == "local" and (rank, ranks) != (share.rank, len(share.counts)):
+            raise ValueError(f"rank {rank} of {ranks} cannot use rows of rank {share.rank} of {len(share.counts)}")
+        self.share, self.rank, self.ranks, self.seed = share, rank, ranks, seed
+        self.dtype, self.target_dtype = np.dtype(dtype), np.dtype(target_dtype)
+        self.global_batch_size = global_batch_size
+        row_bytes = max(1, share.features * self.dtype.itemsize)
+        self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
+        from .kernels import gather
+
+        data, self._copy_rows = share.dataset, gather
+        self._scale = self.dtype.type(data.scale)
+        self._x_as_is = data.scale == 1 and data.x.dtype == self.dtype and data.x.flags.aligned
+        self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
+        self._local = share.shuffle == "local"
+        self._start = share.starts[rank] if self._local else 0
+        self._reserve(min(self.block_rows, share.rows))
+
+    def _reserve(self, rows: int) -> None:
+        """Allocate buffers for batches of up to ``rows`` rows, once."""
+        self._capacity = rows
+        self._counting = np.arange(rows)
+        self._rows, self._ids = np.empty(rows, np.int64), np.empty(rows, np.int64)
+        self._x = np.empty((rows, self.share.features), self.dtype)
+        self._y = np.empty(rows, self.target_dtype)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch, the same on every rank.
+
+        Under the local shuffle no more than the largest shard has rows: no step is then without any.
+        """
+        steps = -(-self.share.rows // self.global_batch_size)
+        return min(steps, max(self.share.counts)) if self._local else steps
+
+    def epoch(self, epoch: int) -> Iterator[tuple[int, Iterable[Batch]]]:
+        """Yield for every step its rows on all ranks together, and this rank's Batches (maybe none).
+
+        A Batch holds until the next one is asked for.
+        """
+        key, steps = stream_key(self.seed, "epoch", epoch), self.steps
+        order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
+        total, size = self.share.rows, self.global_batch_size
+        alike = Counter(self.share.counts).items()  # even shards are of two lengths, however many ranks there are
+        for step in range(steps):
+            if self._local:
+                rows = sum(ranks * (n * (step + 1) // steps - n * step // steps) for n, ranks in alike)
+                start, stop = stretch(self.share.counts[self.rank], steps, step)
+            else:
+                first = step * size
+                rows = min(size, total - first)
+                low, high = stretch(rows, self.ranks, self.rank)
+                start, stop = first + low, first + high
+            yield rows, self._blocks(start, stop, order, True, key)
+
+    def blocks(self, epoch: int, rows: int) -> Iterator[Batch]:
+        """Yield this epoch's rows in order, ``rows`` at a time: for one rank that fuses many small steps."""
+        if self.ranks != 1:
+            raise ValueError("only a single rank sees all rows of an epoch")
+        if rows > self._capacity:
+            self._reserve(rows)
+        key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch)
+        for start in range(0, self.share.rows, rows):
+            yield self._batch(start, min(start + rows, self.share.rows), order, True, key)
+
+    def sequential(self, *, train: bool = False, epoch: int = 0) -> Iterator[Batch]:
+        """Yield this rank's rows, unshuffled: for evaluation, and for full-batch methods.
+
+        Batches are views of the data where these have the right type and need no scale.
+        """
+        own = self.share.counts[self.rank] if self._local else None
+        start, stop = (0, own) if own is not None else stretch(self.share.rows, self.ranks, self.rank)
+        return self._blocks(start, stop, None, train, stream_key(self.seed, "epoch", epoch))
+
+    def _shuffle(self, epoch: int) -> Permutation:
+        """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
+        if self._local:
+            return Permutation(self.share.counts[self.rank], self.seed, "shuffle", epoch, self.rank)
+        return Permutation(self.share.rows, self.seed, "shuffle", epoch)
+
+    def _blocks(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Iterator[Batch]:
+        """Batches of places ``start`` to ``stop - 1`` of the epoch's order, of nearly equal lengths."""
+        parts = -(-(stop - start) // self.block_rows)
+        for part in range(parts):
+            low, high = stretch(stop - start, parts, part)
+            yield self._batch(start + low, start + high, order, train, key)
+
+    def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:
+        """The Batch of places ``start`` to ``stop - 1``, which must fit the buffers."""
+        share, count = self.share, stop - start
+        places, ids = self._rows[:count], self._ids[:count]
+        if order is None:
+            np.add(self._counting[:count], start, out=places)
+        else:
+            order.apply(self._counting[:count], places, start)
+        if share.order is None:
+            ids = np.add(places, self._start, out=ids) if self._start else places
+        else:
+            share.order.apply(places, ids, share.first + self._start)
+        if order is None and (self._local or share.order is None):
+            x, y = self._stretch(start, stop)
+        else:
+            x, y = self._gather(places if self._local else ids)
+        return Batch(x, y, None, ids, self._start + start, train, key)
+
+    def _stretch(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Rows that lie together: views where nothing has to be converted."""
+        data = self.share.dataset
+        if not self._x_as_is:
+            return self._gather(self._rows[: stop - start])
+        if self._y_as_is:
+            return data.x[start:stop], data.y[start:stop]
+        y = self._y[: stop - start]
+        np.copyto(y, data.y[start:stop], casting="unsafe")
+        return data.x[start:stop], y
+
+    def _gather(self, rows: Array) -> tuple[Array, Array]:
+        """Copy rows of the data, scaled and converted, into the buffers."""
+        data = self.share.dataset
+        x, y = self._x[: rows.size], self._y[: rows.size]
+        self._copy_rows(data.x, data.y, rows, self._scale, x, y)
+        return x, y

@@ -1,0 +1,92 @@
+"""What one rank holds of a data set, and what it knows of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+from ..errors import DataError
+from .dataset import Dataset
+from .labels import LabelSummary, merge, summarize
+from .partition import even
+from .permutation import Permutation
+
+Array = Any
+
+Shuffle = Literal["global", "local"]
+Delivery = Literal["read", "scatter", "node", "copy"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A training or test set as one rank holds it.
+
+    The set is a stretch of the file's rows: those at places ``first`` to ``first + rows - 1``
+    of ``order``, which is the order of the file itself where ``order`` is None.
+
+    Attributes:
+        dataset: under the global shuffle the file's rows, all of them and in the file's order
+            (also those outside the set); under the local shuffle this rank's rows alone.
+        counts: rows of each rank; under the global shuffle those that it evaluates.
+        rank: the rank that holds this.
+        shuffle: whether rows go to any rank in each epoch, or stay with theirs.
+        labels: summary of the labels of all rows of the set; replicated.
+        order: the order of the file's rows that was drawn once, for a split or for shards.
+        first: place in ``order`` of the set's first row.
+        delivery: how rows came here: ``read`` (mapped or read from the file), ``scatter`` (sent
+            by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
+        name: what the user calls the data, for messages.
+    """
+
+    dataset: Dataset
+    counts: tuple[int, ...]
+    rank: int
+    shuffle: Shuffle
+    labels: LabelSummary
+    order: Permutation | None = None
+    first: int = 0
+    delivery: Delivery = "copy"
+    name: str = "data"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the set on all ranks together."""
+        return sum(self.counts)
+
+    @property
+    def features(self) -> int:
+        """Features of a row."""
+        return self.dataset.features
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Place in the set of each rank's first row."""
+        return (0, *accumulate(self.counts))[:-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that ``dataset`` takes (once per node when mapped or delivered to the node)."""
+        return self.dataset.nbytes
+
+
+def whole(dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data") -> Share:
+    """A share of a ``dataset`` that every rank holds whole, under the global shuffle; no collective."""
+    labels = summarize(dataset.y, dataset.features)
+    return Share(dataset, even(dataset.rows, ranks), rank, "global", labels, name=name)
+
+
+def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
+    """A share under the local shuffle, of which this rank already holds its rows as ``dataset``; collective.
+
+    ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.
+
+    Raises:
+        DataError: the ranks' rows have different numbers of features; on all ranks.
+    """
+    parts = comm.allgather_object(summarize(dataset.y, dataset.features))
+    widths = sorted({part.features for part in parts})
+    if len(widths) > 1:
+        raise DataError(f"{name}: ranks hold rows of {widths[0]} and of {widths[-1]} features; give all the same")
+    counts = tuple(part.rows for part in parts)
+    return Share(dataset, counts, comm.rank, "local", merge(parts), name=name)

@@ -1,0 +1,41 @@
+"""A communicator of one rank without MPI, for serial tests of what is handed one."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+
+
+class Alone:
+    """The part of `comm.Communicator` that the data layer uses, on one rank."""
+
+    rank, size, leaders = 0, 1, (0,)
+    node = SimpleNamespace(ranks=(0,), rank=0, size=1)
+
+    def __init__(self):
+        self.scattered = []  # elements of each message
+
+    def agreed(self):
+        return nullcontext()
+
+    def barrier(self):
+        pass
+
+    def bcast(self, x, root=0):
+        pass
+
+    def bcast_object(self, value, root=0):
+        return value
+
+    def allgather_object(self, value):
+        return [value]
+
+    def scatterv(self, send, counts, recv, root=0):
+        assert list(counts) == [recv.size] == [send.size]
+        self.scattered.append(recv.size)
+        recv[:] = send
+
+    def node_array(self, shape, dtype):
+        return np.empty(shape, dtype)
