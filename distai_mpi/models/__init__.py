@@ -1,0 +1,26 @@
+"""Models over one flat parameter vector, and how to build one by name."""
+
+from .base import Model, Sums
+from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, check_labels, from_config, to_config
+from .feedforward import FeedForward
+from .losses import LOSSES, Loss
+from .storage import load_model, save_model
+
+__all__ = [
+    "LOSSES",
+    "MLP",
+    "MODELS",
+    "FeedForward",
+    "Linear",
+    "Logistic",
+    "Loss",
+    "Model",
+    "Softmax",
+    "Sums",
+    "build",
+    "check_labels",
+    "from_config",
+    "load_model",
+    "save_model",
+    "to_config",
+]

@@ -1,0 +1,57 @@
+"""What a model is: a flat parameter vector, and weighted sums of losses and gradients over rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..data import Batch
+from ..params import Layout
+
+Array = Any  # numpy.ndarray today, cupy.ndarray on a GPU
+
+
+class Sums(NamedTuple):
+    """Sums over the rows of a batch, local to the rank, in float64.
+
+    Attributes:
+        loss: Σ weight · loss.
+        weight: Σ weight (the number of rows where rows carry no weights).
+    """
+
+    loss: float
+    weight: float
+
+    def __add__(self, other: tuple) -> Sums:
+        return Sums(self.loss + other[0], self.weight + other[1])
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The least that a model has to offer; a user's own class needs no base class.
+
+    Losses and gradients are sums over the rows of the batch, times their weights, and never
+    means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
+    Optional, used when present: ``score`` and ``sgd_step`` (see `FeedForward`), and ``target_dtype``, the
+    dtype of ``batch.y`` (int64 labels where it is absent).
+    """
+
+    layout: Layout
+    dtype: np.dtype
+
+    def init(self, rng: np.random.Generator) -> Array:
+        """Starting parameters, shape (layout.size,); the same on every rank for the same ``rng`` state."""
+        ...
+
+    def loss_and_grad(self, w: Array, batch: Batch, grad: Array) -> Sums:
+        """Overwrite ``grad``, shape (layout.size,), with the gradient of the sum of losses at ``w``."""
+        ...
+
+    def loss(self, w: Array, batch: Batch) -> Sums:
+        """The sum of losses at ``w`` without dropout and the like."""
+        ...
+
+    def predict(self, w: Array, x: Array) -> Array:
+        """Labels or values for the rows of ``x``, shape (rows, features)."""
+        ...

@@ -1,0 +1,275 @@
+"""Dense layers ending in a loss: the multi-layer perceptron, and linear models as its case without hidden layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..data import Batch
+from ..data.streams import stream_key
+from ..errors import ConfigError
+from ..params import Layout
+from .base import Sums
+from .losses import Loss
+
+Array = Any
+ACTIVATIONS = {"relu": 0, "tanh": 1, "gelu": 2}  # codes of kernels.cpu
+ALWAYS_KEEP = 1 << 32  # a dropout threshold that no 32-bit number reaches
+
+
+class FeedForward:
+    """features → hidden[0] → ... → outputs, each layer dense, with a loss at the end.
+
+    Args:
+        features: width of the input.
+        outputs: width of the output (1, or the number of classes).
+        loss: one of `losses.LOSSES`.
+        hidden: widths of the hidden layers.
+        activation: of the hidden layers: ``relu``, ``tanh`` or ``gelu`` (Hendrycks & Gimpel 2016,
+            in its tanh form).
+        dropout: probability that a hidden unit is dropped in training; kept ones are scaled up
+            by 1 / (1 - dropout) (Srivastava et al. 2014, section 10, "inverted").
+        bias: whether layers have biases.
+        dtype: float32 or float64, of parameters, features and gradient.
+
+    The model is replicated: every rank builds the same one.  It keeps scratch arrays, so
+    one instance serves one thread.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        outputs: int,
+        loss: Loss,
+        *,
+        hidden: tuple[int, ...] = (),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        bias: bool = True,
+        dtype: Any = np.float32,
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout {dropout} must be at least 0 and below 1")
+        if min((features, outputs, *hidden)) < 1:
+            raise ConfigError(f"every layer needs at least one unit, got {features}, {hidden}, {outputs}")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ConfigError(f"dtype {self.dtype} is not supported: choose float32 or float64")
+        self.loss_function, self.activation, self.dropout, self.bias = loss, activation, dropout, bias
+        self.widths = (features, *hidden, outputs)
+        self.layout = self._layout()
+        self.target_dtype = loss.target_dtype(self.dtype)
+        self._scratch: dict[str, Array] = {}
+        self._zeros: list[Array] = []
+        self._keys: tuple[int, Array] | None = None
+
+    def _layout(self) -> Layout:
+        parts: list[tuple[str, tuple[int, ...], bool]] = []
+        for layer, shape in enumerate(pairwise(self.widths), start=1):
+            parts.append((f"layer{layer}.weight", shape, True))
+            if self.bias:
+                parts.append((f"layer{layer}.bias", shape[1:], False))
+        return Layout.of(parts)
+
+    @property
+    def layers(self) -> int:
+        """Number of dense layers."""
+        return len(self.widths) - 1
+
+    @property
+    def flops_per_row(self) -> int:
+        """Floating-point operations of the matrix products of one row's loss and gradient.
+
+        Two for each weight forward, two for its gradient, and two for the gradient of the
+        layer's input, which the first layer does not need.
+        """
+        products = [a * b for a, b in pairwise(self.widths)]
+        return 6 * sum(products) - 2 * products[0]
+
+    def init(self, rng: np.random.Generator) -> Array:
+        """Starting parameters, shape (layout.size,), replicated.
+
+        Hidden layers under relu and gelu: normal, variance 2 / fan_in (He et al. 2015, equation 10);
+        under tanh, and the output layer of a net: uniform, variance 2 / (fan_in + fan_out) (Glorot &
+        Bengio 2010, equation 16).  Biases, and a linear model as a whole, start at 0.
+        """
+        w = np.zeros(self.layout.size, self.dtype)
+        if self.layers == 1:
+            return w
+        for slot in self.layout.slots:
+            if not slot.name.endswith(".weight"):
+                continue
+            fan_in, fan_out = slot.shape
+            if slot is not self._weight_slots()[-1] and self.activation != "tanh":
+                values = rng.normal(0.0, np.sqrt(2.0 / fan_in), slot.shape)
+            else:
+                limit = np.sqrt(6.0 / (fan_in + fan_out))
+                values = rng.uniform(-limit, limit, slot.shape)
+            w[slot.start : slot.stop] = values.ravel()
+        return w
+
+    def _weight_slots(self) -> list:
+        return [slot for slot in self.layout.slots if slot.name.endswith(".weight")]
+
+    def loss_and_grad(self, w: Array, batch: Batch, grad: Array) -> Sums:
+        """Overwrite ``grad`` with the gradient, at ``w``, of Σ weight · loss over the rows of ``batch``.
+
+        Both have shape (layout.size,) and the model's dtype; dropout acts where ``batch.train``.
+        """
+        kernels = _kernels()
+        rows = len(batch.x)
+        weights, biases = self._layers_of(w)
+        weight_grads, bias_grads = self._layers_of(grad, "unused")
+        activations, slopes = [batch.x], []
+        for i in range(self.layers - 1):
+            z = np.dot(activations[i], weights[i], out=self._buffer("a", i, rows))
+            slope = self._buffer("slope", i, rows)
+            self._activate(kernels, z, biases[i], slope, i, batch)
+            activations.append(z)
+            slopes.append(slope)
+        delta = np.dot(activations[-1], weights[-1], out=self._buffer("a", self.layers - 1, rows))
+        loss, total = self._residual(kernels, delta, biases[-1], batch, bias_grads[-1])
+        for i in reversed(range(self.layers)):
+            np.dot(activations[i].T, delta, out=weight_grads[i])
+            if i > 0:
+                delta = np.dot(delta, weights[i].T, out=self._buffer("delta", i - 1, rows))
+                kernels.backpropagate(delta, slopes[i - 1], bias_grads[i - 1])
+        return Sums(loss, total)
+
+    def loss(self, w: Array, batch: Batch) -> Sums:
+        """Σ weight · loss over the rows of ``batch`` at ``w``, without dropout."""
+        return self.score(w, batch)[0]
+
+    def score(self, w: Array, batch: Batch) -> tuple[Sums, float]:
+        """As `loss`, and the weight of the rows whose label is predicted (0 where targets are values)."""
+        outputs = self.outputs(w, batch.x)
+        right = self.loss_function.right(outputs, batch.y)
+        correct = right.sum() if batch.weight is None else batch.weight @ right
+        kernels, last = _kernels(), self.layers - 1
+        sums = self._residual(kernels, outputs, self._no_bias()[last], batch, self._buffer("unused", last, None))
+        return sums, float(correct)
+
+    def outputs(self, w: Array, x: Array) -> Array:
+        """Margins or logits of the rows of ``x``, shape (rows, outputs), in a buffer of the model's own."""
+        kernels = _kernels()
+        weights, biases = self._layers_of(w)
+        batch = Batch(x, None, None, None, 0, train=False)
+        for i in range(self.layers):
+            z = np.dot(x, weights[i], out=self._buffer("a", i, len(x)))
+            if i < self.layers - 1:
+                self._activate(kernels, z, biases[i], self._buffer("slope", i, len(x)), i, batch)
+            else:
+                kernels.add_bias(z, biases[i])
+            x = z
+        return x
+
+    def predict(self, w: Array, x: Array) -> Array:
+        """Values (squared loss), 0/1 labels (logistic) or label numbers (softmax), shape (rows,)."""
+        return self.loss_function.predict(self.outputs(w, x))
+
+    def sgd_step(self, w: Array, batch: Batch, rate: float, l2: float = 0.0) -> Sums:
+        """One-sample SGD over the rows of ``batch`` in turn: w ← w - rate · (gradient + l2 · w), in place.
+
+        The same updates as one `loss_and_grad` and one step for each row, without forming the
+        gradient; inputs that are zero cost nothing.  The losses are those before each update.
+        """
+        kernels = _kernels()
+        code = ACTIVATIONS[self.activation]
+        threshold, scale = self._keep(batch.train)
+        starts = {slot.name: slot.start for slot in self.layout.slots}
+        weight_starts = np.array([starts[f"layer{i}.weight"] for i in range(1, self.layers + 1)])
+        bias_starts = np.array([starts.get(f"layer{i}.bias", -1) for i in range(1, self.layers + 1)])
+        scratch = np.empty((3, self.layers, max(self.widths)), self.dtype)
+        weight = self._row_weights(batch)
+        loss = kernels.sgd_rows(
+            w, batch.x, batch.y, weight, np.array(self.widths), weight_starts, bias_starts,
+            self.loss_function.code, code, self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
+            self.dtype.type(rate), self.dtype.type(l2), *scratch,
+        )  # fmt: skip
+        return Sums(loss, self._total_weight(batch))
+
+    def _layers_of(self, flat: Array, absent: str = "") -> tuple[list[Array], list[Array]]:
+        """Matrices and biases inside ``flat``; where there are no biases zeros, or scratch called ``absent``."""
+        views = list(self.layout.views(flat).values())
+        if self.bias:
+            return views[::2], views[1::2]
+        if absent:
+            return views, [self._buffer(absent, i, None) for i in range(self.layers)]
+        return views, self._no_bias()
+
+    def _no_bias(self) -> list[Array]:
+        if not self._zeros:
+            self._zeros = [np.zeros(width, self.dtype) for width in self.widths[1:]]
+        return self._zeros
+
+    def _buffer(self, name: str, layer: int, rows: int | None) -> Array:
+        """Scratch for a layer's units: shape (rows, units), or (units,) for rows None; kept between calls."""
+        key, units = f"{name}{layer}", self.widths[layer + 1]
+        held = self._scratch.get(key)
+        if rows is None:
+            if held is None:
+                held = self._scratch[key] = np.empty(units, self.dtype)
+            return held
+        if held is None or len(held) < rows:
+            held = self._scratch[key] = np.empty((rows, units), self.dtype)
+        return held[:rows]
+
+    def _keep(self, train: bool) -> tuple[int, Any]:
+        """(threshold, scale) of dropout: keep a unit when 32 random bits fall below the threshold."""
+        if not train or self.dropout == 0:
+            return ALWAYS_KEEP, self.dtype.type(1)
+        threshold = round((1 - self.dropout) * ALWAYS_KEEP)
+        return threshold, self.dtype.type(ALWAYS_KEEP / threshold)
+
+    def _layer_keys(self, key: int) -> Array:
+        """The dropout streams of the layers for the epoch of stream ``key``, shape (layers,), uint64."""
+        if self._keys is None or self._keys[0] != key:
+            keys = [stream_key(key, "dropout", layer) for layer in range(self.layers)]
+            self._keys = key, np.array(keys, np.uint64)
+        return self._keys[1]
+
+    def _activate(self, kernels: ModuleType, z: Array, bias: Array, slope: Array, layer: int, batch: Batch) -> None:
+        """z ← activation(z + bias) under dropout, slope ← the derivative by z; NumPy's tanh is vector code."""
+        threshold, scale = self._keep(batch.train)
+        drops = threshold != ALWAYS_KEEP
+        stream = (self._layer_keys(batch.key)[layer], batch.position, np.uint64(threshold), scale) if drops else ()
+        if self.activation == "relu":
+            if drops:
+                kernels.relu_dropout(z, bias, slope, *stream)
+            else:
+                kernels.relu(z, bias, slope)
+            return
+        if self.activation == "tanh":
+            kernels.add_bias(z, bias)
+            np.tanh(z, out=z)
+            kernels.tanh_slope(z, slope)
+        else:
+            kernels.gelu_argument(z, bias, slope)
+            np.tanh(slope, out=slope)
+            kernels.gelu(z, slope)
+        if drops:
+            kernels.dropout(z, slope, *stream)
+
+    def _residual(self, kernels: ModuleType, z: Array, bias: Array, batch: Batch, bias_grad: Array) -> Sums:
+        weight = self._row_weights(batch)
+        loss = kernels.residual(self.loss_function.code, z, bias, batch.y, weight, bias_grad)
+        return Sums(loss, self._total_weight(batch))
+
+    def _row_weights(self, batch: Batch) -> Array:
+        return np.empty(0, self.dtype) if batch.weight is None else batch.weight
+
+    @staticmethod
+    def _total_weight(batch: Batch) -> float:
+        return float(len(batch.x)) if batch.weight is None else float(np.sum(batch.weight, dtype=np.float64))
+
+
+def _kernels() -> ModuleType:
+    """The inner loops for the processor in use; loads Numba on first use."""
+    from .kernels import cpu
+
+    return cpu

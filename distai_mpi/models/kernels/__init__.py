@@ -1,0 +1,1 @@
+"""The inner loops of the models, one module per kind of processor."""

@@ -1,0 +1,256 @@
+"""Numba kernels of the models; importing this module loads Numba.
+
+Each kernel passes once over its arrays and fuses what would otherwise be five
+or more NumPy calls with a temporary each.  Matrix products stay with BLAS.
+Rows are weighted by ``weight``, shape (rows,), or by 1 where it is empty.  Sums
+of losses accumulate in float64, whatever the dtype of the arrays.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from ...data.kernels import GOLDEN, mix64
+from ...jit import kernel
+
+RELU, TANH, GELU = 0, 1, 2
+SQUARED, LOGISTIC, SOFTMAX = 0, 1, 2
+GELU_SCALE = math.sqrt(2.0 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+@numba.njit(inline="always")
+def _keeps(key, index, threshold):
+    """Whether dropout keeps unit number ``index`` of stream ``key`` (keep probability threshold / 2**32)."""
+    return (mix64(key + GOLDEN * np.uint64(index)) >> np.uint64(32)) < threshold
+
+
+@kernel()
+def relu(z, bias, slope):
+    """z ← max(z + bias, 0) and slope ← its derivative; all shape (rows, units) but bias, (units,)."""
+    rows, units = z.shape
+    for r in range(rows):
+        for j in range(units):
+            value = z[r, j] + bias[j]
+            positive = value > 0
+            z[r, j] = value if positive else z.dtype.type(0)
+            slope[r, j] = z.dtype.type(1) if positive else z.dtype.type(0)
+
+
+@kernel()
+def relu_dropout(z, bias, slope, key, first, threshold, scale):
+    """As `relu` followed by `dropout`, in one pass."""
+    rows, units = z.shape
+    zero = z.dtype.type(0)
+    for r in range(rows):
+        index = (first + r) * units
+        for j in range(units):
+            value = z[r, j] + bias[j]
+            factor = scale if value > zero and _keeps(key, index + j, threshold) else zero
+            z[r, j] = value * factor
+            slope[r, j] = factor
+
+
+@kernel()
+def dropout(a, slope, key, first, threshold, scale):
+    """Drop units of ``a`` and of its ``slope``, scaling the kept ones up (inverted dropout).
+
+    Row r holds the row number ``first + r`` of the epoch; unit j of it is kept when the
+    number ``(first + r) * units + j`` of stream ``key`` falls below ``threshold`` / 2**32.
+    """
+    rows, units = a.shape
+    zero = a.dtype.type(0)
+    for r in range(rows):
+        index = (first + r) * units
+        for j in range(units):
+            factor = scale if _keeps(key, index + j, threshold) else zero
+            a[r, j] *= factor
+            slope[r, j] *= factor
+
+
+@kernel()
+def add_bias(z, bias):
+    """z ← z + bias."""
+    for r in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            z[r, j] += bias[j]
+
+
+@kernel()
+def tanh_slope(a, slope):
+    """slope ← derivative of tanh at the point where it is ``a``."""
+    one = a.dtype.type(1)
+    for r in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            slope[r, j] = one - a[r, j] * a[r, j]
+
+
+@kernel()
+def gelu_argument(z, bias, argument):
+    """z ← z + bias and argument ← the argument of tanh in `gelu`."""
+    scale, cubic = z.dtype.type(GELU_SCALE), z.dtype.type(GELU_CUBIC)
+    for r in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            value = z[r, j] + bias[j]
+            z[r, j] = value
+            argument[r, j] = scale * (value + cubic * value * value * value)
+
+
+@kernel()
+def gelu(z, slope):
+    """z ← gelu(z) and slope ← its derivative, where slope holds the tanh on entry."""
+    half, one, three = z.dtype.type(0.5), z.dtype.type(1), z.dtype.type(3)
+    scale, cubic = z.dtype.type(GELU_SCALE), z.dtype.type(GELU_CUBIC)
+    for r in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            value, t = z[r, j], slope[r, j]
+            inner = scale * (one + three * cubic * value * value)
+            z[r, j] = half * value * (one + t)
+            slope[r, j] = half * (one + t) + half * value * (one - t * t) * inner
+
+
+@kernel()
+def backpropagate(delta, slope, bias_grad):
+    """delta ← delta · slope, and its sum over rows into bias_grad, shape (units,)."""
+    bias_grad[:] = 0
+    for r in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            value = delta[r, j] * slope[r, j]
+            delta[r, j] = value
+            bias_grad[j] += value
+
+
+@numba.njit(inline="always")
+def _row_residual(kind, z, y):
+    """Loss of one row with outputs ``z``, shape (outputs,); z becomes the loss's derivative."""
+    if kind == SQUARED:
+        residual = z[0] - y
+        z[0] = residual
+        return 0.5 * np.float64(residual) * np.float64(residual)
+    if kind == LOGISTIC:
+        sign = 1.0 if y > 0 else -1.0
+        margin = sign * np.float64(z[0])
+        tail = math.exp(-abs(margin))  # never overflows
+        z[0] = -sign * (tail if margin >= 0 else 1.0) / (1.0 + tail)
+        return math.log1p(tail) + max(-margin, 0.0)
+    top = z[0]
+    for j in range(1, z.size):
+        top = max(top, z[j])
+    label = np.int64(y)
+    shifted = np.float64(z[label] - top)
+    total = 0.0
+    for j in range(z.size):
+        power = math.exp(z[j] - top)
+        z[j] = power
+        total += power
+    inverse = z.dtype.type(1.0 / total)
+    for j in range(z.size):
+        z[j] *= inverse
+    z[label] -= z.dtype.type(1)
+    return math.log(total) - shifted
+
+
+@kernel()
+def residual(kind, z, bias, y, weight, bias_grad):
+    """Weighted sum of losses (float64) at the outputs z + bias; z becomes its derivative.
+
+    z has shape (rows, outputs), bias and bias_grad (outputs,), y (rows,).  ``kind``
+    names the loss: ½ (z - y)², log(1 + exp(-y z)) with y > 0 standing for +1, or the
+    cross-entropy of softmax(z) with integer label y.  bias_grad receives z's sum over rows.
+    """
+    rows, outputs = z.shape
+    loss = 0.0
+    bias_grad[:] = 0
+    for r in range(rows):
+        for j in range(outputs):
+            z[r, j] += bias[j]
+        row_weight = z.dtype.type(weight[r]) if weight.size else z.dtype.type(1)
+        loss += row_weight * _row_residual(kind, z[r], y[r])
+        for j in range(outputs):
+            z[r, j] *= row_weight
+            bias_grad[j] += z[r, j]
+    return loss
+
+
+@numba.njit(inline="always")
+def _activate_unit(kind, value):
+    """(activation, derivative) of one unit."""
+    if kind == RELU:
+        return (value, value * 0 + 1) if value > 0 else (value * 0, value * 0)
+    if kind == TANH:
+        t = math.tanh(value)
+        return t, 1 - t * t
+    t = math.tanh(GELU_SCALE * (value + GELU_CUBIC * value**3))
+    inner = GELU_SCALE * (1 + 3 * GELU_CUBIC * value * value)
+    return 0.5 * value * (1 + t), 0.5 * (1 + t) + 0.5 * value * (1 - t * t) * inner
+
+
+@kernel(fastmath={"reassoc", "contract", "nsz"})
+def sgd_rows(
+    w, x, y, weight, widths, kernels, biases, loss, activation, keys, first, threshold, scale, rate, l2, a, slope, delta
+):
+    """One-sample SGD: for each row in turn, its gradient and the update w ← w - rate (gradient + l2 w).
+
+    Layer i maps ``widths[i]`` to ``widths[i + 1]`` units; its matrix starts at ``w[kernels[i]]``
+    and its bias at ``w[biases[i]]`` (-1: none).  Inputs that are zero are skipped: neither
+    do they reach the layer nor does their row of the matrix change.  a, slope and delta
+    are scratch, shape (layers, max width).  Returns the weighted sum of losses before each update.
+    """
+    layers = widths.size - 1
+    total = 0.0
+    zero = w.dtype.type(0)
+    for r in range(x.shape[0]):
+        for i in range(layers):
+            inputs = x[r] if i == 0 else a[i - 1]
+            units = widths[i + 1]
+            z = a[i, :units]
+            if biases[i] >= 0:
+                z[:] = w[biases[i] : biases[i] + units]
+            else:
+                z[:] = zero
+            for k in range(widths[i]):
+                value = inputs[k]
+                if value != zero:
+                    row = w[kernels[i] + k * units : kernels[i] + (k + 1) * units]
+                    for j in range(units):
+                        z[j] += value * row[j]
+            if i < layers - 1:
+                index = (first + r) * units
+                for j in range(units):
+                    kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], index + j, threshold)
+                    act, der = _activate_unit(activation, z[j])
+                    z[j] = act * scale if kept else zero
+                    slope[i, j] = der * scale if kept else zero
+        last = layers - 1
+        row_weight = w.dtype.type(weight[r]) if weight.size else w.dtype.type(1)
+        output = a[last, : widths[layers]]
+        total += row_weight * _row_residual(loss, output, y[r])
+        for j in range(widths[layers]):
+            delta[last, j] = output[j] * row_weight
+        for step in range(layers):
+            i = last - step
+            inputs = x[r] if i == 0 else a[i - 1]
+            units = widths[i + 1]
+            d = delta[i, :units]
+            for k in range(widths[i]):
+                value = inputs[k] * rate
+                row = w[kernels[i] + k * units : kernels[i] + (k + 1) * units]
+                if i > 0:
+                    back = zero
+                    for j in range(units):
+                        back += row[j] * d[j]
+                    delta[i - 1, k] = back * slope[i - 1, k]
+                if l2 != zero:
+                    shrink = w.dtype.type(1) - rate * l2
+                    for j in range(units):
+                        row[j] *= shrink
+                if value != zero:
+                    for j in range(units):
+                        row[j] -= value * d[j]
+            if biases[i] >= 0:
+                for j in range(units):
+                    w[biases[i] + j] -= rate * d[j]
+    return total
