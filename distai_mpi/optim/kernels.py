@@ -1,0 +1,38 @@
+"""Numba kernels of the updates: one pass over the slice, no temporaries; importing this module loads Numba.
+
+Parameters are updated with compensation: ``carry`` keeps what rounding took from the last sum and
+adds it to the next update (Kahan 1965; for training, Zamirai et al. 2021, "Revisiting BFloat16 training",
+section 4.2).  Updates below the last bit of a float32 parameter are then not lost, and runs on different
+numbers of ranks, which round differently, stay together far longer.  It costs one number per owned
+parameter, and the pass is as long as before: it waits for memory, not for additions.
+"""
+
+from __future__ import annotations
+
+import numba
+
+from ..jit import kernel
+
+
+@numba.njit(inline="always")
+def _add(w, update, carry):
+    """(w + update + carry rounded, what the rounding lost): Fast2Sum, Dekker 1971, exact where w is the larger."""
+    update += carry
+    total = w + update
+    return total, update - (total - w)
+
+
+@kernel()
+def sgd(w, grad, carry, rate, out):
+    """out ← w - rate · grad."""
+    for i in range(w.size):
+        out[i], carry[i] = _add(w[i], -rate * grad[i], carry[i])
+
+
+@kernel()
+def momentum(w, grad, velocity, carry, rate, momentum, out):
+    """velocity ← momentum · velocity + grad, out ← w - rate · velocity."""
+    for i in range(w.size):
+        v = momentum * velocity[i] + grad[i]
+        velocity[i] = v
+        out[i], carry[i] = _add(w[i], -rate * v, carry[i])

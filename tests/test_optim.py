@@ -1,0 +1,74 @@
+"""First-order updates against formulas written out, in the dtype's own precision."""
+
+import numpy as np
+import pytest
+
+from distai_mpi import optim
+
+
+def run(optimizer, w, grads, dtype):
+    """Steps of ``optimizer`` on a slice, each into a second buffer as training does it."""
+    w = w.astype(dtype)
+    state = optimizer.init(w)
+    for grad in grads:
+        out = np.full_like(w, np.nan)
+        before = w.copy()
+        optimizer.step(w, grad.astype(dtype), state, out=out)
+        np.testing.assert_array_equal(w, before)
+        w = out
+    return w, state
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=1000), rng.normal(size=(20, 1000))
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.GradientDescent])
+def test_sgd_subtracts_the_scaled_gradient(kind, problem):
+    w, grads = problem
+    result, _ = run(kind(lr=0.05), w, grads, np.float64)
+    np.testing.assert_allclose(result, w - 0.05 * grads.sum(0), rtol=1e-12, atol=1e-13)
+
+
+def test_momentum_accumulates_velocity(problem):
+    w, grads = problem
+    result, state = run(optim.Momentum(lr=0.05, momentum=0.8), w, grads, np.float64)
+    velocity = np.zeros_like(w)
+    for grad in grads:
+        velocity = 0.8 * velocity + grad
+        w = w - 0.05 * velocity
+    np.testing.assert_allclose(result, w, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(state["velocity"], velocity, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_updates_in_place_without_a_second_buffer(name, problem):
+    w, grads = problem
+    optimizer = optim.OPTIMIZERS[name]()
+    expected, _ = run(optimizer, w, grads[:3], np.float64)
+    state, x = optimizer.init(w), w.copy()
+    for grad in grads[:3]:
+        optimizer.step(x, grad, state)
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_slices_update_as_the_whole(name, problem):
+    w, grads = problem
+    optimizer = optim.OPTIMIZERS[name]()
+    whole, _ = run(optimizer, w, grads, np.float32)
+    parts = [run(optimizer, w[part], grads[:, part], np.float32)[0] for part in (slice(0, 301), slice(301, 1000))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    empty, _ = run(optimizer, w[:0], grads[:, :0], np.float32)
+    assert empty.size == 0
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_updates_below_the_last_bit_are_not_lost(name):
+    """1 + 4000 updates of -1e-8: a plain float32 sum stays at 1, for each rounds away."""
+    grads = [np.full(3, 1e-7)] + [np.zeros(3) if name == "momentum" else np.full(3, 1e-7)] * 3999
+    optimizer = optim.OPTIMIZERS[name](lr=0.1) if name != "momentum" else optim.Momentum(lr=0.1, momentum=1.0)
+    w, _ = run(optimizer, np.ones(3), grads, np.float32)
+    np.testing.assert_allclose(1 - w.astype(np.float64), 4000e-8, rtol=2e-3)
