@@ -1,0 +1,118 @@
+"""The function that is minimised: the mean loss over all rows of all ranks, plus a penalty.
+
+    f(w) = Σ weight · loss / Σ weight  +  ½ l2 ‖w‖²    (the norm over slots with decay: no biases)
+
+Models give sums over the rows of a rank.  Here alone they are summed over the ranks and divided by
+the global weight, so that ranks may hold different numbers of rows, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .data import Batch
+from .models import Model, Sums
+from .params import Ownership
+
+if TYPE_CHECKING:
+    from .comm import Communicator
+    from .data import Loader
+
+Array = Any
+BLOCK = 1 << 16  # elements of a slice that are handled at once, to stay in cache
+
+
+class Objective:
+    """Mean loss of ``model`` over the rows of ``loader`` on all ranks of ``comm``, with an l2 penalty.
+
+    Args:
+        model: the same on every rank.
+        loader: this rank's rows, which may be none.
+        comm: the ranks whose rows count.
+        l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
+        algorithm: how gradients travel, by name; None takes the communicator's default.
+
+    Every method that returns a value for all ranks is collective: call it on all of them.
+    """
+
+    def __init__(
+        self, model: Model, loader: Loader, comm: Communicator, *, l2: float = 0.0, algorithm: str | None = None
+    ) -> None:
+        self.model, self.loader, self.comm, self.l2, self.algorithm = model, loader, comm, l2, algorithm
+        self.owners: Ownership = comm.ownership(model.layout.size, model.dtype, algorithm)
+        self.mine = self.owners.slices[comm.rank]
+        self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
+        self._block_grad: Array | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Collective calls that the communicator has made so far."""
+        return self.comm.rounds
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that this rank has sent in collectives so far."""
+        return self.comm.bytes_sent
+
+    def value(self, w: Array) -> float:
+        """f(w) for ``w``, shape (layout.size,), replicated; the same on every rank."""
+        local = Sums(0.0, 0.0)
+        for batch in self.loader.sequential():
+            local += self.model.loss(w, batch)
+        loss, weight = self.comm.sum(local).tolist()
+        return loss / weight + self.penalty(w)
+
+    def value_and_grad(self, w: Array, grad: Array) -> float:
+        """f(w), and its gradient into ``grad``; both shape (layout.size,) and replicated."""
+        local = self.sums_and_grad(w, self.loader.sequential(), grad)
+        loss, weight = self.comm.sum(local).tolist()
+        self.reduce_grad(w, grad, weight)
+        self.comm.allgather(grad, self.owners, self.algorithm)
+        return loss / weight + self.penalty(w)
+
+    def sums_and_grad(self, w: Array, batches: Iterable[Batch], grad: Array) -> Sums:
+        """Sums of losses over ``batches``, and the gradient of the first into ``grad``; local to the rank."""
+        total = Sums(0.0, 0.0)
+        first = True
+        for batch in batches:
+            if first:
+                total += self.model.loss_and_grad(w, batch, grad)
+                first = False
+                continue
+            if self._block_grad is None:
+                self._block_grad = np.empty_like(grad)
+            total += self.model.loss_and_grad(w, batch, self._block_grad)
+            np.add(grad, self._block_grad, out=grad)
+        if first:
+            grad[:] = 0
+        return total
+
+    def reduce_grad(self, w: Array, grad: Array, weight: float) -> Array:
+        """The owned slice of the gradient of f, from every rank's gradient of its sum of losses.
+
+        ``grad``, shape (layout.size,), local on entry, is overwritten: the result is its slice
+        ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.
+        """
+        owned = self.comm.reduce_scatter(grad, self.owners, self.algorithm)
+        owned *= owned.dtype.type(1.0 / weight)
+        if self._decay:
+            w_owned, l2 = w[self.mine], owned.dtype.type(self.l2)
+            for start, stop in self._decay:
+                for i in range(start, stop, BLOCK):
+                    part = slice(i, min(i + BLOCK, stop))
+                    owned[part] += l2 * w_owned[part]
+        return owned
+
+    def penalty(self, w: Array) -> float:
+        """½ l2 ‖w‖² over slots with decay, summed in float64; ``w`` is replicated."""
+        if not self.l2:
+            return 0.0
+        total = 0.0
+        for start, stop in self.model.layout.decay_ranges(0, self.model.layout.size):
+            for i in range(start, stop, BLOCK):
+                part = w[i : min(i + BLOCK, stop)].astype(np.float64)
+                total += float(part @ part)
+        return 0.5 * self.l2 * total

@@ -1,0 +1,7 @@
+"""Training: the loop, evaluation, progress and what a run leaves behind."""
+
+from .callbacks import Callback
+from .evaluation import Evaluation, evaluate
+from .loop import Result, fit
+
+__all__ = ["Callback", "Evaluation", "Result", "evaluate", "fit"]

@@ -1,0 +1,59 @@
+"""How good parameters are on rows they were not trained on; the work is spread over the ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..data import Batch, Loader, Share
+from ..models import Model
+
+if TYPE_CHECKING:
+    from ..comm import Communicator
+
+Array = Any
+
+
+class Evaluation(NamedTuple):
+    """Weighted means over all rows of all ranks, without dropout and penalty; None where they have no meaning.
+
+    Attributes:
+        loss: mean loss; None where there are no rows.
+        accuracy: share of rows with the right label; None for models that predict values.
+    """
+
+    loss: float | None
+    accuracy: float | None
+
+
+def make_loader(model: Model, share: Share, comm: Communicator, global_batch_size: int = 1, seed: int = 0) -> Loader:
+    """A loader of this rank's rows of ``share``, in the types that ``model`` takes."""
+    return Loader(
+        share,
+        rank=comm.rank,
+        ranks=comm.size,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        dtype=model.dtype,
+        target_dtype=getattr(model, "target_dtype", np.int64),
+    )
+
+
+def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator) -> Evaluation:
+    """Mean loss and accuracy of ``w``, shape (layout.size,), replicated; collective, the same on every rank."""
+    totals = np.zeros(3)
+    for batch in loader.sequential():
+        sums, correct = model.score(w, batch) if hasattr(model, "score") else _score(model, w, batch)
+        totals += sums[0], sums[1], correct
+    loss, weight, correct = comm.sum(totals).tolist()
+    if weight == 0:
+        return Evaluation(None, None)
+    classifies = loader.target_dtype.kind == "i"
+    return Evaluation(loss / weight, correct / weight if classifies else None)
+
+
+def _score(model: Model, w: Array, batch: Batch) -> tuple[tuple[float, float], float]:
+    """What `FeedForward.score` gives, for a model that has no such method."""
+    right = model.predict(w, batch.x) == batch.y
+    return model.loss(w, batch), float(right.sum() if batch.weight is None else batch.weight @ right)

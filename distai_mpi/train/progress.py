@@ -1,0 +1,83 @@
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere; rank 0 alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .callbacks import Callback
+from .loop import Result, Run
+
+REFRESH = 0.1  # seconds between two looks of the bar
+
+
+def epoch_line(record: dict[str, Any], epochs: int) -> str:
+    """One epoch in words."""
+    parts = [f"epoch {record['epoch']}/{epochs}", f"loss {record['running_loss']:.4f}"]
+    if record.get("test_loss") is not None:
+        parts.append(f"test loss {record['test_loss']:.4f}")
+    if record.get("test_accuracy") is not None:
+        parts.append(f"accuracy {100 * record['test_accuracy']:.2f} %")
+    parts.append(f"{record['samples_per_second']:,.0f} samples/s")
+    return "  ".join(parts)
+
+
+class Lines(Callback):
+    """A line an epoch on standard output."""
+
+    def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        """Print the epoch."""
+        print(epoch_line(record, run.epochs), flush=True)
+
+
+class Bar(Callback):
+    """A bar with rate, loss and time left under the lines of the epochs that are done.
+
+    The loss shown between two epochs is that of rank 0's rows: a mean over all ranks would
+    cost a message a step.
+    """
+
+    def on_start(self, run: Run) -> None:
+        """Draw the empty bar."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, transient=True)
+        self._progress.start()
+        total = run.epochs * run.loader.share.rows
+        self._task = self._progress.add_task("epoch 1", total=total, rate="")
+        self._looked, self._rows = time.perf_counter(), 0
+
+    def on_step(self, run: Run) -> None:
+        """Move the bar, at most ten times a second."""
+        now = time.perf_counter()
+        if now - self._looked < REFRESH:
+            return
+        rate = (run.rows - self._rows) / (now - self._looked)
+        loss = run.sums.loss / run.sums.weight if run.sums.weight else float("nan")
+        self._looked, self._rows = now, run.rows
+        self._progress.update(
+            self._task,
+            completed=run.rows,
+            description=f"epoch {run.epoch + 1}/{run.epochs}  loss {loss:.4f}",
+            rate=f"{rate:,.0f} samples/s",
+        )
+
+    def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        """Print the epoch above the bar."""
+        self._progress.console.print(epoch_line(record, run.epochs), highlight=False)
+        self._looked, self._rows = time.perf_counter(), run.rows
+
+    def on_end(self, run: Run, result: Result) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+
+def progress(terminal: bool) -> Callback:
+    """The callback that fits standard output: a bar where a person watches on a terminal."""
+    return Bar() if terminal else Lines()

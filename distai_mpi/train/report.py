@@ -1,0 +1,145 @@
+"""What a run leaves in its output folder: metrics.jsonl, result.json and model.npz."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from typing import Any
+
+from ..errors import ConfigError
+from ..models import FeedForward, save_model
+from .callbacks import Callback
+from .loop import Result, Run
+
+SCHEMA = 1  # of result.json; grows when a field changes its meaning
+METRICS, RESULT, MODEL = "metrics.jsonl", "result.json", "model.npz"
+
+
+class ResultFiles(Callback):
+    """Writes a run's files on rank 0 into ``folder``, replacing those of an earlier run.
+
+    Args:
+        folder: made if it is missing.
+        settings: the fields of result.json that the run itself does not know: ``data`` and ``model``.
+        extra: plain JSON values kept in model.npz.
+    """
+
+    def __init__(self, folder: str, settings: dict[str, Any], extra: dict[str, Any]) -> None:
+        self.folder, self.settings, self.extra = folder, settings, extra
+
+    def check(self) -> None:
+        """Make the folder and see that files can be written there; local.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"--out {self.folder}: cannot write there ({error.strerror}); name a folder of your own"
+            ) from None
+
+    def on_start(self, run: Run) -> None:
+        """Clear what an earlier run left, so that the files in the folder belong together."""
+        with run.comm.agreed():
+            if run.comm.rank == 0:
+                self.check()
+                for name in (RESULT, MODEL):
+                    if os.path.exists(self._path(name)):
+                        os.remove(self._path(name))
+                open(self._path(METRICS), "w").close()
+
+    def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with run.comm.agreed():
+            if run.comm.rank == 0:
+                with open(self._path(METRICS), "a") as file:
+                    file.write(json.dumps(finite(record)) + "\n")
+
+    def on_end(self, run: Run, result: Result) -> None:
+        """Write the model of a completed run, and result.json last."""
+        model = run.objective.model
+        with run.comm.agreed():
+            if run.comm.rank == 0:
+                if result.status == "completed" and isinstance(model, FeedForward):
+                    save_model(self._path(MODEL), model, result.w, self.extra)
+                write_json(self._path(RESULT), result_fields(run, result, self.settings))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+
+def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of result.json, None where one has no meaning; ``settings`` names the data and the model.
+
+    ``flops_per_second`` counts the matrix products of training alone, on all ranks together.
+    """
+    comm, objective, model = run.comm, run.objective, run.objective.model
+    flops = getattr(model, "flops_per_row", None)
+    rate = result.samples_per_second
+    fields = {
+        "schema": SCHEMA,
+        "status": result.status,
+        "stop_reason": result.stop_reason,
+        **settings,
+        "optimizer": run.optimizer.name,
+        "ranks": comm.size,
+        "nodes": len(comm.leaders),
+        "device": "cpu",
+        "dtype": model.dtype.name,
+        "allreduce": objective.algorithm or comm.default_algorithm,
+        "seed": run.loader.seed,
+        "global_batch_size": run.loader.global_batch_size,
+        "lr": run.optimizer.lr,
+        "l2": objective.l2,
+        "parameters": model.layout.size,
+        "train_loss": result.train_loss,
+        "test_loss": result.test_loss,
+        "test_accuracy": result.test_accuracy,
+        "metrics": {},
+        "epochs": result.epochs,
+        "iterations": result.iterations,
+        "seconds": result.seconds,
+        "samples_per_second": rate,
+        "flops_per_second": rate * flops if rate and flops else None,
+        "rounds": result.rounds,
+        "bytes_moved": result.bytes_moved,
+        "converged": result.converged,
+    }
+    return finite(fields)
+
+
+class ResultLine(Callback):
+    """Prints the fields of result.json as one line on rank 0, for programs that read them."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def on_end(self, run: Run, result: Result) -> None:
+        """Print the line."""
+        if run.comm.rank == 0:
+            print(json.dumps(result_fields(run, result, self.settings)), flush=True)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with numbers that JSON cannot hold (nan, inf) replaced by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def write_json(path: str, fields: dict[str, Any]) -> None:
+    """Write ``fields`` to ``path``; whole or not at all."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w") as file:
+        json.dump(fields, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,213 @@
+"""Training on ranks: the same as one process would do, step by step; and what a run tells."""
+
+import math
+
+import numpy as np
+import pytest
+from problems import local_share, make_rows, uneven, whole_share
+
+from distai_mpi import fit, models, optim
+from distai_mpi.comm import ALGORITHMS
+from distai_mpi.data import Batch, Permutation
+from distai_mpi.data.streams import stream_key
+from distai_mpi.errors import ConfigError
+from distai_mpi.train import Callback
+
+mpi = pytest.mark.mpi
+EPOCHS, SIZE, SEED, L2, LR = 3, 32, 7, 0.01, 0.2  # 203 rows: the last step of an epoch is short
+
+
+def make_model(dtype=np.float64):
+    return models.MLP(6, 3, (8,), dropout=0.3, dtype=dtype)
+
+
+def reference(x, y, momentum, size=SIZE):
+    """Training written out for one process: every step's batch, mean gradient and update in plain NumPy."""
+    model = make_model()
+    w = model.init(np.random.default_rng(SEED))
+    velocity, grad, decay = np.zeros_like(w), np.empty_like(w), np.zeros_like(w)
+    for low, high in model.layout.decay_ranges(0, w.size):
+        decay[low:high] = L2
+    for epoch in range(EPOCHS):
+        order = Permutation(len(y), SEED, "shuffle", epoch).positions(0, len(y))
+        for first in range(0, len(y), size):
+            ids = order[first : first + size]
+            batch = Batch(x[ids], y[ids], None, ids, first, True, stream_key(SEED, "epoch", epoch))
+            model.loss_and_grad(w, batch, grad)
+            velocity = momentum * velocity + grad / len(ids) + decay * w
+            w = w - LR * velocity
+    return w
+
+
+@mpi
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", ["sgd", "momentum"])
+def test_training_on_ranks_is_training_on_one(comm, algorithm, name):
+    x, y = make_rows()
+    optimizer = optim.OPTIMIZERS[name](lr=LR)
+    result = fit(
+        make_model(),
+        whole_share(x, y, comm),
+        comm,
+        optimizer=optimizer,
+        epochs=EPOCHS,
+        global_batch_size=SIZE,
+        l2=L2,
+        seed=SEED,
+        allreduce=algorithm,
+    )
+    expected = reference(x, y, getattr(optimizer, "momentum", 0.0))
+    np.testing.assert_allclose(result.w, expected, rtol=1e-11, atol=1e-12)
+    assert result.iterations == EPOCHS * math.ceil(len(y) / SIZE)
+
+
+@mpi
+def test_float32_stays_close_to_float64(comm):
+    x, y = make_rows()
+    results = [
+        fit(
+            make_model(dtype),
+            whole_share(x, y, comm),
+            comm,
+            optimizer=optim.Momentum(LR / 4),
+            epochs=2,
+            global_batch_size=SIZE,
+            seed=SEED,
+        )
+        for dtype in (np.float32, np.float64)
+    ]
+    assert results[0].w.dtype == np.float32
+    assert results[0].train_loss == pytest.approx(results[1].train_loss, rel=1e-4)
+
+
+@mpi
+def test_one_row_steps_equal_the_reference_fused_or_not(comm):
+    x, y = make_rows(rows=57)
+    result = fit(
+        make_model(),
+        whole_share(x, y, comm),
+        comm,
+        optimizer=optim.SGD(LR),
+        epochs=EPOCHS,
+        global_batch_size=1,
+        l2=L2,
+        seed=SEED,
+    )
+    np.testing.assert_allclose(result.w, reference(x, y, 0.0, size=1), rtol=1e-9, atol=1e-11)
+    assert result.iterations == EPOCHS * 57
+
+
+@mpi
+@pytest.mark.parametrize("rows", [2, 203])
+def test_shards_of_any_length_train_under_the_local_shuffle(comm, rows):
+    x, y = make_rows(rows=max(rows, 3))
+    x, y = x[:rows], y[:rows]
+    share = local_share(x, y, comm, uneven(rows, comm.size))
+    model = models.Softmax(6, 3, dtype=np.float64)
+    result = fit(model, share, comm, optimizer=optim.Momentum(0.1), epochs=30, global_batch_size=SIZE)
+    assert result.status == "completed"
+    assert result.train_loss < math.log(3) / 2  # of the start, where all classes are equally likely
+    weights = comm.allgather_object(result.w)
+    assert all((weights[0] == w).all() for w in weights)
+
+
+@mpi
+def test_more_ranks_than_rows_of_a_batch(comm):
+    x, y = make_rows(rows=40)
+    kwargs = {"optimizer": optim.SGD(LR), "epochs": EPOCHS, "global_batch_size": 2, "l2": L2, "seed": SEED}
+    result = fit(make_model(), whole_share(x, y, comm), comm, **kwargs)
+    np.testing.assert_allclose(result.w, reference(x, y, 0.0, size=2), rtol=1e-10, atol=1e-11)
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.calls, self.steps = [], 0
+
+    def on_start(self, run):
+        self.calls.append("start")
+
+    def on_step(self, run):
+        self.steps += 1
+        assert not run.w.flags.writeable
+
+    def on_epoch(self, run, record):
+        self.calls.append(record["epoch"])
+
+    def on_end(self, run, result):
+        self.calls.append("end")
+
+
+@mpi
+def test_callbacks_and_history_tell_the_run(comm):
+    x, y = make_rows()
+    recorder = Recorder()
+    share = whole_share(x, y, comm)
+    result = fit(make_model(), share, comm, test=share, epochs=3, global_batch_size=SIZE, callbacks=[recorder])
+    assert recorder.calls == ["start", 1, 2, 3, "end"]
+    assert recorder.steps == result.iterations == 21
+    assert [record["epoch"] for record in result.history] == [1, 2, 3]
+    assert result.test_loss == result.history[-1]["test_loss"] == pytest.approx(result.train_loss, rel=1e-12)
+    assert 0.5 < result.test_accuracy <= 1
+    assert comm.allgather_object(result.test_accuracy) == [result.test_accuracy] * comm.size
+    assert (result.bytes_moved > 0) == (comm.size > 1)
+
+
+@mpi
+def test_a_run_that_diverges_says_so_on_all_ranks(comm):
+    x, y = make_rows(kind="value")
+    result = fit(
+        models.Linear(6), whole_share(x, y, comm), comm, optimizer=optim.SGD(1e4), epochs=20, global_batch_size=SIZE
+    )
+    assert result.status == "diverged"
+    assert result.epochs < 20
+    assert result.train_loss is None
+
+
+@mpi
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"global_batch_size": 0}, "batch"),
+        ({"tol": 1e-3}, "tolerance"),
+        ({"allreduce": "fast"}, "ring"),
+        ({"optimizer": optim.SGD(-1.0)}, "learning rate"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_on_all_ranks(comm, wrong, name):
+    x, y = make_rows()
+    with pytest.raises(ConfigError, match=name):
+        fit(make_model(), whole_share(x, y, comm), comm, **wrong)
+
+
+class Mean:
+    """A user's own model without a base class: the mean of y, by squared loss."""
+
+    def __init__(self):
+        from distai_mpi.params import Layout
+
+        self.layout = Layout.of([("mean", (1,), False)])
+        self.dtype = self.target_dtype = np.dtype(np.float64)
+
+    def init(self, rng):
+        return np.zeros(1)
+
+    def loss_and_grad(self, w, batch, grad):
+        grad[:] = (w - batch.y).sum()
+        return self.loss(w, batch)
+
+    def loss(self, w, batch):
+        return 0.5 * float(((w - batch.y) ** 2).sum()), float(len(batch.y))
+
+    def predict(self, w, x):
+        return np.full(len(x), w[0])
+
+
+@mpi
+def test_a_users_own_model_trains(comm):
+    x, y = make_rows(kind="value")
+    share = whole_share(x, y, comm)
+    result = fit(Mean(), share, comm, test=share, optimizer=optim.GradientDescent(0.5), epochs=60)
+    assert result.w[0] == pytest.approx(y.mean(), rel=1e-10)
+    assert result.test_loss == pytest.approx(0.5 * y.var(), rel=1e-9)
+    assert result.test_accuracy is None
