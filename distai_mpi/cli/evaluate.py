@@ -1,0 +1,70 @@
+"""``distai-mpi evaluate``: how good a trained model is on data."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import click
+
+from ..comm import launch
+from ..errors import DataError
+
+
+@click.command()
+@click.argument("model_path", metavar="MODEL")
+@click.option(
+    "--data", help="mnist, FILE.npz, X.npy,Y.npy or IDX files IMAGES,LABELS.  [default: what the model was trained on]"
+)
+@click.option(
+    "--rows", type=click.Choice(["test", "train"]), help="Which rows.  [default: the test set where the data has one]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+def command(model_path: str, data: str | None, rows: str | None, as_json: bool) -> None:
+    """Loss and accuracy of MODEL, a model.npz or the folder that holds it; the work is spread over the ranks."""
+    from ..comm import Communicator
+
+    with Communicator(launch.world()) as comm:
+        evaluate(comm, model_path, data, rows, as_json)
+
+
+def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_json: bool) -> None:
+    """Load, evaluate and print; collective."""
+    from .. import data, models
+    from ..train.evaluation import evaluate as evaluate_rows
+    from ..train.evaluation import make_loader
+
+    model, w, extra = load_model(comm, model_path)
+    name = name or str(extra["data"])
+    training, test = data.load(name, comm, test_fraction=0)
+    if rows == "test" and test is None:
+        raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
+    share, which = (training, "train") if test is None or rows == "train" else (test, "test")
+    check_width(model, share.features, name)
+    models.check_labels(models.to_config(model)["model"], share.labels, model.widths[-1])
+    result = evaluate_rows(model, w, make_loader(model, share, comm), comm)
+    if comm.rank != 0:
+        return
+    if as_json:
+        fields = {"data": name, "rows": which, "count": share.rows, "loss": result.loss, "accuracy": result.accuracy}
+        print(json.dumps(fields), flush=True)
+        return
+    accuracy = "" if result.accuracy is None else f"  accuracy {100 * result.accuracy:.2f} %"
+    print(f"{name}: {share.rows:,} {which} rows  loss {result.loss:.4f}{accuracy}", flush=True)
+
+
+def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The model in a file, or in the folder that ``--out`` named, read by every rank; errors are agreed."""
+    from .. import models
+
+    with comm.agreed():
+        file = os.path.join(path, "model.npz") if os.path.isdir(path) else path
+        loaded = models.load_model(file)
+    return loaded
+
+
+def check_width(model: Any, features: int, name: str | None) -> None:
+    """Raise `DataError` unless rows of ``features`` features fit the model."""
+    if features != model.widths[0]:
+        raise DataError(f"{name}: rows have {features} features, but the model takes {model.widths[0]}")

@@ -1,0 +1,117 @@
+"""The command ``distai-mpi``: one SPMD program under a launcher, one rank alone.
+
+All ranks parse the same arguments before MPI starts.  Commands are loaded when they are called for;
+`distai_mpi.cli.NAME.command` is the command NAME.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+import time
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..comm import launch
+from ..errors import DistaiError
+from ..perf import machine
+
+COMMANDS = {
+    "train": "Train a model; without flags, the MNIST MLP.",
+    "evaluate": "Loss and accuracy of a trained model on a data set.",
+    "predict": "Write a trained model's predictions.",
+    "bench": "Measure collectives and training on this machine.",
+    "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",
+}
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"distai_mpi.cli.{name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command '{args[0]}': {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="distai-mpi %(version)s")
+def cli() -> None:
+    """Train models on N ranks of MPI: mpiexec -n N distai-mpi train."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: the process's) and return the exit status.
+
+    0: done.  2: an error the user can mend, printed once.  Anything else that goes wrong is a bug and
+    propagates, to be shown with its traceback by the hook that `launch.world` installs.
+    """
+    started = launch.launcher()
+    machine.set_blas_threads(started.local_size)
+    argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        with _quiet_help(argv, started.rank):
+            result = cli.main(argv, prog_name="distai-mpi", standalone_mode=False)
+    except DistaiError as error:
+        return _report(str(error), started.rank)
+    except click.ClickException as error:
+        return _report(_usage(error), started.rank)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _quiet_help(argv: list[str], rank: int) -> contextlib.AbstractContextManager[Any]:
+    """Let the first rank alone print help and version."""
+    if rank > 0 and {"-h", "--help", "--version"} & set(argv):
+        return contextlib.redirect_stdout(io.StringIO())
+    return contextlib.nullcontext()
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's message, with the way to the command's help."""
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "distai-mpi"
+    return f"{message[0].lower()}{message[1:].rstrip('.')} (see '{path} --help')"
+
+
+def _report(message: str, rank: int) -> int:
+    """Print an error that all ranks share once, and return the exit status when all may go.
+
+    A launcher kills the other ranks as soon as one has left with an error, so rank 0 prints before the rest
+    leave.  If some ranks don't come, the error was this rank's alone: it says so and aborts the job.
+    """
+    if rank == 0:
+        print(f"distai-mpi: error: {message}", file=sys.stderr, flush=True)
+    elif not launch.running():
+        time.sleep(1.0)  # nothing else to wait on before MPI starts
+    if not launch.leave_together():
+        if rank > 0:
+            print(f"distai-mpi: error: rank {rank}: {message}", file=sys.stderr, flush=True)
+        launch.abort(USER_ERROR)
+    return USER_ERROR

@@ -1,0 +1,212 @@
+"""``distai-mpi train``: from a data file to result.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..comm import launch
+from ..errors import ConfigError
+
+MODELS = ("linear", "logistic", "softmax", "mlp")
+OPTIMIZERS = ("gd", "sgd", "momentum")
+ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner")
+
+
+class Widths(click.ParamType):
+    """Layer widths such as ``128,64``."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            widths = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            widths = (0,)
+        if min(widths) < 1:
+            self.fail(f"{value!r} is not a list of layer widths; write for example 128,64", param, ctx)
+        return widths
+
+
+POSITIVE = click.IntRange(min=1)
+FRACTION = click.FloatRange(0, 1, max_open=True)
+
+
+@click.command()
+@click.option(
+    "--data", default="mnist", show_default=True, help="mnist, FILE.npz, X.npy,Y.npy or IDX files IMAGES,LABELS."
+)
+@click.option("--test-data", help="Rows to test on, in the same forms.")
+@click.option(
+    "--test-fraction",
+    type=FRACTION,
+    default=0.1,
+    show_default=True,
+    help="Rows held back for testing where the data has no test set.",
+)
+@click.option(
+    "--distribute",
+    type=click.Choice(["scatter", "read"]),
+    help="Rank 0 reads and scatters rows, or each rank reads its own.  [default: read where the format allows]",
+)
+@click.option(
+    "--shuffle",
+    type=click.Choice(["global", "local"]),
+    help="Over all rows, or each rank its own.  [default: global while the data fits a quarter of the memory]",
+)
+@click.option("--model", "model_name", type=click.Choice(MODELS), default="mlp", show_default=True)
+@click.option("--hidden", type=Widths(), help="Widths of an mlp's hidden layers.  [default: 128]")
+@click.option(
+    "--activation", type=click.Choice(["relu", "tanh", "gelu"]), help="Of an mlp's hidden layers.  [default: relu]"
+)
+@click.option("--dropout", type=FRACTION, help="Share of an mlp's hidden units dropped in training.  [default: 0.2]")
+@click.option("--bias/--no-bias", default=True, show_default=True, help="Whether layers have biases.")
+@click.option("--optimizer", "optimizer_name", type=click.Choice(OPTIMIZERS), default="momentum", show_default=True)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Learning rate.")
+@click.option("--momentum", type=FRACTION, help="Of the optimizer momentum.  [default: 0.9]")
+@click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]")
+@click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank.")
+@click.option("--epochs", type=POSITIVE, default=5, show_default=True)
+@click.option("--max-iter", type=POSITIVE, help="Iterations of gd, in place of epochs.")
+@click.option(
+    "--tol",
+    type=click.FloatRange(0, min_open=True),
+    help="Stop gd when the gradient's norm, relative to the first one, falls to this.",
+)
+@click.option(
+    "--l2", type=click.FloatRange(0), default=0.0, show_default=True, help="Penalty ½·l2·‖w‖², biases excepted."
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--allreduce",
+    type=click.Choice(ALGORITHMS),
+    default="native",
+    show_default=True,
+    help="How gradients are exchanged.",
+)
+@click.option("--device", type=click.Choice(["cpu", "auto"]), default="auto", show_default=True)
+@click.option("--out", metavar="DIR", help="Where metrics.jsonl, result.json and model.npz go.  [default: nowhere]")
+@click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print settings and every rank's share.")
+def command(**settings: Any) -> None:
+    """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
+    check_settings(settings)
+    from ..comm import Communicator
+
+    with Communicator(launch.world()) as comm:
+        train(comm, settings)
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Refuse flags that do not go together, before MPI starts, alike on every rank."""
+    model, optimizer = settings["model_name"], settings["optimizer_name"]
+    for flag in ("hidden", "activation", "dropout"):
+        if settings[flag] is not None and model != "mlp":
+            raise ConfigError(f"--{flag} belongs to --model mlp, not {model}; leave it out")
+    if settings["momentum"] is not None and optimizer != "momentum":
+        raise ConfigError(f"--momentum belongs to --optimizer momentum, not {optimizer}; leave it out")
+    for flag in ("max_iter", "tol"):
+        if settings[flag] is not None and optimizer != "gd":
+            raise ConfigError(f"--{flag.replace('_', '-')} belongs to --optimizer gd, not {optimizer}; use --epochs")
+    if settings["global_batch_size"] and settings["batch_size"]:
+        raise ConfigError("--global-batch-size and --batch-size exclude each other: give one")
+    if optimizer == "gd" and (settings["global_batch_size"] or settings["batch_size"]):
+        raise ConfigError("--optimizer gd takes all rows in every step: leave the batch size out")
+
+
+def train(comm: Any, settings: dict[str, Any]) -> None:
+    """Load, build, fit and report; collective."""
+    import numpy as np
+
+    from .. import data, models
+    from ..train import Callback, fit
+    from ..train.progress import progress
+    from ..train.report import ResultFiles, ResultLine
+
+    shares = data.load(
+        settings["data"],
+        comm,
+        test=settings["test_data"],
+        distribute=settings["distribute"],
+        shuffle=settings["shuffle"],
+        test_fraction=settings["test_fraction"],
+        seed=settings["seed"],
+    )
+    training, test = shares
+    name = settings["model_name"]
+    options = {flag: settings[flag] for flag in ("hidden", "activation", "dropout") if settings[flag] is not None}
+    model = models.build(name, training.labels, bias=settings["bias"], dtype=np.dtype(settings["dtype"]), **options)
+    if test is not None:
+        models.check_labels(name, test.labels, model.widths[-1])
+    callbacks: list[Callback] = []
+    fields = {"data": settings["data"], "model": name}
+    if settings["out"]:
+        callbacks.append(ResultFiles(settings["out"], fields, {"data": settings["data"]}))
+    if comm.rank == 0 and not settings["quiet"]:
+        callbacks.append(progress(launch.on_terminal()))
+    if settings["as_json"]:
+        callbacks.append(ResultLine(fields))
+    if settings["verbose"]:
+        describe(comm, model, training, settings)
+    result = fit(
+        model,
+        training,
+        comm,
+        test=test,
+        optimizer=make_optimizer(settings),
+        epochs=settings["max_iter"] or settings["epochs"],
+        global_batch_size=batch_size(settings, comm.size),
+        l2=settings["l2"],
+        seed=settings["seed"],
+        allreduce=settings["allreduce"],
+        tol=settings["tol"],
+        callbacks=callbacks,
+    )
+    if result.status != "completed":
+        raise ConfigError(
+            f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
+            f" lower --lr (now {settings['lr']:g}) or scale the features"
+        )
+    if comm.rank == 0 and not settings["quiet"]:
+        print(summary(result, comm.size, settings["out"]), flush=True)
+
+
+def make_optimizer(settings: dict[str, Any]) -> Any:
+    """The optimizer that the flags describe."""
+    from ..optim import OPTIMIZERS
+
+    extra = {} if settings["momentum"] is None else {"momentum": settings["momentum"]}
+    return OPTIMIZERS[settings["optimizer_name"]](lr=settings["lr"], **extra)  # type: ignore[call-arg]
+
+
+def batch_size(settings: dict[str, Any], ranks: int) -> int:
+    """Rows of a step over all ranks together."""
+    if settings["batch_size"]:
+        return settings["batch_size"] * ranks
+    return settings["global_batch_size"] or 256
+
+
+def describe(comm: Any, model: Any, training: Any, settings: dict[str, Any]) -> None:
+    """Print what is about to happen and what each rank holds."""
+    if comm.rank != 0:
+        return
+    print(f"model {settings['model_name']}: {' → '.join(map(str, model.widths))}, {model.layout.size:,} parameters")
+    print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.delivery}")
+    print(f"shuffle {training.shuffle}, rows by rank: {', '.join(f'{count:,}' for count in training.counts)}")
+
+
+def summary(result: Any, ranks: int, out: str | None) -> str:
+    """The last line of a run."""
+    parts = [f"train loss {result.train_loss:.4f}"]
+    if result.test_accuracy is not None:
+        parts.append(f"test accuracy {100 * result.test_accuracy:.2f} %")
+    elif result.test_loss is not None:
+        parts.append(f"test loss {result.test_loss:.4f}")
+    parts.append(f"{result.seconds:.2f} s on {ranks} rank{'s' if ranks > 1 else ''}")
+    parts.append(f"{result.samples_per_second:,.0f} samples/s")
+    return "  ".join(parts) + (f"  → {out}" if out else "")

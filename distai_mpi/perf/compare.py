@@ -1,0 +1,109 @@
+"""Programs run in turn on one machine, so that their rates can be compared although its speed drifts."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import DistaiError
+
+RATE_NAMES = ("samples_per_second", "samples_per_s")  # under which a program may print its rate
+LAUNCHER_VARIABLES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPI_LOCAL")
+FLOPS_DIMENSION = 2048  # of the matrices of `sgemm_peak`: large enough for full speed, small enough for 0.2 s
+
+
+@dataclass
+class Contender:
+    """A command, the rates it reached in samples per second, and all it printed with them; one a run."""
+
+    name: str
+    command: Sequence[str] | str
+    rates: list[float] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Median rate in samples per second."""
+        return statistics.median(self.rates)
+
+    def ratio(self, other: Contender) -> float:
+        """Median over the runs of this rate to the other's in the same turn."""
+        return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
+
+
+def run_in_turn(contenders: Sequence[Contender], repeats: int, timeout: float) -> None:
+    """Run every contender once in each of ``repeats`` turns and keep its rate."""
+    for _ in range(repeats):
+        for contender in contenders:
+            rate, result = run(contender.command, timeout)
+            contender.rates.append(rate)
+            contender.results.append(result)
+
+
+def run(command: Sequence[str] | str, timeout: float) -> tuple[float, dict[str, Any]]:
+    """Run ``command`` (a string goes through the shell); return the rate that it prints, and the object that holds it.
+
+    The rate is the value of ``samples_per_second`` or ``samples_per_s`` in the last JSON object of
+    its standard output.
+
+    Raises:
+        DistaiError: it fails, takes longer than ``timeout`` seconds, or prints no rate.
+    """
+    shown = command if isinstance(command, str) else " ".join(command)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
+    try:
+        done = subprocess.run(
+            command,
+            shell=isinstance(command, str),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        raise DistaiError(f"{shown}: not done after {timeout:g} s; give it more with --timeout") from None
+    except OSError as error:
+        raise DistaiError(f"{shown}: cannot be started ({error.strerror})") from None
+    if done.returncode != 0:
+        raise DistaiError(f"{shown}: ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    found = find_rate(done.stdout)
+    if found is None:
+        raise DistaiError(f"{shown}: printed no JSON object with {' or '.join(RATE_NAMES)}")
+    return found
+
+
+def find_rate(output: str) -> tuple[float, dict[str, Any]] | None:
+    """The rate in the last JSON object of ``output`` that has one, and the object; a line may have words before it."""
+    for line in reversed(output.splitlines()):
+        try:
+            fields: Any = json.loads(line[line.index("{") :])
+        except ValueError:
+            continue
+        for name in RATE_NAMES:
+            if isinstance(fields, dict) and isinstance(fields.get(name), int | float):
+                return float(fields[name]), fields
+    return None
+
+
+def sgemm_peak(threads: int, repeats: int = 5) -> float:
+    """FLOP/s of a large float32 matrix product on ``threads`` BLAS threads: the best of ``repeats``."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    n = FLOPS_DIMENSION
+    a = np.random.default_rng(0).random((n, n), np.float32)
+    b, c = a.T.copy(), np.empty_like(a)
+    best = float("inf")
+    with threadpool_limits(threads, user_api="blas"):
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            np.dot(a, b, out=c)
+            best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
