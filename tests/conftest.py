@@ -1,0 +1,121 @@
+"""Rules of this test-suite: ranks above 0 speak only of failures, and no test is skipped by surprise."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from run import find_mpiexec, mpi_environment, mpiexec_command
+
+from distai_mpi.comm import Communicator
+from distai_mpi.comm.launch import launcher
+
+# A skip is fine for these reasons alone: something this machine does not have, a test too long to be run unasked,
+# and pytest-mpi's min_size.  Any other skip is a test that silently stopped testing.
+EXPECTED_SKIP = re.compile(r"(Skipped: )?(opt-in: |not available: |Test requires \d+ MPI processes)")
+RANK = launcher().rank
+
+
+class Watch:
+    """Collects unexpected skips, and reports failures of ranks whose terminal output is hidden."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.surprises: list[str] = []
+        self.deselected = 0
+
+    def _see(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            if not EXPECTED_SKIP.match(reason):
+                self.surprises.append(f"{report.nodeid}: {reason}")
+        if report.failed and RANK > 0:
+            text = f"\n----- rank {RANK}: {report.nodeid} failed\n{report.longreprtext}\n"
+            os.write(2, text.encode())  # at once and in one piece: the job may be aborted any moment
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._see(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._see(report)
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self.deselected += len(items)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.deselected:
+            session.exitstatus = pytest.ExitCode.OK  # a file may hold tests of one part only
+        if self.surprises and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.surprises:
+            terminalreporter.section("unexpected skips (failures)")
+            for line in self.surprises:
+                terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-mpi turns them into skips
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests marked ``mpi`` to ``python tests/run.py``, which starts them on several ranks."""
+    if not config.getoption("--with-mpi"):
+        left_out = [item for item in items if item.get_closest_marker("mpi")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch(config), "distai-watch")
+    if RANK > 0:
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter._tw._file = io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def comm() -> Iterator[Communicator]:
+    """A communicator of all ranks of this test run, freed at the end of the module."""
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD) as communicator:
+        yield communicator
+
+
+@pytest.fixture(scope="session")
+def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``mpirun(ranks, *words, env={}, timeout=60)``: ``python words...`` on so many ranks, as a job of its own.
+
+    The job has the environment of the tests, changed by ``env``; None there removes a variable.
+    """
+    if find_mpiexec() is None:
+        pytest.skip("not available: mpiexec")
+
+    def run(
+        ranks: int,
+        *words: str,
+        env: Mapping[str, str | None] | None = None,
+        timeout: float = 60.0,
+        cwd: str | Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        changed = mpi_environment() | dict(env or {})
+        return subprocess.run(
+            [*mpiexec_command(ranks), sys.executable, *words],
+            env={name: value for name, value in changed.items() if value is not None},
+            cwd=cwd,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,160 @@
+"""Importing the package stays light, layers import downward only, and modules stay short."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "distai_mpi"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LONGEST = 450  # lines of a module
+
+# What each part may import of the package, besides itself.  A part is a folder or module of the package; a module
+# with a line of its own is held to that line instead of its folder's.
+LAYERS: dict[str, set[str]] = {
+    "errors": set(),
+    "jit": set(),
+    "params": set(),
+    "backend": {"errors"},
+    "comm": {"params", "errors"},
+    "perf": {"comm", "params", "errors"},
+    "perf.laws": set(),
+    "perf.costs": set(),
+    "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
+    "data": {"perf.machine", "params", "errors", "backend", "jit"},
+    "models": {"data", "params", "errors", "backend", "jit"},
+    "optim": {"params", "errors", "jit"},
+    "objective": {"models", "data", "perf", "comm", "params", "errors", "backend"},
+    "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend"},
+    "cli": {"", "train", "optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend"},
+    "__main__": {"cli"},
+    "": {"train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
+}
+# Libraries that one part alone may import.
+OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}}
+
+
+def part_of(name: str) -> str:
+    """The part that ``name``, dotted and within the package, belongs to; "" if to none."""
+    words = name.split(".")
+    for length in (2, 1):
+        if ".".join(words[:length]) in LAYERS:
+            return ".".join(words[:length])
+    return ""
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of every import in ``source``, wherever it stands in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = node.module or ""
+            if node.level:
+                here = ["distai_mpi", *filter(None, module.split("."))]
+                here = here[: len(here) - node.level + is_package]
+                names = ".".join([*here, *filter(None, [node.module])])
+            yield from ((node.lineno, f"{names}.{alias.name}") for alias in node.names)
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """The imports of ``source``, the text of ``module``, that the rules forbid."""
+    part, found = part_of(module), []
+    allowed = LAYERS[part] | {part}
+    for line, name in imports(source, module, is_package):
+        library, _, rest = name.partition(".")
+        target = part_of(rest)
+        if library in OWNERS and part not in OWNERS[library]:
+            found.append(f"{module}:{line} imports {library}, which is for {OWNERS[library]} alone")
+        if library == "distai_mpi" and not {target, target.split(".")[0]} & allowed:
+            found.append(f"{module}:{line} imports {name}, which is not below {part or 'the package'}")
+    return found
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of ``path`` within the package."""
+    words = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(words[:-1] if words[-1] == "__init__" else words)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_layers(path: Path) -> None:
+    module = module_name(path)
+    assert part_of(module) or module == "", "a new part of the package: give it a line in LAYERS"
+    assert violations(path.read_text(), module, path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+FORBIDDEN = [
+    ("models.mlp", "from ..comm import Communicator"),
+    ("models.mlp", "from .. import comm"),
+    ("models.kernels.cpu", "from ...comm import wire"),
+    ("data.loader", "import distai_mpi.comm.wire"),
+    ("data.loader", "def f():\n    from mpi4py import MPI"),
+    ("data.loader", "from ..models import mlp"),
+    ("optim.momentum", "from ..objective import Objective"),
+    ("optim.momentum", "from ..models import Model"),
+    ("comm.wire", "from ..perf import costs"),
+    ("comm.wire", "import cupy"),
+    ("params.layout", "from ..errors import ConfigError"),
+    ("perf.laws", "from . import costs"),
+    ("perf.costs", "from ..params import Ownership"),
+    ("perf.machine", "from mpi4py import MPI"),
+    ("perf.machine", "from ..comm import launch"),
+    ("data.loader", "from ..perf import costs"),
+    ("train.loop", "from ..cli import main"),
+    ("train.loop", "from .. import fit"),
+]
+ALLOWED = [
+    ("models.mlp", "from ..data import Batch\nfrom . import losses\nimport numpy"),
+    ("comm.wire", "from mpi4py import MPI\nfrom ..params import Ownership\nfrom . import failure"),
+    ("params.layout", "from .ownership import Ownership"),
+    ("perf.calibrate", "from . import laws\nfrom ..comm import launch"),
+    ("data.loader", "from ..perf.machine import memory_left"),
+    ("backend", "import cupy"),
+    ("cli.main", "from .. import __version__\nfrom ..comm import launch"),
+    ("train.loop", "from ..objective import Objective\nfrom .report import write"),
+]
+
+
+@pytest.mark.parametrize(("module", "source"), FORBIDDEN)
+def test_the_checker_sees_violations(module: str, source: str) -> None:
+    assert len(violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(("module", "source"), ALLOWED)
+def test_the_checker_allows_what_is_right(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+def test_relative_imports_of_a_package_are_its_own() -> None:
+    assert violations("from .wire import Wire", "comm", is_package=True) == []
+    assert len(violations("from ..models import Model", "comm", is_package=True)) == 1
+
+
+HEAVY = ["mpi4py.MPI", "numba", "cupy", "rich"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import distai_mpi", "from distai_mpi import Communicator, Objective, models, optim, data, fit"],
+)
+def test_import_is_light(statement: str) -> None:
+    program = f"import sys\n{statement}\nprint([name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.stdout.strip(), run.stderr) == ("[]", "")
+
+
+def test_the_import_check_sees_heavy_modules() -> None:
+    program = f"import sys\nimport numba\nprint([name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.strip() == "['numba']"
