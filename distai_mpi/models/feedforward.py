@@ -184,12 +184,13 @@ class FeedForward:
         starts = {slot.name: slot.start for slot in self.layout.slots}
         weight_starts = np.array([starts[f"layer{i}.weight"] for i in range(1, self.layers + 1)])
         bias_starts = np.array([starts.get(f"layer{i}.bias", -1) for i in range(1, self.layers + 1)])
-        scratch = np.empty((3, self.layers, max(self.widths)), self.dtype)
+        scratch = np.empty((4, self.layers, max(self.widths)), self.dtype)
+        index = np.empty(scratch.shape[1:], np.int64)
         weight = self._row_weights(batch)
         loss = kernels.sgd_rows(
             w, batch.x, batch.y, weight, np.array(self.widths), weight_starts, bias_starts,
             self.loss_function.code, code, self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
-            self.dtype.type(rate), self.dtype.type(l2), *scratch,
+            self.dtype.type(rate), self.dtype.type(l2), scratch, index,
         )  # fmt: skip
         return Sums(loss, self._total_weight(batch))
 

@@ -72,11 +72,17 @@ def run(command: Sequence[str] | str, timeout: float) -> tuple[float, dict[str, 
     except OSError as error:
         raise DistaiError(f"{shown}: cannot be started ({error.strerror})") from None
     if done.returncode != 0:
-        raise DistaiError(f"{shown}: ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise DistaiError(f"{shown}: ended with status {done.returncode}: {shorten(done.stderr)}")
     found = find_rate(done.stdout)
     if found is None:
         raise DistaiError(f"{shown}: printed no JSON object with {' or '.join(RATE_NAMES)}")
     return found
+
+
+def shorten(text: str, most: int = 1500) -> str:
+    """The beginning and the end of a long message, ``most`` characters together."""
+    text = text.strip()
+    return text if len(text) <= most else f"{text[: most // 2]} [...] {text[-most // 2 :]}"
 
 
 def find_rate(output: str) -> tuple[float, dict[str, Any]] | None:

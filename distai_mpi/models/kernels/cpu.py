@@ -188,68 +188,105 @@ def _activate_unit(kind, value):
     return 0.5 * value * (1 + t), 0.5 * (1 + t) + 0.5 * value * (1 - t * t) * inner
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz"})
+REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code
+
+
+@kernel(fastmath=REORDER)
+def _nonzero(x, index, value):
+    """Gather the entries of ``x`` that are not zero; returns how many.  Without a branch: a mispredicted one
+    for each pixel took longer than all the rest of a step."""
+    count = 0
+    for k in range(x.size):
+        index[count] = k
+        value[count] = x[k]
+        count += x[k] != 0
+    return count
+
+
+@kernel(fastmath=REORDER)
+def _add_rows(matrix, index, value, count, z):
+    """z ← z + Σ value[i] · matrix[index[i]], four rows at a time."""
+    units = z.size
+    whole = count - count % 4
+    for i in range(0, whole, 4):
+        k0, k1, k2, k3 = np.uintp(index[i]), np.uintp(index[i + 1]), np.uintp(index[i + 2]), np.uintp(index[i + 3])
+        v0, v1, v2, v3 = value[i], value[i + 1], value[i + 2], value[i + 3]
+        for j in range(units):
+            z[j] += (v0 * matrix[k0, j] + v1 * matrix[k1, j]) + (v2 * matrix[k2, j] + v3 * matrix[k3, j])
+    for i in range(whole, count):
+        k0, v0 = np.uintp(index[i]), value[i]
+        for j in range(units):
+            z[j] += v0 * matrix[k0, j]
+
+
+@kernel(fastmath=REORDER)
+def _subtract_outer(matrix, index, value, count, rate, delta):
+    """matrix[index[i]] ← matrix[index[i]] - rate · value[i] · delta."""
+    for i in range(count):
+        k, factor = np.uintp(index[i]), -rate * value[i]
+        for j in range(delta.size):
+            matrix[k, j] += factor * delta[j]
+
+
+@kernel(fastmath=REORDER)
+def _pull_back(matrix, delta, slope, out):
+    """out ← (matrix · delta) · slope."""
+    for k in range(out.size):
+        total = matrix.dtype.type(0)
+        for j in range(delta.size):
+            total += matrix[k, j] * delta[j]
+        out[k] = total * slope[k]
+
+
+@kernel(fastmath=REORDER)
 def sgd_rows(
-    w, x, y, weight, widths, kernels, biases, loss, activation, keys, first, threshold, scale, rate, l2, a, slope, delta
+    w, x, y, weight, widths, kernels, biases, loss, activation, keys, first, threshold, scale, rate, l2, scratch, index
 ):
     """One-sample SGD: for each row in turn, its gradient and the update w ← w - rate (gradient + l2 w).
 
     Layer i maps ``widths[i]`` to ``widths[i + 1]`` units; its matrix starts at ``w[kernels[i]]``
     and its bias at ``w[biases[i]]`` (-1: none).  Inputs that are zero are skipped: neither
-    do they reach the layer nor does their row of the matrix change.  a, slope and delta
-    are scratch, shape (layers, max width).  Returns the weighted sum of losses before each update.
+    do they reach the layer nor does their row of the matrix change.  ``scratch``, shape (4, layers,
+    max width), and ``index``, int64, shape (layers, max width), are working space.  Returns the
+    weighted sum of losses before each update.
     """
     layers = widths.size - 1
     total = 0.0
-    zero = w.dtype.type(0)
+    one, zero = w.dtype.type(1), w.dtype.type(0)
+    a, slope, delta, value = scratch[0], scratch[1], scratch[2], scratch[3]
+    count = np.zeros(layers, np.int64)
     for r in range(x.shape[0]):
         for i in range(layers):
-            inputs = x[r] if i == 0 else a[i - 1]
-            units = widths[i + 1]
+            inputs, units = widths[i], widths[i + 1]
+            matrix = w[kernels[i] : kernels[i] + inputs * units].reshape((inputs, units))
             z = a[i, :units]
-            if biases[i] >= 0:
-                z[:] = w[biases[i] : biases[i] + units]
-            else:
-                z[:] = zero
-            for k in range(widths[i]):
-                value = inputs[k]
-                if value != zero:
-                    row = w[kernels[i] + k * units : kernels[i] + (k + 1) * units]
-                    for j in range(units):
-                        z[j] += value * row[j]
+            for j in range(units):
+                z[j] = w[biases[i] + j] if biases[i] >= 0 else zero
+            count[i] = _nonzero(x[r] if i == 0 else a[i - 1, :inputs], index[i], value[i])
+            _add_rows(matrix, index[i], value[i], count[i], z)
             if i < layers - 1:
-                index = (first + r) * units
+                place = (first + r) * units
                 for j in range(units):
-                    kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], index + j, threshold)
+                    kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], place + j, threshold)
                     act, der = _activate_unit(activation, z[j])
                     z[j] = act * scale if kept else zero
                     slope[i, j] = der * scale if kept else zero
-        last = layers - 1
-        row_weight = w.dtype.type(weight[r]) if weight.size else w.dtype.type(1)
-        output = a[last, : widths[layers]]
+        output = a[layers - 1, : widths[layers]]
+        row_weight = w.dtype.type(weight[r]) if weight.size else one
         total += row_weight * _row_residual(loss, output, y[r])
-        for j in range(widths[layers]):
-            delta[last, j] = output[j] * row_weight
-        for step in range(layers):
-            i = last - step
-            inputs = x[r] if i == 0 else a[i - 1]
-            units = widths[i + 1]
+        for j in range(output.size):
+            delta[layers - 1, j] = output[j] * row_weight
+        for i in range(layers - 1, -1, -1):
+            inputs, units = widths[i], widths[i + 1]
+            matrix = w[kernels[i] : kernels[i] + inputs * units].reshape((inputs, units))
             d = delta[i, :units]
-            for k in range(widths[i]):
-                value = inputs[k] * rate
-                row = w[kernels[i] + k * units : kernels[i] + (k + 1) * units]
-                if i > 0:
-                    back = zero
+            if i > 0:
+                _pull_back(matrix, d, slope[i - 1], delta[i - 1, :inputs])
+            if l2 != zero:
+                for k in range(inputs):
                     for j in range(units):
-                        back += row[j] * d[j]
-                    delta[i - 1, k] = back * slope[i - 1, k]
-                if l2 != zero:
-                    shrink = w.dtype.type(1) - rate * l2
-                    for j in range(units):
-                        row[j] *= shrink
-                if value != zero:
-                    for j in range(units):
-                        row[j] -= value * d[j]
+                        matrix[k, j] *= one - rate * l2
+            _subtract_outer(matrix, index[i], value[i], count[i], rate, d)
             if biases[i] >= 0:
                 for j in range(units):
                     w[biases[i] + j] -= rate * d[j]
