@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distai_mpi import optim
+from distai_mpi.errors import ConfigError
 
 
 def run(optimizer, w, grads, dtype):
@@ -72,3 +73,10 @@ def test_updates_below_the_last_bit_are_not_lost(name):
     optimizer = optim.OPTIMIZERS[name](lr=0.1) if name != "momentum" else optim.Momentum(lr=0.1, momentum=1.0)
     w, _ = run(optimizer, np.ones(3), grads, np.float32)
     np.testing.assert_allclose(1 - w.astype(np.float64), 4000e-8, rtol=2e-3)
+
+
+@pytest.mark.parametrize("make", [lambda: optim.SGD(0.0), lambda: optim.GradientDescent(-1.0),
+                                  lambda: optim.Momentum(float("nan")), lambda: optim.Momentum(0.1, 1.5)])  # fmt: skip
+def test_rates_that_cannot_work_are_refused(make):
+    with pytest.raises(ConfigError):
+        make()

@@ -171,7 +171,7 @@ def test_a_run_that_diverges_says_so_on_all_ranks(comm):
         ({"global_batch_size": 0}, "batch"),
         ({"tol": 1e-3}, "tolerance"),
         ({"allreduce": "fast"}, "ring"),
-        ({"optimizer": optim.SGD(-1.0)}, "learning rate"),
+        ({"l2": math.nan}, "l2"),
     ],
 )
 def test_values_that_cannot_work_are_refused_on_all_ranks(comm, wrong, name):

@@ -5,10 +5,13 @@ The arithmetic is in `optim.kernels`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+
+from ..errors import ConfigError
 
 Array = Any
 State = dict[str, Any]
@@ -51,6 +54,9 @@ class SGD:
     name: ClassVar[str] = "sgd"
     full_batch: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
     def init(self, w: Array) -> State:
         """``carry``: zeros of w's shape and dtype, what rounding has taken from w so far."""
         return {"carry": np.zeros_like(w)}
@@ -83,6 +89,11 @@ class Momentum:
     name: ClassVar[str] = "momentum"
     full_batch: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        if not 0 <= self.momentum <= 1:
+            raise ConfigError(f"momentum must lie between 0 and 1, got {self.momentum}")
+
     def init(self, w: Array) -> State:
         """``velocity`` and ``carry``: zeros of w's shape and dtype."""
         return {"velocity": np.zeros_like(w), "carry": np.zeros_like(w)}
@@ -93,6 +104,11 @@ class Momentum:
 
         rate, momentum = w.dtype.type(self.lr), w.dtype.type(self.momentum)
         kernels.momentum(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
+
+
+def _check_rate(lr: float) -> None:
+    if not (lr > 0 and math.isfinite(lr)):
+        raise ConfigError(f"the learning rate (lr) must be a positive number, got {lr}")
 
 
 OPTIMIZERS: dict[str, type[FirstOrder]] = {kind.name: kind for kind in (GradientDescent, SGD, Momentum)}

@@ -199,7 +199,7 @@ def fit(
         ConfigError: a value that cannot work, on every rank.
     """
     optimizer = Momentum() if optimizer is None else optimizer
-    _check(data, optimizer, epochs, global_batch_size, tol)
+    _check(data, optimizer, epochs, global_batch_size, l2, tol)
     batch_size = data.rows if optimizer.full_batch else global_batch_size
     with limited_blas(comm.node.size), np.errstate(over="ignore", invalid="ignore"):  # the loss tells of both
         loader = make_loader(model, data, comm, batch_size, seed)
@@ -225,15 +225,17 @@ def fit(
     return result
 
 
-def _check(data: Share, optimizer: FirstOrder, epochs: int, global_batch_size: int, tol: float | None) -> None:
+def _check(
+    data: Share, optimizer: FirstOrder, epochs: int, global_batch_size: int, l2: float, tol: float | None
+) -> None:
     if data.rows == 0:
         raise ConfigError("there are no rows to train on")
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, got {epochs}")
     if global_batch_size < 1:
         raise ConfigError(f"the global batch size must be at least 1, got {global_batch_size}")
-    if not (optimizer.lr > 0 and math.isfinite(optimizer.lr)):
-        raise ConfigError(f"the learning rate must be a positive number, got {optimizer.lr}")
+    if not (l2 >= 0 and math.isfinite(l2)):
+        raise ConfigError(f"l2 must be a number from 0 up, got {l2}")
     if tol is not None and not optimizer.full_batch:
         raise ConfigError(f"a tolerance needs a full-batch optimizer such as gd, not {optimizer.name}")
 

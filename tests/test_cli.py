@@ -1,0 +1,193 @@
+"""The command line as its users see it: whole jobs through mpiexec."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+FIELDS = """schema status stop_reason data model optimizer ranks nodes device dtype allreduce seed global_batch_size
+parameters train_loss test_loss test_accuracy metrics epochs iterations seconds samples_per_second rounds bytes_moved
+converged""".split()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A folder with small data files, good and bad."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 8)).astype(np.float32)
+    y = (x @ rng.normal(size=(8, 3))).argmax(1)
+    np.savez(folder / "good.npz", x=x, y=y)
+    np.savez(folder / "tiny.npz", x=x[:2], y=[0, 1])
+    np.savez(folder / "wide.npz", x=np.hstack([x, x]), y=y)
+    np.savez(folder / "short.npz", x=x, y=y[:-1])
+    np.savez(folder / "signed.npz", x=x, y=np.where(y > 0, 1, -1))
+    np.savez(folder / "values.npz", x=x, y=x @ rng.normal(size=8))
+    np.savez(folder / "objects.npz", x=np.array([{}, []], dtype=object), y=np.arange(2))
+    broken = x.copy()
+    broken[123, 4] = np.nan
+    np.savez(folder / "nan.npz", x=broken, y=y)
+    (folder / "empty.npz").write_bytes(b"")
+    (folder / "foreign.npz").write_text("rows, columns\n1, 2\n")
+    (folder / "truncated.npz").write_bytes((folder / "good.npz").read_bytes()[:5000])
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+    return folder
+
+
+def train(mpirun, ranks, *flags, **kwargs):
+    return mpirun(ranks, "-m", "distai_mpi", "train", *map(str, flags), **kwargs)
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_mnist_trains_without_flags_but_the_epochs(mpirun, tmp_path):
+    done = train(mpirun, 2, "--epochs", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/1" in done.stdout
+    assert "\x1b" not in done.stdout, "plain lines where there is no terminal"
+    result = result_of(tmp_path / "run")
+    assert set(FIELDS) <= set(result)
+    assert result["status"] == "completed"
+    assert result["test_accuracy"] > 0.94
+    assert (result["parameters"], result["ranks"], result["iterations"]) == (101770, 2, 235)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-10)])
+def test_losses_do_not_depend_on_the_number_of_ranks(mpirun, rows, tmp_path, dtype, tolerance):
+    losses = []
+    for ranks in (1, 2, 3, 4):
+        out = tmp_path / str(ranks)
+        flags = ("--data", rows / "good.npz", "--dtype", dtype, "--epochs", 4, "--global-batch-size", 32)
+        done = train(mpirun, ranks, *flags, "--lr", 0.05, "--out", out, "-q")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        result = result_of(out)
+        losses.append((result["train_loss"], result["test_loss"]))
+    np.testing.assert_allclose(losses, [losses[0]] * 4, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("flags", "metric"),
+    [
+        (("--model", "softmax", "--optimizer", "gd", "--lr", 1, "--max-iter", 200, "--tol", 1e-2), "accuracy"),
+        (("--model", "logistic", "--data", "signed.npz", "--shuffle", "local"), "accuracy"),
+        (("--model", "linear", "--data", "values.npz", "--lr", 0.05), "loss"),
+        (("--hidden", "16,8", "--activation", "tanh", "--no-bias", "--data", "x.npy,y.npy"), "accuracy"),
+        (("--optimizer", "sgd", "--batch-size", 8, "--allreduce", "ring", "--distribute", "scatter"), "accuracy"),
+    ],
+)  # fmt: skip
+def test_models_and_flags_go_together(mpirun, rows, tmp_path, flags, metric):
+    flags = flags if "--data" in flags else ("--data", "good.npz", *flags)
+    done = train(mpirun, 2, *flags, "--epochs", 20, "--l2", 1e-4, "--json", "-q", "--out", tmp_path, cwd=rows)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result == result_of(tmp_path)
+    if metric == "accuracy":
+        assert result["test_accuracy"] > 0.8
+    else:
+        assert result["test_accuracy"] is None
+        assert result["test_loss"] < 0.05
+
+
+def test_a_trained_model_is_evaluated_and_predicts(mpirun, rows, tmp_path):
+    folder = tmp_path / "run"
+    assert train(mpirun, 2, "--data", rows / "good.npz", "--epochs", 20, "--out", folder).returncode == 0
+    with np.load(folder / "model.npz", allow_pickle=False) as file:
+        assert file["layer1.weight"].shape == (8, 128)
+    done = mpirun(3, "-m", "distai_mpi", "evaluate", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    evaluated = json.loads(done.stdout.splitlines()[-1])
+    assert evaluated["count"] == 300
+    out = tmp_path / "labels.npy"
+    done = mpirun(3, "-m", "distai_mpi", "predict", str(folder), "--data", str(rows / "x.npy"), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert np.mean(np.load(out) == np.load(rows / "y.npy")) == pytest.approx(evaluated["accuracy"])
+    wide = mpirun(2, "-m", "distai_mpi", "evaluate", str(folder), "--data", str(rows / "wide.npz"))
+    assert wide.returncode != 0
+    assert "16 features" in wide.stderr
+
+
+def test_more_ranks_than_rows(mpirun, rows):
+    flags = ("--data", "tiny.npz", "--test-fraction", 0, "--shuffle", "local", "--epochs", 2)
+    assert train(mpirun, 4, *flags, cwd=rows).returncode == 0
+
+
+BAD = {
+    "missing file": (("--data", "none.npz"), "none.npz"),
+    "empty file": (("--data", "empty.npz"), "empty.npz"),
+    "truncated file": (("--data", "truncated.npz"), "truncated.npz"),
+    "foreign file": (("--data", "foreign.npz"), "foreign.npz"),
+    "pickled objects": (("--data", "objects.npz"), "pickle"),
+    "not a number": (("--data", "nan.npz"), "row 123"),
+    "x and y differ": (("--data", "short.npz"), "299"),
+    "test width": (("--data", "good.npz", "--test-data", "wide.npz"), "16"),
+    "labels for logistic": (("--data", "good.npz", "--model", "logistic"), "0 and 1"),
+    "labels for mlp": (("--data", "signed.npz"), "-1"),
+    "values for softmax": (("--data", "values.npz", "--model", "softmax"), "whole numbers"),
+    "unknown flag": (("--epoch", 3), "--epochs"),
+    "unknown model": (("--model", "forest"), "forest"),
+    "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
+    "unknown algorithm": (("--allreduce", "fast"), "fast"),
+    "batch size 0": (("--batch-size", 0), "batch-size"),
+    "two batch sizes": (("--batch-size", 8, "--global-batch-size", 8), "exclude"),
+    "rate": (("--lr", "nan"), "lr"),
+    "scatter and global": (("--distribute", "scatter", "--shuffle", "global"), "local"),
+    "diverging": (("--data", "values.npz", "--model", "linear", "--lr", 1e5), "--lr"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_message_and_leaves_nothing(mpirun, rows, tmp_path, case):
+    flags, word = BAD[case]
+    done = train(mpirun, 3, *flags, "-q", "--out", tmp_path / "run", cwd=rows, timeout=30)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if "distai-mpi: error:" in line]
+    assert len(errors) == 1, done.stderr
+    assert word in errors[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    if case != "diverging":
+        assert not (tmp_path / "run").exists()
+    else:
+        assert result_of(tmp_path / "run")["status"] == "diverged"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc"), reason="not available: a place closed to root")
+def test_an_output_folder_that_cannot_be_written(mpirun, rows):
+    done = train(mpirun, 2, "--data", "good.npz", "--out", "/proc/nowhere", cwd=rows)
+    assert done.returncode != 0
+    assert done.stderr.count("distai-mpi: error:") == 1
+    assert "/proc/nowhere" in done.stderr
+
+
+FAILING = """
+import sys
+from distai_mpi import Communicator, data, fit, models
+from distai_mpi.comm.launch import world
+from distai_mpi.train import Callback
+
+class Fail(Callback):
+    def on_step(self, run):
+        if run.comm.rank == 1 and run.iterations == 3:
+            raise RuntimeError("the dog ate it")
+
+with Communicator(world()) as comm:
+    train, _ = data.load(sys.argv[1], comm)
+    fit(models.MLP(train.features, 3), train, comm, epochs=10**6, callbacks=[Fail()])
+"""
+
+
+def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(mpirun, rows, tmp_path):
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING)
+    done = mpirun(3, str(program), str(rows / "good.npz"), timeout=30)
+    assert done.returncode != 0
+    assert "rank 1 of 3" in done.stderr
+    assert "the dog ate it" in done.stderr
+    assert "rank 0 of 3" not in done.stderr
