@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..errors import ConfigError
 from ..params import Ownership
 from . import failure, native, shared
-from .collectives import ALGORITHMS, Algorithm, Workspace
+from .collectives import ALGORITHMS, Algorithm
 from .wire import CHUNK_BYTES, Array, MPIWire
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from mpi4py import MPI

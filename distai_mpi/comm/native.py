@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .wire import Array, MPIWire
-
-if TYPE_CHECKING:
-    from .collectives import Workspace
+from .workspace import Workspace
 
 # Open MPI 5.0 on 2-4 ranks: from 1 MiB up `Reduce_scatter` took 1.5 to 4 times as long as one
 # `Reduce` per owner in pieces of 1 MiB, which need no large temporaries inside the library.

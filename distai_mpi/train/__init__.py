@@ -2,6 +2,7 @@
 
 from .callbacks import Callback
 from .evaluation import Evaluation, evaluate
-from .loop import Result, fit
+from .loop import fit
+from .run import Result
 
 __all__ = ["Callback", "Evaluation", "Result", "evaluate", "fit"]

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from .callbacks import Callback
-from .loop import Result, Run
+from .run import Result, Run
 
 REFRESH = 0.1  # seconds between two looks of the bar
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..models import FeedForward, save_model
 from .callbacks import Callback
-from .loop import Result, Run
+from .run import Result, Run
 
 SCHEMA = 1  # of result.json; grows when a field changes its meaning
 METRICS, RESULT, MODEL = "metrics.jsonl", "result.json", "model.npz"
