@@ -12,7 +12,7 @@ with Communicator(world()) as comm:
         train,
         comm,
         test=test,
-        optimizer=optim.Momentum(lr=0.1),
+        optimizer=optim.Momentum(lr=0.125),
         epochs=5,
         global_batch_size=256,
     )

@@ -40,6 +40,16 @@ def train(mpirun, ranks, *flags, **kwargs):
     return mpirun(ranks, "-m", "distai_mpi", "train", *map(str, flags), **kwargs)
 
 
+def test_the_flags_name_all_that_is_registered():
+    from distai_mpi import models, optim
+    from distai_mpi.cli import train as flags
+    from distai_mpi.comm import ALGORITHMS
+
+    assert set(flags.MODELS) == set(models.MODELS)
+    assert set(flags.OPTIMIZERS) == set(optim.OPTIMIZERS)
+    assert set(flags.ALGORITHMS) == set(ALGORITHMS)
+
+
 def result_of(folder):
     return json.loads((folder / "result.json").read_text())
 
@@ -134,6 +144,8 @@ BAD = {
     "unknown model": (("--model", "forest"), "forest"),
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
     "unknown algorithm": (("--allreduce", "fast"), "fast"),
+    "no GPU yet": (("--device", "gpu"), "--device gpu"),
+    "foreign to the model": (("--model", "softmax", "--hidden", 8), "--hidden"),
     "batch size 0": (("--batch-size", 0), "batch-size"),
     "two batch sizes": (("--batch-size", 8, "--global-batch-size", 8), "exclude"),
     "rate": (("--lr", "nan"), "lr"),

@@ -65,7 +65,11 @@ FRACTION = click.FloatRange(0, 1, max_open=True)
 @click.option("--dropout", type=FRACTION, help="Share of an mlp's hidden units dropped in training.  [default: 0.2]")
 @click.option("--bias/--no-bias", default=True, show_default=True, help="Whether layers have biases.")
 @click.option("--optimizer", "optimizer_name", type=click.Choice(OPTIMIZERS), default="momentum", show_default=True)
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Learning rate.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate.  [default: 0.125 for momentum, 0.1 for gd and sgd]",
+)
 @click.option("--momentum", type=FRACTION, help="Of the optimizer momentum.  [default: 0.9]")
 @click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]")
 @click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank.")
@@ -88,7 +92,7 @@ FRACTION = click.FloatRange(0, 1, max_open=True)
     show_default=True,
     help="How gradients are exchanged.",
 )
-@click.option("--device", type=click.Choice(["cpu", "auto"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "gpu", "auto"]), default="auto", show_default=True)
 @click.option("--out", metavar="DIR", help="Where metrics.jsonl, result.json and model.npz go.  [default: nowhere]")
 @click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -113,6 +117,8 @@ def check_settings(settings: dict[str, Any]) -> None:
     for flag in ("max_iter", "tol"):
         if settings[flag] is not None and optimizer != "gd":
             raise ConfigError(f"--{flag.replace('_', '-')} belongs to --optimizer gd, not {optimizer}; use --epochs")
+    if settings["device"] == "gpu":
+        raise ConfigError("--device gpu: this version trains on CPUs alone; use --device cpu or auto")
     if settings["global_batch_size"] and settings["batch_size"]:
         raise ConfigError("--global-batch-size and --batch-size exclude each other: give one")
     if optimizer == "gd" and (settings["global_batch_size"] or settings["batch_size"]):
@@ -143,6 +149,7 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
     model = models.build(name, training.labels, bias=settings["bias"], dtype=np.dtype(settings["dtype"]), **options)
     if test is not None:
         models.check_labels(name, test.labels, model.widths[-1])
+    optimizer = make_optimizer(settings)
     callbacks: list[Callback] = []
     fields = {"data": settings["data"], "model": name}
     if settings["out"]:
@@ -158,7 +165,7 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         training,
         comm,
         test=test,
-        optimizer=make_optimizer(settings),
+        optimizer=optimizer,
         epochs=settings["max_iter"] or settings["epochs"],
         global_batch_size=batch_size(settings, comm.size),
         l2=settings["l2"],
@@ -170,7 +177,7 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
     if result.status != "completed":
         raise ConfigError(
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
-            f" lower --lr (now {settings['lr']:g}) or scale the features"
+            f" lower --lr (now {optimizer.lr:g}) or scale the features"
         )
     if comm.rank == 0 and not settings["quiet"]:
         print(summary(result, comm.size, settings["out"]), flush=True)
@@ -180,8 +187,8 @@ def make_optimizer(settings: dict[str, Any]) -> Any:
     """The optimizer that the flags describe."""
     from ..optim import OPTIMIZERS
 
-    extra = {} if settings["momentum"] is None else {"momentum": settings["momentum"]}
-    return OPTIMIZERS[settings["optimizer_name"]](lr=settings["lr"], **extra)  # type: ignore[call-arg]
+    chosen = {name: settings[name] for name in ("lr", "momentum") if settings[name] is not None}
+    return OPTIMIZERS[settings["optimizer_name"]](**chosen)
 
 
 def batch_size(settings: dict[str, Any], ranks: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from ..errors import DistaiError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+# mpiexec passes on what a rank has written when it next looks, and drops what is left when the job is aborted
+FORWARDING_SECONDS = 0.3
 
 Failure = tuple[type[DistaiError], str]
 
@@ -70,6 +74,7 @@ def install_abort_hook(comm: MPI.Intracomm) -> None:
             # one write, so that the lines of ranks that fail together stay whole
             sys.stderr.write("".join(f"{mark}{line}\n" for line in text.splitlines()))
             sys.stderr.flush()
+            time.sleep(FORWARDING_SECONDS)
         finally:
             comm.Abort(130 if interrupted else 1)
         raise SystemExit(1)  # not reached

@@ -84,7 +84,7 @@ class Momentum:
     Sutskever et al. 2013, equation 1); both agree while the rate is constant.
     """
 
-    lr: float = 0.1
+    lr: float = 0.125
     momentum: float = 0.9
     name: ClassVar[str] = "momentum"
     full_batch: ClassVar[bool] = False
