@@ -15,7 +15,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["distai_mpi", "distai_mpi.*"]),
-    package_data={"distai_mpi": ["py.typed"], "distai_mpi.data": ["*.npz", "*.txt", "*.md"]},
+    package_data={"distai_mpi": ["py.typed"], "distai_mpi.data": ["*.npz", "*.md"]},
     install_requires=[
         "mpi4py>=4.0",
         "numpy>=1.26",

@@ -13,6 +13,8 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     Numba keeps the cache beside the source or, where that is read-only, in the user's cache folder (or in
     NUMBA_CACHE_DIR).  Where neither can be written it refuses; here the kernel is compiled anew then.
+    The cache follows the kernel's own file: after a change to a function that another file's kernels inline
+    (`mix64`), remove the __pycache__ folders.
     Ranks that compile the same kernel at once replace each other's cache files whole.
     """
 

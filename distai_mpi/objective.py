@@ -8,6 +8,7 @@ the global weight, so that ranks may hold different numbers of rows, or none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -62,16 +63,15 @@ class Objective:
         local = Sums(0.0, 0.0)
         for batch in self.loader.sequential():
             local += self.model.loss(w, batch)
-        loss, weight = self.comm.sum(local).tolist()
-        return loss / weight + self.penalty(w)
+        return self.mean(w, local)[0]
 
     def value_and_grad(self, w: Array, grad: Array) -> float:
         """f(w), and its gradient into ``grad``; both shape (layout.size,) and replicated."""
         local = self.sums_and_grad(w, self.loader.sequential(), grad)
-        loss, weight = self.comm.sum(local).tolist()
+        value, weight = self.mean(w, local)
         self.reduce_grad(w, grad, weight)
         self.comm.allgather(grad, self.owners, self.algorithm)
-        return loss / weight + self.penalty(w)
+        return value
 
     def sums_and_grad(self, w: Array, batches: Iterable[Batch], grad: Array) -> Sums:
         """Sums of losses over ``batches``, and the gradient of the first into ``grad``; local to the rank."""
@@ -106,13 +106,33 @@ class Objective:
                     owned[part] += l2 * w_owned[part]
         return owned
 
-    def penalty(self, w: Array) -> float:
-        """½ l2 ‖w‖² over slots with decay, summed in float64; ``w`` is replicated."""
-        if not self.l2:
-            return 0.0
-        total = 0.0
-        for start, stop in self.model.layout.decay_ranges(0, self.model.layout.size):
-            for i in range(start, stop, BLOCK):
-                part = w[i : min(i + BLOCK, stop)].astype(np.float64)
-                total += float(part @ part)
-        return 0.5 * self.l2 * total
+    def mean(self, w: Array, local: Sums) -> tuple[float, float]:
+        """The mean of the ranks' ``local`` sums plus the penalty at ``w``, and the global weight; the same everywhere.
+
+        Each rank adds up the penalty of its own slice: one reduced sum, the same bits on all ranks.
+        """
+        loss, weight, square = self.comm.sum([*local, self._owned_square(w)]).tolist()
+        return loss / weight + 0.5 * self.l2 * square, weight
+
+    def norm(self, owned: Array) -> float:
+        """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""
+        return math.sqrt(self.comm.sum([_square(owned) if self._counts else 0.0])[0])
+
+    @property
+    def _counts(self) -> bool:
+        """Whether this rank's slice belongs to sums over slices: of replicated ones rank 0's alone does."""
+        return self.comm.rank == 0 or not self.owners.replicated
+
+    def _owned_square(self, w: Array) -> float:
+        """‖w‖² over the slots with decay in the owned slice."""
+        owned = w[self.mine]
+        return sum(_square(owned[start:stop]) for start, stop in self._decay) if self._counts else 0.0
+
+
+def _square(x: Array) -> float:
+    """x·x, summed in float64 block by block; local."""
+    total = 0.0
+    for start in range(0, x.size, BLOCK):
+        part = x[start : start + BLOCK].astype(np.float64)
+        total += float(part @ part)
+    return total

@@ -32,6 +32,11 @@ def rows(tmp_path_factory):
     (folder / "foreign.npz").write_text("rows, columns\n1, 2\n")
     (folder / "truncated.npz").write_bytes((folder / "good.npz").read_bytes()[:5000])
     np.save(folder / "x.npy", x)
+    (folder / "header.npy").write_bytes((folder / "x.npy").read_bytes().replace(b"'descr'", b"'descr(("))
+    np.savez_compressed(folder / "packed.npz", x=x, y=y)
+    packed = bytearray((folder / "packed.npz").read_bytes())
+    packed[60:200] = b"\xff" * 140
+    (folder / "damaged.npz").write_bytes(packed)
     np.save(folder / "y.npy", y)
     return folder
 
@@ -82,6 +87,17 @@ def test_losses_do_not_depend_on_the_number_of_ranks(mpirun, rows, tmp_path, dty
     np.testing.assert_allclose(losses, [losses[0]] * 4, rtol=tolerance)
 
 
+def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks(mpirun):
+    results = []
+    for ranks in (1, 2, 3, 4):
+        done = train(mpirun, ranks, "--dtype", "float64", "--epochs", 1, "--json", "-q")
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    for name in ("train_loss", "test_loss"):
+        np.testing.assert_allclose([r[name] for r in results], results[0][name], rtol=1e-10)
+    assert {r["test_accuracy"] for r in results} == {results[0]["test_accuracy"]}
+
+
 @pytest.mark.parametrize(
     ("flags", "metric"),
     [
@@ -113,6 +129,10 @@ def test_a_trained_model_is_evaluated_and_predicts(mpirun, rows, tmp_path):
     done = mpirun(3, "-m", "distai_mpi", "evaluate", str(folder), "--json")
     assert done.returncode == 0, done.stderr
     evaluated = json.loads(done.stdout.splitlines()[-1])
+    assert (evaluated["rows"], evaluated["count"]) == ("test", 30), "the rows that training held back"
+    assert evaluated["loss"] == pytest.approx(result_of(folder)["test_loss"], rel=1e-5)
+    done = mpirun(3, "-m", "distai_mpi", "evaluate", str(folder), "--data", str(rows / "good.npz"), "--json")
+    evaluated = json.loads(done.stdout.splitlines()[-1])
     assert evaluated["count"] == 300
     out = tmp_path / "labels.npy"
     done = mpirun(3, "-m", "distai_mpi", "predict", str(folder), "--data", str(rows / "x.npy"), "--out", str(out))
@@ -123,9 +143,30 @@ def test_a_trained_model_is_evaluated_and_predicts(mpirun, rows, tmp_path):
     assert "16 features" in wide.stderr
 
 
-def test_more_ranks_than_rows(mpirun, rows):
-    flags = ("--data", "tiny.npz", "--test-fraction", 0, "--shuffle", "local", "--epochs", 2)
-    assert train(mpirun, 4, *flags, cwd=rows).returncode == 0
+@pytest.mark.parametrize("flags", [(), ("--test-fraction", 0, "--shuffle", "local"), ("--distribute", "scatter")])
+def test_more_ranks_than_rows(mpirun, rows, flags):
+    done = train(mpirun, 4, "--data", "tiny.npz", "--epochs", 2, *flags, cwd=rows)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_batch_size_of_a_rank_makes_the_global_one(mpirun, rows):
+    done = train(mpirun, 3, "--data", "good.npz", "--batch-size", 8, "--epochs", 1, "--json", "-v", cwd=rows)
+    assert json.loads(done.stdout.splitlines()[-1])["global_batch_size"] == 24
+    assert "model mlp: 8 → 128 → 3" in done.stdout
+
+
+def test_bytes_are_scaled_as_in_training_whatever_their_shape(mpirun, tmp_path):
+    rng = np.random.default_rng(0)
+    images, y = rng.integers(0, 256, (200, 4, 4), dtype=np.uint8), rng.integers(0, 3, 200)
+    np.savez(tmp_path / "images.npz", x=images, y=y)
+    np.savez(tmp_path / "rows.npz", x=images.reshape(200, 16), y=y)
+    flags = ("--data", "images.npz", "--epochs", 2, "--out", "run")
+    assert train(mpirun, 2, *flags, cwd=tmp_path).returncode == 0
+    losses = []
+    for name in ("images.npz", "rows.npz"):
+        done = mpirun(1, "-m", "distai_mpi", "evaluate", "run", "--data", name, "--json", cwd=tmp_path)
+        losses.append(json.loads(done.stdout.splitlines()[-1])["loss"])
+    assert losses[0] == losses[1]
 
 
 BAD = {
@@ -140,6 +181,13 @@ BAD = {
     "labels for logistic": (("--data", "good.npz", "--model", "logistic"), "0 and 1"),
     "labels for mlp": (("--data", "signed.npz"), "-1"),
     "values for softmax": (("--data", "values.npz", "--model", "softmax"), "whole numbers"),
+    "damaged header": (("--data", "header.npy,y.npy"), "header.npy"),
+    "damaged archive": (("--data", "damaged.npz"), "damaged.npz"),
+    "diverging in the last step": (
+        ("--data", "values.npz", "--model", "linear", "--optimizer", "gd", "--max-iter", 1, "--lr", 1e38),
+        "--lr",
+    ),
+    "tolerance": (("--optimizer", "gd", "--tol", "nan"), "tol"),
     "unknown flag": (("--epoch", 3), "--epochs"),
     "unknown model": (("--model", "forest"), "forest"),
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
@@ -164,7 +212,7 @@ def test_bad_input_gives_one_message_and_leaves_nothing(mpirun, rows, tmp_path, 
     assert word in errors[0]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    if case != "diverging":
+    if not case.startswith("diverging"):
         assert not (tmp_path / "run").exists()
     else:
         assert result_of(tmp_path / "run")["status"] == "diverged"
@@ -193,6 +241,24 @@ with Communicator(world()) as comm:
     train, _ = data.load(sys.argv[1], comm)
     fit(models.MLP(train.features, 3), train, comm, epochs=10**6, callbacks=[Fail()])
 """
+
+
+EXITING = """
+import sys
+from distai_mpi import Communicator
+from distai_mpi.comm.launch import world
+
+with Communicator(world()) as comm:
+    if comm.rank == 1:
+        sys.exit(3)
+    comm.barrier()
+"""
+
+
+def test_a_rank_that_exits_alone_ends_the_job(mpirun, tmp_path):
+    program = tmp_path / "exiting.py"
+    program.write_text(EXITING)
+    assert mpirun(3, str(program), timeout=30).returncode != 0
 
 
 def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(mpirun, rows, tmp_path):

@@ -19,6 +19,7 @@ LONGEST = 450  # lines of a module
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "jit": set(),
+    "files": {"errors"},
     "params": set(),
     "backend": {"errors"},
     "comm": {"params", "errors"},
@@ -27,11 +28,24 @@ LAYERS: dict[str, set[str]] = {
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
     "data": {"perf.machine", "params", "errors", "backend", "jit"},
-    "models": {"data", "params", "errors", "backend", "jit"},
+    "models": {"data", "params", "errors", "backend", "jit", "files"},
     "optim": {"params", "errors", "jit"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "backend"},
-    "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend"},
-    "cli": {"", "train", "optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend"},
+    "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend", "files"},
+    "cli": {
+        "",
+        "train",
+        "optim",
+        "objective",
+        "models",
+        "data",
+        "perf",
+        "comm",
+        "params",
+        "errors",
+        "backend",
+        "files",
+    },
     "__main__": {"cli"},
     "": {"train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
 }

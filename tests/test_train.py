@@ -8,9 +8,9 @@ from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import fit, models, optim
 from distai_mpi.comm import ALGORITHMS
-from distai_mpi.data import Batch, Permutation
+from distai_mpi.data import Batch, Dataset, Permutation, from_local
 from distai_mpi.data.streams import stream_key
-from distai_mpi.errors import ConfigError
+from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.train import Callback
 
 mpi = pytest.mark.mpi
@@ -211,3 +211,75 @@ def test_a_users_own_model_trains(comm):
     assert result.w[0] == pytest.approx(y.mean(), rel=1e-10)
     assert result.test_loss == pytest.approx(0.5 * y.var(), rel=1e-9)
     assert result.test_accuracy is None
+
+
+class Weighty(Mean):
+    """Its rows weigh 10 each."""
+
+    def loss(self, w, batch):
+        loss, rows = super().loss(w, batch)
+        return 10 * loss, 10 * rows
+
+
+@mpi
+def test_weights_that_training_would_ignore_are_refused(comm):
+    x, y = make_rows(kind="value")
+    with pytest.raises(ConfigError, match="weight"):
+        fit(Weighty(), whole_share(x, y, comm), comm)
+    with pytest.raises(DataError, match="weights"):
+        Dataset(x, y, weight=np.ones(len(y)))
+
+
+@mpi
+def test_real_targets_reach_a_model_that_says_nothing_of_them(comm):
+    x, y = make_rows(kind="value")
+    model = Mean()
+    del model.target_dtype
+    result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.GradientDescent(0.5), epochs=60)
+    assert result.w[0] == pytest.approx(y.mean(), rel=1e-10)
+
+
+@mpi
+@pytest.mark.parametrize(
+    ("model", "kind", "word"),
+    [
+        (lambda: models.MLP(6, 2), "class", "labels 0 to 1"),
+        (lambda: models.MLP(6, 3), "value", "whole numbers"),
+        (lambda: models.Logistic(6), "class", "0 and 1"),
+        (lambda: models.Linear(5), "value", "5"),
+    ],
+)
+def test_data_that_does_not_fit_the_model_is_refused_before_any_kernel_sees_it(comm, model, kind, word):
+    x, y = make_rows(kind=kind)
+    with pytest.raises(DataError, match=word):
+        fit(model(), whole_share(x, y, comm), comm)
+    x, y = make_rows(kind={"value": "value", "class": "binary"}[kind])
+    wrong = make_rows(features=7)
+    with pytest.raises(DataError):
+        fit(model(), whole_share(x, y, comm), comm, test=whole_share(*wrong, comm))
+
+
+@mpi
+@pytest.mark.parametrize("model", [lambda: models.Linear(6), lambda: models.MLP(6, 3, dropout=0.0)])
+def test_a_run_that_diverges_in_its_last_step_says_so(comm, model):
+    x, y = make_rows(kind="value" if isinstance(model(), models.Linear) else "class")
+    result = fit(model(), whole_share(x, y, comm), comm, optimizer=optim.GradientDescent(1e38), epochs=1)
+    assert result.status == "diverged"
+    assert result.train_loss is None
+
+
+@mpi
+def test_rows_that_ranks_hold_already(comm):
+    x, y = make_rows()
+    counts = uneven(len(y), comm.size)
+    start = sum(counts[: comm.rank])
+    mine = slice(start, start + counts[comm.rank])
+    share = from_local(Dataset(x[mine], y[mine]), comm)
+    assert share.counts == tuple(counts)
+    assert share.labels.classes == 3
+    result = fit(models.Softmax(6, 3), share, comm, epochs=3, global_batch_size=SIZE)
+    assert result.status == "completed"
+    broken = x.copy()
+    broken[-1, 2] = np.nan  # on the last rank alone
+    with pytest.raises(DataError, match="nan"):
+        from_local(Dataset(broken[mine], y[mine]), comm)

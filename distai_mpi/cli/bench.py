@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 @click.group(name="bench")
 def command() -> None:
-    """Measure this machine; every benchmark starts its own ranks."""
+    """Measure training on this machine; every benchmark starts its own ranks."""
 
 
 @command.command(context_settings={"ignore_unknown_options": True})
@@ -56,8 +56,11 @@ def train(
     """
     if launch.launcher().size > 1:
         raise ConfigError("bench train starts its own ranks: run it without a launcher, with --ranks N")
+    from ..files import check_writable, write_whole
     from ..perf.compare import Contender, run_in_turn, sgemm_peak
 
+    if json_file:
+        check_writable(json_file)
     ours = Contender("distai-mpi", ours_command(ranks, launcher, flags))
     peers = [Contender(text, text) for text in against]
     load = os.getloadavg()[0]
@@ -78,15 +81,15 @@ def train(
     }
     show(report)
     if json_file:
-        with open(json_file, "w") as file:
-            json.dump(report, file, indent=2)
+        text = json.dumps(report, indent=2) + "\n"
+        write_whole(json_file, lambda file: file.write(text.encode()))
 
 
 def ours_command(ranks: int, launcher: str | None, flags: tuple[str, ...]) -> list[str]:
     """The command that trains on ``ranks`` ranks and prints its result as JSON."""
     program = [sys.executable, "-m", "distai_mpi", "train", "--json", "-q", *flags]
     if launcher:
-        return [*shlex.split(launcher.format(ranks=ranks)), *program]
+        return [*shlex.split(launcher.replace("{ranks}", str(ranks))), *program]
     beside = os.path.join(os.path.dirname(sys.executable), "mpiexec")
     mpiexec = beside if os.path.exists(beside) else shutil.which("mpiexec")
     if mpiexec is None:

@@ -31,18 +31,23 @@ def command(model_path: str, data: str | None, rows: str | None, as_json: bool) 
 
 def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_json: bool) -> None:
     """Load, evaluate and print; collective."""
-    from .. import data, models
+    from .. import data
     from ..train.evaluation import evaluate as evaluate_rows
     from ..train.evaluation import make_loader
 
     model, w, extra = load_model(comm, model_path)
-    name = name or str(extra["data"])
-    training, test = data.load(name, comm, test_fraction=0)
+    if name is None and not extra.get("data"):
+        raise DataError(f"{model_path}: the model does not tell what it was trained on; give --data")
+    if name is None:
+        name, split = extra["data"], {"test": extra["test_data"], "test_fraction": extra["test_fraction"]}
+        training, test = data.load(name, comm, seed=extra["seed"], **split)
+    else:
+        training, test = data.load(name, comm, test_fraction=0)
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")
-    check_width(model, share.features, name)
-    models.check_labels(models.to_config(model)["model"], share.labels, model.widths[-1])
+    share = scaled(share, extra)
+    model.check_data(share.labels)
     result = evaluate_rows(model, w, make_loader(model, share, comm), comm)
     if comm.rank != 0:
         return
@@ -64,7 +69,11 @@ def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
     return loaded
 
 
-def check_width(model: Any, features: int, name: str | None) -> None:
-    """Raise `DataError` unless rows of ``features`` features fit the model."""
-    if features != model.widths[0]:
-        raise DataError(f"{name}: rows have {features} features, but the model takes {model.widths[0]}")
+def scaled(share: Any, extra: dict[str, Any]) -> Any:
+    """``share`` with bytes among its features scaled as in training, whatever the shape they come in."""
+    from dataclasses import replace
+
+    scale = extra.get("byte_scale")
+    if scale is None or share.dataset.x.dtype != "uint8":
+        return share
+    return replace(share, dataset=replace(share.dataset, scale=scale))

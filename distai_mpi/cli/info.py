@@ -6,11 +6,15 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from ..comm import launch
 from ..perf import machine
+
+if TYPE_CHECKING:
+    from ..comm import Communicator
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def command() -> None:
     mpi_comm = launch.world(check=False)  # a world that does not fit is what this command is asked about
     from ..comm import Communicator
 
-    with Communicator(mpi_comm) as comm, machine.limited_blas(comm.node.size):
+    with Communicator(mpi_comm) as comm, machine.limited_blas(comm.node.size, node_cpus(comm)):
         ranks: list[Facts] = comm.allgather_object(gather(comm.node.ranks[0]))
         if comm.rank == 0 and (comm.size > 1 or started.rank == 0):
             lines = [
@@ -52,6 +56,12 @@ def command() -> None:
                 click.echo(f"{label:12}{text}")
             for text in find_trouble(ranks, started):
                 click.echo(f"warning: {text}")
+
+
+def node_cpus(comm: Communicator) -> int:
+    """CPUs that the ranks of this node may use together; collective."""
+    masks = comm.allgather_object(machine.affinity())
+    return len(set().union(*(masks[rank] for rank in comm.node.ranks)))
 
 
 def gather(node: int) -> Facts:
@@ -131,11 +141,13 @@ def find_trouble(ranks: Sequence[Facts], started: launch.Launcher) -> list[str]:
     for members in _by_node(ranks).values():
         first = ranks[members[0]]
         threads = sum(ranks[rank].threads for rank in members)
-        if threads > first.cores and threads > len(members):
+        usable = len(set().union(*(ranks[rank].mask for rank in members)))
+        cores = max(1, int(min(first.cores, first.quota, usable)))
+        if threads > cores and threads > len(members):
             found.append(
                 f"{first.host}: {threads} BLAS threads of {_count(len(members), 'rank')} on "
-                f"{_count(first.cores, 'core')}: unset OMP_NUM_THREADS and its like, or set it to "
-                f"{max(1, first.cores // len(members))}"
+                f"{_count(cores, 'core')}: unset OMP_NUM_THREADS and its like, or set it to "
+                f"{max(1, cores // len(members))}"
             )
         for mask in sorted({ranks[rank].mask for rank in members}):
             inside = [rank for rank in members if set(ranks[rank].mask) <= set(mask)]

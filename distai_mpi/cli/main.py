@@ -24,7 +24,7 @@ COMMANDS = {
     "train": "Train a model; without flags, the MNIST MLP.",
     "evaluate": "Loss and accuracy of a trained model on a data set.",
     "predict": "Write a trained model's predictions.",
-    "bench": "Measure collectives and training on this machine.",
+    "bench": "Measure training on this machine, beside other programs.",
     "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",
 }
 USER_ERROR = 2
@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(_usage(error), started.rank)
     except (click.Abort, KeyboardInterrupt):
+        if not launch.leave_together():
+            launch.abort(INTERRUPTED)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
 
@@ -108,8 +110,8 @@ def _report(message: str, rank: int) -> int:
     """
     if rank == 0:
         print(f"distai-mpi: error: {message}", file=sys.stderr, flush=True)
-    elif not launch.running():
-        time.sleep(1.0)  # nothing else to wait on before MPI starts
+    elif not launch.connected():
+        time.sleep(1.0)  # there is nothing else to wait on
     if not launch.leave_together():
         if rank > 0:
             print(f"distai-mpi: error: rank {rank}: {message}", file=sys.stderr, flush=True)

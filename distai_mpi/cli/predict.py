@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..comm import launch
+from ..errors import DataError
 
 
 @click.command()
@@ -27,26 +28,26 @@ def command(model_path: str, data: str, out: str) -> None:
 
 def predict(comm: Any, model_path: str, name: str, out: str) -> None:
     """Load, predict and write; collective."""
-    import os
-
     import numpy as np
 
     from .. import data
+    from ..files import check_writable, write_whole
     from ..train.evaluation import make_loader
-    from .evaluate import check_width, load_model
+    from .evaluate import load_model, scaled
 
-    model, w, _ = load_model(comm, model_path)
-    share = data.load_features(name, comm)
-    check_width(model, share.features, name)
+    with comm.agreed():
+        if comm.rank == 0:
+            check_writable(out)
+    model, w, extra = load_model(comm, model_path)
+    share = scaled(data.load_features(name, comm), extra)
+    if share.features != model.widths[0]:
+        raise DataError(f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}")
     parts = [model.predict(w, batch.x) for batch in make_loader(model, share, comm).sequential()]
     mine = np.concatenate(parts) if parts else np.empty(0, model.target_dtype)
     predicted = np.empty(share.rows if comm.rank == 0 else 0, mine.dtype)
     comm.gatherv(mine, share.counts, predicted if comm.rank == 0 else None)
     with comm.agreed():
         if comm.rank == 0:
-            temporary = f"{out}.tmp"
-            with open(temporary, "wb") as file:
-                np.save(file, predicted)
-            os.replace(temporary, out)
+            write_whole(out, lambda file: np.save(file, predicted))
     if comm.rank == 0:
         print(f"{share.rows:,} predictions → {out}", flush=True)

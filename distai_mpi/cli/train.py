@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -117,6 +118,10 @@ def check_settings(settings: dict[str, Any]) -> None:
     for flag in ("max_iter", "tol"):
         if settings[flag] is not None and optimizer != "gd":
             raise ConfigError(f"--{flag.replace('_', '-')} belongs to --optimizer gd, not {optimizer}; use --epochs")
+    if settings["out"] == "":
+        raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
+    if settings["quiet"] and settings["verbose"]:
+        raise ConfigError("-q and -v exclude each other: give one")
     if settings["device"] == "gpu":
         raise ConfigError("--device gpu: this version trains on CPUs alone; use --device cpu or auto")
     if settings["global_batch_size"] and settings["batch_size"]:
@@ -127,14 +132,10 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 def train(comm: Any, settings: dict[str, Any]) -> None:
     """Load, build, fit and report; collective."""
-    import numpy as np
+    from .. import data
+    from ..train import fit
 
-    from .. import data, models
-    from ..train import Callback, fit
-    from ..train.progress import progress
-    from ..train.report import ResultFiles, ResultLine
-
-    shares = data.load(
+    training, test = data.load(
         settings["data"],
         comm,
         test=settings["test_data"],
@@ -143,23 +144,10 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
     )
-    training, test = shares
-    name = settings["model_name"]
-    options = {flag: settings[flag] for flag in ("hidden", "activation", "dropout") if settings[flag] is not None}
-    model = models.build(name, training.labels, bias=settings["bias"], dtype=np.dtype(settings["dtype"]), **options)
-    if test is not None:
-        models.check_labels(name, test.labels, model.widths[-1])
+    model = make_model(settings, training.labels)
     optimizer = make_optimizer(settings)
-    callbacks: list[Callback] = []
-    fields = {"data": settings["data"], "model": name}
-    if settings["out"]:
-        callbacks.append(ResultFiles(settings["out"], fields, {"data": settings["data"]}))
-    if comm.rank == 0 and not settings["quiet"]:
-        callbacks.append(progress(launch.on_terminal()))
-    if settings["as_json"]:
-        callbacks.append(ResultLine(fields))
-    if settings["verbose"]:
-        describe(comm, model, training, settings)
+    if settings["verbose"] and comm.rank == 0:
+        describe(model, training, settings)
     result = fit(
         model,
         training,
@@ -172,15 +160,58 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         seed=settings["seed"],
         allreduce=settings["allreduce"],
         tol=settings["tol"],
-        callbacks=callbacks,
+        callbacks=make_callbacks(settings, training.dataset, comm.rank),
     )
     if result.status != "completed":
         raise ConfigError(
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
             f" lower --lr (now {optimizer.lr:g}) or scale the features"
         )
-    if comm.rank == 0 and not settings["quiet"]:
+    if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         print(summary(result, comm.size, settings["out"]), flush=True)
+
+
+def make_model(settings: dict[str, Any], labels: Any) -> Any:
+    """The model that the flags describe, for data with these labels."""
+    import numpy as np
+
+    from .. import models
+
+    options = {flag: settings[flag] for flag in ("hidden", "activation", "dropout") if settings[flag] is not None}
+    dtype = np.dtype(settings["dtype"])
+    return models.build(settings["model_name"], labels, bias=settings["bias"], dtype=dtype, **options)
+
+
+def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int) -> list[Any]:
+    """What watches the run: files, and on rank 0 the bar or lines."""
+    from ..train.progress import progress
+    from ..train.report import ResultFiles, ResultLine
+
+    callbacks: list[Any] = []
+    fields = {"data": settings["data"], "model": settings["model_name"]}
+    if settings["out"]:
+        byte_scale = float(dataset.scale) if dataset.x.dtype == "uint8" else None
+        kept = {
+            "data": absolute(settings["data"]),
+            "test_data": absolute(settings["test_data"]),
+            "test_fraction": settings["test_fraction"],
+            "seed": settings["seed"],
+            "byte_scale": byte_scale,
+        }
+        callbacks.append(ResultFiles(settings["out"], fields, kept))
+    if rank == 0 and not settings["quiet"]:
+        callbacks.append(progress(launch.on_terminal()))
+    if settings["as_json"]:
+        callbacks.append(ResultLine(fields))
+    return callbacks
+
+
+def absolute(name: str | None) -> str | None:
+    """The name of data as it is understood in any folder."""
+    if name is None or name == "mnist":
+        return name
+    parts = [name] if os.path.exists(name) else name.split(",")
+    return ",".join(os.path.abspath(part) for part in parts)
 
 
 def make_optimizer(settings: dict[str, Any]) -> Any:
@@ -198,10 +229,8 @@ def batch_size(settings: dict[str, Any], ranks: int) -> int:
     return settings["global_batch_size"] or 256
 
 
-def describe(comm: Any, model: Any, training: Any, settings: dict[str, Any]) -> None:
+def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
     """Print what is about to happen and what each rank holds."""
-    if comm.rank != 0:
-        return
     print(f"model {settings['model_name']}: {' → '.join(map(str, model.widths))}, {model.layout.size:,} parameters")
     print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.delivery}")
     print(f"shuffle {training.shuffle}, rows by rank: {', '.join(f'{count:,}' for count in training.counts)}")

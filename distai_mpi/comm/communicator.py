@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ..errors import ConfigError
 from ..params import Ownership
-from . import failure, native, shared
+from . import failure, launch, native, shared
 from .collectives import ALGORITHMS, Algorithm
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
@@ -74,6 +74,10 @@ class Communicator:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind is None:  # after an error other ranks may not come: freeing would wait for them
             self.free()
+        elif not issubclass(kind, Exception):  # this rank exits, which no hook sees
+            done = isinstance(error, SystemExit) and error.code in (None, 0)
+            if not launch.leave_together(30.0 if done else 3.0):
+                launch.abort(1)
 
     def free(self) -> None:
         """Give back the shared arrays, which must not be used after, and the communicator.  Twice is harmless."""
@@ -214,11 +218,11 @@ class Communicator:
 
     # --- memory
 
-    def empty(self, size: int, dtype: DTypeLike, shared: bool = False) -> Array:
-        """Make a vector of ``size`` zeros that starts on a page.
+    def empty(self, size: int, dtype: DTypeLike, shared: bool = True) -> Array:
+        """Make a vector of ``size`` zeros that starts on a page; collective where it is ``shared``.
 
-        Memory shared by the node is not given out yet: with ``shared`` the
-        vector is private too, as it must be where the node cannot share.
+        Memory shared by the node is not given out yet: the vector is private
+        in either case, as it must be where the node cannot share.
         """
         dtype = np.dtype(dtype)
         if size == 0:
@@ -228,6 +232,8 @@ class Communicator:
     def node_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """Make one uninitialised array per node that all its ranks read and write, until `free`.
 
+        After `free`, as at the end of a ``with`` block, the memory is gone: touching the array then
+        ends the process.
         Writes are seen by the others after a `barrier`.  Raises MemoryError on
         all ranks where any node has too little shared memory.
         """

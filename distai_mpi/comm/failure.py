@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import DistaiError
+from ..errors import ConfigError, DistaiError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -29,7 +29,8 @@ def agreed(exchange: Callable[[Failure | None], list[Failure | None]]) -> Iterat
 
     ``exchange`` hands one object per rank to all ranks.  `DistaiError` keeps
     its class; `OSError` and `MemoryError` become plain `DistaiError`.  The
-    message is that of the lowest failing rank, named unless all ranks failed.
+    message is that of the lowest failing rank, which is named unless all ranks
+    failed or the error is a `ConfigError`.
     Other exceptions are bugs and leave at once: they abort the job.
     No collective may be called inside, for a failed rank would not join it.
     """
@@ -42,7 +43,8 @@ def agreed(exchange: Callable[[Failure | None], list[Failure | None]]) -> Iterat
     failed = [rank for rank, failure in enumerate(failures) if failure is not None]
     if failed:
         kind, message = failures[failed[0]]  # type: ignore[misc]
-        raise kind(message if len(failed) == len(failures) else f"rank {failed[0]}: {message}") from error
+        everywhere = len(failed) == len(failures) or issubclass(kind, ConfigError)  # a setting is no rank's own
+        raise kind(message if everywhere else f"rank {failed[0]}: {message}") from error
 
 
 def _describe(error: Exception) -> Failure:

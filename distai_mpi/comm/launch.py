@@ -78,7 +78,10 @@ ONE_NODE_SETTINGS = {"OMPI_MCA_btl": "^ofi", "OMPI_MCA_mtl": "^ofi", "OMPI_MCA_o
 def prepare_environment() -> None:
     """Set what MPI reads from the environment when it starts; a user's own settings win."""
     os.environ.setdefault("HOME", os.path.expanduser("~"))  # in an empty environment Open MPI fails for want of it
-    if launcher().one_node:
+    started = launcher()
+    if started.name == "none":
+        os.environ.setdefault("OMPI_MCA_btl", "self")  # a single process has nobody to share a segment with
+    if started.one_node:
         for name, value in ONE_NODE_SETTINGS.items():
             os.environ.setdefault(name, value)
 
@@ -86,8 +89,10 @@ def prepare_environment() -> None:
 def world(check: bool = True) -> Any:
     """Start MPI if it has not been started, and return ``MPI.COMM_WORLD``.
 
-    An exception that nothing catches will from now on abort the whole job.  Raises `ConfigError` where the
-    launcher started several processes that MPI does not connect, unless told not to ``check``.
+    An exception that nothing catches will from now on abort the whole job.  (So does ``sys.exit`` with an
+    error inside a Communicator's ``with`` block; elsewhere a rank that leaves alone is waited for.)  Raises
+    `ConfigError` where the launcher started several processes that MPI does not connect, unless ``check``
+    is false.
     """
     prepare_environment()
     from mpi4py import MPI
@@ -157,9 +162,10 @@ def abort(status: int) -> None:
         MPI.COMM_WORLD.Abort(status)
 
 
-def running() -> bool:
-    """Whether MPI is running in this process."""
-    return _running_mpi() is not None
+def connected() -> bool:
+    """Whether MPI is running and has brought this process together with others."""
+    MPI = _running_mpi()
+    return MPI is not None and MPI.COMM_WORLD.size > 1
 
 
 def _running_mpi() -> Any:

@@ -46,6 +46,8 @@ class Dataset:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.weight is not None:
+            raise DataError("weights of rows are not supported yet; leave weight None")
         for name in ("x", "y"):
             object.__setattr__(self, name, _read_only(getattr(self, name), name))
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -63,11 +65,6 @@ class Dataset:
     def features(self) -> int:
         """Number of features of a row."""
         return self.x.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of features and labels."""
-        return self.x.nbytes + self.y.nbytes
 
 
 def _read_only(values: Array, name: str) -> Array:

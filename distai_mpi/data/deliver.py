@@ -105,7 +105,8 @@ def _filled(
                     for start, values in array.chunks(chunk):
                         target[start : start + len(values)] = values
             continue
-        passing = None if comm.rank in holders else np.empty((min(chunk, array.rows), array.width), array.dtype)
+        with comm.agreed():
+            passing = None if comm.rank in holders else np.empty((min(chunk, array.rows), array.width), array.dtype)
         for start, values in _root_chunks(array, comm, chunk):
             stop = min(start + chunk, array.rows)
             part = target[start:stop] if passing is None else passing[: stop - start]

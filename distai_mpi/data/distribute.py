@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,11 +21,12 @@ from .labels import merge, summarize
 from .partition import stretch
 from .permutation import Permutation
 from .share import Delivery, Share, Shuffle, from_local
-from .sources import ArrayFile, Source
+from .sources import Source
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 16 << 20  # read and sent at a time
+ENDS_BYTES = 64 << 10  # of a file that are compared to tell whether two ranks see the same
 MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at most 1/4 of the memory left
 
 
@@ -102,19 +104,20 @@ def load_features(data: str | os.PathLike, comm: Any, chunk_bytes: int = CHUNK_B
         DataError: the same on all ranks.
     """
     array = _at_root(comm, lambda: find_features(data))
+    visible = _see_alike([array.path], comm)
+    if not all(visible):
+        raise DataError(
+            f"{array.path}: rank {visible.index(False)} does not see this file, or sees another one of that name;"
+            " put it where all nodes see it"
+        )
     start, stop = stretch(array.rows, comm.size, comm.rank)
-    x = np.empty((stop - start, array.width), array.dtype)
     with comm.agreed():
+        x = np.empty((stop - start, array.width), array.dtype)
         array.take(np.arange(start, stop), x, deliver.rows_per_chunk(array, chunk_bytes))
         bad = first_not_finite(x)
         if bad is not None:
-            raise not_finite(array, start + bad[0], bad[1], bad[2])
+            raise array.not_finite(start + bad[0], *bad[1:])
     return from_local(Dataset(x, np.zeros(stop - start, np.int8), scale=array.scale), comm, str(data))
-
-
-def not_finite(array: ArrayFile, row: int, column: int, value: float) -> DataError:
-    """The error about a NaN or an infinity in a file."""
-    return array.error(f"holds {value} in row {row}, column {column} (counted from 0); mend or remove that row")
 
 
 def _check_choices(distribute: str | None, shuffle: str | None, test_fraction: float) -> None:
@@ -139,8 +142,8 @@ def _at_root(comm: Any, work: Callable[[], T]) -> T:
             outcome = work()
         except DistaiError as error:
             outcome = error
-        except OSError as error:
-            outcome = DataError(str(error))
+        except (OSError, MemoryError) as error:
+            outcome = DataError(str(error) or "not enough memory")
     outcome = comm.bcast_object(outcome)
     if isinstance(outcome, DistaiError):
         raise outcome
@@ -148,10 +151,26 @@ def _at_root(comm: Any, work: Callable[[], T]) -> T:
 
 
 def _who_sees(sources: Sequence[Source], comm: Any) -> list[bool]:
-    """For each rank, whether it sees the files that rank 0 sees, told by their lengths."""
-    files = sorted(set().union(*(source.files for source in sources)))
-    lengths = comm.allgather_object([os.path.getsize(file) if os.path.exists(file) else None for file in files])
-    return [seen == lengths[0] for seen in lengths]
+    """For each rank, whether it sees the files that rank 0 sees."""
+    return _see_alike(sorted(set().union(*(source.files for source in sources))), comm)
+
+
+def _see_alike(files: Sequence[str], comm: Any) -> list[bool]:
+    """For each rank, whether ``files`` are there the same as on rank 0, told by `_fingerprint`."""
+    seen = comm.allgather_object([_fingerprint(file) for file in files])
+    return [prints == seen[0] for prints in seen]
+
+
+def _fingerprint(path: str) -> tuple[int, int] | None:
+    """Length of a file, and a checksum of its two ends (of an .npz: where the checksums of its arrays stand)."""
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            head = file.read(ENDS_BYTES)
+            file.seek(max(0, size - ENDS_BYTES))
+            return size, zlib.crc32(file.read(ENDS_BYTES), zlib.crc32(head))
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -176,8 +195,9 @@ class _Dealer:
         brought = [bring(source, division) for source, division in zip(self.sources, divisions, strict=True)]
         for source, division, (dataset, delivery) in zip(self.sources, divisions, brought, strict=True):
             self._check_values(source, division, dataset, shuffle)
-            for which in range(len(division.sets)):
-                shares.append(self._share(division, which, dataset, shuffle, delivery))
+            sets = [self._share(division, i, dataset, shuffle, delivery) for i in range(len(division.sets))]
+            labels = merge(share.labels for share in sets)  # a split may leave a class to one of the two sets alone
+            shares += [replace(share, labels=replace(labels, rows=share.rows)) for share in sets]
         return shares[0], shares[1] if len(shares) > 1 else None
 
     def _divisions(self, shuffle: Shuffle) -> list[Division]:
@@ -227,7 +247,7 @@ class _Dealer:
         everywhere = [bad for part in self.comm.allgather_object(found) for bad in part]
         if everywhere:
             array, row, column, value = min(everywhere, key=lambda bad: (bad[0].name, bad[1:3]))
-            raise not_finite(array, row, column, value)
+            raise array.not_finite(row, column, value)
 
     def _share(self, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery) -> Share:
         """Set ``which`` as this rank holds it."""

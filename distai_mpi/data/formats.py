@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,7 +175,7 @@ def _archive(path: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zip
             if any(name == "indptr" or name.endswith("_indptr") for name in members):
                 raise DataError(f"{path}: holds a sparse matrix; sparse data is not supported yet, only dense arrays")
             yield archive, members
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, zlib.error) as error:
         raise DataError(f"{path}: damaged or truncated .npz file ({error}); copy it again") from None
 
 
@@ -185,7 +186,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayFile:
         with archive.open(info) as file:
             shape, fortran, dtype = read_npy_header(file)
             header = file.tell()
-    except (ValueError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, RuntimeError, zlib.error) as error:
         raise DataError(f"{path}: {name} cannot be read ({error}); save the file again with numpy.savez") from None
     offset = None
     if info.compress_type == zipfile.ZIP_STORED:

@@ -71,6 +71,9 @@ class Loader:
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = share.shuffle == "local"
         self._start = share.starts[rank] if self._local else 0
+        self._alike = tuple(
+            Counter(share.counts).items()
+        )  # even shards are of two lengths, however many ranks there are
         self._reserve(min(self.block_rows, share.rows))
 
     def _reserve(self, rows: int) -> None:
@@ -98,10 +101,9 @@ class Loader:
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.share.rows, self.global_batch_size
-        alike = Counter(self.share.counts).items()  # even shards are of two lengths, however many ranks there are
         for step in range(steps):
             if self._local:
-                rows = sum(ranks * (n * (step + 1) // steps - n * step // steps) for n, ranks in alike)
+                rows = sum(ranks * (n * (step + 1) // steps - n * step // steps) for n, ranks in self._alike)
                 start, stop = stretch(self.share.counts[self.rank], steps, step)
             else:
                 first = step * size

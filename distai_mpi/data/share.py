@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from ..errors import DataError
+from .checks import first_not_finite
 from .dataset import Dataset
 from .labels import LabelSummary, merge, summarize
 from .partition import even
@@ -31,7 +32,7 @@ class Share:
         counts: rows of each rank; under the global shuffle those that it evaluates.
         rank: the rank that holds this.
         shuffle: whether rows go to any rank in each epoch, or stay with theirs.
-        labels: summary of the labels of all rows of the set; replicated.
+        labels: summary of the labels of the file's rows (`LabelSummary.rows` counts those of the set); replicated.
         order: the order of the file's rows that was drawn once, for a split or for shards.
         first: place in ``order`` of the set's first row.
         delivery: how rows came here: ``read`` (mapped or read from the file), ``scatter`` (sent
@@ -64,11 +65,6 @@ class Share:
         """Place in the set of each rank's first row."""
         return (0, *accumulate(self.counts))[:-1]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that ``dataset`` takes (once per node when mapped or delivered to the node)."""
-        return self.dataset.nbytes
-
 
 def whole(dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data") -> Share:
     """A share of a ``dataset`` that every rank holds whole, under the global shuffle; no collective."""
@@ -82,8 +78,13 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
     ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.
 
     Raises:
-        DataError: the ranks' rows have different numbers of features; on all ranks.
+        DataError: ranks hold rows of different widths, or a value is not finite; on all ranks.
     """
+    with comm.agreed():
+        for label, values in (("x", dataset.x), ("y", dataset.y.reshape(-1, 1))):
+            bad = first_not_finite(values)
+            if bad is not None:
+                raise DataError(f"{name}: {label} holds {bad[2]} in row {bad[0]}, column {bad[1]} (counted from 0)")
     parts = comm.allgather_object(summarize(dataset.y, dataset.features))
     widths = sorted({part.features for part in parts})
     if len(widths) > 1:

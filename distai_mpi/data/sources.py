@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -60,6 +61,10 @@ class ArrayFile:
     def error(self, message: str) -> DataError:
         """A DataError that names file and array."""
         return DataError(f"{self.path}: {self.name} {message}")
+
+    def not_finite(self, row: int, column: int, value: float) -> DataError:
+        """The DataError about a NaN or an infinity."""
+        return self.error(f"holds {value} in row {row}, column {column} (counted from 0); mend or remove that row")
 
     @property
     def rows(self) -> int:
@@ -178,10 +183,13 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         ValueError: it is no such file, or its type is not one of plain numbers.
     """
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
+    try:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)
+        if version == (2, 0):
+            return np.lib.format.read_array_header_2_0(file)
+    except (SyntaxError, TypeError, tokenize.TokenError) as error:  # NumPy parses the header as Python
+        raise ValueError(f"unreadable header: {error}") from None
     raise ValueError(f"version {version} of the .npy format is for named fields, which are not numbers")
 
 

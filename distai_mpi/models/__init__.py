@@ -1,7 +1,7 @@
 """Models over one flat parameter vector, and how to build one by name."""
 
 from .base import Model, Sums
-from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, check_labels, from_config, to_config
+from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, from_config, to_config
 from .feedforward import FeedForward
 from .losses import LOSSES, Loss
 from .storage import load_model, save_model
@@ -18,7 +18,6 @@ __all__ = [
     "Softmax",
     "Sums",
     "build",
-    "check_labels",
     "from_config",
     "load_model",
     "save_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,14 +27,14 @@ class Sums(NamedTuple):
         return Sums(self.loss + other[0], self.weight + other[1])
 
 
-@runtime_checkable
 class Model(Protocol):
     """The least that a model has to offer; a user's own class needs no base class.
 
     Losses and gradients are sums over the rows of the batch, times their weights, and never
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
-    Optional, used when present: ``score`` and ``sgd_step`` (see `FeedForward`), and ``target_dtype``, the
-    dtype of ``batch.y`` (int64 labels where it is absent).
+    Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`), and
+    ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
+    others in ``dtype``.  Parameters are handed out read-only, but for ``sgd_step``.
     """
 
     layout: Layout

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..data import LabelSummary
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from .feedforward import FeedForward
 from .losses import LOGISTIC, SOFTMAX, SQUARED
-
-MAX_CLASSES = 1_000_000  # more than that is a column of numbers taken for labels
 
 
 class Linear(FeedForward):
@@ -69,26 +67,10 @@ def build(name: str, labels: LabelSummary, **settings: Any) -> FeedForward:
     """
     if name not in MODELS:
         raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
-    check_labels(name, labels)
+    {"linear": SQUARED, "logistic": LOGISTIC}.get(name, SOFTMAX).check_labels(labels)
     if name in ("softmax", "mlp"):
         settings["classes"] = labels.classes
     return MODELS[name](labels.features, **settings)
-
-
-def check_labels(name: str, labels: LabelSummary, classes: int | None = None) -> None:
-    """Raise `DataError` unless the model called ``name`` can train on ``labels``, or test ``classes`` on them."""
-    found = f"labels run from {labels.low:g} to {labels.high:g}"
-    if not labels.integral:
-        found += " and are not whole numbers"
-    if name == "logistic" and not (labels.zero_one or labels.plus_minus):
-        raise DataError(f"model logistic needs labels 0 and 1, or -1 and 1, but {found}; softmax takes more classes")
-    if name in ("softmax", "mlp"):
-        if labels.classes is None:
-            raise DataError(f"model {name} needs labels 0, 1, ..., classes - 1, but {found}; linear takes real values")
-        if classes is None and labels.classes > MAX_CLASSES:
-            raise DataError(f"model {name} would have {labels.classes:,} classes ({found}); linear takes real values")
-        if classes is not None and labels.classes > classes:
-            raise DataError(f"the model knows labels 0 to {classes - 1}, but {found}")
 
 
 def to_config(model: FeedForward) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Batch
+from ..data import Batch, LabelSummary
 from ..data.streams import stream_key
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..params import Layout
 from .base import Sums
 from .losses import Loss
@@ -114,6 +114,15 @@ class FeedForward:
             w[slot.start : slot.stop] = rng.uniform(-limit, limit, slot.shape).ravel()
         return w
 
+    def check_data(self, labels: LabelSummary) -> None:
+        """Raise `DataError` unless rows with these ``labels`` and so many features fit the model.
+
+        The kernels index by label without a check, so this comes before any of them.
+        """
+        if labels.features != self.widths[0]:
+            raise DataError(f"rows have {labels.features} features, but the model takes {self.widths[0]}")
+        self.loss_function.check_labels(labels, self.widths[-1])
+
     def loss_and_grad(self, w: Array, batch: Batch, grad: Array) -> Sums:
         """Overwrite ``grad`` with the gradient, at ``w``, of Σ weight · loss over the rows of ``batch``.
 
@@ -174,7 +183,9 @@ class FeedForward:
         """One-sample SGD over the rows of ``batch`` in turn: w ← w - rate · (gradient + l2 · w), in place.
 
         The same updates as one `loss_and_grad` and one step for each row, without forming the
-        gradient; inputs that are zero cost nothing.  The losses are those before each update.
+        gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Updates are
+        rounded into w one by one: where they fall below its last bit they are lost, which the
+        optimizers' compensated sums avoid.  The losses are those before each update.
         """
         kernels = _kernels()
         code = ACTIVATIONS[self.activation]

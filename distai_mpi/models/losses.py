@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data import LabelSummary
+from ..errors import DataError
+
 Array = Any
+MAX_CLASSES = 1_000_000  # more than that is a column of numbers taken for labels
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,21 @@ class Loss:
     def target_dtype(self, dtype: np.dtype) -> np.dtype:
         """The dtype in which targets are handed to the model: int64 labels, or values in ``dtype``."""
         return np.dtype(np.int64) if self.classifies else np.dtype(dtype)
+
+    def check_labels(self, labels: LabelSummary, outputs: int | None = None) -> None:
+        """Raise `DataError` unless ``labels`` fit this loss, and a model of so many ``outputs``."""
+        found = f"labels run from {labels.low:g} to {labels.high:g}"
+        if not labels.integral:
+            found += " and are not whole numbers"
+        if self.name == "logistic" and not (labels.zero_one or labels.plus_minus):
+            raise DataError(f"logistic loss needs labels 0 and 1, or -1 and 1, but {found}; softmax takes more classes")
+        if self.name == "softmax":
+            if labels.classes is None:
+                raise DataError(f"softmax needs labels 0, 1, ..., classes - 1, but {found}; linear takes real values")
+            if outputs is None and labels.classes > MAX_CLASSES:
+                raise DataError(f"softmax would have {labels.classes:,} classes ({found}); linear takes real values")
+            if outputs is not None and labels.classes > outputs:
+                raise DataError(f"the model knows labels 0 to {outputs - 1}, but {found}")
 
     def right(self, outputs: Array, y: Array) -> Array:
         """Which rows, shape (rows,), bool, get the label ``y``; none where targets are values."""

@@ -4,40 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import tokenize
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from .builtin import from_config, to_config
+from ..files import write_whole
+from .base import Model
+from .builtin import MODELS, from_config, to_config
 from .feedforward import FeedForward
 
 Array = Any
 DESCRIPTION = "config"  # the member that describes the model; the others bear the names of slots
 
 
-def save_model(path: str, model: FeedForward, w: Array, extra: dict[str, Any] | None = None) -> None:
-    """Write ``model`` with parameters ``w``, shape (layout.size,), to ``path``; whole or not at all.
+def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None = None) -> None:
+    """Write the parameters ``w`` of ``model``, shape (layout.size,), to ``path``; whole or not at all.
 
-    ``extra`` holds plain JSON values to keep beside the model's own description.
+    Only the models known by name come back with `load_model`; those of others are plain named
+    arrays.  ``extra`` holds plain JSON values to keep beside the model's own description.
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
-    description = json.dumps(to_config(model) | {"extra": extra or {}})
+    known = isinstance(model, FeedForward) and type(model) in MODELS.values()
+    description = json.dumps((to_config(model) if known else {"model": None}) | {"extra": extra or {}})  # type: ignore[arg-type]
     members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(w))}
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        np.savez(file, **members)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, lambda file: np.savez(file, **members))
 
 
 def load_model(path: str) -> tuple[FeedForward, Array, dict[str, Any]]:
-    """The model in a file of `save_model`, its parameters, shape (layout.size,), and what was kept beside them.
+    """The model in a file of `save_model`, its parameters, shape (layout.size,), read-only, and the extra values.
 
     Raises:
         DataError: the file is missing, damaged, or no model of this package.
     """
+    if not os.path.exists(path):
+        raise DataError(f"{path}: there is no such file; give what 'distai-mpi train --out' wrote")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a model file of distai-mpi, or damaged")
     try:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(str(file[DESCRIPTION]))
@@ -46,12 +54,11 @@ def load_model(path: str) -> tuple[FeedForward, Array, dict[str, Any]]:
             w = np.empty(model.layout.size, model.dtype)
             for name, view in model.layout.views(w).items():
                 view[...] = _checked(file[name], view)
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no such file; give a model.npz that 'distai-mpi train --out' wrote"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError) as error:
         raise DataError(f"{path}: not a model file of distai-mpi, or damaged ({error})") from None
+    except (SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:  # what damaged archives raise
+        raise DataError(f"{path}: not a model file of distai-mpi, or damaged ({error})") from None
+    w.flags.writeable = False
     return model, w, extra
 
 

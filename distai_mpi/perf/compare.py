@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DistaiError
+from .machine import user_environment
 
 RATE_NAMES = ("samples_per_second", "samples_per_s")  # under which a program may print its rate
 LAUNCHER_VARIABLES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPI_LOCAL")
@@ -56,24 +58,31 @@ def run(command: Sequence[str] | str, timeout: float) -> tuple[float, dict[str, 
         DistaiError: it fails, takes longer than ``timeout`` seconds, or prints no rate.
     """
     shown = command if isinstance(command, str) else " ".join(command)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
+    environment = {k: v for k, v in user_environment().items() if not k.startswith(LAUNCHER_VARIABLES)}
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             shell=isinstance(command, str),
             env=environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        raise DistaiError(f"{shown}: not done after {timeout:g} s; give it more with --timeout") from None
     except OSError as error:
         raise DistaiError(f"{shown}: cannot be started ({error.strerror})") from None
-    if done.returncode != 0:
-        raise DistaiError(f"{shown}: ended with status {done.returncode}: {shorten(done.stderr)}")
-    found = find_rate(done.stdout)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)  # a shell's children and a launcher's ranks with it
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise DistaiError(f"{shown}: not done after {timeout:g} s; give it more with --timeout") from None
+        raise
+    if process.returncode != 0:
+        raise DistaiError(f"{shown}: ended with status {process.returncode}: {shorten(errors)}")
+    found = find_rate(output)
     if found is None:
         raise DistaiError(f"{shown}: printed no JSON object with {' or '.join(RATE_NAMES)}")
     return found
@@ -93,8 +102,9 @@ def find_rate(output: str) -> tuple[float, dict[str, Any]] | None:
         except ValueError:
             continue
         for name in RATE_NAMES:
-            if isinstance(fields, dict) and isinstance(fields.get(name), int | float):
-                return float(fields[name]), fields
+            rate = fields.get(name) if isinstance(fields, dict) else None
+            if isinstance(rate, int | float) and rate > 0:
+                return float(rate), fields
     return None
 
 

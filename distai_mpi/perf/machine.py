@@ -13,7 +13,7 @@ CPUS = Path("/sys/devices/system/cpu")
 # What a user sets to choose BLAS threads himself, and what we set for him.
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 USER_VARIABLES = ("OMP_NUM_THREADS", *BLAS_VARIABLES)
-_set_here = False  # whether BLAS_VARIABLES hold our own choice
+_set_here: set[str] = set()  # the variables that hold our own choice
 
 
 def affinity() -> tuple[int, ...]:
@@ -119,7 +119,12 @@ def blas_threads(
 
 def chosen_by_user() -> bool:
     """Whether the environment sets the number of BLAS threads, other than by `set_blas_threads`."""
-    return any(os.environ.get(name) for name in USER_VARIABLES) and not _set_here
+    return any(user_environment().get(name) for name in USER_VARIABLES)
+
+
+def user_environment() -> dict[str, str]:
+    """The environment without what `set_blas_threads` has set, for programs started from here."""
+    return {name: value for name, value in os.environ.items() if name not in _set_here}
 
 
 def set_blas_threads(ranks_on_node: int) -> None:
@@ -128,24 +133,28 @@ def set_blas_threads(ranks_on_node: int) -> None:
     A BLAS starts its threads when it is loaded, so the environment is the place.  Numba's own thread pool gets
     the same size.  For a BLAS that is already loaded use `limited_blas`.
     """
-    global _set_here
     if chosen_by_user():
         return
-    _set_here = True
     threads = str(blas_threads(ranks_on_node))
-    os.environ.update(dict.fromkeys(BLAS_VARIABLES, threads))
-    os.environ.setdefault("NUMBA_NUM_THREADS", threads)
+    for name in (*BLAS_VARIABLES, "NUMBA_NUM_THREADS"):
+        if name in _set_here or name not in os.environ:
+            os.environ[name] = threads
+            _set_here.add(name)
 
 
 @contextlib.contextmanager
-def limited_blas(ranks_on_node: int) -> Iterator[int | None]:
-    """Hold the BLAS already loaded to this process's share of threads; yields it, None if the user has chosen."""
+def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int | None]:
+    """Hold the BLAS already loaded to this process's share of threads; yields it, None if the user has chosen.
+
+    ``cpus`` counts the CPUs that the node's ranks may use together, where these are fewer than its cores.
+    """
     if chosen_by_user():
         yield None
         return
     from threadpoolctl import threadpool_limits
 
-    threads = blas_threads(ranks_on_node)
+    cores = physical_cores()
+    threads = blas_threads(ranks_on_node, cores=cores if cpus is None else min(cores, cpus))
     with threadpool_limits(threads, user_api="blas"):
         yield threads
 

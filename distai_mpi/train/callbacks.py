@@ -26,3 +26,6 @@ class Callback:
 
     def on_end(self, run: Run, result: Result) -> None:
         """After the last epoch."""
+
+    def on_close(self) -> None:
+        """However the run ends, last, on an error too; must not communicate."""

@@ -36,7 +36,7 @@ def make_loader(model: Model, share: Share, comm: Communicator, global_batch_siz
         global_batch_size=global_batch_size,
         seed=seed,
         dtype=model.dtype,
-        target_dtype=getattr(model, "target_dtype", np.int64),
+        target_dtype=getattr(model, "target_dtype", np.int64 if share.labels.integral else model.dtype),
     )
 
 
@@ -49,7 +49,7 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator) -> Eval
     loss, weight, correct = comm.sum(totals).tolist()
     if weight == 0:
         return Evaluation(None, None)
-    classifies = loader.target_dtype.kind == "i"
+    classifies = loader.target_dtype.kind == "i"  # where targets are values, right and wrong mean nothing
     return Evaluation(loss / weight, correct / weight if classifies else None)
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data import Loader, Share
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..models import Model, Sums
 from ..objective import Objective
 from ..optim import FirstOrder, Momentum
-from ..perf.machine import limited_blas
+from ..perf.machine import affinity, limited_blas
 from .callbacks import Callback
 from .evaluation import evaluate, make_loader
 from .run import Result, Run
@@ -60,29 +60,45 @@ def fit(
     """
     optimizer = Momentum() if optimizer is None else optimizer
     _check(data, optimizer, epochs, global_batch_size, l2, tol)
+    _check_rows(model, data, "training")
+    if test is not None:
+        _check_rows(model, test, "test")
+    masks = comm.allgather_object(affinity())
+    cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
     batch_size = data.rows if optimizer.full_batch else global_batch_size
-    with limited_blas(comm.node.size), np.errstate(over="ignore", invalid="ignore"):  # the loss tells of both
-        loader = make_loader(model, data, comm, batch_size, seed)
-        test_loader = make_loader(model, test, comm) if test else None
-        objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
-        start = model.init(np.random.default_rng(seed))
-        run = Run(objective, optimizer, epochs, start, measures_norm=tol is not None)
-        run.warm_up()
+    try:
+        with limited_blas(comm.node.size, cpus), np.errstate(over="ignore", invalid="ignore"):  # the loss tells of both
+            loader = make_loader(model, data, comm, batch_size, seed)
+            test_loader = make_loader(model, test, comm) if test else None
+            with comm.agreed():
+                start = model.init(np.random.default_rng(seed))
+            objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
+            run = Run(objective, optimizer, epochs, start, measures_norm=tol is not None)
+            del start  # a copy of the parameters that nobody needs
+            return _run(run, test_loader, callbacks, tol)
+    finally:
         for callback in callbacks:
-            callback.on_start(run)
-        result = Result(run.w)
-        rounds, sent = comm.rounds, comm.bytes_sent
-        first_norm = None
-        while run.epoch < epochs and result.status == "completed" and not result.converged:
-            run.sums = Sums(0.0, 0.0)
-            _train_epoch(run, callbacks)
-            first_norm = run.gradient_norm if first_norm is None else first_norm
-            _close_epoch(run, result, test_loader, callbacks)
-            if tol is not None and result.status == "completed":
-                result.converged = run.gradient_norm <= tol * first_norm
-        _finish(run, result, rounds, sent)
-        for callback in callbacks:
-            callback.on_end(run, result)
+            callback.on_close()
+
+
+def _run(run: Run, test_loader: Loader | None, callbacks: Sequence[Callback], tol: float | None) -> Result:
+    """All epochs, until the tolerance is met or the loss is lost."""
+    run.warm_up()
+    for callback in callbacks:
+        callback.on_start(run)
+    result = Result(run.w)
+    rounds, sent = run.comm.rounds, run.comm.bytes_sent
+    first_norm = None
+    while run.epoch < run.epochs and result.status == "completed" and not result.converged:
+        run.sums = Sums(0.0, 0.0)
+        _train_epoch(run, callbacks)
+        first_norm = run.gradient_norm if first_norm is None else first_norm
+        _close_epoch(run, result, test_loader, callbacks)
+        if tol is not None and result.status == "completed":
+            result.converged = run.gradient_norm <= tol * first_norm
+    _finish(run, result, rounds, sent)
+    for callback in callbacks:
+        callback.on_end(run, result)
     return result
 
 
@@ -94,7 +110,7 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback]) -> None:
         for callback in callbacks:
             callback.on_step(run)
     run.comm.barrier()
-    run.seconds += time.perf_counter() - began
+    run.seconds += run.comm.bcast_object(time.perf_counter() - began)
     run.epoch += 1
 
 
@@ -109,19 +125,33 @@ def _check(
         raise ConfigError(f"the global batch size must be at least 1, got {global_batch_size}")
     if not (l2 >= 0 and math.isfinite(l2)):
         raise ConfigError(f"l2 must be a number from 0 up, got {l2}")
+    if tol is not None and not 0 < tol < math.inf:
+        raise ConfigError(f"the tolerance (tol) must be a positive number, got {tol}")
     if tol is not None and not optimizer.full_batch:
         raise ConfigError(f"a tolerance needs a full-batch optimizer such as gd, not {optimizer.name}")
 
 
+def _check_rows(model: Model, share: Share, which: str) -> None:
+    """Raise `DataError` if the model can tell that the rows do not fit it."""
+    if hasattr(model, "check_data"):
+        try:
+            model.check_data(share.labels)
+        except DataError as error:
+            raise DataError(f"{share.name}, {which} rows: {error}") from None
+
+
 def _close_epoch(run: Run, result: Result, test_loader: Loader | None, callbacks: Sequence[Callback]) -> None:
     """Sum the epoch's losses, evaluate, and tell the callbacks; every rank sees the same numbers."""
-    loss, weight = run.comm.sum(run.sums).tolist()
-    running = loss / weight + run.objective.penalty(run._w)
+    running, weight = run.objective.mean(run._w, run.sums)
+    if not math.isclose(weight, run.loader.share.rows, rel_tol=1e-9):
+        raise ConfigError(
+            f"the model gives {run.loader.share.rows:,} rows the weight {weight:g}; only 1 a row is supported"
+        )
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     if not math.isfinite(running):
         result.status, result.stop_reason = "diverged", "loss is not finite"
     if test_loader is not None:
-        test = evaluate(run.objective.model, run._w, test_loader, run.comm)
+        test = evaluate(run.objective.model, run.w, test_loader, run.comm)
         record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
         result.test_loss, result.test_accuracy = test.loss, test.accuracy
     record |= {"seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
@@ -138,7 +168,10 @@ def _finish(run: Run, result: Result, rounds: int, sent: int) -> None:
     result.rounds = run.comm.rounds - rounds
     sent = run.comm.bytes_sent - sent
     result.bytes_moved = int(run.comm.sum([sent])[0])
-    result.seconds = max(run.comm.allgather_object(run.seconds))
+    result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds
     if result.status == "completed":
-        result.train_loss = run.objective.value(run._w)
+        result.train_loss = run.objective.value(run.w)
+        if not math.isfinite(result.train_loss):
+            result.train_loss = None
+            result.status, result.stop_reason = "diverged", "loss is not finite"

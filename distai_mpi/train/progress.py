@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from .callbacks import Callback
-from .run import Result, Run
+from .run import Run
 
 REFRESH = 0.1  # seconds between two looks of the bar
 
@@ -37,8 +37,11 @@ class Bar(Callback):
     cost a message a step.
     """
 
+    _progress: Any = None
+
     def on_start(self, run: Run) -> None:
         """Draw the empty bar."""
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -47,7 +50,10 @@ class Bar(Callback):
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, transient=True)
+        console = Console()
+        # a launcher may end the process at any moment: a hidden cursor would then stay hidden
+        console.show_cursor = lambda show=True: False  # type: ignore[method-assign]
+        self._progress = Progress(*columns, console=console, transient=True)
         self._progress.start()
         total = run.epochs * run.loader.share.rows
         self._task = self._progress.add_task("epoch 1", total=total, rate="")
@@ -73,9 +79,10 @@ class Bar(Callback):
         self._progress.console.print(epoch_line(record, run.epochs), highlight=False)
         self._looked, self._rows = time.perf_counter(), run.rows
 
-    def on_end(self, run: Run, result: Result) -> None:
+    def on_close(self) -> None:
         """Take the bar away."""
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.stop()
 
 
 def progress(terminal: bool) -> Callback:

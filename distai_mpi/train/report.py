@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from typing import Any
 
 from ..errors import ConfigError
-from ..models import FeedForward, save_model
+from ..files import check_writable, write_whole
+from ..models import save_model
 from .callbacks import Callback
 from .run import Result, Run
 
@@ -36,12 +36,12 @@ class ResultFiles(Callback):
         """
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
         except OSError as error:
             raise ConfigError(
-                f"--out {self.folder}: cannot write there ({error.strerror}); name a folder of your own"
+                f"--out {self.folder}: cannot be made ({error.strerror}); name a folder of your own"
             ) from None
+        for name in (METRICS, RESULT, MODEL):
+            check_writable(self._path(name))
 
     def on_start(self, run: Run) -> None:
         """Clear what an earlier run left, so that the files in the folder belong together."""
@@ -57,17 +57,21 @@ class ResultFiles(Callback):
         """Append a line to metrics.jsonl."""
         with run.comm.agreed():
             if run.comm.rank == 0:
-                with open(self._path(METRICS), "a") as file:
-                    file.write(json.dumps(finite(record)) + "\n")
+                try:
+                    with open(self._path(METRICS), "a") as file:
+                        file.write(json.dumps(finite(record)) + "\n")
+                except OSError as error:
+                    raise ConfigError(f"{self._path(METRICS)}: cannot be written ({error.strerror})") from None
 
     def on_end(self, run: Run, result: Result) -> None:
         """Write the model of a completed run, and result.json last."""
         model = run.objective.model
         with run.comm.agreed():
             if run.comm.rank == 0:
-                if result.status == "completed" and isinstance(model, FeedForward):
+                if result.status == "completed":
                     save_model(self._path(MODEL), model, result.w, self.extra)
-                write_json(self._path(RESULT), result_fields(run, result, self.settings))
+                text = json.dumps(result_fields(run, result, self.settings), indent=2) + "\n"
+                write_whole(self._path(RESULT), lambda file: file.write(text.encode()))
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -132,14 +136,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0:
         return None
     return value
-
-
-def write_json(path: str, fields: dict[str, Any]) -> None:
-    """Write ``fields`` to ``path``; whole or not at all."""
-    temporary = f"{path}.tmp"
-    with open(temporary, "w") as file:
-        json.dump(fields, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

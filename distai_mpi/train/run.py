@@ -33,7 +33,7 @@ class Result:
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
         converged: whether the tolerance was met; None where none was set.
         epochs, iterations: epochs and optimizer steps made.
-        seconds: time spent training, without compilation and evaluation, on the slowest rank.
+        seconds: time spent training, between barriers, without compilation and evaluation.
         samples_per_second: rows of all ranks trained on in a second of that time.
         rounds: collective calls made while training.
         bytes_moved: bytes that all ranks together sent in them.
@@ -86,14 +86,14 @@ class Run:
     def step(self, rows: int, batches: Iterable[Batch]) -> None:
         """One update from a global batch of ``rows`` rows, of which ``batches`` are this rank's.
 
-        The owned slice goes into a second buffer, and the two are swapped when it is whole:
-        whoever holds ``w`` never sees a half of one step and a half of the next.
+        The owned slice goes into a second buffer, and the two are swapped when it is whole: until
+        the step after the next, whoever holds ``w`` sees no half-updated parameters.
         """
         objective, mine = self.objective, self.objective.mine
-        sums = objective.sums_and_grad(self._w, batches, self._grad)
+        sums = objective.sums_and_grad(self.w, batches, self._grad)
         owned = objective.reduce_grad(self._w, self._grad, rows)
         if self._measures_norm:
-            self.gradient_norm = self._norm(owned)
+            self.gradient_norm = objective.norm(owned)
         self.optimizer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
         self.comm.allgather(self._w_next, objective.owners, objective.algorithm)
         self._w, self._w_next = self._w_next, self._w
@@ -108,11 +108,6 @@ class Run:
         self.sums += sums
         self.rows += rows
         self.iterations += steps
-
-    def _norm(self, owned: Array) -> float:
-        """The gradient's norm; a replicated slice is every rank's own, so that it is not summed again."""
-        square = float(np.sum(np.square(owned, dtype=np.float64)))
-        return math.sqrt(square if self.objective.owners.replicated else self.comm.sum([square])[0])
 
     def steps(self) -> Iterator[None]:
         """Take the steps of the current epoch, yielding after each (or after several that a model fused)."""
@@ -135,15 +130,19 @@ class Run:
         )
 
     def warm_up(self) -> None:
-        """Compile and load everything that a step needs, without changing anything but scratch arrays."""
-        model, w = self.objective.model, self._w_next
-        w[:] = self._w
-        for _, batches in self.loader.epoch(0):
-            self.objective.sums_and_grad(w, batches, self._grad)
-            break
-        if self.fuses():
-            for batch in self.loader.blocks(0, FUSED_ROWS):
-                model.sgd_step(w, batch, self.optimizer.lr, self.objective.l2)  # type: ignore[attr-defined]
+        """Compile and load everything that a step needs, without changing anything but scratch arrays.
+
+        A row of zeros stands in for the model's rows: a rank whose first step is empty compiles too.
+        """
+        objective, loader, w = self.objective, self.loader, self._w_next
+        for _, batches in loader.epoch(0):
+            for _ in batches:
                 break
-        state = self.optimizer.init(w[:0])
-        self.optimizer.step(w[:0], self._grad[:0], state, out=w[:0])
+            break
+        x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
+        row = Batch(x, y, None, np.zeros(1, np.int64), 0, train=True)
+        objective.sums_and_grad(self.w, [row], self._grad)
+        if self.fuses():
+            w[:] = self._w
+            objective.model.sgd_step(w, row, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
+        self.optimizer.step(w[:0], self._grad[:0], self.optimizer.init(w[:0]), out=w[:0])

@@ -35,9 +35,9 @@ def relu(z, bias, slope):
     for r in range(rows):
         for j in range(units):
             value = z[r, j] + bias[j]
-            positive = value > 0
-            z[r, j] = value if positive else z.dtype.type(0)
-            slope[r, j] = z.dtype.type(1) if positive else z.dtype.type(0)
+            dead = value <= 0  # in this form NaN stays NaN, and is seen in the loss
+            z[r, j] = z.dtype.type(0) if dead else value
+            slope[r, j] = z.dtype.type(0) if dead else z.dtype.type(1)
 
 
 @kernel()
@@ -49,7 +49,7 @@ def relu_dropout(z, bias, slope, key, first, threshold, scale):
         index = (first + r) * units
         for j in range(units):
             value = z[r, j] + bias[j]
-            factor = scale if value > zero and _keeps(key, index + j, threshold) else zero
+            factor = zero if value <= zero or not _keeps(key, index + j, threshold) else scale
             z[r, j] = value * factor
             slope[r, j] = factor
 
@@ -179,7 +179,7 @@ def residual(kind, z, bias, y, weight, bias_grad):
 def _activate_unit(kind, value):
     """(activation, derivative) of one unit."""
     if kind == RELU:
-        return (value, value * 0 + 1) if value > 0 else (value * 0, value * 0)
+        return (value * 0, value * 0) if value <= 0 else (value, value * 0 + 1)
     if kind == TANH:
         t = math.tanh(value)
         return t, 1 - t * t

@@ -1,0 +1,129 @@
+"""Four models of parallel machines, and what they say of a measurement.
+
+``n`` is the number of nodes (or ranks), ``p`` the parallel share of the work, between 0 and 1, in both
+laws of speed-up.  Texts differ: some write Gustafson's law with the letter for the *serial* share; here
+(1 - p) + n·p is the speed-up of work whose parallel share, as timed on the n nodes, is p.
+
+    throughput   T = n · rate                    nodes side by side
+    latency      L = n · delay                   nodes in a row
+    Amdahl       S = 1 / ((1 - p) + p / n)       the same work on more nodes (strong scaling)
+    Gustafson    S = (1 - p) + n · p             n times the work on n nodes (weak scaling)
+
+Amdahl 1967, "Validity of the single processor approach to achieving large scale computing
+capabilities", AFIPS 30; Gustafson 1988, "Reevaluating Amdahl's law", CACM 31(5).
+All functions take and return plain numbers.  They raise ValueError for numbers outside their range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+
+def throughput(n: float, rate: float) -> float:
+    """Items per second of ``n`` nodes side by side, each of which handles ``rate`` items per second."""
+    return _count(n) * _positive(rate, "rate")
+
+
+def latency(n: float, delay: float) -> float:
+    """Seconds that one item takes through ``n`` nodes in a row, each of which holds it ``delay`` seconds."""
+    return _count(n) * _positive(delay, "delay")
+
+
+def nodes_for_throughput(target: float, rate: float) -> int:
+    """Least number of nodes that handle ``target`` items per second: the inverse of `throughput`, rounded up."""
+    return math.ceil(_positive(target, "target") / _positive(rate, "rate"))
+
+
+def nodes_within_latency(limit: float, delay: float) -> int:
+    """Greatest number of nodes in a row that an item passes in ``limit`` seconds: `latency`'s inverse, rounded down."""
+    return math.floor(_positive(limit, "limit") / _positive(delay, "delay"))
+
+
+def amdahl(n: float, p: float) -> float:
+    """Speed-up over one node when the same work, of parallel share ``p``, runs on ``n`` nodes."""
+    return 1 / ((1 - _share(p)) + p / _count(n))
+
+
+def amdahl_limit(p: float) -> float:
+    """Speed-up on infinitely many nodes, 1 / (1 - p); infinity for p = 1."""
+    return math.inf if _share(p) == 1 else 1 / (1 - p)
+
+
+def amdahl_share(n: float, speedup: float) -> float:
+    """The parallel share that explains a measured ``speedup`` on ``n`` > 1 nodes: the inverse of `amdahl`.
+
+    Above 1 where the speed-up is greater than n, below 0 where it is smaller than 1: no share explains those.
+    """
+    return (1 - 1 / _positive(speedup, "speedup")) / (1 - 1 / _several(n))
+
+
+def gustafson(n: float, p: float) -> float:
+    """Scaled speed-up on ``n`` nodes: how much longer one node would take for the work that they do.
+
+    ``p`` is the parallel share of the time on the n nodes.
+    """
+    return (1 - _share(p)) + _count(n) * p
+
+
+def gustafson_share(n: float, speedup: float) -> float:
+    """The parallel share that explains a measured scaled ``speedup`` on ``n`` > 1 nodes: the inverse of `gustafson`."""
+    return (_positive(speedup, "speedup") - 1) / (_several(n) - 1)
+
+
+def efficiency(n: float, speedup: float) -> float:
+    """Speed-up for each node, 1 where scaling is perfect."""
+    return _positive(speedup, "speedup") / _count(n)
+
+
+def fit_amdahl(counts: Sequence[float], speedups: Sequence[float]) -> float:
+    """The parallel share, between 0 and 1, that fits several speed-ups of the same work best.
+
+    Least squares on 1/S = 1 - p (1 - 1/n), which is linear in p; counts of 1 tell nothing and do not matter.
+    """
+    return _fit(counts, speedups, lambda n: 1 - 1 / n, lambda speedup: 1 - 1 / speedup)
+
+
+def fit_gustafson(counts: Sequence[float], speedups: Sequence[float]) -> float:
+    """As `fit_amdahl`, for scaled speed-ups: least squares on S - 1 = p (n - 1)."""
+    return _fit(counts, speedups, lambda n: n - 1, lambda speedup: speedup - 1)
+
+
+def _fit(
+    counts: Sequence[float],
+    speedups: Sequence[float],
+    regressor: Callable[[float], float],
+    response: Callable[[float], float],
+) -> float:
+    if len(counts) != len(speedups):
+        raise ValueError(f"{len(counts)} counts do not fit {len(speedups)} speed-ups")
+    x = [regressor(_count(n)) for n in counts]
+    y = [response(_positive(speedup, "speedup")) for speedup in speedups]
+    square = sum(a * a for a in x)
+    if square == 0:
+        raise ValueError("a fit needs a speed-up on more than one node")
+    return min(1.0, max(0.0, sum(a * b for a, b in zip(x, y, strict=True)) / square))
+
+
+def _count(n: float) -> float:
+    if not n >= 1:
+        raise ValueError(f"the number of nodes must be at least 1, got {n}")
+    return n
+
+
+def _several(n: float) -> float:
+    if not n > 1:
+        raise ValueError(f"one node tells nothing of the parallel share; need more than 1, got {n}")
+    return n
+
+
+def _share(p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"the parallel share must lie between 0 and 1, got {p}")
+    return p
+
+
+def _positive(value: float, name: str) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"the {name} must be a positive number, got {value}")
+    return value
