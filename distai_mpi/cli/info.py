@@ -84,7 +84,7 @@ def describe_software(started: launch.Launcher) -> list[tuple[str, str]]:
     import numpy as np
 
     from .. import __version__
-    from ..comm.library import library
+    from ..comm.mpi_library import library
 
     mpi = library()
     return [
@@ -117,7 +117,7 @@ def describe_exchange(algorithm: str, ranks: Sequence[Facts]) -> list[tuple[str,
     from importlib.util import find_spec
 
     from ..comm import ALGORITHMS
-    from ..comm.library import library
+    from ..comm.mpi_library import library
 
     others = ", ".join(name for name in ALGORITHMS if name != algorithm)
     lines = [("exchange", f"{algorithm} (--allreduce offers also {others})")]
