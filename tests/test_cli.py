@@ -105,6 +105,8 @@ def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks(mpirun):
         (("--model", "logistic", "--data", "signed.npz", "--shuffle", "local"), "accuracy"),
         (("--model", "linear", "--data", "values.npz", "--lr", 0.05), "loss"),
         (("--hidden", "16,8", "--activation", "tanh", "--no-bias", "--data", "x.npy,y.npy"), "accuracy"),
+        (("--optimizer", "adamw", "--lr", 0.01, "--weight-decay", 0.1), "accuracy"),
+        (("--optimizer", "nesterov", "--momentum", 0.8), "accuracy"),
         (("--optimizer", "sgd", "--batch-size", 8, "--allreduce", "ring", "--distribute", "scatter"), "accuracy"),
     ],
 )  # fmt: skip
@@ -193,6 +195,7 @@ BAD = {
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
     "unknown algorithm": (("--allreduce", "fast"), "fast"),
     "no GPU yet": (("--device", "gpu"), "--device gpu"),
+    "foreign to the optimizer": (("--weight-decay", 0.1), "adamw"),
     "foreign to the model": (("--model", "softmax", "--hidden", 8), "--hidden"),
     "batch size 0": (("--batch-size", 0), "batch-size"),
     "two batch sizes": (("--batch-size", 8, "--global-batch-size", 8), "exclude"),

@@ -66,11 +66,55 @@ def test_slices_update_as_the_whole(name, problem):
     assert empty.size == 0
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_nesterov_looks_ahead(problem):
+    w, grads = problem
+    result, _ = run(optim.Nesterov(lr=0.05, momentum=0.8), w, grads, np.float64)
+    velocity = np.zeros_like(w)
+    for grad in grads:
+        velocity = 0.8 * velocity + grad
+        w = w - 0.05 * (grad + 0.8 * velocity)
+    np.testing.assert_allclose(result, w, rtol=1e-12, atol=1e-13)
+
+
+def test_nesterov_is_the_published_recursion_in_other_variables():
+    """Sutskever's form keeps x = w + momentum · u and takes the gradient there; on a quadratic both agree."""
+    rng = np.random.default_rng(0)
+    matrix, mu, rate = np.diag(rng.uniform(0.1, 1, 5)), 0.9, 0.3
+    optimizer, ours = optim.Nesterov(rate, mu), rng.normal(size=5)
+    theta, u, state = ours.copy(), np.zeros(5), optimizer.init(ours)
+    for _ in range(30):
+        gradient = matrix @ (theta + mu * u)
+        np.testing.assert_allclose(ours, theta + mu * u, rtol=1e-12, atol=1e-13)
+        optimizer.step(ours, matrix @ ours, state)
+        u = mu * u - rate * gradient
+        theta = theta + u
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_follows_the_paper_and_adamw_decays_what_it_should(problem, decay):
+    start, grads = problem
+    ranges = [(0, 300), (301, 400), (990, 1000)]
+    optimizer = optim.AdamW(lr=0.01, weight_decay=decay) if decay else optim.Adam(lr=0.01)
+    decays = np.zeros(1000)
+    for low, high in ranges:
+        decays[low:high] = decay
+    w, mean, square = start.copy(), np.zeros(1000), np.zeros(1000)
+    ours, state = start.copy(), optimizer.init(start, ranges)
+    for t, grad in enumerate(grads, start=1):
+        optimizer.step(ours, grad, state)
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.999 * square + 0.001 * grad**2
+        move = mean / (1 - 0.9**t) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
+        w = w - 0.01 * move - 0.01 * decays * w
+    np.testing.assert_allclose(ours, w, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gd", "sgd", "momentum", "nesterov"])
 def test_updates_below_the_last_bit_are_not_lost(name):
     """1 + 4000 updates of -1e-8: a plain float32 sum stays at 1, for each rounds away."""
-    grads = [np.full(3, 1e-7)] + [np.zeros(3) if name == "momentum" else np.full(3, 1e-7)] * 3999
-    optimizer = optim.OPTIMIZERS[name](lr=0.1) if name != "momentum" else optim.Momentum(lr=0.1, momentum=1.0)
+    kept = name in ("momentum", "nesterov")  # by a velocity that never fades
+    grads = [np.full(3, 1e-7)] + [np.zeros(3) if kept else np.full(3, 1e-7)] * 3999
+    optimizer = optim.OPTIMIZERS[name](lr=0.1, **({"momentum": 1.0} if kept else {}))
     w, _ = run(optimizer, np.ones(3), grads, np.float32)
     np.testing.assert_allclose(1 - w.astype(np.float64), 4000e-8, rtol=2e-3)
 

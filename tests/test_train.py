@@ -61,6 +61,45 @@ def test_training_on_ranks_is_training_on_one(comm, algorithm, name):
     assert result.iterations == EPOCHS * math.ceil(len(y) / SIZE)
 
 
+def replica(x, y, optimizer):
+    """As `reference`, with the optimizer's own step on the whole vector."""
+    model = make_model()
+    w = model.init(np.random.default_rng(SEED))
+    grad, decay = np.empty_like(w), model.layout.decay_ranges(0, w.size)
+    state = optimizer.init(w, decay)
+    for epoch in range(EPOCHS):
+        order = Permutation(len(y), SEED, "shuffle", epoch).positions(0, len(y))
+        for first in range(0, len(y), SIZE):
+            ids = order[first : first + SIZE]
+            batch = Batch(x[ids], y[ids], None, ids, first, True, stream_key(SEED, "epoch", epoch))
+            model.loss_and_grad(w, batch, grad)
+            mean = grad / len(ids)
+            for low, high in decay:
+                mean[low:high] += L2 * w[low:high]
+            optimizer.step(w, mean, state)
+    return w
+
+
+@mpi
+@pytest.mark.parametrize("algorithm", ["native", "tree"])
+@pytest.mark.parametrize("name", sorted(set(optim.OPTIMIZERS) - {"gd"}))
+def test_every_optimizer_updates_slices_as_the_whole(comm, algorithm, name):
+    x, y = make_rows()
+    optimizer = optim.OPTIMIZERS[name](lr=0.05)
+    result = fit(
+        make_model(),
+        whole_share(x, y, comm),
+        comm,
+        optimizer=optimizer,
+        epochs=EPOCHS,
+        global_batch_size=SIZE,
+        l2=L2,
+        seed=SEED,
+        allreduce=algorithm,
+    )
+    np.testing.assert_allclose(result.w, replica(x, y, optimizer), rtol=1e-9, atol=1e-10)
+
+
 @mpi
 def test_float32_stays_close_to_float64(comm):
     x, y = make_rows()

@@ -11,7 +11,7 @@ from ..comm import launch
 from ..errors import ConfigError
 
 MODELS = ("linear", "logistic", "softmax", "mlp")
-OPTIMIZERS = ("gd", "sgd", "momentum")
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw")
 ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner")
 
 
@@ -69,9 +69,12 @@ FRACTION = click.FloatRange(0, 1, max_open=True)
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
-    help="Learning rate.  [default: 0.125 for momentum, 0.1 for gd and sgd]",
+    help="Learning rate.  [default: 0.001 for adam and adamw, 0.125 for momentum and nesterov, else 0.1]",
 )
-@click.option("--momentum", type=FRACTION, help="Of the optimizer momentum.  [default: 0.9]")
+@click.option("--momentum", type=FRACTION, help="Of momentum and nesterov.  [default: 0.9]")
+@click.option(
+    "--weight-decay", type=click.FloatRange(0), help="Decoupled decay of adamw, biases excepted.  [default: 0.01]"
+)
 @click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]")
 @click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank.")
 @click.option("--epochs", type=POSITIVE, default=5, show_default=True)
@@ -113,8 +116,10 @@ def check_settings(settings: dict[str, Any]) -> None:
     for flag in ("hidden", "activation", "dropout"):
         if settings[flag] is not None and model != "mlp":
             raise ConfigError(f"--{flag} belongs to --model mlp, not {model}; leave it out")
-    if settings["momentum"] is not None and optimizer != "momentum":
-        raise ConfigError(f"--momentum belongs to --optimizer momentum, not {optimizer}; leave it out")
+    for flag, owners in (("momentum", ("momentum", "nesterov")), ("weight_decay", ("adamw",))):
+        if settings[flag] is not None and optimizer not in owners:
+            name = flag.replace("_", "-")
+            raise ConfigError(f"--{name} belongs to --optimizer {' or '.join(owners)}, not {optimizer}; leave it out")
     for flag in ("max_iter", "tol"):
         if settings[flag] is not None and optimizer != "gd":
             raise ConfigError(f"--{flag.replace('_', '-')} belongs to --optimizer gd, not {optimizer}; use --epochs")
@@ -218,7 +223,7 @@ def make_optimizer(settings: dict[str, Any]) -> Any:
     """The optimizer that the flags describe."""
     from ..optim import OPTIMIZERS
 
-    chosen = {name: settings[name] for name in ("lr", "momentum") if settings[name] is not None}
+    chosen = {name: settings[name] for name in ("lr", "momentum", "weight_decay") if settings[name] is not None}
     return OPTIMIZERS[settings["optimizer_name"]](**chosen)
 
 

@@ -6,6 +6,7 @@ The arithmetic is in `optim.kernels`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +16,7 @@ from ..errors import ConfigError
 
 Array = Any
 State = dict[str, Any]
+Ranges = Sequence[tuple[int, int]]  # stretches of a slice: first element and end
 
 
 class FirstOrder(Protocol):
@@ -31,8 +33,11 @@ class FirstOrder(Protocol):
     @property
     def lr(self) -> float: ...
 
-    def init(self, w: Array) -> State:
-        """The state before the first step for a slice ``w``, shape (n,): arrays of that shape, and numbers."""
+    def init(self, w: Array, decay: Ranges = ()) -> State:
+        """The state before the first step for a slice ``w``, shape (n,): arrays of that shape, and numbers.
+
+        ``decay`` gives the stretches of the slice, ascending, that weight decay applies to.
+        """
         ...
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
@@ -57,7 +62,7 @@ class SGD:
     def __post_init__(self) -> None:
         _check_rate(self.lr)
 
-    def init(self, w: Array) -> State:
+    def init(self, w: Array, decay: Ranges = ()) -> State:
         """``carry``: zeros of w's shape and dtype, what rounding has taken from w so far."""
         return {"carry": np.zeros_like(w)}
 
@@ -94,7 +99,7 @@ class Momentum:
         if not 0 <= self.momentum <= 1:
             raise ConfigError(f"momentum must lie between 0 and 1, got {self.momentum}")
 
-    def init(self, w: Array) -> State:
+    def init(self, w: Array, decay: Ranges = ()) -> State:
         """``velocity`` and ``carry``: zeros of w's shape and dtype."""
         return {"velocity": np.zeros_like(w), "carry": np.zeros_like(w)}
 
@@ -106,9 +111,107 @@ class Momentum:
         kernels.momentum(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
 
 
+@dataclass(frozen=True)
+class Nesterov(Momentum):
+    """Nesterov momentum: v ← momentum · v + gradient, w ← w - lr · (gradient + momentum · v).
+
+    Sutskever et al. 2013, "On the importance of initialization and momentum", equations 3 and 4, in the
+    variables of `Momentum`, so that the gradient is taken at w itself.
+    """
+
+    name: ClassVar[str] = "nesterov"
+
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+        """See `FirstOrder.step`."""
+        from . import kernels
+
+        rate, momentum = w.dtype.type(self.lr), w.dtype.type(self.momentum)
+        kernels.nesterov(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1): steps by the mean gradient over the root of the mean square.
+
+    The l2 penalty of the objective is part of the gradient; `AdamW` decays weights apart from it.
+    """
+
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    name: ClassVar[str] = "adam"
+    full_batch: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0):
+            raise ConfigError(
+                f"adam needs 0 <= beta < 1 and epsilon > 0, got {self.beta1}, {self.beta2}, {self.epsilon}"
+            )
+
+    def init(self, w: Array, decay: Ranges = ()) -> State:
+        """``mean``, ``square`` and ``carry``: zeros of w's shape and dtype; ``steps``: 0."""
+        zeros = {name: np.zeros_like(w) for name in ("mean", "square", "carry")}
+        return {**zeros, "steps": 0, "decay": tuple(decay)}
+
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+        """See `FirstOrder.step`."""
+        state["steps"] += 1
+        self._update(w, grad, state, w if out is None else out, slice(0, w.size), 0.0)
+
+    def _update(self, w: Array, grad: Array, state: State, out: Array, part: slice, decay: float) -> None:
+        """Step number ``state["steps"]`` of the elements ``part``."""
+        from . import kernels
+
+        steps, number = state["steps"], w.dtype.type
+        kernels.adam(
+            w[part],
+            grad[part],
+            state["mean"][part],
+            state["square"][part],
+            state["carry"][part],
+            number(self.lr / (1 - self.beta1**steps)),
+            number(self.beta1),
+            number(self.beta2),
+            number(1 - self.beta2**steps),
+            number(self.epsilon),
+            number(decay),
+            out[part],
+        )
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2): w also loses lr · weight_decay · w.
+
+    Slots without decay (biases) are left alone.
+    """
+
+    weight_decay: float = 0.01
+    name: ClassVar[str] = "adamw"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ConfigError(f"the weight decay must be a number from 0 up, got {self.weight_decay}")
+
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+        """See `FirstOrder.step`."""
+        state["steps"] += 1
+        out = w if out is None else out
+        done = 0
+        for start, stop in (*state["decay"], (w.size, w.size)):
+            self._update(w, grad, state, out, slice(done, start), 0.0)
+            self._update(w, grad, state, out, slice(start, stop), self.lr * self.weight_decay)
+            done = stop
+
+
 def _check_rate(lr: float) -> None:
     if not (lr > 0 and math.isfinite(lr)):
         raise ConfigError(f"the learning rate (lr) must be a positive number, got {lr}")
 
 
-OPTIMIZERS: dict[str, type[FirstOrder]] = {kind.name: kind for kind in (GradientDescent, SGD, Momentum)}
+OPTIMIZERS: dict[str, type[FirstOrder]] = {
+    kind.name: kind for kind in (GradientDescent, SGD, Momentum, Nesterov, Adam, AdamW)
+}

@@ -9,6 +9,8 @@ parameter, and the pass is as long as before: it waits for memory, not for addit
 
 from __future__ import annotations
 
+import math
+
 import numba
 
 from ..jit import kernel
@@ -36,3 +38,30 @@ def momentum(w, grad, velocity, carry, rate, momentum, out):
         v = momentum * velocity[i] + grad[i]
         velocity[i] = v
         out[i], carry[i] = _add(w[i], -rate * v, carry[i])
+
+
+@kernel()
+def nesterov(w, grad, velocity, carry, rate, momentum, out):
+    """velocity ← momentum · velocity + grad, out ← w - rate · (grad + momentum · velocity)."""
+    for i in range(w.size):
+        v = momentum * velocity[i] + grad[i]
+        velocity[i] = v
+        out[i], carry[i] = _add(w[i], -rate * (grad[i] + momentum * v), carry[i])
+
+
+@kernel()
+def adam(w, grad, mean, square, carry, rate, beta1, beta2, correction, epsilon, decay, out):
+    """mean and square ← decaying means of grad and grad²; w moves against mean / (√(square / correction) + epsilon).
+
+    ``rate`` includes the correction of the mean, 1 / (1 - beta1^t); ``correction`` is 1 - beta2^t.  ``decay``
+    is the share of w that decoupled weight decay takes away besides.
+    """
+    one = w.dtype.type(1)
+    for i in range(w.size):
+        g = grad[i]
+        m = beta1 * mean[i] + (one - beta1) * g
+        s = beta2 * square[i] + (one - beta2) * g * g
+        mean[i] = m
+        square[i] = s
+        update = -rate * m / (math.sqrt(s / correction) + epsilon) - decay * w[i]
+        out[i], carry[i] = _add(w[i], update, carry[i])

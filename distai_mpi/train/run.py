@@ -69,7 +69,8 @@ class Run:
         self._w_next = comm.empty(model.layout.size, model.dtype)
         self._grad = comm.empty(model.layout.size, model.dtype)
         self._w[:] = start
-        self.state = optimizer.init(self._w[objective.mine])
+        mine = objective.mine
+        self.state = optimizer.init(self._w[mine], model.layout.decay_ranges(mine.start, mine.stop))
         self.epoch = self.iterations = self.rows = 0
         self.seconds = 0.0
         self.sums = Sums(0.0, 0.0)  # of this rank's losses in the current epoch
