@@ -12,7 +12,7 @@ with Communicator(world()) as comm:
         train,
         comm,
         test=test,
-        optimizer=optim.Momentum(lr=0.125),
+        optimizer=optim.Momentum(lr=0.12),
         epochs=5,
         global_batch_size=256,
     )

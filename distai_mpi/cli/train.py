@@ -69,7 +69,7 @@ FRACTION = click.FloatRange(0, 1, max_open=True)
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
-    help="Learning rate.  [default: 0.001 for adam and adamw, 0.125 for momentum and nesterov, else 0.1]",
+    help="Learning rate.  [default: 0.001 for adam and adamw, 0.12 for momentum and nesterov, else 0.1]",
 )
 @click.option("--momentum", type=FRACTION, help="Of momentum and nesterov.  [default: 0.9]")
 @click.option(

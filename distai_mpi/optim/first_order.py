@@ -89,7 +89,7 @@ class Momentum:
     Sutskever et al. 2013, equation 1); both agree while the rate is constant.
     """
 
-    lr: float = 0.125
+    lr: float = 0.12
     momentum: float = 0.9
     name: ClassVar[str] = "momentum"
     full_batch: ClassVar[bool] = False
