@@ -74,7 +74,7 @@ class Objective:
         return value
 
     def sums_and_grad(self, w: Array, batches: Iterable[Batch], grad: Array) -> Sums:
-        """Sums of losses over ``batches``, and the gradient of the first into ``grad``; local to the rank."""
+        """Sums of losses and of weights over ``batches``, and the losses' gradient into ``grad``; local to the rank."""
         total = Sums(0.0, 0.0)
         first = True
         for batch in batches:

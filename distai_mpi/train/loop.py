@@ -48,15 +48,16 @@ def fit(
         epochs: passes over the training rows.
         global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
-        seed: of the start, the shuffling and dropout.  The result does not depend on the number
-            of ranks (to rounding), unless rows were shuffled locally.
+        seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
+            of ranks changes nothing but the rounding of sums (which a long float32 training of a
+            relu network amplifies: a unit that lands on the other side of zero is not rounding).
         allreduce: the algorithm that exchanges gradients, by name.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
         callbacks: see `Callback`.
 
     Raises:
-        ConfigError: a value that cannot work, on every rank.
+        ConfigError, DataError: a value that cannot work, or data that does not fit the model; on every rank.
     """
     optimizer = Momentum() if optimizer is None else optimizer
     _check(data, optimizer, epochs, global_batch_size, l2, tol)
