@@ -36,12 +36,17 @@ class Objective:
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         algorithm: how gradients travel, by name; None takes the communicator's default.
 
+    Raises:
+        DataError: the model can tell that the rows do not fit it.
+
     Every method that returns a value for all ranks is collective: call it on all of them.
     """
 
     def __init__(
         self, model: Model, loader: Loader, comm: Communicator, *, l2: float = 0.0, algorithm: str | None = None
     ) -> None:
+        if hasattr(model, "check_data"):
+            model.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2, self.algorithm = model, loader, comm, l2, algorithm
         self.owners: Ownership = comm.ownership(model.layout.size, model.dtype, algorithm)
         self.mine = self.owners.slices[comm.rank]

@@ -6,6 +6,8 @@ import os
 import numpy as np
 import pytest
 
+from distai_mpi import models
+
 FIELDS = """schema status stop_reason data model optimizer ranks nodes device dtype allreduce seed global_batch_size
 parameters train_loss test_loss test_accuracy metrics epochs iterations seconds samples_per_second rounds bytes_moved
 converged""".split()
@@ -46,7 +48,7 @@ def train(mpirun, ranks, *flags, **kwargs):
 
 
 def test_the_flags_name_all_that_is_registered():
-    from distai_mpi import models, optim
+    from distai_mpi import optim
     from distai_mpi.cli import train as flags
     from distai_mpi.comm import ALGORITHMS
 
@@ -140,6 +142,11 @@ def test_a_trained_model_is_evaluated_and_predicts(mpirun, rows, tmp_path):
     done = mpirun(3, "-m", "distai_mpi", "predict", str(folder), "--data", str(rows / "x.npy"), "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert np.mean(np.load(out) == np.load(rows / "y.npy")) == pytest.approx(evaluated["accuracy"])
+    model, w, _ = models.load_model(str(folder / "model.npz"))
+    models.save_model(str(tmp_path / "api.npz"), model, w)
+    nameless = mpirun(2, "-m", "distai_mpi", "evaluate", str(tmp_path / "api.npz"))
+    assert nameless.returncode != 0
+    assert "give --data" in nameless.stderr
     wide = mpirun(2, "-m", "distai_mpi", "evaluate", str(folder), "--data", str(rows / "wide.npz"))
     assert wide.returncode != 0
     assert "16 features" in wide.stderr

@@ -241,3 +241,16 @@ def test_a_damaged_or_foreign_model_file_is_refused(tmp_path):
         models.load_model(str(path))
     with pytest.raises(DataError, match="no such file"):
         models.load_model(str(tmp_path / "none.npz"))
+
+
+def test_a_model_of_the_users_own_is_saved_as_plain_arrays(tmp_path):
+    class Own(models.MLP):
+        pass
+
+    model, path = Own(5, 4, (7,)), str(tmp_path / "model.npz")
+    w = start(model)
+    models.save_model(path, model, w)
+    with np.load(path, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["layer1.bias"], model.layout.views(w)["layer1.bias"])
+    with pytest.raises(DataError, match="own"):
+        models.load_model(path)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import Objective, fit, models, optim
 from distai_mpi.comm import ALGORITHMS
 from distai_mpi.data import Batch, Dataset, Permutation, from_local
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError, DataError
-from distai_mpi.train import Callback
+from distai_mpi.train import Callback, evaluate
+from distai_mpi.train.evaluation import make_loader
 
 mpi = pytest.mark.mpi
 EPOCHS, SIZE, SEED, L2, LR = 3, 32, 7, 0.01, 0.2  # 203 rows: the last step of an epoch is short
@@ -21,21 +22,33 @@ def make_model(dtype=np.float64):
     return models.MLP(6, 3, (8,), dropout=0.3, dtype=dtype)
 
 
-def reference(x, y, momentum, size=SIZE):
-    """Training written out for one process: every step's batch, mean gradient and update in plain NumPy."""
-    model = make_model()
-    w = model.init(np.random.default_rng(SEED))
-    velocity, grad, decay = np.zeros_like(w), np.empty_like(w), np.zeros_like(w)
-    for low, high in model.layout.decay_ranges(0, w.size):
-        decay[low:high] = L2
+def batches(x, y, size):
+    """Every step's batch of the whole training, for one process."""
     for epoch in range(EPOCHS):
         order = Permutation(len(y), SEED, "shuffle", epoch).positions(0, len(y))
         for first in range(0, len(y), size):
             ids = order[first : first + size]
-            batch = Batch(x[ids], y[ids], None, ids, first, True, stream_key(SEED, "epoch", epoch))
-            model.loss_and_grad(w, batch, grad)
-            velocity = momentum * velocity + grad / len(ids) + decay * w
-            w = w - LR * velocity
+            yield Batch(x[ids], y[ids], None, ids, first, True, stream_key(SEED, "epoch", epoch))
+
+
+def mean_gradient(model, w, batch):
+    """The gradient of the batch's mean loss and of the penalty, in plain NumPy."""
+    grad = np.empty_like(w)
+    model.loss_and_grad(w, batch, grad)
+    grad /= len(batch.y)
+    for low, high in model.layout.decay_ranges(0, w.size):
+        grad[low:high] += L2 * w[low:high]
+    return grad
+
+
+def reference(x, y, momentum, size=SIZE):
+    """Training written out for one process: every step's gradient and update in plain NumPy."""
+    model = make_model()
+    w = model.init(np.random.default_rng(SEED))
+    velocity = np.zeros_like(w)
+    for batch in batches(x, y, size):
+        velocity = momentum * velocity + mean_gradient(model, w, batch)
+        w = w - LR * velocity
     return w
 
 
@@ -65,18 +78,9 @@ def replica(x, y, optimizer):
     """As `reference`, with the optimizer's own step on the whole vector."""
     model = make_model()
     w = model.init(np.random.default_rng(SEED))
-    grad, decay = np.empty_like(w), model.layout.decay_ranges(0, w.size)
-    state = optimizer.init(w, decay)
-    for epoch in range(EPOCHS):
-        order = Permutation(len(y), SEED, "shuffle", epoch).positions(0, len(y))
-        for first in range(0, len(y), SIZE):
-            ids = order[first : first + SIZE]
-            batch = Batch(x[ids], y[ids], None, ids, first, True, stream_key(SEED, "epoch", epoch))
-            model.loss_and_grad(w, batch, grad)
-            mean = grad / len(ids)
-            for low, high in decay:
-                mean[low:high] += L2 * w[low:high]
-            optimizer.step(w, mean, state)
+    state = optimizer.init(w, model.layout.decay_ranges(0, w.size))
+    for batch in batches(x, y, SIZE):
+        optimizer.step(w, mean_gradient(model, w, batch), state)
     return w
 
 
@@ -290,8 +294,13 @@ def test_real_targets_reach_a_model_that_says_nothing_of_them(comm):
 )
 def test_data_that_does_not_fit_the_model_is_refused_before_any_kernel_sees_it(comm, model, kind, word):
     x, y = make_rows(kind=kind)
+    share = whole_share(x, y, comm)
     with pytest.raises(DataError, match=word):
-        fit(model(), whole_share(x, y, comm), comm)
+        fit(model(), share, comm)
+    with pytest.raises(DataError, match=word):
+        Objective(model(), make_loader(model(), share, comm), comm)
+    with pytest.raises(DataError, match=word):
+        evaluate(model(), np.zeros(model().layout.size, np.float32), make_loader(model(), share, comm), comm)
     x, y = make_rows(kind={"value": "value", "class": "binary"}[kind])
     wrong = make_rows(features=7)
     with pytest.raises(DataError):

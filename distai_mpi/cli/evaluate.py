@@ -11,6 +11,12 @@ import click
 from ..comm import launch
 from ..errors import DataError
 
+SPLIT = {
+    "test": "test_data",
+    "test_fraction": "test_fraction",
+    "seed": "seed",
+}  # of `data.load`, and as kept in a model
+
 
 @click.command()
 @click.argument("model_path", metavar="MODEL")
@@ -39,8 +45,9 @@ def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_
     if name is None and not extra.get("data"):
         raise DataError(f"{model_path}: the model does not tell what it was trained on; give --data")
     if name is None:
-        name, split = extra["data"], {"test": extra["test_data"], "test_fraction": extra["test_fraction"]}
-        training, test = data.load(name, comm, seed=extra["seed"], **split)
+        name = extra["data"]
+        split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
+        training, test = data.load(name, comm, **split)
     else:
         training, test = data.load(name, comm, test_fraction=0)
     if rows == "test" and test is None:

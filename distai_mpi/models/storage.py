@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import write_whole
 from .base import Model
 from .builtin import MODELS, from_config, to_config
@@ -19,6 +19,21 @@ from .feedforward import FeedForward
 
 Array = Any
 DESCRIPTION = "config"  # the member that describes the model; the others bear the names of slots
+# what zipfile, NumPy and json raise on damaged files
+DAMAGE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    NotImplementedError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    ConfigError,
+)
 
 
 def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None = None) -> None:
@@ -50,13 +65,13 @@ def load_model(path: str) -> tuple[FeedForward, Array, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(str(file[DESCRIPTION]))
             extra = config.pop("extra", {})
+            if config["model"] is None:
+                raise DataError(f"{path}: holds a model of your own; build it and read its arrays by numpy.load")
             model = from_config(config)
             w = np.empty(model.layout.size, model.dtype)
             for name, view in model.layout.views(w).items():
                 view[...] = _checked(file[name], view)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path}: not a model file of distai-mpi, or damaged ({error})") from None
-    except (SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:  # what damaged archives raise
+    except DAMAGE as error:
         raise DataError(f"{path}: not a model file of distai-mpi, or damaged ({error})") from None
     w.flags.writeable = False
     return model, w, extra

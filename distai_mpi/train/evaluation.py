@@ -42,6 +42,8 @@ def make_loader(model: Model, share: Share, comm: Communicator, global_batch_siz
 
 def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator) -> Evaluation:
     """Mean loss and accuracy of ``w``, shape (layout.size,), replicated; collective, the same on every rank."""
+    if hasattr(model, "check_data"):
+        model.check_data(loader.share.labels)
     totals = np.zeros(3)
     for batch in loader.sequential():
         sums, correct = model.score(w, batch) if hasattr(model, "score") else _score(model, w, batch)
