@@ -49,7 +49,7 @@ def train(mpirun, ranks, *flags, **kwargs):
 
 def test_the_flags_name_all_that_is_registered():
     from distai_mpi import optim
-    from distai_mpi.cli import train as flags
+    from distai_mpi.cli import flags
     from distai_mpi.comm import ALGORITHMS
 
     assert set(flags.MODELS) == set(models.MODELS)

@@ -289,3 +289,20 @@ def test_nothing_stays_in_shared_memory(end):
     status, output, _ = run_job(end)
     assert (status == 0) == ("fail" not in end), output
     assert windows() <= before
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_alltoallv(comm, dtype):
+    counts = np.add.outer(2 * np.arange(comm.size), np.arange(comm.size)) % 4  # counts[a, b]: from a to b; some are 0
+    parts = [np.arange(n) + 10 * comm.rank + to for to, n in enumerate(counts[comm.rank])]
+    recv = np.full(counts[:, comm.rank].sum(), 99, dtype)
+    comm.alltoallv(np.concatenate(parts).astype(dtype), counts[comm.rank].tolist(), recv, counts[:, comm.rank].tolist())
+    expected = [np.arange(counts[r, comm.rank]) + 10 * r + comm.rank for r in range(comm.size)]
+    np.testing.assert_array_equal(recv, np.concatenate(expected).astype(dtype))
+
+
+@pytest.mark.mpi
+def test_alltoallv_refuses_counts_that_do_not_fit(comm):
+    with pytest.raises(ValueError, match="do not fit"):
+        comm.alltoallv(np.zeros(3), [1] * comm.size, np.zeros(comm.size + 3), [1] * comm.size)

@@ -7,7 +7,6 @@ All ranks parse the same arguments before MPI starts.  Commands are loaded when 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import sys
 import time
@@ -19,6 +18,7 @@ from .. import __version__
 from ..comm import launch
 from ..errors import DistaiError
 from ..perf import machine
+from .lazy import lazy_group
 
 COMMANDS = {
     "train": "Train a model; without flags, the MNIST MLP.",
@@ -31,34 +31,10 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are needed; its help needs none of them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return importlib.import_module(f"distai_mpi.cli.{name}").command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
-            raise click.UsageError(f"no command '{args[0]}': {hint}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=lazy_group(__package__, COMMANDS),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message="distai-mpi %(version)s")
 def cli() -> None:
     """Train models on N ranks of MPI: mpiexec -n N distai-mpi train."""
@@ -73,11 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     started = launch.launcher()
     machine.set_blas_threads(started.local_size)
     argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    result = None
     try:
         with _quiet_help(argv, started.rank):
             result = cli.main(argv, prog_name="distai-mpi", standalone_mode=False)
     except DistaiError as error:
         return _report(str(error), started.rank)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        if started.rank == 0:
+            click.echo(asked.format_message())
     except click.ClickException as error:
         return _report(_usage(error), started.rank)
     except (click.Abort, KeyboardInterrupt):

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +195,31 @@ class Communicator:
                 recv[start:stop] = send
             else:
                 self._wire.sendrecv(None, rank, recv[start:stop], rank)
+
+    def alltoallv(self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]) -> None:
+        """Hand each rank ``r`` the next ``send_counts[r]`` elements of ``send``; take ``recv_counts[r]`` from it.
+
+        What comes lies in ``recv`` in the order of the ranks.  Both are of one dtype, any, and have shapes
+        (sum(send_counts),) and (sum(recv_counts),); they must not overlap.  ``recv_counts[r]`` of this rank is
+        ``send_counts[this rank]`` of rank ``r``.
+        """
+        _check_vector(send)
+        _check_vector(recv)
+        sends, receives = [0, *accumulate(send_counts)], [0, *accumulate(recv_counts)]
+        fit = len(sends) == len(receives) == self.size + 1 and sends[-1] == send.size and receives[-1] == recv.size
+        if not fit or send.dtype != recv.dtype or send_counts[self.rank] != recv_counts[self.rank]:
+            raise ValueError(
+                f"counts {list(send_counts)} and {list(recv_counts)} do not fit {self.size} ranks and vectors of "
+                f"{send.size} {send.dtype} and {recv.size} {recv.dtype}"
+            )
+        self.rounds += self.size > 1
+        for shift in range(self.size):
+            dest, source = (self.rank + shift) % self.size, (self.rank - shift) % self.size
+            out, into = send[sends[dest] : sends[dest + 1]], recv[receives[source] : receives[source + 1]]
+            if shift == 0:
+                into[:] = out
+            else:
+                self._wire.sendrecv(out, dest, into, source)
 
     def bcast_object(self, obj: Any, root: int = 0) -> Any:
         """Return rank ``root``'s (small, picklable) object on all ranks."""

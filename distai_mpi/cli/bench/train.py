@@ -1,4 +1,4 @@
-"""``distai-mpi bench``: measurements that anyone can repeat."""
+"""``distai-mpi bench train``: the training rate, beside other programs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ from typing import Any
 
 import click
 
-from ..comm import launch
-from ..errors import ConfigError
+from ...comm import launch
+from ...errors import ConfigError
 
 
-@click.group(name="bench")
-def command() -> None:
-    """Measure training on this machine; every benchmark starts its own ranks."""
-
-
-@command.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.option(
     "--against",
     multiple=True,
@@ -41,7 +36,7 @@ def command() -> None:
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all rates here.")
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
-def train(
+def command(
     against: tuple[str, ...],
     ranks: int,
     repeats: int,
@@ -56,8 +51,8 @@ def train(
     """
     if launch.launcher().size > 1:
         raise ConfigError("bench train starts its own ranks: run it without a launcher, with --ranks N")
-    from ..files import check_writable, write_whole
-    from ..perf.compare import Contender, run_in_turn, sgemm_peak
+    from ...files import check_writable, write_whole
+    from ...perf.compare import Contender, run_in_turn, sgemm_peak
 
     if json_file:
         check_writable(json_file)

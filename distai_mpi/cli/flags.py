@@ -1,0 +1,122 @@
+"""The flags of ``distai-mpi train``, by what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+MODELS = ("linear", "logistic", "softmax", "mlp")
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw")
+ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner")
+
+
+class Widths(click.ParamType):
+    """Layer widths such as ``128,64``."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            widths = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            widths = (0,)
+        if min(widths) < 1:
+            self.fail(f"{value!r} is not a list of layer widths; write for example 128,64", param, ctx)
+        return widths
+
+
+POSITIVE = click.IntRange(min=1)
+FRACTION = click.FloatRange(0, 1, max_open=True)
+
+
+DATA: Sequence[Option] = (
+    click.option(
+        "--data", default="mnist", show_default=True, help="mnist, FILE.npz, X.npy,Y.npy or IDX files IMAGES,LABELS."
+    ),
+    click.option("--test-data", help="Rows to test on, in the same forms."),
+    click.option(
+        "--test-fraction",
+        type=FRACTION,
+        default=0.1,
+        show_default=True,
+        help="Rows held back for testing where the data has no test set.",
+    ),
+    click.option(
+        "--distribute",
+        type=click.Choice(["scatter", "read"]),
+        help="Rank 0 reads and scatters rows, or each rank reads its own.  [default: read where the format allows]",
+    ),
+    click.option(
+        "--shuffle",
+        type=click.Choice(["global", "local"]),
+        help="Over all rows, or each rank its own.  [default: global while the data fits a quarter of the memory]",
+    ),
+)
+MODEL: Sequence[Option] = (
+    click.option("--model", "model_name", type=click.Choice(MODELS), default="mlp", show_default=True),
+    click.option("--hidden", type=Widths(), help="Widths of an mlp's hidden layers.  [default: 128]"),
+    click.option(
+        "--activation", type=click.Choice(["relu", "tanh", "gelu"]), help="Of an mlp's hidden layers.  [default: relu]"
+    ),
+    click.option(
+        "--dropout", type=FRACTION, help="Share of an mlp's hidden units dropped in training.  [default: 0.2]"
+    ),
+    click.option("--bias/--no-bias", default=True, show_default=True, help="Whether layers have biases."),
+    click.option(
+        "--l2", type=click.FloatRange(0), default=0.0, show_default=True, help="Penalty ½·l2·‖w‖², biases excepted."
+    ),
+    click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
+)
+OPTIMIZER: Sequence[Option] = (
+    click.option("--optimizer", "optimizer_name", type=click.Choice(OPTIMIZERS), default="momentum", show_default=True),
+    click.option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        help="Learning rate.  [default: 0.001 for adam and adamw, 0.12 for momentum and nesterov, else 0.1]",
+    ),
+    click.option("--momentum", type=FRACTION, help="Of momentum and nesterov.  [default: 0.9]"),
+    click.option(
+        "--weight-decay", type=click.FloatRange(0), help="Decoupled decay of adamw, biases excepted.  [default: 0.01]"
+    ),
+    click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]"),
+    click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank."),
+    click.option("--epochs", type=POSITIVE, default=5, show_default=True),
+    click.option("--max-iter", type=POSITIVE, help="Iterations of gd, in place of epochs."),
+    click.option(
+        "--tol",
+        type=click.FloatRange(0, min_open=True),
+        help="Stop gd when the gradient's norm, relative to the first one, falls to this.",
+    ),
+)
+RUN: Sequence[Option] = (
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option(
+        "--allreduce",
+        type=click.Choice(ALGORITHMS),
+        default="native",
+        show_default=True,
+        help="How gradients are exchanged.",
+    ),
+    click.option("--device", type=click.Choice(["cpu", "gpu", "auto"]), default="auto", show_default=True),
+    click.option("--out", metavar="DIR", help="Where metrics.jsonl, result.json and model.npz go.  [default: nowhere]"),
+    click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Print settings and every rank's share."),
+)
+
+
+def flags(*groups: Sequence[Option]) -> Option:
+    """A decorator that gives a command the flags of ``groups``, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
