@@ -269,8 +269,6 @@ def test_weights_that_training_would_ignore_are_refused(comm):
     x, y = make_rows(kind="value")
     with pytest.raises(ConfigError, match="weight"):
         fit(Weighty(), whole_share(x, y, comm), comm)
-    with pytest.raises(DataError, match="weights"):
-        Dataset(x, y, weight=np.ones(len(y)))
 
 
 @mpi

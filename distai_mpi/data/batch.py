@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     Attributes:
         x: features, shape (rows, features), in the model's dtype, C-contiguous.
         y: targets, shape (rows,): int64 labels, or values in the model's dtype.
-        weight: weight of each row, shape (rows,), or None where all are 1.
+        weight: weight of each row, shape (rows,), in the model's dtype, or None where all are 1.
         ids: number of each row in the data set, shape (rows,), int64.
         position: place of the first row in the epoch's order of all rows; the others follow it.
             Random numbers of a row are keyed by it, and so do not depend on the number of ranks.

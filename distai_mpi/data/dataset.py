@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Dataset:
         x: features, shape (rows, features), any real type, C-contiguous (else it is copied);
             may be mapped from a file, or shared by the ranks of a node.
         y: labels or targets, shape (rows,), any real type.
-        weight: weight of each row; None, all are 1, is the only choice so far.
+        weight: weight of each row, shape (rows,), float64, finite and not negative: a row of weight 2
+            counts as two.  None: all are 1.
         scale: what features are multiplied by when they are gathered.  Pixels stay bytes in
             memory, with a scale of 1/255: a quarter of the memory traffic of float32.
     """
@@ -46,8 +47,6 @@ class Dataset:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight is not None:
-            raise DataError("weights of rows are not supported yet; leave weight None")
         for name in ("x", "y"):
             object.__setattr__(self, name, _read_only(getattr(self, name), name))
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -55,6 +54,8 @@ class Dataset:
                 f"x of shape {self.x.shape} and y of shape {self.y.shape} do not fit;"
                 " give x as (rows, features) and y as (rows,)"
             )
+        if self.weight is not None:
+            object.__setattr__(self, "weight", _checked_weight(self.weight, self.rows))
 
     @property
     def rows(self) -> int:
@@ -66,6 +67,16 @@ class Dataset:
         """Number of features of a row."""
         return self.x.shape[1]
 
+    @property
+    def weight_sum(self) -> float:
+        """Summed weight of the rows held here."""
+        return float(self.rows) if self.weight is None else float(np.sum(self.weight))
+
+    def part(self, start: int, stop: int) -> Dataset:
+        """Rows ``start`` to ``stop - 1``, as views."""
+        weight = None if self.weight is None else self.weight[start:stop]
+        return replace(self, x=self.x[start:stop], y=self.y[start:stop], weight=weight)
+
 
 def _read_only(values: Array, name: str) -> Array:
     """A view that cannot be written to (a C-contiguous copy in a native type where needed)."""
@@ -75,5 +86,17 @@ def _read_only(values: Array, name: str) -> Array:
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     view = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape).view()
+    view.flags.writeable = False
+    return view
+
+
+def _checked_weight(weight: Array, rows: int) -> Array:
+    """A read-only float64 view of ``weight`` (a copy where it has another type), if every value can weigh a row."""
+    view = _read_only(weight, "weight").astype(np.float64, copy=False).view()
+    if view.shape != (rows,):
+        raise DataError(f"weight of shape {view.shape} does not fit {rows} rows; give one number a row")
+    bad = np.flatnonzero(~((view >= 0) & (view < np.inf)))
+    if bad.size:
+        raise DataError(f"weight is {view[bad[0]]} in row {bad[0]} (counted from 0); weights are finite and at least 0")
     view.flags.writeable = False
     return view

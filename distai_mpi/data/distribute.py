@@ -20,7 +20,7 @@ from .formats import find, find_features
 from .labels import merge, summarize
 from .partition import stretch
 from .permutation import Permutation
-from .share import Delivery, Share, Shuffle, from_local
+from .share import Delivery, Share, Shuffle, from_local, sum_over_ranks
 from .sources import Source
 
 T = TypeVar("T")
@@ -254,12 +254,13 @@ class _Dealer:
         rank, counts, first = self.comm.rank, division.counts(which), division.first(which)
         if shuffle == "local":
             kept = sum(division.counts(earlier)[rank] for earlier in range(which))
-            own = slice(kept, kept + counts[rank])
-            dataset = Dataset(dataset.x[own], dataset.y[own], scale=dataset.scale)
-            y = dataset.y
+            dataset = dataset.part(kept, kept + counts[rank])
+            y, weight = dataset.y, dataset.weight
         else:
             start, stop = stretch(division.sets[which], self.comm.size, rank)
             order = division.order
-            y = dataset.y[start:stop] if order is None else dataset.y[order.positions(first + start, first + stop)]
+            rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
+            y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
-        return Share(dataset, counts, rank, shuffle, labels, division.order, first, delivery, self.name)
+        total = sum_over_ranks(weight, self.comm)
+        return Share(dataset, counts, rank, shuffle, labels, division.order, first, delivery, self.name, total)

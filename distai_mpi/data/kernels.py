@@ -107,3 +107,10 @@ def gather(x, y, rows, scale, x_out, y_out):
         for j in range(width):
             x_out[i, j] = x_out.dtype.type(x[row, j]) * scale
         y_out[i] = y[row]
+
+
+@kernel()
+def gather_values(values, rows, out):
+    """Copy ``values[rows]``, converted to the type of the output."""
+    for i in range(rows.size):
+        out[i] = values[rows[i]]

@@ -63,9 +63,9 @@ class Loader:
         self.global_batch_size = global_batch_size
         row_bytes = max(1, share.features * self.dtype.itemsize)
         self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
-        from .kernels import gather
+        from .kernels import gather, gather_values
 
-        data, self._copy_rows = share.dataset, gather
+        data, self._copy_rows, self._copy_weights = share.dataset, gather, gather_values
         self._scale = self.dtype.type(data.scale)
         self._x_as_is = data.scale == 1 and data.x.dtype == self.dtype and data.x.flags.aligned
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
@@ -83,6 +83,7 @@ class Loader:
         self._rows, self._ids = np.empty(rows, np.int64), np.empty(rows, np.int64)
         self._x = np.empty((rows, self.share.features), self.dtype)
         self._y = np.empty(rows, self.target_dtype)
+        self._weight = None if self.share.dataset.weight is None else np.empty(rows, self.dtype)
 
     @property
     def steps(self) -> int:
@@ -156,11 +157,10 @@ class Loader:
             ids = np.add(places, self._start, out=ids) if self._start else places
         else:
             share.order.apply(places, ids, share.first + self._start)
-        if order is None and (self._local or share.order is None):
-            x, y = self._stretch(start, stop)
-        else:
-            x, y = self._gather(places if self._local else ids)
-        return Batch(x, y, None, ids, self._start + start, train, key)
+        rows = places if self._local else ids
+        in_a_row = order is None and (self._local or share.order is None)
+        x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
+        return Batch(x, y, self._weights(rows), ids, self._start + start, train, key)
 
     def _stretch(self, start: int, stop: int) -> tuple[Array, Array]:
         """Rows that lie together: views where nothing has to be converted."""
@@ -179,3 +179,11 @@ class Loader:
         x, y = self._x[: rows.size], self._y[: rows.size]
         self._copy_rows(data.x, data.y, rows, self._scale, x, y)
         return x, y
+
+    def _weights(self, rows: Array) -> Array | None:
+        """Weights of rows of the data, in the buffer; None where all are 1."""
+        if self._weight is None:
+            return None
+        weight = self._weight[: rows.size]
+        self._copy_weights(self.share.dataset.weight, rows, weight)
+        return weight

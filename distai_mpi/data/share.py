@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
+
+import numpy as np
 
 from ..errors import DataError
 from .checks import first_not_finite
@@ -38,6 +41,7 @@ class Share:
         delivery: how rows came here: ``read`` (mapped or read from the file), ``scatter`` (sent
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
+        summed_weight: see `total_weight`; None where rows have no weights.
     """
 
     dataset: Dataset
@@ -49,6 +53,18 @@ class Share:
     first: int = 0
     delivery: Delivery = "copy"
     name: str = "data"
+    summed_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.dataset.weight is None) != (self.summed_weight is None):
+            raise ValueError("a share of weighted rows, and no other, needs their summed weight")
+        if self.summed_weight == 0 and self.rows:
+            raise DataError(f"{self.name}: the weights of all rows are 0; give some rows a weight")
+
+    @property
+    def total_weight(self) -> float:
+        """Summed weight of the set's rows on all ranks (their number where they have no weights); replicated."""
+        return float(self.rows) if self.summed_weight is None else self.summed_weight
 
     @property
     def rows(self) -> int:
@@ -69,7 +85,8 @@ class Share:
 def whole(dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data") -> Share:
     """A share of a ``dataset`` that every rank holds whole, under the global shuffle; no collective."""
     labels = summarize(dataset.y, dataset.features)
-    return Share(dataset, even(dataset.rows, ranks), rank, "global", labels, name=name)
+    weight = None if dataset.weight is None else dataset.weight_sum
+    return Share(dataset, even(dataset.rows, ranks), rank, "global", labels, name=name, summed_weight=weight)
 
 
 def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
@@ -78,7 +95,8 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
     ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.
 
     Raises:
-        DataError: ranks hold rows of different widths, or a value is not finite; on all ranks.
+        DataError: ranks hold rows of different widths, with and without weights, of no weight at all, or a value
+            is not finite; on all ranks.
     """
     with comm.agreed():
         for label, values in (("x", dataset.x), ("y", dataset.y.reshape(-1, 1))):
@@ -90,4 +108,15 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
     if len(widths) > 1:
         raise DataError(f"{name}: ranks hold rows of {widths[0]} and of {widths[-1]} features; give all the same")
     counts = tuple(part.rows for part in parts)
-    return Share(dataset, counts, comm.rank, "local", merge(parts), name=name)
+    weighted = comm.allgather_object(dataset.weight is not None)
+    if any(weighted) and not all(has or not count for has, count in zip(weighted, counts, strict=True)):
+        raise DataError(f"{name}: some ranks give their rows weights, and others do not; give all rows one")
+    if any(weighted) and dataset.weight is None:
+        dataset = replace(dataset, weight=np.empty(0))
+    weight = sum_over_ranks(dataset.weight, comm)
+    return Share(dataset, counts, comm.rank, "local", merge(parts), name=name, summed_weight=weight)
+
+
+def sum_over_ranks(weight: Array | None, comm: Any) -> float | None:
+    """The ranks' ``weight`` of rows, local, summed; None where they have none; collective, the same on every rank."""
+    return None if weight is None else math.fsum(comm.allgather_object(float(np.sum(weight))))
