@@ -9,7 +9,7 @@ the global weight, so that ranks may hold different numbers of rows, or none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,26 +102,34 @@ class Objective:
         ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.
         """
         owned = self.comm.reduce_scatter(grad, self.owners, self.algorithm)
-        owned *= owned.dtype.type(1.0 / weight)
-        if self._decay:
-            w_owned, l2 = w[self.mine], owned.dtype.type(self.l2)
-            for start, stop in self._decay:
-                for i in range(start, stop, BLOCK):
-                    part = slice(i, min(i + BLOCK, stop))
-                    owned[part] += l2 * w_owned[part]
-        return owned
+        return self._mean_grad(owned, w[self.mine], weight, self._decay)
+
+    def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
+        """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""
+        decay = self.model.layout.decay_ranges(0, w.size) if self.l2 else []
+        return self._mean_grad(grad, w, weight, decay)
+
+    def _mean_grad(self, grad: Array, w: Array, weight: float, decay: Sequence[tuple[int, int]]) -> Array:
+        """Divide ``grad`` by ``weight`` and add l2 · w in the stretches ``decay``, in place."""
+        grad *= grad.dtype.type(1.0 / weight)
+        l2 = grad.dtype.type(self.l2)
+        for start, stop in decay:
+            for i in range(start, stop, BLOCK):
+                part = slice(i, min(i + BLOCK, stop))
+                grad[part] += l2 * w[part]
+        return grad
 
     def mean(self, w: Array, local: Sums) -> tuple[float, float]:
         """The mean of the ranks' ``local`` sums plus the penalty at ``w``, and the global weight; the same everywhere.
 
         Each rank adds up the penalty of its own slice: one reduced sum, the same bits on all ranks.
         """
-        loss, weight, square = self.comm.sum([*local, self._owned_square(w)]).tolist()
-        return loss / weight + 0.5 * self.l2 * square, weight
+        loss, weight, squares = self.comm.sum([*local, self._owned_square(w)]).tolist()
+        return loss / weight + 0.5 * self.l2 * squares, weight
 
     def norm(self, owned: Array) -> float:
         """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""
-        return math.sqrt(self.comm.sum([_square(owned) if self._counts else 0.0])[0])
+        return math.sqrt(self.comm.sum([square(owned) if self._counts else 0.0])[0])
 
     @property
     def _counts(self) -> bool:
@@ -131,10 +139,10 @@ class Objective:
     def _owned_square(self, w: Array) -> float:
         """‖w‖² over the slots with decay in the owned slice."""
         owned = w[self.mine]
-        return sum(_square(owned[start:stop]) for start, stop in self._decay) if self._counts else 0.0
+        return sum(square(owned[start:stop]) for start, stop in self._decay) if self._counts else 0.0
 
 
-def _square(x: Array) -> float:
+def square(x: Array) -> float:
     """x·x, summed in float64 block by block; local."""
     total = 0.0
     for start in range(0, x.size, BLOCK):

@@ -40,10 +40,11 @@ class FirstOrder(Protocol):
         """
         ...
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """Write the slice after one step to ``out`` (``w`` itself if None) and update ``state`` in place.
 
-        w, grad and out have shape (n,) and one dtype; out may be w and must not overlap grad.
+        w, grad and out have shape (n,) and one dtype; out may be w and must not overlap grad.  The
+        learning rate is ``factor`` · lr: what a schedule makes of it.
         """
         ...
 
@@ -66,11 +67,11 @@ class SGD:
         """``carry``: zeros of w's shape and dtype, what rounding has taken from w so far."""
         return {"carry": np.zeros_like(w)}
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
         from . import kernels
 
-        kernels.sgd(w, grad, state["carry"], w.dtype.type(self.lr), w if out is None else out)
+        kernels.sgd(w, grad, state["carry"], w.dtype.type(factor * self.lr), w if out is None else out)
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class Momentum:
         """``velocity`` and ``carry``: zeros of w's shape and dtype."""
         return {"velocity": np.zeros_like(w), "carry": np.zeros_like(w)}
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
         from . import kernels
 
-        rate, momentum = w.dtype.type(self.lr), w.dtype.type(self.momentum)
+        rate, momentum = w.dtype.type(factor * self.lr), w.dtype.type(self.momentum)
         kernels.momentum(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
 
 
@@ -121,11 +122,11 @@ class Nesterov(Momentum):
 
     name: ClassVar[str] = "nesterov"
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
         from . import kernels
 
-        rate, momentum = w.dtype.type(self.lr), w.dtype.type(self.momentum)
+        rate, momentum = w.dtype.type(factor * self.lr), w.dtype.type(self.momentum)
         kernels.nesterov(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
 
 
@@ -155,13 +156,13 @@ class Adam:
         zeros = {name: np.zeros_like(w) for name in ("mean", "square", "carry")}
         return {**zeros, "steps": 0, "decay": tuple(decay)}
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
         state["steps"] += 1
-        self._update(w, grad, state, w if out is None else out, slice(0, w.size), 0.0)
+        self._update(w, grad, state, w if out is None else out, slice(0, w.size), factor * self.lr, 0.0)
 
-    def _update(self, w: Array, grad: Array, state: State, out: Array, part: slice, decay: float) -> None:
-        """Step number ``state["steps"]`` of the elements ``part``."""
+    def _update(self, w: Array, grad: Array, state: State, out: Array, part: slice, rate: float, decay: float) -> None:
+        """Step number ``state["steps"]`` of the elements ``part`` at the learning rate ``rate``."""
         from . import kernels
 
         steps, number = state["steps"], w.dtype.type
@@ -171,7 +172,7 @@ class Adam:
             state["mean"][part],
             state["square"][part],
             state["carry"][part],
-            number(self.lr / (1 - self.beta1**steps)),
+            number(rate / (1 - self.beta1**steps)),
             number(self.beta1),
             number(self.beta2),
             number(1 - self.beta2**steps),
@@ -196,14 +197,14 @@ class AdamW(Adam):
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise ConfigError(f"the weight decay must be a number from 0 up, got {self.weight_decay}")
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None) -> None:
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
         state["steps"] += 1
-        out = w if out is None else out
+        out, rate = w if out is None else out, factor * self.lr
         done = 0
         for start, stop in (*state["decay"], (w.size, w.size)):
-            self._update(w, grad, state, out, slice(done, start), 0.0)
-            self._update(w, grad, state, out, slice(start, stop), self.lr * self.weight_decay)
+            self._update(w, grad, state, out, slice(done, start), rate, 0.0)
+            self._update(w, grad, state, out, slice(start, stop), rate, rate * self.weight_decay)
             done = stop
 
 

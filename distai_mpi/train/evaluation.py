@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data import Batch, Loader, Share
 from ..models import Model
+from .metrics import measure
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -21,10 +22,12 @@ class Evaluation(NamedTuple):
     Attributes:
         loss: mean loss; None where there are no rows.
         accuracy: share of rows with the right label; None for models that predict values.
+        metrics: by name of `metrics.METRICS`, those that were asked for and have a meaning for the model.
     """
 
     loss: float | None
     accuracy: float | None
+    metrics: dict[str, float | None] = {}  # noqa: RUF012 - never written to
 
 
 def make_loader(model: Model, share: Share, comm: Communicator, global_batch_size: int = 1, seed: int = 0) -> Loader:
@@ -40,8 +43,11 @@ def make_loader(model: Model, share: Share, comm: Communicator, global_batch_siz
     )
 
 
-def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator) -> Evaluation:
-    """Mean loss and accuracy of ``w``, shape (layout.size,), replicated; collective, the same on every rank."""
+def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, every_metric: bool = False) -> Evaluation:
+    """Mean loss and accuracy of ``w``, shape (layout.size,), replicated; collective, the same on every rank.
+
+    With ``every_metric`` also all others that have a meaning, which takes a second pass over the rows.
+    """
     if hasattr(model, "check_data"):
         model.check_data(loader.share.labels)
     totals = np.zeros(3)
@@ -51,8 +57,17 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator) -> Eval
     loss, weight, correct = comm.sum(totals).tolist()
     if weight == 0:
         return Evaluation(None, None)
+    loss /= weight
     classifies = loader.target_dtype.kind == "i"  # where targets are values, right and wrong mean nothing
-    return Evaluation(loss / weight, correct / weight if classifies else None)
+    accuracy = correct / weight if classifies else None
+    metrics: dict[str, float | None] = {}
+    if every_metric:
+        if classifies:
+            metrics["accuracy"] = accuracy
+        if getattr(getattr(model, "loss_function", None), "classifies", False):
+            metrics["log_loss"] = loss
+        metrics |= measure(model, w, loader, comm)
+    return Evaluation(loss, accuracy, metrics)
 
 
 def _score(model: Model, w: Array, batch: Batch) -> tuple[tuple[float, float], float]:

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data import Loader, Share
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import FirstOrder, Momentum
+from ..optim import Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import affinity, limited_blas
 from .callbacks import Callback
+from .checks import check_rows, check_settings
+from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .run import Result, Run
+from .run import Optimizer, Result, Run
+from .steps import AveragingSteps, SynchronousSteps
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -29,13 +32,18 @@ def fit(
     comm: Communicator,
     *,
     test: Share | None = None,
-    optimizer: FirstOrder | None = None,
+    valid: Share | None = None,
+    optimizer: Optimizer | None = None,
+    schedule: Schedule | None = None,
+    clip_norm: float | None = None,
     epochs: int = 5,
     global_batch_size: int = 256,
     l2: float = 0.0,
     seed: int = 0,
     allreduce: str | None = None,
     tol: float | None = None,
+    metric: str = "loss",
+    patience: int | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -44,60 +52,86 @@ def fit(
         model: built alike on every rank.
         data, test: this rank's share of the training and test rows, from `data.load`.
         comm: the ranks that train.
-        optimizer: a first-order method; default momentum.
+        valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
+            them are the result.  See `data.split`.
+        optimizer: a first-order method or `optim.ParameterAveraging`; default momentum.
+        schedule: factor of the learning rate, by steps taken; default constant.
+        clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
+            batch; under averaging each rank's own).  Costs one small message a step.
         epochs: passes over the training rows.
         global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
             of ranks changes nothing but the rounding of sums (which a long float32 training of a
             relu network amplifies: a unit that lands on the other side of zero is not rounding).
+            Averaging depends on the number of ranks.
         allreduce: the algorithm that exchanges gradients, by name.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
+        metric: what is best on the validation rows, a name of `metrics.METRICS`.
+        patience: stop after so many epochs in a row without a better value; None: never.
         callbacks: see `Callback`.
+
+    Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
+    has on average, so that steps are unbiased and need no message for it.
 
     Raises:
         ConfigError, DataError: a value that cannot work, or data that does not fit the model; on every rank.
     """
     optimizer = Momentum() if optimizer is None else optimizer
-    _check(data, optimizer, epochs, global_batch_size, l2, tol)
-    _check_rows(model, data, "training")
-    if test is not None:
-        _check_rows(model, test, "test")
+    check_settings(data, optimizer, epochs, global_batch_size, l2, tol, clip_norm, valid, metric, patience)
+    for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
+        if share is not None:
+            check_rows(model, share, which)
     masks = comm.allgather_object(affinity())
     cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
     batch_size = data.rows if optimizer.full_batch else global_batch_size
     try:
         with limited_blas(comm.node.size, cpus), np.errstate(over="ignore", invalid="ignore"):  # the loss tells of both
             loader = make_loader(model, data, comm, batch_size, seed)
-            test_loader = make_loader(model, test, comm) if test else None
+            watched = {
+                name: make_loader(model, share, comm)
+                for name, share in (("valid", valid), ("test", test))
+                if share is not None
+            }
             with comm.agreed():
                 start = model.init(np.random.default_rng(seed))
             objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
-            run = Run(objective, optimizer, epochs, start, measures_norm=tol is not None)
+            steps = _steps(objective, optimizer, start, clip_norm, tol)
             del start  # a copy of the parameters that nobody needs
-            return _run(run, test_loader, callbacks, tol)
+            stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
+            run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
+            return _run(run, watched, callbacks, tol)
     finally:
         for callback in callbacks:
             callback.on_close()
 
 
-def _run(run: Run, test_loader: Loader | None, callbacks: Sequence[Callback], tol: float | None) -> Result:
-    """All epochs, until the tolerance is met or the loss is lost."""
+def _steps(
+    objective: Objective, optimizer: Optimizer, start: Any, clip_norm: float | None, tol: float | None
+) -> SynchronousSteps | AveragingSteps:
+    if isinstance(optimizer, ParameterAveraging):
+        return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
+    return SynchronousSteps(objective, optimizer, start, clip_norm=clip_norm, measures_norm=tol is not None)
+
+
+def _run(run: Run, watched: dict[str, Loader], callbacks: Sequence[Callback], tol: float | None) -> Result:
+    """All epochs, until the tolerance is met, nothing improves, or the loss is lost."""
     run.warm_up()
     for callback in callbacks:
         callback.on_start(run)
-    result = Result(run.w)
+    result = Result(run.w, history=run.history)
     rounds, sent = run.comm.rounds, run.comm.bytes_sent
-    first_norm = None
-    while run.epoch < run.epochs and result.status == "completed" and not result.converged:
+    done = False
+    while run.epoch < run.epochs and not done:
         run.sums = Sums(0.0, 0.0)
         _train_epoch(run, callbacks)
-        first_norm = run.gradient_norm if first_norm is None else first_norm
-        _close_epoch(run, result, test_loader, callbacks)
-        if tol is not None and result.status == "completed":
-            result.converged = run.gradient_norm <= tol * first_norm
-    _finish(run, result, rounds, sent)
+        record = _close_epoch(run, watched)
+        result.test_loss, result.test_accuracy = record.get("test_loss"), record.get("test_accuracy")
+        done = _stops(run, result, record, tol)
+        for callback in callbacks:
+            callback.on_epoch(run, record)
+    _finish(run, result, watched, rounds, sent)
     for callback in callbacks:
         callback.on_end(run, result)
     return result
@@ -115,64 +149,65 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback]) -> None:
     run.epoch += 1
 
 
-def _check(
-    data: Share, optimizer: FirstOrder, epochs: int, global_batch_size: int, l2: float, tol: float | None
-) -> None:
-    if data.rows == 0:
-        raise ConfigError("there are no rows to train on")
-    if epochs < 1:
-        raise ConfigError(f"epochs must be at least 1, got {epochs}")
-    if global_batch_size < 1:
-        raise ConfigError(f"the global batch size must be at least 1, got {global_batch_size}")
-    if not (l2 >= 0 and math.isfinite(l2)):
-        raise ConfigError(f"l2 must be a number from 0 up, got {l2}")
-    if tol is not None and not 0 < tol < math.inf:
-        raise ConfigError(f"the tolerance (tol) must be a positive number, got {tol}")
-    if tol is not None and not optimizer.full_batch:
-        raise ConfigError(f"a tolerance needs a full-batch optimizer such as gd, not {optimizer.name}")
-
-
-def _check_rows(model: Model, share: Share, which: str) -> None:
-    """Raise `DataError` if the model can tell that the rows do not fit it."""
-    if hasattr(model, "check_data"):
-        try:
-            model.check_data(share.labels)
-        except DataError as error:
-            raise DataError(f"{share.name}, {which} rows: {error}") from None
-
-
-def _close_epoch(run: Run, result: Result, test_loader: Loader | None, callbacks: Sequence[Callback]) -> None:
-    """Sum the epoch's losses, evaluate, and tell the callbacks; every rank sees the same numbers."""
-    running, weight = run.objective.mean(run._w, run.sums)
-    if not math.isclose(weight, run.loader.share.rows, rel_tol=1e-9):
+def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
+    """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
+    running, weight = run.objective.mean(run.w, run.sums)
+    expected = run.loader.share.total_weight
+    if not math.isclose(weight, expected, rel_tol=1e-9):
         raise ConfigError(
-            f"the model gives {run.loader.share.rows:,} rows the weight {weight:g}; only 1 a row is supported"
+            f"the model gives {run.loader.share.rows:,} rows the weight {weight:g} in place of {expected:g};"
+            " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
         )
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
-    if not math.isfinite(running):
-        result.status, result.stop_reason = "diverged", "loss is not finite"
-    if test_loader is not None:
-        test = evaluate(run.objective.model, run.w, test_loader, run.comm)
-        record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
-        result.test_loss, result.test_accuracy = test.loss, test.accuracy
+    for name, loader in watched.items():
+        asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
+        found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
+        metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
+        record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
-    result.history.append(record)
-    for callback in callbacks:
-        callback.on_epoch(run, record)
+    run.history.append(record)
+    return record
 
 
-def _finish(run: Run, result: Result, rounds: int, sent: int) -> None:
+def _stops(run: Run, result: Result, record: dict[str, Any], tol: float | None) -> bool:
+    """Whether training ends with this epoch; writes down why."""
+    if not math.isfinite(record["running_loss"]):
+        result.status, result.stop_reason = "diverged", "loss is not finite"
+        return True
+    if tol is not None:
+        run.first_norm = run.gradient_norm if run.first_norm is None else run.first_norm
+        result.converged = run.gradient_norm <= tol * run.first_norm
+        if result.converged:
+            result.stop_reason = "tolerance"
+            return True
+    if run.stopping is not None:
+        value = record.get(f"valid_{run.stopping.metric}")
+        if run.stopping.look(run.epoch, value, run.training.owned["w"]):
+            result.stop_reason = "no improvement"
+            return True
+    return False
+
+
+def _finish(run: Run, result: Result, watched: dict[str, Loader], rounds: int, sent: int) -> None:
+    """What the run comes to, at the parameters that it ends with."""
+    if run.stopping is not None and run.stopping.best_epoch is not None:
+        result.best_epoch = run.stopping.best_epoch
+        if result.best_epoch < run.epoch:
+            run.training.owned["w"][:] = run.stopping.best
+            run.training.restored()
     result.w = run.w
-    if result.converged:
-        result.stop_reason = "tolerance"
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds = run.comm.rounds - rounds
     sent = run.comm.bytes_sent - sent
     result.bytes_moved = int(run.comm.sum([sent])[0])
     result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds
-    if result.status == "completed":
-        result.train_loss = run.objective.value(run.w)
-        if not math.isfinite(result.train_loss):
-            result.train_loss = None
-            result.status, result.stop_reason = "diverged", "loss is not finite"
+    if result.status != "completed":
+        return
+    result.train_loss = run.objective.value(run.w)
+    if not math.isfinite(result.train_loss):
+        result.train_loss = None
+        result.status, result.stop_reason = "diverged", "loss is not finite"
+    elif "test" in watched:
+        test = evaluate(run.objective.model, run.w, watched["test"], run.comm, every_metric=True)
+        result.test_loss, result.test_accuracy, result.metrics = test

@@ -1,0 +1,132 @@
+"""What a model's answers are worth besides the loss, exact over the rows of all ranks.
+
+All are weighted by the rows' weights.  Each rank needs memory for its own rows alone, sorted scores included.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data import Loader
+from ..models import Model
+
+if TYPE_CHECKING:
+    from ..comm import Communicator
+
+Array = Any
+SAMPLES = 64  # scores that each rank shows for every rank, to cut all scores into parts of about the same length
+
+# Names of result.json and of early stopping, and whether more is better.
+METRICS = {
+    "loss": False,
+    "accuracy": True,
+    "log_loss": False,
+    "auc": True,
+    "mae": False,
+    "rmse": False,
+    "r2": True,
+}
+
+
+def measure(model: Model, w: Array, loader: Loader, comm: Communicator) -> dict[str, float | None]:
+    """The metrics that have a meaning for ``model`` at ``w``, shape (layout.size,), by name; collective.
+
+    Where targets are values: ``mae``, ``rmse`` and ``r2``.  Where they are two classes and the model tells its
+    outputs: ``auc``.  None stands for one that these rows do not define, such as the AUC of a single class.
+    """
+    values = loader.target_dtype.kind == "f"
+    if not values and not _has_margins(model):
+        return {}
+    columns: list[list[Array]] = [[], [], []]
+    for batch in loader.sequential():
+        answers = model.predict(w, batch.x) if values else _margins(model, w, batch.x)
+        weight = np.ones(len(batch.y)) if batch.weight is None else batch.weight
+        for column, part in zip(columns, (answers, batch.y, weight), strict=True):
+            column.append(np.array(part, np.float64))
+    answers, y, weight = (np.concatenate([np.empty(0), *column]) for column in columns)
+    return errors(answers, y, weight, comm) if values else {"auc": auc(answers, y > 0, weight, comm)}
+
+
+def _has_margins(model: Model) -> bool:
+    """Whether the model tells two classes apart by outputs that it shows."""
+    return hasattr(model, "outputs") and hasattr(model, "widths") and model.widths[-1] <= 2
+
+
+def _margins(model: Any, w: Array, x: Array) -> Array:
+    """How much each row, shape (rows,), speaks for the second of two classes."""
+    outputs = model.outputs(w, x)
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 1] - outputs[:, 0]
+
+
+def errors(predicted: Array, y: Array, weight: Array, comm: Communicator) -> dict[str, float | None]:
+    """Mean absolute error, root of the mean squared error and R² (the coefficient of determination); collective.
+
+    All shape (rows of this rank,), float64.  R² = 1 - Σ w (y - predicted)² / Σ w (y - mean)²; None where y is
+    constant.
+    """
+    residual = y - predicted
+    total, target, absolute, squares = comm.sum(
+        [weight.sum(), weight @ y, weight @ np.abs(residual), weight @ residual**2]
+    ).tolist()
+    if total == 0:
+        return {"mae": None, "rmse": None, "r2": None}
+    spread = float(comm.sum([weight @ (y - target / total) ** 2])[0])
+    return {
+        "mae": absolute / total,
+        "rmse": math.sqrt(squares / total),
+        "r2": 1 - squares / spread if spread > 0 else None,
+    }
+
+
+def auc(score: Array, positive: Array, weight: Array, comm: Communicator) -> float | None:
+    """Area under the ROC curve: the chance that a positive row scores higher than a negative one, ties half.
+
+    Exact (Hanley & McNeil 1982, "The meaning and use of the area under a ROC curve", section III), by a sort
+    over the ranks: each gets a stretch of the scores of all, equal ones together (sample sort, Frazer & McKellar
+    1970).  ``score`` and ``weight`` have shape (rows of this rank,), float64, ``positive`` is bool.  None where
+    there is only one class, or a score is not a number.  Collective.
+    """
+    lost = np.isnan(score).any()
+    if comm.sum([lost])[0]:
+        return None
+    parts = _merge(score, weight * positive, weight * ~positive)
+    parts = _merge(*_by_score(parts, comm))
+    sums = comm.allgather_object((float(parts[1].sum()), float(parts[2].sum())))
+    below = sum(negative for _, negative in sums[: comm.rank])
+    positives, negatives = (float(part) for part in np.sum(sums, axis=0))
+    if positives == 0 or negatives == 0:
+        return None
+    beaten = below + np.cumsum(parts[2]) - 0.5 * parts[2]
+    return float(comm.sum([parts[1] @ beaten])[0]) / (positives * negatives)
+
+
+def _merge(score: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
+    """Scores in ascending order, each once, with the summed weights of the rows that have it."""
+    unique, index = np.unique(score, return_inverse=True)
+    return (
+        unique,
+        np.bincount(index, positive, minlength=unique.size),
+        np.bincount(index, negative, minlength=unique.size),
+    )
+
+
+def _by_score(parts: tuple[Array, Array, Array], comm: Communicator) -> list[Array]:
+    """Exchange ascending scores and what belongs to them so that rank r's lie below those of rank r + 1."""
+    score = parts[0]
+    wanted = min(score.size, SAMPLES * comm.size)
+    shown = score[np.arange(wanted) * score.size // max(1, wanted)]
+    samples = np.sort(np.concatenate(comm.allgather_object(shown)))
+    if samples.size == 0:
+        return list(parts)
+    cuts = samples[np.arange(1, comm.size) * samples.size // comm.size]
+    ends = [0, *np.searchsorted(score, cuts, side="right").tolist(), score.size]
+    counts = np.diff(ends).tolist()
+    arriving = [sent[comm.rank] for sent in comm.allgather_object(counts)]
+    received = []
+    for part in parts:
+        received.append(np.empty(sum(arriving)))
+        comm.alltoallv(np.ascontiguousarray(part, np.float64), counts, received[-1], arriving)
+    return received
