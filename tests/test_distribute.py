@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from alone import Alone
 
-from distai_mpi.data import Permutation, distribute, load, merge, summarize
+from distai_mpi.data import Permutation, distribute, load, load_sets, merge, summarize
 from distai_mpi.data.division import Division
 from distai_mpi.data.partition import even, stretch
 from distai_mpi.errors import ConfigError, DataError
@@ -363,3 +363,28 @@ def test_a_file_that_rank_0_alone_sees(comm, tmp_path, monkeypatch):
         train, _ = load("a.npz", comm, **options)
         check(train, X, Y)
         assert train.delivery == ("node" if train.shuffle == "global" else "scatter")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("shuffle", ["global", "local"])
+def test_validation_rows_leave_the_test_rows_what_they_are(comm, shared_files, shuffle):
+    path = shared_files.no_test
+    options = {"shuffle": shuffle, "test_fraction": 0.25, "seed": 3}
+    plain = load_sets(path, comm, **options)
+    sets = load_sets(path, comm, valid=0.2, **options)
+    rows = [{row for part in comm.allgather_object(rows_held(share).tolist()) for row in part} for share in sets]
+    assert [len(r) for r in rows] == [share.rows for share in sets] == [ROWS - 10 - 8, 10, 8]
+    assert set.union(*rows) == set(range(ROWS))
+    assert rows[1] == {row for part in comm.allgather_object(rows_held(plain.test).tolist()) for row in part}
+    assert plain.valid is None
+
+
+@pytest.mark.mpi
+def test_validation_rows_in_a_file_of_their_own(comm, shared_files):
+    sets = load_sets(shared_files.no_test, comm, valid=shared_files.no_test, test_fraction=0)
+    assert (sets.train.rows, sets.test, sets.valid.rows) == (ROWS, None, ROWS)
+    with pytest.raises(DataError, match="features"):
+        load_sets(shared_files.no_test, comm, valid="mnist")
+    for fraction in (0.0, 1.0, -0.5):
+        with pytest.raises(ConfigError, match="validation"):
+            load_sets(shared_files.no_test, comm, valid=fraction)

@@ -7,10 +7,14 @@ from typing import Any
 
 import click
 
+from .config import read_config
+
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MODELS = ("linear", "logistic", "softmax", "mlp")
-OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw")
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average")
+SCHEDULES = ("constant", "step", "cosine")
+METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
 ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner")
 
 
@@ -46,6 +50,12 @@ DATA: Sequence[Option] = (
         default=0.1,
         show_default=True,
         help="Rows held back for testing where the data has no test set.",
+    ),
+    click.option(
+        "--valid",
+        metavar="FRACTION|DATA",
+        help="Rows to watch while training, the share of the training rows held back for it or data of its own: "
+        "the parameters that are best on them are kept.",
     ),
     click.option(
         "--distribute",
@@ -84,9 +94,44 @@ OPTIMIZER: Sequence[Option] = (
     click.option(
         "--weight-decay", type=click.FloatRange(0), help="Decoupled decay of adamw, biases excepted.  [default: 0.01]"
     ),
+    click.option("--schedule", type=click.Choice(SCHEDULES), help="Of the learning rate.  [default: constant]"),
+    click.option("--warmup", type=click.IntRange(min=0), help="Steps over which the learning rate rises first."),
+    click.option("--decay-every", type=POSITIVE, help="Epochs after which schedule step lowers the rate, each time."),
+    click.option(
+        "--decay-factor",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="What schedule step multiplies the rate by.  [default: 0.1]",
+    ),
+    click.option(
+        "--lr-floor",
+        type=click.FloatRange(0, 1),
+        help="Share of the rate that schedule cosine ends with.  [default: 0]",
+    ),
+    click.option(
+        "--clip-norm", type=click.FloatRange(0, min_open=True), help="Scale gradients of a larger norm down to this."
+    ),
+    click.option(
+        "--inner-optimizer",
+        type=click.Choice([name for name in OPTIMIZERS if name not in ("gd", "average")]),
+        help="What average takes on each rank.  [default: sgd]",
+    ),
+    click.option("--sync-every", type=POSITIVE, help="Steps of average between two averages.  [default: 10]"),
+    click.option(
+        "--inner-state",
+        type=click.Choice(["keep", "reset"]),
+        help="What average does with the inner optimizer's state at an average.  [default: keep]",
+    ),
+    click.option(
+        "--outer-lr", type=click.FloatRange(0, min_open=True), help="Rate of average's outer step.  [default: 1]"
+    ),
+    click.option("--outer-momentum", type=FRACTION, help="Nesterov momentum of average's outer step.  [default: 0]"),
     click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]"),
     click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank."),
     click.option("--epochs", type=POSITIVE, default=5, show_default=True),
+    click.option("--metric", type=click.Choice(METRICS), help="What is best on the validation rows.  [default: loss]"),
+    click.option(
+        "--patience", type=POSITIVE, help="Stop after so many epochs without a better metric.  [default: never]"
+    ),
     click.option("--max-iter", type=POSITIVE, help="Iterations of gd, in place of epochs."),
     click.option(
         "--tol",
@@ -95,6 +140,14 @@ OPTIMIZER: Sequence[Option] = (
     ),
 )
 RUN: Sequence[Option] = (
+    click.option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        expose_value=False,
+        callback=read_config,
+        help="Values of flags, by their names; flags on the command line win.",
+    ),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     click.option(
         "--allreduce",

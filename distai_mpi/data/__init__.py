@@ -2,7 +2,7 @@
 
 from .batch import Batch
 from .dataset import Dataset
-from .distribute import load, load_features
+from .distribute import Sets, load, load_features, load_sets
 from .labels import LabelSummary, merge, summarize
 from .loader import Loader
 from .permutation import Permutation
@@ -15,10 +15,12 @@ __all__ = [
     "LabelSummary",
     "Loader",
     "Permutation",
+    "Sets",
     "Share",
     "from_local",
     "load",
     "load_features",
+    "load_sets",
     "merge",
     "stream_key",
     "summarize",

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .labels import merge, summarize
 from .partition import stretch
 from .permutation import Permutation
 from .share import Delivery, Share, Shuffle, from_local, sum_over_ranks
-from .sources import Source
+from .sources import Source, check_pair
 
 T = TypeVar("T")
 
@@ -30,63 +30,96 @@ ENDS_BYTES = 64 << 10  # of a file that are compared to tell whether two ranks s
 MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at most 1/4 of the memory left
 
 
-def load(
+class Sets(NamedTuple):
+    """What `load_sets` gives: this rank's share of each set; None where there is no such set."""
+
+    train: Share
+    test: Share | None
+    valid: Share | None
+
+
+def load(data: str | os.PathLike, comm: Any, **options: Any) -> tuple[Share, Share | None]:
+    """The training and the test set (or None) of `load_sets`, which says what ``options`` there are; collective."""
+    sets = load_sets(data, comm, **options)
+    return sets.train, sets.test
+
+
+def load_sets(
     data: str | os.PathLike,
     comm: Any,
     *,
     test: str | os.PathLike | None = None,
+    valid: str | os.PathLike | float | None = None,
     distribute: str | None = None,
     shuffle: str | None = None,
     test_fraction: float = 0.1,
     seed: int = 0,
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-) -> tuple[Share, Share | None]:
-    """Find, check and share out a training and a test set; collective.
+) -> Sets:
+    """Find, check and share out a training, a test and a validation set; collective.
 
     Args:
         data: ``mnist``, a path, or two paths with a comma between them; see `formats.ACCEPTED`.
         comm: the ranks, a `comm.Communicator`; it must live as long as the data is used.
         test: test data, named likewise; else the test set in ``data``, else rows split off.
+        valid: validation data, named likewise, or the share of the training rows that is split off for it; None:
+            there is none.
         distribute: ``read``: each rank reads its rows; ``scatter``: rank 0 reads and sends them.
             None: read where the format allows slices and all ranks see the file, else scatter.
         shuffle: ``global``: any rank may get any row in each epoch; ``local``: rows are shuffled
             once and stay with their rank.  None: global while the data takes at most
             ``memory_limit``.
         test_fraction: share of the rows split off where there is no test set; 0: none is.
-            The rows depend on the seed alone, not on ranks or the way of shuffling.
+            The rows split off depend on the seed alone, not on ranks or the way of shuffling.
         seed: names the order in which rows are dealt out.
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
 
-    Returns:
-        The training set, and the test set or None.
-
     Raises:
         DataError, ConfigError: the same on all ranks.
     """
-    _check_choices(distribute, shuffle, test_fraction)
-    train, held_out = _at_root(comm, lambda: find(data, test))
-    sources = [train] if held_out is None else [train, held_out]
+    _check_choices(distribute, shuffle, test_fraction, valid)
+    sources = _at_root(comm, lambda: _find_all(data, test, valid))
+    fractions = {
+        "valid": valid if isinstance(valid, float) else 0.0,
+        "test": 0.0 if "test" in sources else test_fraction,
+    }
     if memory_limit is None:
         memory_limit = min(comm.allgather_object(memory_left())) // MEMORY_SHARE
-    visible = _who_sees(sources, comm)
+    visible = _who_sees(list(sources.values()), comm)
     if distribute == "read" and not all(visible):
         raise ConfigError(
             f"--distribute read: rank {visible.index(False)} does not see the file {data}, or sees another one of"
             " that name; put it where all nodes see it, or use --distribute scatter"
         )
-    dealer = _Dealer(comm, str(data), sources, visible, distribute, test_fraction, seed, memory_limit, chunk_bytes)
-    fits = sum(source.nbytes for source in sources) <= memory_limit
+    dealer = _Dealer(comm, str(data), sources, visible, distribute, fractions, seed, memory_limit, chunk_bytes)
+    fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
-        return dealer.deal("local")
-    try:
-        return dealer.deal("global")
-    except MemoryError as error:  # on all ranks
-        if shuffle == "global":
-            raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
-        return dealer.deal("local")
+        sets = dealer.deal("local")
+    else:
+        try:
+            sets = dealer.deal("global")
+        except MemoryError as error:  # on all ranks
+            if shuffle == "global":
+                raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
+            sets = dealer.deal("local")
+    return Sets(sets["train"], sets.get("test"), sets.get("valid"))
+
+
+def _find_all(
+    data: str | os.PathLike, test: str | os.PathLike | None, valid: str | os.PathLike | float | None
+) -> dict[str, Source]:
+    """The sets that are in files of their own, by name."""
+    train, held_out = find(data, test)
+    sources = {"train": train}
+    if held_out is not None:
+        sources["test"] = held_out
+    if valid is not None and not isinstance(valid, float):
+        sources["valid"], _ = find(valid)
+        check_pair(train, sources["valid"])
+    return sources
 
 
 def load_features(data: str | os.PathLike, comm: Any, chunk_bytes: int = CHUNK_BYTES) -> Share:
@@ -120,7 +153,9 @@ def load_features(data: str | os.PathLike, comm: Any, chunk_bytes: int = CHUNK_B
     return from_local(Dataset(x, np.zeros(stop - start, np.int8), scale=array.scale), comm, str(data))
 
 
-def _check_choices(distribute: str | None, shuffle: str | None, test_fraction: float) -> None:
+def _check_choices(
+    distribute: str | None, shuffle: str | None, test_fraction: float, valid: str | os.PathLike | float | None
+) -> None:
     if distribute not in (None, "read", "scatter"):
         raise ConfigError(f"--distribute {distribute}: choose read or scatter")
     if shuffle not in (None, "global", "local"):
@@ -132,6 +167,8 @@ def _check_choices(distribute: str | None, shuffle: str | None, test_fraction: f
         )
     if not 0 <= test_fraction < 1:
         raise ConfigError(f"the test fraction must be at least 0 and less than 1, not {test_fraction}")
+    if isinstance(valid, float) and not 0 < valid < 1:
+        raise ConfigError(f"the share of validation rows must lie between 0 and 1, not {valid:g}")
 
 
 def _at_root(comm: Any, work: Callable[[], T]) -> T:
@@ -179,37 +216,42 @@ class _Dealer:
 
     comm: Any
     name: str
-    sources: Sequence[Source]
+    sources: dict[str, Source]
     visible: Sequence[bool]
     distribute: str | None
-    test_fraction: float
+    fractions: dict[str, float]  # of the training source's rows that make up other sets
     seed: int
     memory_limit: int
     chunk_bytes: int
 
-    def deal(self, shuffle: Shuffle) -> tuple[Share, Share | None]:
-        """The training and the test set.  Raises MemoryError on all ranks where rows cannot be held whole."""
-        shares: list[Share] = []
+    def deal(self, shuffle: Shuffle) -> dict[str, Share]:
+        """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
+        shares: dict[str, Share] = {}
         bring = self._whole if shuffle == "global" else self._own
-        divisions = self._divisions(shuffle)
-        brought = [bring(source, division) for source, division in zip(self.sources, divisions, strict=True)]
-        for source, division, (dataset, delivery) in zip(self.sources, divisions, brought, strict=True):
+        plan = [(source, *self._division(name, source, shuffle)) for name, source in self.sources.items()]
+        brought = [bring(source, division) for source, _, division in plan]
+        for (source, names, division), (dataset, delivery) in zip(plan, brought, strict=True):
             self._check_values(source, division, dataset, shuffle)
             sets = [self._share(division, i, dataset, shuffle, delivery) for i in range(len(division.sets))]
-            labels = merge(share.labels for share in sets)  # a split may leave a class to one of the two sets alone
-            shares += [replace(share, labels=replace(labels, rows=share.rows)) for share in sets]
-        return shares[0], shares[1] if len(shares) > 1 else None
+            labels = merge(share.labels for share in sets)  # a split may leave a class to one of the sets alone
+            shares |= {
+                name: replace(share, labels=replace(labels, rows=share.rows))
+                for name, share in zip(names, sets, strict=True)
+            }
+        return shares
 
-    def _divisions(self, shuffle: Shuffle) -> list[Division]:
-        """How the rows of each source are ordered and cut up."""
-        rows = self.sources[0].rows
-        held_out = 0
-        if len(self.sources) == 1 and self.test_fraction > 0:
-            held_out = min(rows - 1, max(1, round(rows * self.test_fraction)))
-        order = Permutation(rows, self.seed, "rows") if shuffle == "local" or held_out else None
-        sets = (rows - held_out, held_out) if held_out else (rows,)
-        others = [Division(None, (source.rows,), self.comm.size) for source in self.sources[1:]]
-        return [Division(order, sets, self.comm.size), *others]
+    def _division(self, name: str, source: Source, shuffle: Shuffle) -> tuple[list[str], Division]:
+        """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
+        if name != "train":
+            return [name], Division(None, (source.rows,), self.comm.size)
+        names, sets, left = [name], [], source.rows
+        for other, fraction in self.fractions.items():
+            if fraction > 0 and left > 1:
+                sets.append(min(left - 1, max(1, round(source.rows * fraction))))
+                names.append(other)
+                left -= sets[-1]
+        order = Permutation(source.rows, self.seed, "rows") if shuffle == "local" or sets else None
+        return names, Division(order, (left, *sets), self.comm.size)
 
     def _whole(self, source: Source, _: Division) -> tuple[Dataset, Delivery]:
         """All rows within reach of this rank."""

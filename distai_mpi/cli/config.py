@@ -1,0 +1,90 @@
+"""Settings of a run as a TOML file: values of flags by their names, without the dashes in front."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from difflib import get_close_matches
+from typing import Any
+
+import click
+
+from ..errors import ConfigError
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    """Make the values in the file ``path`` the defaults of the command's flags.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it names no flag or gives a value that the flag refuses.
+    """
+    if path is None:
+        return
+    text = _read(path)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is no TOML file: {error}") from None
+    flags = {flag_name(p): p for p in ctx.command.params if isinstance(p, click.Option) and p is not param}
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        where = f"{path}, line {_line_of(text, key)}: {key}"
+        if name not in flags:
+            near = get_close_matches(name, flags, n=1)
+            raise ConfigError(
+                f"{where} is no flag of '{ctx.command_path}'{f'; did you mean {near[0]}?' if near else ''}"
+            )
+        defaults[flags[name].name or ""] = _checked(flags[name], value, ctx, where)
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config {path}: is no text in UTF-8; give a TOML file") from None
+
+
+def flag_name(flag: click.Option) -> str:
+    """The flag's name as it is written in a file: the longest, without the dashes in front."""
+    return max(flag.opts, key=len).lstrip("-")
+
+
+def _line_of(text: str, key: str) -> int:
+    """Line of ``text``, counted from 1, that sets ``key`` (or opens the table of that name)."""
+    pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[\].=]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _checked(flag: click.Option, value: Any, ctx: click.Context, where: str) -> Any:
+    """``value``, if the flag takes it; lists become the flag's own form, with commas."""
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    switch = flag.is_flag or isinstance(flag.type, click.types.BoolParamType)
+    if switch != isinstance(value, bool):
+        raise ConfigError(f"{where}: {value!r} is not {'true or false' if switch else 'what this flag takes'}")
+    if isinstance(value, dict):
+        raise ConfigError(f"{where}: tables are not used here; write the flags one below the other")
+    if isinstance(flag.type, click.types.IntParamType) and not isinstance(value, int):
+        raise ConfigError(f"{where}: {value!r} is not a whole number")
+    try:
+        flag.type_cast_value(ctx, value if switch else str(value))
+    except click.BadParameter as error:
+        raise ConfigError(f"{where}: {error.message.rstrip('.')}") from None
+    return value
+
+
+def write_config(settings: dict[str, Any], flags: dict[str, str], header: str) -> str:
+    """A TOML text of ``settings`` (parameter name: value, None left out) that `read_config` takes.
+
+    ``flags`` gives the name of each parameter in the file.
+    """
+    import tomli_w
+
+    values = {flags[name]: value for name, value in settings.items() if value is not None and name in flags}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return f"# {header}\n" + tomli_w.dumps(plain)
