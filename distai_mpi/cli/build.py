@@ -19,7 +19,7 @@ def make_model(settings: dict[str, Any], labels: Any) -> Any:
     return models.build(settings["model_name"], labels, bias=settings["bias"], dtype=dtype, **options)
 
 
-def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int) -> list[Any]:
+def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int) -> list[Any]:
     """What watches the run: files, and on rank 0 the bar or lines."""
     from ..train.progress import progress
     from ..train.report import ResultFiles, ResultLine
@@ -35,12 +35,30 @@ def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int) -> list[An
             "seed": settings["seed"],
             "byte_scale": byte_scale,
         }
-        callbacks.append(ResultFiles(settings["out"], fields, kept))
+        callbacks.append(ResultFiles(settings["out"], fields, kept, again(settings, ranks)))
     if rank == 0 and not settings["quiet"]:
         callbacks.append(progress(launch.on_terminal()))
     if settings["as_json"]:
         callbacks.append(ResultLine(fields))
     return callbacks
+
+
+def again(settings: dict[str, Any], ranks: int) -> str:
+    """The settings as a TOML text that runs the same training again, in any folder and on any number of ranks."""
+    from .config import write_config
+    from .train import command
+
+    valid = validation(settings)
+    fixed = {
+        "data": absolute(settings["data"]),
+        "test_data": absolute(settings["test_data"]),
+        "valid": absolute(valid) if isinstance(valid, str) else valid,
+        "out": os.path.abspath(settings["out"]),
+        "epochs": None if settings["max_iter"] else epochs(settings),
+    }
+    if settings["optimizer_name"] != "gd":
+        fixed |= {"batch_size": None, "global_batch_size": batch_size(settings, ranks)}
+    return write_config(settings | fixed, command, "distai-mpi train --config FILE runs this again")
 
 
 def absolute(name: str | None) -> str | None:
@@ -53,10 +71,42 @@ def absolute(name: str | None) -> str | None:
 
 def make_optimizer(settings: dict[str, Any]) -> Any:
     """The optimizer that the flags describe."""
-    from ..optim import OPTIMIZERS
+    from ..optim import OPTIMIZERS, ParameterAveraging
 
-    chosen = {name: settings[name] for name in ("lr", "momentum", "weight_decay") if settings[name] is not None}
-    return OPTIMIZERS[settings["optimizer_name"]](**chosen)
+    name = settings["optimizer_name"]
+    chosen = {key: settings[key] for key in ("lr", "momentum", "weight_decay") if settings[key] is not None}
+    if name != "average":
+        return OPTIMIZERS[name](**chosen)
+    inner = OPTIMIZERS[settings["inner_optimizer"] or "sgd"](**chosen)
+    outer = {key: settings[key] for key in ("sync_every", "outer_lr", "outer_momentum") if settings[key] is not None}
+    return ParameterAveraging(inner, keep_state=settings["inner_state"] != "reset", **outer)
+
+
+def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
+    """The schedule of the learning rate; epochs become steps."""
+    from ..optim import Constant, Cosine, Step, WarmUp
+
+    warmup = settings["warmup"] or 0
+    schedule: Any = Constant()
+    if settings["schedule"] == "step":
+        factor = 0.1 if settings["decay_factor"] is None else settings["decay_factor"]
+        schedule = Step(settings["decay_every"] * steps_per_epoch, factor)
+    if settings["schedule"] == "cosine":
+        schedule = Cosine(max(1, epochs(settings) * steps_per_epoch - warmup), settings["lr_floor"] or 0.0)
+    return WarmUp(warmup, schedule) if warmup else schedule
+
+
+def epochs(settings: dict[str, Any]) -> int:
+    """Passes over the training rows."""
+    return settings["max_iter"] or settings["epochs"] or 5
+
+
+def validation(settings: dict[str, Any]) -> Any:
+    """``--valid`` as `data.load_sets` takes it: a share of the rows, or the name of data."""
+    try:
+        return float(settings["valid"])
+    except (TypeError, ValueError):
+        return settings["valid"]
 
 
 def batch_size(settings: dict[str, Any], ranks: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import ConfigError
 
@@ -37,6 +39,13 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
             )
         defaults[flags[name].name or ""] = _checked(flags[name], value, ctx, where)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def flags_win(ctx: click.Context, settings: dict[str, Any], pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """``settings`` without those of the file that exclude what the command line says; ``pairs`` exclude each other."""
+    given = {name for name in settings if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    beaten = {a for pair in pairs for a, b in (pair, pair[::-1]) if b in given and a not in given}
+    return {name: (False if value is True else None) if name in beaten else value for name, value in settings.items()}
 
 
 def _read(path: str) -> str:
@@ -78,13 +87,13 @@ def _checked(flag: click.Option, value: Any, ctx: click.Context, where: str) -> 
     return value
 
 
-def write_config(settings: dict[str, Any], flags: dict[str, str], header: str) -> str:
-    """A TOML text of ``settings`` (parameter name: value, None left out) that `read_config` takes.
-
-    ``flags`` gives the name of each parameter in the file.
-    """
+def write_config(settings: dict[str, Any], command: click.Command, comment: str) -> str:
+    """A TOML text of ``settings``, by parameter name, that `read_config` takes; those that are None are left out."""
     import tomli_w
 
-    values = {flags[name]: value for name, value in settings.items() if value is not None and name in flags}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-    return f"# {header}\n" + tomli_w.dumps(plain)
+    values = {}
+    for parameter in command.params:
+        value = settings.get(parameter.name or "")
+        if isinstance(parameter, click.Option) and value is not None:
+            values[flag_name(parameter)] = list(value) if isinstance(value, tuple) else value
+    return f"# {comment}\n" + tomli_w.dumps(values)

@@ -127,7 +127,7 @@ OPTIMIZER: Sequence[Option] = (
     click.option("--outer-momentum", type=FRACTION, help="Nesterov momentum of average's outer step.  [default: 0]"),
     click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]"),
     click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank."),
-    click.option("--epochs", type=POSITIVE, default=5, show_default=True),
+    click.option("--epochs", type=POSITIVE, help="Passes over the training rows.  [default: 5]"),
     click.option("--metric", type=click.Choice(METRICS), help="What is best on the validation rows.  [default: loss]"),
     click.option(
         "--patience", type=POSITIVE, help="Stop after so many epochs without a better metric.  [default: never]"

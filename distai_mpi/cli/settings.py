@@ -6,27 +6,56 @@ from typing import Any
 
 from ..errors import ConfigError
 
+# Flags that mean something beside certain values of another one alone: (flags, that other, its values).
+BELONGS = (
+    (("hidden", "activation", "dropout"), "model", ("mlp",)),
+    (("momentum",), "optimizer", ("momentum", "nesterov")),
+    (("weight_decay",), "optimizer", ("adamw",)),
+    (("max_iter", "tol"), "optimizer", ("gd",)),
+    (("inner_optimizer", "inner_state", "sync_every", "outer_lr", "outer_momentum"), "optimizer", ("average",)),
+    (("decay_every", "decay_factor"), "schedule", ("step",)),
+    (("lr_floor",), "schedule", ("cosine",)),
+)
+TOGETHER = (  # (flag, the one that it needs, why)
+    ("patience", "valid", "it counts epochs without a better result on validation rows"),
+    ("metric", "valid", "it is looked at on validation rows"),
+)
+EITHER = (
+    ("quiet", "verbose"),
+    ("global_batch_size", "batch_size"),
+    ("epochs", "max_iter"),
+)
+
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Refuse flags that do not go together, before MPI starts, alike on every rank."""
-    model, optimizer = settings["model_name"], settings["optimizer_name"]
-    for flag in ("hidden", "activation", "dropout"):
-        if settings[flag] is not None and model != "mlp":
-            raise ConfigError(f"--{flag} belongs to --model mlp, not {model}; leave it out")
-    for flag, owners in (("momentum", ("momentum", "nesterov")), ("weight_decay", ("adamw",))):
-        if settings[flag] is not None and optimizer not in owners:
-            name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} belongs to --optimizer {' or '.join(owners)}, not {optimizer}; leave it out")
-    for flag in ("max_iter", "tol"):
-        if settings[flag] is not None and optimizer != "gd":
-            raise ConfigError(f"--{flag.replace('_', '-')} belongs to --optimizer gd, not {optimizer}; use --epochs")
+    optimizer = settings["optimizer_name"]
+    chosen = {
+        "model": [settings["model_name"]],
+        "optimizer": [optimizer, *([settings["inner_optimizer"] or "sgd"] if optimizer == "average" else [])],
+        "schedule": [settings["schedule"] or "constant"],
+    }
+    for names, other, owners in BELONGS:
+        for name in names:
+            if settings[name] is not None and not set(owners) & set(chosen[other]):
+                wanted = f"{flag(other)} {' or '.join(owners)}"
+                raise ConfigError(f"{flag(name)} belongs to {wanted}, not {chosen[other][-1]}; leave it out")
+    for name, other, why in TOGETHER:
+        if settings[name] is not None and settings[other] is None:
+            raise ConfigError(f"{flag(name)} needs {flag(other)}: {why}")
+    for name, other in EITHER:
+        if settings[name] and settings[other]:
+            raise ConfigError(f"{flag(name)} and {flag(other)} exclude each other: give one")
+    if settings["schedule"] == "step" and settings["decay_every"] is None:
+        raise ConfigError("--schedule step needs --decay-every: the epochs after which the rate is lowered")
     if settings["out"] == "":
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
-    if settings["quiet"] and settings["verbose"]:
-        raise ConfigError("-q and -v exclude each other: give one")
     if settings["device"] == "gpu":
         raise ConfigError("--device gpu: this version trains on CPUs alone; use --device cpu or auto")
-    if settings["global_batch_size"] and settings["batch_size"]:
-        raise ConfigError("--global-batch-size and --batch-size exclude each other: give one")
     if optimizer == "gd" and (settings["global_batch_size"] or settings["batch_size"]):
         raise ConfigError("--optimizer gd takes all rows in every step: leave the batch size out")
+
+
+def flag(name: str) -> str:
+    """The flag of a setting, as the user writes it."""
+    return {"quiet": "-q", "verbose": "-v"}.get(name, f"--{name.replace('_', '-')}")

@@ -8,15 +8,18 @@ import click
 
 from ..comm import launch
 from ..errors import ConfigError
-from .build import batch_size, make_callbacks, make_model, make_optimizer
+from .build import batch_size, epochs, make_callbacks, make_model, make_optimizer, make_schedule, validation
+from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
-from .settings import check_settings
+from .settings import EITHER, check_settings
 
 
 @click.command()
 @flags(DATA, MODEL, OPTIMIZER, RUN)
-def command(**settings: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, **settings: Any) -> None:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
+    settings = flags_win(ctx, settings, EITHER)
     check_settings(settings)
     from ..comm import Communicator
 
@@ -29,32 +32,39 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
     from .. import data
     from ..train import fit
 
-    training, test = data.load(
+    sets = data.load_sets(
         settings["data"],
         comm,
         test=settings["test_data"],
+        valid=validation(settings),
         distribute=settings["distribute"],
-        shuffle=settings["shuffle"],
+        shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
     )
-    model = make_model(settings, training.labels)
+    model = make_model(settings, sets.train.labels)
     optimizer = make_optimizer(settings)
+    rows = sets.train.rows if optimizer.full_batch else batch_size(settings, comm.size)
     if settings["verbose"] and comm.rank == 0:
-        describe(model, training, settings)
+        describe(model, sets.train, settings)
     result = fit(
         model,
-        training,
+        sets.train,
         comm,
-        test=test,
+        test=sets.test,
+        valid=sets.valid,
         optimizer=optimizer,
-        epochs=settings["max_iter"] or settings["epochs"],
-        global_batch_size=batch_size(settings, comm.size),
+        schedule=make_schedule(settings, data.steps_per_epoch(sets.train, rows)),
+        clip_norm=settings["clip_norm"],
+        epochs=epochs(settings),
+        global_batch_size=rows,
         l2=settings["l2"],
         seed=settings["seed"],
         allreduce=settings["allreduce"],
         tol=settings["tol"],
-        callbacks=make_callbacks(settings, training.dataset, comm.rank),
+        metric=settings["metric"] or "loss",
+        patience=settings["patience"],
+        callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),
     )
     if result.status != "completed":
         raise ConfigError(

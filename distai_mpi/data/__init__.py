@@ -4,7 +4,7 @@ from .batch import Batch
 from .dataset import Dataset
 from .distribute import Sets, load, load_features, load_sets
 from .labels import LabelSummary, merge, summarize
-from .loader import Loader
+from .loader import Loader, steps_per_epoch
 from .permutation import Permutation
 from .share import Share, from_local, whole
 from .streams import stream_key
@@ -22,6 +22,7 @@ __all__ = [
     "load_features",
     "load_sets",
     "merge",
+    "steps_per_epoch",
     "stream_key",
     "summarize",
     "whole",

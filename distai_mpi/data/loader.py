@@ -91,8 +91,7 @@ class Loader:
 
         Under the local shuffle no more than the largest shard has rows: no step is then without any.
         """
-        steps = -(-self.share.rows // self.global_batch_size)
-        return min(steps, max(self.share.counts)) if self._local else steps
+        return steps_per_epoch(self.share, self.global_batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step its rows on all ranks together, and this rank's Batches (maybe none).
@@ -187,3 +186,9 @@ class Loader:
         weight = self._weight[: rows.size]
         self._copy_weights(self.share.dataset.weight, rows, weight)
         return weight
+
+
+def steps_per_epoch(share: Share, global_batch_size: int) -> int:
+    """Steps in which a `Loader` goes through ``share``, the same on every rank."""
+    steps = -(-share.rows // global_batch_size)
+    return min(steps, max(share.counts)) if share.shuffle == "local" else steps

@@ -13,7 +13,7 @@ from .callbacks import Callback
 from .run import Result, Run
 
 SCHEMA = 1  # of result.json; grows when a field changes its meaning
-METRICS, RESULT, MODEL = "metrics.jsonl", "result.json", "model.npz"
+METRICS, RESULT, MODEL, SETTINGS = "metrics.jsonl", "result.json", "model.npz", "settings.toml"
 
 
 class ResultFiles(Callback):
@@ -23,10 +23,11 @@ class ResultFiles(Callback):
         folder: made if it is missing.
         settings: the fields of result.json that the run itself does not know: ``data`` and ``model``.
         extra: plain JSON values kept in model.npz.
+        again: text for settings.toml, by which the run can be repeated; None: there is none.
     """
 
-    def __init__(self, folder: str, settings: dict[str, Any], extra: dict[str, Any]) -> None:
-        self.folder, self.settings, self.extra = folder, settings, extra
+    def __init__(self, folder: str, settings: dict[str, Any], extra: dict[str, Any], again: str | None = None) -> None:
+        self.folder, self.settings, self.extra, self.again = folder, settings, extra, again
 
     def check(self) -> None:
         """Make the folder and see that files can be written there; local.
@@ -40,7 +41,7 @@ class ResultFiles(Callback):
             raise ConfigError(
                 f"--out {self.folder}: cannot be made ({error.strerror}); name a folder of your own"
             ) from None
-        for name in (METRICS, RESULT, MODEL):
+        for name in (METRICS, RESULT, MODEL, SETTINGS):
             check_writable(self._path(name))
 
     def on_start(self, run: Run) -> None:
@@ -52,6 +53,9 @@ class ResultFiles(Callback):
                     if os.path.exists(self._path(name)):
                         os.remove(self._path(name))
                 open(self._path(METRICS), "w").close()
+                if self.again is not None:
+                    text = self.again.encode()
+                    write_whole(self._path(SETTINGS), lambda file: file.write(text))
 
     def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
