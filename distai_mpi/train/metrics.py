@@ -74,10 +74,13 @@ def errors(predicted: Array, y: Array, weight: Array, comm: Communicator) -> dic
     if total == 0:
         return {"mae": None, "rmse": None, "r2": None}
     spread = float(comm.sum([weight @ (y - target / total) ** 2])[0])
+    counted = y[weight > 0]
+    ends = comm.allgather_object((counted.min(), counted.max()) if counted.size else (math.inf, -math.inf))
+    varies = min(low for low, _ in ends) < max(high for _, high in ends)  # the spread of a constant may round to > 0
     return {
         "mae": absolute / total,
         "rmse": math.sqrt(squares / total),
-        "r2": 1 - squares / spread if spread > 0 else None,
+        "r2": 1 - squares / spread if varies and spread > 0 else None,
     }
 
 
