@@ -51,9 +51,12 @@ def test_the_flags_name_all_that_is_registered():
     from distai_mpi import optim
     from distai_mpi.cli import flags
     from distai_mpi.comm import ALGORITHMS
+    from distai_mpi.train.metrics import METRICS
 
     assert set(flags.MODELS) == set(models.MODELS)
-    assert set(flags.OPTIMIZERS) == set(optim.OPTIMIZERS)
+    assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, optim.ParameterAveraging.name}
+    assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
+    assert set(flags.METRICS) == set(METRICS)
     assert set(flags.ALGORITHMS) == set(ALGORITHMS)
 
 
@@ -114,7 +117,9 @@ def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks(mpirun):
 )  # fmt: skip
 def test_models_and_flags_go_together(mpirun, rows, tmp_path, flags, metric):
     flags = flags if "--data" in flags else ("--data", "good.npz", *flags)
-    done = train(mpirun, 2, *flags, "--epochs", 20, "--l2", 1e-4, "--json", "-q", "--out", tmp_path, cwd=rows)
+    if "--max-iter" not in flags:
+        flags = (*flags, "--epochs", 20)
+    done = train(mpirun, 2, *flags, "--l2", 1e-4, "--json", "-q", "--out", tmp_path, cwd=rows)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result == result_of(tmp_path)

@@ -73,11 +73,8 @@ def test_one_row_steps_with_a_schedule_are_not_fused_at_one_rate(comm):
     x, y = make_rows(rows=20, kind="value")
     model = models.Linear(6, dtype=np.float64)
     share = whole_share(np.zeros_like(x), y, comm)
-    result = fit(
-        model, share, comm, optimizer=optim.SGD(0.5), schedule=optim.Step(1, 0.5), epochs=1, global_batch_size=1
-    )
-    order = result.w[-1]
-
+    options = {"optimizer": optim.SGD(0.5), "schedule": optim.Step(1, 0.5), "epochs": 1, "global_batch_size": 1}
+    result = fit(model, share, comm, **options)
     w = 0.0
     for step, row in enumerate(Permutation(20, 0, "shuffle", 0).positions(0, 20)):
         w -= 0.5 * 0.5**step * (w - y[row])

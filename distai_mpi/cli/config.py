@@ -45,7 +45,8 @@ def flags_win(ctx: click.Context, settings: dict[str, Any], pairs: Iterable[tupl
     """``settings`` without those of the file that exclude what the command line says; ``pairs`` exclude each other."""
     given = {name for name in settings if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     beaten = {a for pair in pairs for a, b in (pair, pair[::-1]) if b in given and a not in given}
-    return {name: (False if value is True else None) if name in beaten else value for name, value in settings.items()}
+    unset = {name: False if isinstance(settings[name], bool) else None for name in beaten}
+    return settings | unset
 
 
 def _read(path: str) -> str:
