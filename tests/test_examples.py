@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SAYS = {"mnist.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s"}
+SAYS = {
+    "averaging.py": r"accuracy 9\d\.\d+ % with \d+ exchanges in \d+ steps",
+    "mnist.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
+}
 
 
 def test_every_example_is_run():

@@ -55,15 +55,19 @@ def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")
     share = scaled(share, extra)
     model.check_data(share.labels)
-    result = evaluate_rows(model, w, make_loader(model, share, comm), comm)
+    result = evaluate_rows(model, w, make_loader(model, share, comm), comm, every_metric=True)
     if comm.rank != 0:
         return
     if as_json:
         fields = {"data": name, "rows": which, "count": share.rows, "loss": result.loss, "accuracy": result.accuracy}
-        print(json.dumps(fields), flush=True)
+        print(json.dumps(fields | {"metrics": result.metrics}), flush=True)
         return
-    accuracy = "" if result.accuracy is None else f"  accuracy {100 * result.accuracy:.2f} %"
-    print(f"{name}: {share.rows:,} {which} rows  loss {result.loss:.4f}{accuracy}", flush=True)
+    parts = [f"{name}: {share.rows:,} {which} rows", f"loss {result.loss:.4f}"]
+    if result.accuracy is not None:
+        parts.append(f"accuracy {100 * result.accuracy:.2f} %")
+    others = {key: value for key, value in result.metrics.items() if key not in ("accuracy", "log_loss")}
+    parts += [f"{key} {value:.4f}" for key, value in others.items() if value is not None]
+    print("  ".join(parts), flush=True)
 
 
 def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
