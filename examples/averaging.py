@@ -1,4 +1,4 @@
-"""Each rank trains on its own rows; every 50 steps parameters are averaged: mpiexec -n 2 python examples/averaging.py"""
+"""Ranks train on their own rows; every 50 steps parameters are averaged: mpiexec -n 2 python examples/averaging.py"""
 
 from distai_mpi import Communicator, data, fit, models, optim
 from distai_mpi.comm.launch import world
