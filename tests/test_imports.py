@@ -155,7 +155,7 @@ def test_relative_imports_of_a_package_are_its_own() -> None:
     assert len(violations("from ..models import Model", "comm", is_package=True)) == 1
 
 
-HEAVY = ["mpi4py.MPI", "numba", "cupy", "rich"]
+HEAVY = ["mpi4py.MPI", "numba", "cupy", "rich", "jax", "torch"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Models over one flat parameter vector, and how to build one by name."""
+"""Models over one flat parameter vector, how to build one by name, and how to make one of a JAX loss or torch module."""
 
+from .adapters import from_jax, from_torch
 from .base import Model, Sums
 from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, from_config, to_config
 from .feedforward import FeedForward
@@ -19,6 +20,8 @@ __all__ = [
     "Sums",
     "build",
     "from_config",
+    "from_jax",
+    "from_torch",
     "load_model",
     "save_model",
     "to_config",

@@ -32,9 +32,10 @@ class Model(Protocol):
 
     Losses and gradients are sums over the rows of the batch, times their weights, and never
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
-    Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`), and
+    Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`);
     ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
-    others in ``dtype``.  Parameters are handed out read-only, but for ``sgd_step``.
+    others in ``dtype``; and ``limit_threads(threads)``, which is told how many threads the rank may use.
+    Parameters are handed out read-only, but for ``sgd_step``.
     """
 
     layout: Layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,8 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     if weight == 0:
         return Evaluation(None, None)
     loss /= weight
-    classifies = loader.target_dtype.kind == "i"  # where targets are values, right and wrong mean nothing
+    # where targets are values, right and wrong mean nothing; a model that cannot tell gives nan
+    classifies = loader.target_dtype.kind == "i" and not math.isnan(correct)
     accuracy = correct / weight if classifies else None
     metrics: dict[str, float | None] = {}
     if every_metric:

@@ -87,7 +87,12 @@ def fit(
     cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
     batch_size = data.rows if optimizer.full_batch else global_batch_size
     try:
-        with limited_blas(comm.node.size, cpus), np.errstate(over="ignore", invalid="ignore"):  # the loss tells of both
+        with (
+            limited_blas(comm.node.size, cpus) as threads,
+            np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
+        ):
+            if threads is not None and hasattr(model, "limit_threads"):
+                model.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed)
             watched = {
                 name: make_loader(model, share, comm)
@@ -95,7 +100,8 @@ def fit(
                 if share is not None
             }
             with comm.agreed():
-                start = model.init(np.random.default_rng(seed))
+                start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
+            comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
             steps = _steps(objective, optimizer, start, clip_norm, tol)
             del start  # a copy of the parameters that nobody needs

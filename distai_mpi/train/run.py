@@ -144,11 +144,12 @@ class Run:
     def warm_up(self) -> None:
         """Compile and load everything that a step needs, without changing anything but scratch arrays.
 
-        A row of zeros stands in for the model's rows: a rank whose first step is empty compiles too.
+        A row of zeros stands in where a rank's first step is empty; there are models that compile for a length.
         """
         loader = self.loader
         for _, batches in loader.epoch(0):
-            for _ in batches:
+            for batch in batches:
+                self.training.warm_up(batch, False)
                 break
             break
         x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
