@@ -62,7 +62,7 @@ class Adapted:
         return self._start.copy()
 
     def check_data(self, labels: LabelSummary) -> None:
-        """Try the loss on three rows of zeros with these ``labels``; nothing is done for labels tried before.
+        """Try the loss on three rows of 0, ½ and 1 with such ``labels``; nothing is done for labels tried before.
 
         Raises:
             ConfigError: it gives no loss per row.
@@ -72,7 +72,7 @@ class Adapted:
             return
         y_dtype = getattr(self, "target_dtype", np.dtype(np.int64) if labels.integral else self.dtype)
         ends = (labels.low, labels.high) if labels.rows else (0, 0)
-        x = np.zeros((TRIAL_ROWS, labels.features), self.dtype)
+        x = np.repeat(np.linspace(0, 1, TRIAL_ROWS, dtype=self.dtype)[:, None], labels.features, axis=1)
         y = np.array([*ends, ends[0]]).astype(y_dtype)
         try:
             self._try(Batch(x, y, None, np.arange(TRIAL_ROWS), 0, train=True))

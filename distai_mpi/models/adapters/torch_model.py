@@ -119,15 +119,14 @@ class TorchModel(Adapted):
 
     def _try(self, batch: Batch) -> None:
         """One training pass; a module that changes its buffers in it is refused."""
-        kept = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        with self._torch.random.fork_rng(devices=[]):
-            self._losses_and_grad(self._start, batch, np.empty_like(self._start))
-        changed = [
-            name for name, buffer in self.module.named_buffers() if name in kept and not buffer.equal(kept[name])
-        ]
-        for name, buffer in self.module.named_buffers():
-            if name in changed:
-                buffer.copy_(kept[name])
+        kept = [(name, buffer, buffer.clone()) for name, buffer in self.module.named_buffers()]
+        try:
+            with self._torch.random.fork_rng(devices=[]):
+                self._losses_and_grad(self._start, batch, np.empty_like(self._start))
+        finally:
+            changed = [name for name, buffer, before in kept if not buffer.equal(before)]
+            for _, buffer, before in kept:
+                buffer.copy_(before)
         if changed:
             raise ConfigError(
                 f"the module changes its buffer {changed[0]} in training: every rank would have values of its own; "

@@ -1,0 +1,139 @@
+"""Training what JAX and PyTorch differentiate: on ranks the same as on one, and as our own models."""
+
+import numpy as np
+import pytest
+from problems import local_share, make_rows, uneven, whole_share
+from twins import LIBRARIES, twin
+
+from distai_mpi import Communicator, fit, models, optim
+from distai_mpi.comm import ALGORITHMS
+from distai_mpi.errors import ConfigError, DataError
+
+mpi = pytest.mark.mpi
+libraries = pytest.mark.parametrize("library", LIBRARIES)
+SETTINGS = {"epochs": 3, "global_batch_size": 32, "l2": 0.01, "seed": 7}  # 203 rows: the last step is short
+
+
+def own_model(dtype=np.float64):
+    return models.MLP(6, 3, (8,), activation="tanh", dropout=0, dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A communicator of this rank alone."""
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_SELF) as communicator:
+        yield communicator
+
+
+@mpi
+@libraries
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_is_that_of_our_own_model(comm, library, algorithm):
+    x, y = make_rows()
+    share, own = whole_share(x, y, comm), own_model()
+    model, into = twin(library, own)
+    settings = SETTINGS | {"optimizer": optim.Momentum(0.2), "allreduce": algorithm, "test": share}
+    own.init = lambda rng, w=own.init(np.random.default_rng(0)): w  # where the twin starts
+    expected, result = fit(own, share, comm, **settings), fit(model, share, comm, **settings)
+    np.testing.assert_allclose(result.w, into(expected.w), rtol=1e-9, atol=1e-10)
+    assert result.train_loss == pytest.approx(expected.train_loss, rel=1e-10)
+    assert (result.test_loss, result.test_accuracy) == pytest.approx((expected.test_loss, expected.test_accuracy))
+
+
+@mpi
+@libraries
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_training_on_ranks_is_training_on_one(comm, alone, library, name):
+    x, y = make_rows()
+    dropout = 0.3 if library == "jax" else 0.0  # PyTorch's own dropout depends on the number of ranks
+    results = [
+        fit(twin(library, own_model(), dropout).model, whole_share(x, y, group), group, optimizer=optim.OPTIMIZERS[name](0.05), **SETTINGS)
+        for group in (comm, alone)
+    ]
+    np.testing.assert_allclose(results[0].w, results[1].w, rtol=1e-8, atol=1e-9)
+
+
+@mpi
+@libraries
+def test_torchs_dropout_can_be_repeated_and_shards_may_be_empty(comm, library):
+    x, y = make_rows()
+    share = local_share(x, y, comm, uneven(len(y), comm.size))
+    runs = [fit(twin(library, own_model(np.float32), 0.3).model, share, comm, **SETTINGS) for _ in range(2)]
+    assert (runs[0].w == runs[1].w).all()
+    assert runs[0].status == "completed"
+    weights = comm.allgather_object(runs[0].w)
+    assert all((w == weights[0]).all() for w in weights)
+
+
+@mpi
+@libraries
+@pytest.mark.parametrize("algorithm", ["native", "tree"])
+def test_training_starts_from_rank_0_where_ranks_were_built_differently(comm, library, algorithm):
+    x, y = make_rows()
+    own, share = own_model(), whole_share(x, y, comm)
+    model, _ = twin(library, own)
+    same = fit(model, share, comm, allreduce=algorithm, **SETTINGS).w
+    other, _ = twin(library, own)
+    other._start += comm.rank
+    np.testing.assert_array_equal(fit(other, share, comm, allreduce=algorithm, **SETTINGS).w, same)
+
+
+@mpi
+@libraries
+def test_what_cannot_work_is_refused_on_all_ranks(comm, library):
+    x, y = make_rows()
+    share = whole_share(x, y, comm)
+    narrow = twin(library, models.Softmax(5, 3)).model
+    with pytest.raises(DataError, match="data, training rows: the loss cannot take rows of 6 features"):
+        fit(narrow, share, comm)
+    if library == "jax":
+        summed = models.from_jax(lambda w, x, y: (x @ w).sum(), np.ones(6))
+    else:
+        import torch
+
+        summed = models.from_torch(torch.nn.Linear(6, 3), torch.nn.CrossEntropyLoss())
+    with pytest.raises(ConfigError, match="loss of each row"):
+        fit(summed, share, comm)
+
+
+@mpi
+@libraries
+def test_accuracy_is_none_where_a_model_cannot_tell(comm, library):
+    x, y = make_rows(kind="binary")
+    if library == "jax":
+        model = models.from_jax(lambda w, x, y: (x @ w - y) ** 2, np.zeros(6))
+    else:
+        import torch
+
+        model = models.from_torch(torch.nn.Linear(6, 1), lambda outputs, y: (outputs[:, 0] - y) ** 2)
+    share = whole_share(x, y, comm)
+    result = fit(model, share, comm, test=share, optimizer=optim.SGD(0.05), epochs=2)
+    assert result.test_accuracy is None
+    assert result.test_loss == pytest.approx(result.train_loss, rel=1e-5)
+
+
+@libraries
+def test_ranks_share_the_cores(mpirun, library):
+    """Two ranks without any setting of the user's."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    program = (
+        "import os, sys; sys.path.insert(0, 'tests')\n"
+        "from distai_mpi import Communicator, fit, models\n"
+        "from distai_mpi.comm.launch import world\n"
+        "from distai_mpi.perf.machine import physical_cores\n"
+        "from problems import make_rows, whole_share\n"
+        "from twins import twin\n"
+        "with Communicator(world()) as comm:\n"
+        f"    model = twin({library!r}, models.Softmax(6, 3)).model\n"
+        "    told = []\n"
+        "    limit, model.limit_threads = model.limit_threads, lambda n: (told.append(n), limit(n))\n"
+        "    fit(model, whole_share(*make_rows(), comm), comm, epochs=1)\n"
+        "    if 'torch' in sys.modules:\n"
+        "        assert told == [sys.modules['torch'].get_num_threads()]\n"
+        "    assert len(told) == 1 and (told == [1] or 2 * told[0] <= physical_cores())\n"
+        "    print('shared', flush=True)\n"
+    )
+    done = mpirun(2, "-c", program, env=dict.fromkeys(names), timeout=100)
+    assert (done.returncode, done.stdout.count("shared")) == (0, 2), done.stderr
