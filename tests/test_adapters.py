@@ -238,22 +238,26 @@ def test_jax_compiles_few_lengths_and_filling_changes_nothing():
     w, rng = model.init(None), np.random.default_rng(0)
     grad, x = np.empty_like(w), rng.normal(size=(300, 5))
     y = rng.normal(size=300)
-    for rows in range(1, 301):
+    for rows in [*range(1, 35), 85, 86, 128, 129, 255, 256, 299, 300]:
         batch = Batch(x[:rows], y[:rows], None, None, 0, train=True)
         sums = model.loss_and_grad(w, batch, grad)
         residual = x[:rows] @ np.arange(5.0) + 0.5 - y[:rows]
         assert sums == pytest.approx((residual @ residual, rows), rel=1e-12)
         np.testing.assert_allclose(grad, [2 * residual.sum(), *(2 * residual @ x[:rows])], rtol=1e-10, atol=1e-10)
-    assert len(traced) == len(set(traced)) <= 16 + 8 * 5
+    assert len(traced) == len(set(traced)) <= 32
     assert {1, 2, 16, 128, 256} <= set(traced)
-    assert all(8 * length <= 9 * rows for rows in (17, 85, 86, 129, 300) for length in [min(n for n in traced if n >= rows)])
+    assert all(
+        8 * length <= 9 * rows for rows in (17, 85, 86, 129, 300) for length in [min(n for n in traced if n >= rows)]
+    )
 
 
 @needs_jax
 def test_a_row_that_must_not_be_zero_can_be_filled_up():
     model = models.from_jax(lambda params, x, y: params * (x[:, 0] * (x[:, 0] - 3)) ** -0.5, np.ones(1))
     grad = np.empty(1, np.float32)
-    sums = model.loss_and_grad(np.ones(1, np.float32), Batch(np.full((17, 1), 4, np.float32), np.zeros(17), None, None, 0, True), grad)
+    sums = model.loss_and_grad(
+        np.ones(1, np.float32), Batch(np.full((17, 1), 4, np.float32), np.zeros(17), None, None, 0, True), grad
+    )
     assert sums.loss == grad[0] == 8.5
 
 

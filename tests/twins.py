@@ -40,10 +40,9 @@ def _jax(own: models.FeedForward, dropout: float) -> Twin:
             x = x @ params[f"layer{layer}"]["weight"] + params[f"layer{layer}"]["bias"]
             if layer < own.layers:
                 x = activation(x)
-                if dropout and key is not None:
-                    draws = jax.vmap(lambda k, layer=layer, x=x: jax.random.uniform(
-                        jax.random.fold_in(k, layer), x.shape[1:]))(key)  # fmt: skip
-                    x = jnp.where(draws < dropout, 0, x / (1 - dropout))
+                if layer == 1 and dropout and key is not None:
+                    kept = jax.vmap(lambda row, units=x.shape[1]: jax.random.bernoulli(row, 1 - dropout, (units,)))(key)
+                    x = jnp.where(kept, x / (1 - dropout), 0)
         return x
 
     def losses(params: Any, x: Any, y: Any, key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Models over one flat parameter vector, how to build one by name, and how to make one of a JAX loss or torch module."""
+"""Models over one flat parameter vector: by name, from a JAX loss, from a PyTorch module."""
 
 from .adapters import from_jax, from_torch
 from .base import Model, Sums

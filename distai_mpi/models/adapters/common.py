@@ -49,7 +49,9 @@ class Adapted:
         try:
             self.layout = Layout.of((name, value.shape, bool(decay(name, value.shape))) for name, value in start)
         except ValueError:
-            raise ConfigError(f"parameters need names of their own, got {', '.join(name for name, _ in start)}") from None
+            raise ConfigError(
+                f"parameters need names of their own, got {', '.join(name for name, _ in start)}"
+            ) from None
         if target_dtype is not None:
             self.target_dtype = np.dtype(target_dtype)
         self._start = np.empty(self.layout.size, dtype)

@@ -227,7 +227,7 @@ def _check_parameters(torch: Any, trained: list[tuple[str, Any]]) -> np.dtype:
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for _, p in trained})
     if dtypes not in (["float32"], ["float64"]):
         raise ConfigError(
-            f"parameters are of {' and '.join(dtypes)}: make all float32 or float64 by module.float() or module.double()"
+            f"parameters are {' and '.join(dtypes)}: make all float32 by module.float() or float64 by module.double()"
         )
     spans = sorted((p.data_ptr(), p.data_ptr() + _extent(p), name) for name, p in trained if p.numel())
     for (_, stop, first), (start, _, second) in pairwise(spans):
