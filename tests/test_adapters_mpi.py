@@ -9,10 +9,13 @@ from twins import LIBRARIES, twin
 
 from distai_mpi import Communicator, fit, models, optim
 from distai_mpi.comm import ALGORITHMS
+from distai_mpi.data import Dataset
+from distai_mpi.data.share import whole
 from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
 libraries = pytest.mark.parametrize("library", LIBRARIES)
+HALVES = {"global_batch_size": 102}  # two steps of nearly one length: JAX's dropout takes long to compile
 SETTINGS = {"epochs": 2, "global_batch_size": 64, "l2": 0.01, "seed": 7}  # 203 rows: the last step is short
 
 
@@ -37,9 +40,11 @@ def alone():
 @mpi
 @libraries
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_training_is_that_of_our_own_model(comm, monkeypatch, library, algorithm):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_training_is_that_of_our_own_model(comm, monkeypatch, library, algorithm, weighted):
     x, y = make_rows()
-    share, own = whole_share(x, y, comm), own_model()
+    weight = np.random.default_rng(1).random(len(y)) if weighted else None
+    share, own = whole(Dataset(x, y, weight=weight), comm.rank, comm.size), own_model()
     model, into = the_twin(library)
     settings = SETTINGS | {"optimizer": optim.Momentum(0.2), "allreduce": algorithm, "test": share}
     start = own.init(np.random.default_rng(0))  # as the twin
@@ -57,13 +62,14 @@ def test_training_on_ranks_is_training_on_one(comm, alone, library, name):
     x, y = make_rows()
     # PyTorch's own dropout depends on the number of ranks; one optimizer is enough to compile JAX's for
     dropout = 0.3 if (library, name) == ("jax", "momentum") else 0.0
+    settings = SETTINGS | HALVES if dropout else SETTINGS
     results = [
         fit(
             the_twin(library, dropout).model,
             whole_share(x, y, group),
             group,
             optimizer=optim.OPTIMIZERS[name](0.05),
-            **SETTINGS,
+            **settings,
         )
         for group in (comm, alone)
     ]
@@ -75,7 +81,7 @@ def test_training_on_ranks_is_training_on_one(comm, alone, library, name):
 def test_dropout_can_be_repeated_and_shards_may_be_empty(comm, library):
     x, y = make_rows()
     share = local_share(x, y, comm, uneven(len(y), comm.size))
-    runs = [fit(the_twin(library, 0.3, np.float32).model, share, comm, **SETTINGS) for _ in range(2)]
+    runs = [fit(the_twin(library, 0.3, np.float32).model, share, comm, **(SETTINGS | HALVES)) for _ in range(2)]
     assert (runs[0].w == runs[1].w).all()
     assert runs[0].status == "completed"
     weights = comm.allgather_object(runs[0].w)
@@ -114,8 +120,9 @@ def test_what_cannot_work_is_refused_on_all_ranks(comm, library):
 
 @mpi
 @libraries
-def test_accuracy_is_none_where_a_model_cannot_tell(comm, library):
-    x, y = make_rows(kind="binary")
+@pytest.mark.parametrize("kind", ["binary", "value"])
+def test_accuracy_is_none_where_a_model_cannot_tell(comm, library, kind):
+    x, y = make_rows(kind=kind)
     if library == "jax":
         model = models.from_jax(lambda w, x, y: (x @ w - y) ** 2, np.zeros(6))
     else:
@@ -125,6 +132,7 @@ def test_accuracy_is_none_where_a_model_cannot_tell(comm, library):
     share = whole_share(x, y, comm)
     result = fit(model, share, comm, test=share, optimizer=optim.SGD(0.05), epochs=2)
     assert result.test_accuracy is None
+    assert set(result.metrics) == ({"mae", "rmse", "r2"} if (library, kind) == ("torch", "value") else set())
     assert result.test_loss == pytest.approx(result.train_loss, rel=1e-5)
 
 

@@ -34,7 +34,8 @@ class Model(Protocol):
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
     Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`);
     ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
-    others in ``dtype``; and ``limit_threads(threads)``, which is told how many threads the rank may use.
+    others in ``dtype``; ``can_predict``, false where ``predict`` does not work; and ``limit_threads(threads)``,
+    which is told how many threads the rank may use.
     Parameters are handed out read-only, but for ``sgd_step``.
     """
 

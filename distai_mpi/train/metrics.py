@@ -38,7 +38,7 @@ def measure(model: Model, w: Array, loader: Loader, comm: Communicator) -> dict[
     outputs: ``auc``.  None stands for one that these rows do not define, such as the AUC of a single class.
     """
     values = loader.target_dtype.kind == "f"
-    if not values and not _has_margins(model):
+    if not (getattr(model, "can_predict", True) if values else _has_margins(model)):
         return {}
     columns: list[list[Array]] = [[], [], []]
     for batch in loader.sequential():

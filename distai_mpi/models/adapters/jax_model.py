@@ -59,6 +59,11 @@ class JaxModel(Adapted):
         self._outputs = jit(self._outputs_of, compiler_options=options)
         self._products = jit(self._products_of, compiler_options=options)
 
+    @property
+    def can_predict(self) -> bool:
+        """Whether the user gave ``predict``."""
+        return self._predict is not None
+
     def params(self, w: Array) -> Any:
         """The pytree of parameters with the values of ``w``, shape (layout.size,): NumPy arrays, copied."""
         leaves = [view.copy() for view in self.layout.views(np.asarray(w)).values()]
@@ -66,7 +71,7 @@ class JaxModel(Adapted):
 
     def predict(self, w: Array, x: Array) -> Array:
         """What the user's ``predict`` gives for ``x``, shape (rows, features): labels or values, shape (rows,)."""
-        if self._predict is None:
+        if not self.can_predict:
             raise ConfigError("this model cannot predict: give from_jax(..., predict=) a function of (params, x)")
         rows = len(x)
         if rows == 0:
