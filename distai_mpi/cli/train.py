@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from ..comm import launch
+from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
 from .build import batch_size, epochs, make_callbacks, make_model, make_optimizer, make_schedule, validation
 from .config import flags_win
@@ -24,7 +26,16 @@ def command(ctx: click.Context, **settings: Any) -> None:
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
+        if comm.rank == 0 and not settings["quiet"]:
+            warn_of_idle(comm)
         train(comm, settings)
+
+
+def warn_of_idle(comm: Any) -> None:
+    """Say what these ranks leave idle of their Slurm job."""
+    idle = idle_share(comm.size, len(comm.leaders), allocation())
+    if idle:
+        print(f"distai-mpi: warning: {idle}", file=sys.stderr, flush=True)
 
 
 def train(comm: Any, settings: dict[str, Any]) -> None:
