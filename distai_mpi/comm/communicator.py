@@ -262,7 +262,7 @@ class Communicator:
         if not ranks or len(set(ranks)) < len(ranks) or not set(ranks) <= set(range(self.size)):
             raise ValueError(f"{list(ranks)} are not some of {self.size} ranks, each once")
         inside = self.rank in ranks
-        split = self._comm.Split(0 if inside else MPI.UNDEFINED, ranks.index(self.rank) if inside else 0)
+        split: Any = self._comm.Split(0 if inside else MPI.UNDEFINED, ranks.index(self.rank) if inside else 0)
         if not inside:
             return None
         part = Communicator(split, self.default_algorithm, self._wire.chunk_bytes)
