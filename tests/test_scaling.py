@@ -106,6 +106,16 @@ def test_the_flags_of_train_are_taken():
     assert settings["data"] == "mnist"
 
 
+def test_a_saved_run_can_be_measured_again(tmp_path):
+    saved = tmp_path / "run.toml"
+    saved.write_text("lr = 0.25\nout = 'elsewhere'\nvalid = 0.1\npatience = 3\nepochs = 7\n")
+    settings = command.train_settings(("--config", str(saved), "--epochs", "2"))
+    assert (settings["lr"], settings["epochs"]) == (0.25, 2)
+    assert (settings["out"], settings["valid"], settings["patience"]) == (None, None, None)
+    with pytest.raises(ConfigError, match="--out does not belong"):
+        command.train_settings(("--config", str(saved), "--out", "x"))
+
+
 def test_the_chart_shows_both_curves(tmp_path):
     pytest.importorskip("matplotlib", reason="not available: matplotlib")
     rates = {1: [1.0, 2.0], 2: [1.5, 5.0], 4: [3.0, 7.0]}
