@@ -51,10 +51,11 @@ def command(
         cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
         chosen = ("strong", "weak") if kinds == "both" else (kinds,)
         with held_blas(comm.node.size, cpus) as threads:
-            bench = Bench(comm, settings, counts)
-            rates = bench.run(chosen, repeats)
-        if comm.rank == 0:
-            report(bench, rates, {"repeats": repeats, "blas_threads": threads, "flags": flags}, json_file, plot_file)
+            rates = Bench(comm, settings, counts).run(chosen, repeats)
+        facts = {"repeats": repeats, "blas_threads": threads, "flags": flags}
+        with comm.agreed():
+            if comm.rank == 0:
+                report(settings, rates, facts, json_file, plot_file)
 
 
 def train_settings(flags: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +110,8 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
 class Bench:
     """Trains on parts of ``comm``; its methods are collective.
 
-    The laws of latency and of nodes in a row have no part in this: all ranks work on the same step.
+    Of the laws for many nodes that of latency has no part in this: it is about nodes in a row, and here all
+    ranks work on the same step, side by side.
     """
 
     comm: Any
@@ -178,7 +180,11 @@ def same_rows(share: Any, comm: Any, rows: int) -> Any:
 
 
 def report(
-    bench: Bench, rates: dict[str, dict[int, list[float]]], facts: dict[str, Any], json_file: Any, plot_file: Any
+    settings: dict[str, Any],
+    rates: dict[str, dict[int, list[float]]],
+    facts: dict[str, Any],
+    json_file: Any,
+    plot_file: Any,
 ) -> None:
     """Print the curves, and write what was asked for."""
     from ...files import write_whole
@@ -195,7 +201,6 @@ def report(
     if plot_file:
         from ...perf.charts import scaling_chart
 
-        settings = bench.settings
         chart = scaling_chart(curves, f"{settings['model_name']} on {settings['data']}")
         write_whole(plot_file, lambda file: file.write(chart))
 
