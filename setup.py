@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+PLOT = ["matplotlib>=3.7"]
+TEST = [*PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
 
 setup(
     name="distai-mpi",
@@ -33,6 +34,7 @@ setup(
         "cuda13": ["cupy-cuda13x>=13"],
         "jax": ["jax>=0.6"],  # for models.from_jax
         "torch": ["torch>=2.4"],  # for models.from_torch
+        "plot": PLOT,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

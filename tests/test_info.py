@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from distai_mpi.cli.info import Facts, describe_nodes, find_trouble
+from distai_mpi.cli.info import Facts, describe_job, describe_nodes, find_trouble
+from distai_mpi.comm.allocation import Allocation
 from distai_mpi.comm.launch import Launcher
 from distai_mpi.perf import machine
 
@@ -146,6 +147,15 @@ def test_find_trouble(ranks: list[Facts], started: Launcher, expected: list[str]
     found = find_trouble(ranks, started)
     assert len(found) == len(expected)
     assert all(text.startswith(start) for text, start in zip(found, expected, strict=True))
+
+
+def test_a_slurm_job_is_shown_and_measured_against_its_use() -> None:
+    given = Allocation("7", 2, "n[1-2]", 4, 1)
+    assert describe_job(None) == []
+    assert describe_job(given) == [("Slurm", "job 7 on n[1-2]: 2 nodes, 4 tasks, 1 CPU a task")]
+    assert find_trouble([facts(), facts(), facts(2), facts(2)], MPIEXEC, given) == []
+    (told,) = find_trouble([facts(), facts(2)], MPIEXEC, given)
+    assert told.startswith("Slurm job 7 has 4 tasks on 2 nodes, but this run uses 2 ranks on 2 nodes")
 
 
 def test_ranks_that_run_alike_share_a_line() -> None:

@@ -14,6 +14,7 @@ import pytest
 from run import find_mpiexec, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import launch
+from distai_mpi.comm.allocation import Allocation, allocation, idle_share
 from distai_mpi.comm.launch import Launcher, check_world, launcher
 from distai_mpi.errors import ConfigError
 
@@ -58,6 +59,46 @@ def test_launcher(env: dict[str, str], expected: Launcher) -> None:
 @pytest.mark.parametrize(("counts", "node", "tasks"), [("4(x2),3", 1, 4), ("4(x2),3", 2, 3), ("2", 0, 2), ("", 0, 1)])
 def test_tasks_on_node(counts: str, node: int, tasks: int) -> None:
     assert launch._tasks_on_node(counts, node) == tasks
+
+
+SALLOC = BATCH | {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "2"}
+PER_NODE = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_CPUS_PER_NODE": "8(x2)"}
+ALLOCATIONS = [
+    ({}, None),
+    ({"SLURM_JOB_ID": "9"}, Allocation("9", 1, "", 1, 1)),
+    (SALLOC, Allocation("7", 2, "n[1-2]", 8, 2)),
+    (SALLOC | OPEN_MPI, Allocation("7", 2, "n[1-2]", 8, 2)),
+    # a step of 3 tasks: its variables hide the job's count, which the nodes still tell
+    (SALLOC | STEP | {"SLURM_NTASKS": "3"}, Allocation("7", 2, "n[1-2]", 3, 2)),
+    (SALLOC | STEP | PER_NODE | {"SLURM_NTASKS": "3"}, Allocation("7", 2, "n[1-2]", 8, 2)),
+    # -n 5 --ntasks-per-node 4: the latter is a limit, and the CPUs tell that there are 5
+    (
+        SALLOC | STEP | PER_NODE | {"SLURM_NTASKS": "5", "SLURM_JOB_CPUS_PER_NODE": "8,2"},
+        Allocation("7", 2, "n[1-2]", 5, 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "expected"), ALLOCATIONS)
+def test_allocation(env: dict[str, str], expected: Allocation | None) -> None:
+    assert allocation(env) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "nodes", "words"),
+    [(8, 2, []), (9, 2, []), (2, 2, ["8 tasks", "2 ranks on 2 nodes"]), (8, 1, ["2 nodes", "8 ranks on 1 node"])],
+)
+def test_idle_share_names_what_is_left_over(size: int, nodes: int, words: list[str]) -> None:
+    told = idle_share(size, nodes, Allocation("7", 2, "n[1-2]", 8, 2))
+    assert (told is None) == (words == [])
+    assert all(word in (told or "") for word in words)
+    assert idle_share(size, nodes, None) is None
+
+
+def test_train_warns_of_an_idle_allocation_once(mpirun: Run) -> None:
+    run = mpirun(2, "-m", "distai_mpi", "train", "--epochs", "1", env=SALLOC)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("distai-mpi: warning: Slurm job 7 has 8 tasks on 2 nodes") == 1
 
 
 @pytest.mark.parametrize(
@@ -148,6 +189,7 @@ import sys
 import click
 from distai_mpi.cli import main as cli
 from distai_mpi.comm import launch
+from distai_mpi.comm.allocation import Allocation, allocation, idle_share
 from distai_mpi.errors import DataError
 
 @click.command()

@@ -8,6 +8,41 @@ from typing import Any
 from ..comm import launch
 
 
+def load_data(settings: dict[str, Any], comm: Any) -> Any:
+    """The `data.Sets` that the flags name, shared out over ``comm``; collective."""
+    from .. import data
+
+    return data.load_sets(
+        settings["data"],
+        comm,
+        test=settings["test_data"],
+        valid=validation(settings),
+        distribute=settings["distribute"],
+        shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
+        test_fraction=settings["test_fraction"],
+        seed=settings["seed"],
+    )
+
+
+def fit_options(settings: dict[str, Any], share: Any, batch: int) -> dict[str, Any]:
+    """What the flags say of the steps on the rows of ``share``, ``batch`` rows each, as `train.fit` takes it."""
+    from .. import data
+
+    optimizer = make_optimizer(settings)
+    rows = share.rows if optimizer.full_batch else batch
+    return {
+        "optimizer": optimizer,
+        "schedule": make_schedule(settings, data.steps_per_epoch(share, rows)),
+        "clip_norm": settings["clip_norm"],
+        "epochs": epochs(settings),
+        "global_batch_size": rows,
+        "l2": settings["l2"],
+        "seed": settings["seed"],
+        "allreduce": settings["allreduce"],
+        "tol": settings["tol"],
+    }
+
+
 def make_model(settings: dict[str, Any], labels: Any) -> Any:
     """The model that the flags describe, for data with these labels."""
     import numpy as np

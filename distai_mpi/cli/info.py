@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..comm import launch
+from ..comm.allocation import Allocation, allocation, idle_share
 from ..perf import machine
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ def command() -> None:
         if comm.rank == 0 and (comm.size > 1 or started.rank == 0):
             lines = [
                 *describe_software(started),
+                *describe_job(allocation()),
                 *describe_nodes(ranks),
                 *describe_exchange(comm.default_algorithm, ranks),
             ]
             for label, text in lines:
                 click.echo(f"{label:12}{text}")
-            for text in find_trouble(ranks, started):
+            for text in find_trouble(ranks, started, allocation()):
                 click.echo(f"warning: {text}")
 
 
@@ -95,6 +97,14 @@ def describe_software(started: launch.Launcher) -> list[tuple[str, str]]:
     ]
 
 
+def describe_job(given: Allocation | None) -> list[tuple[str, str]]:
+    """The Slurm job around this run, as (label, text); nothing outside of one."""
+    if given is None:
+        return []
+    size = f"{_count(given.nodes, 'node')}, {_count(given.tasks, 'task')}, {_count(given.cpus_per_task, 'CPU')} a task"
+    return [("Slurm", f"job {given.job} on {given.names}: {size}")]
+
+
 def describe_nodes(ranks: Sequence[Facts]) -> list[tuple[str, str]]:
     """Nodes, their CPUs and memory, and where their ranks run, as (label, text)."""
     nodes = _by_node(ranks)
@@ -131,13 +141,16 @@ def describe_exchange(algorithm: str, ranks: Sequence[Facts]) -> list[tuple[str,
     return [*lines, ("", f"CuPy {cupy}; MPI takes GPU memory: {library().gpu_memory}")]
 
 
-def find_trouble(ranks: Sequence[Facts], started: launch.Launcher) -> list[str]:
+def find_trouble(ranks: Sequence[Facts], started: launch.Launcher, given: Allocation | None = None) -> list[str]:
     """Warnings about settings that slow a job down or are not what was meant."""
     found = []
     try:
         launch.check_world(len(ranks), started)
     except launch.ConfigError as error:
         found.append(str(error))
+    else:
+        idle = idle_share(len(ranks), len(_by_node(ranks)), given)
+        found += [idle] if idle else []
     for members in _by_node(ranks).values():
         first = ranks[members[0]]
         threads = sum(ranks[rank].threads for rank in members)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from ..comm import launch
+from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
-from .build import batch_size, epochs, make_callbacks, make_model, make_optimizer, make_schedule, validation
+from .build import batch_size, fit_options, load_data, make_callbacks, make_model
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
 from .settings import EITHER, check_settings
@@ -24,27 +26,25 @@ def command(ctx: click.Context, **settings: Any) -> None:
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
+        if comm.rank == 0 and not settings["quiet"]:
+            warn_of_idle(comm)
         train(comm, settings)
+
+
+def warn_of_idle(comm: Any) -> None:
+    """Say what these ranks leave idle of their Slurm job."""
+    idle = idle_share(comm.size, len(comm.leaders), allocation())
+    if idle:
+        print(f"distai-mpi: warning: {idle}", file=sys.stderr, flush=True)
 
 
 def train(comm: Any, settings: dict[str, Any]) -> None:
     """Load, build, fit and report; collective."""
-    from .. import data
     from ..train import fit
 
-    sets = data.load_sets(
-        settings["data"],
-        comm,
-        test=settings["test_data"],
-        valid=validation(settings),
-        distribute=settings["distribute"],
-        shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
-        test_fraction=settings["test_fraction"],
-        seed=settings["seed"],
-    )
+    sets = load_data(settings, comm)
     model = make_model(settings, sets.train.labels)
-    optimizer = make_optimizer(settings)
-    rows = sets.train.rows if optimizer.full_batch else batch_size(settings, comm.size)
+    options = fit_options(settings, sets.train, batch_size(settings, comm.size))
     if settings["verbose"] and comm.rank == 0:
         describe(model, sets.train, settings)
     result = fit(
@@ -53,23 +53,15 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         comm,
         test=sets.test,
         valid=sets.valid,
-        optimizer=optimizer,
-        schedule=make_schedule(settings, data.steps_per_epoch(sets.train, rows)),
-        clip_norm=settings["clip_norm"],
-        epochs=epochs(settings),
-        global_batch_size=rows,
-        l2=settings["l2"],
-        seed=settings["seed"],
-        allreduce=settings["allreduce"],
-        tol=settings["tol"],
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),
+        **options,
     )
     if result.status != "completed":
         raise ConfigError(
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
-            f" lower --lr (now {optimizer.lr:g}) or scale the features"
+            f" lower --lr (now {options['optimizer'].lr:g}) or scale the features"
         )
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         print(summary(result, comm.size, settings["out"]), flush=True)

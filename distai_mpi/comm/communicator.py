@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,34 @@ class Communicator:
             self._comm.Barrier()
             for window in self._windows:
                 window.Sync()
+
+    def barrier_asleep(self) -> None:
+        """Wait for all ranks as `barrier` does, for long waits: asleep, and seeing no writes to node arrays.
+
+        MPI libraries spin while they wait, at the cost of a core; here a rank looks 100 times a second.
+        """
+        if self.size > 1:
+            request = self._comm.Ibarrier()
+            while not request.Test():
+                time.sleep(LONG_WAIT_SECONDS)
+
+    def part(self, ranks: Sequence[int]) -> Communicator | None:
+        """Make a communicator of some ``ranks``, numbered in this order; collective over all ranks.
+
+        ``ranks`` are alike on all of them.  Returns None on those that are not among them; the others free
+        what they get, as the end of a ``with`` block does.  To wait for such a part, use `barrier_asleep`.
+        """
+        from mpi4py import MPI
+
+        if not ranks or len(set(ranks)) < len(ranks) or not set(ranks) <= set(range(self.size)):
+            raise ValueError(f"{list(ranks)} are not some of {self.size} ranks, each once")
+        inside = self.rank in ranks
+        split: Any = self._comm.Split(0 if inside else MPI.UNDEFINED, ranks.index(self.rank) if inside else 0)
+        if not inside:
+            return None
+        part = Communicator(split, self.default_algorithm, self._wire.chunk_bytes)
+        split.Free()
+        return part
 
     def agreed(self) -> AbstractContextManager[None]:
         """Make foreseeable errors raised inside the block on any rank reach all ranks; see `failure.agreed`."""

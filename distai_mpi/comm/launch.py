@@ -39,34 +39,40 @@ def launcher(env: Mapping[str, str] | None = None) -> Launcher:
     """
     env = os.environ if env is None else env
     if "OMPI_COMM_WORLD_SIZE" in env:
-        size = _number(env, "OMPI_COMM_WORLD_SIZE", 1)
-        local = _number(env, "OMPI_COMM_WORLD_LOCAL_SIZE", 1)
-        return Launcher("Open MPI", size, _number(env, "OMPI_COMM_WORLD_RANK", 0), local, local == size)
+        size = number(env, "OMPI_COMM_WORLD_SIZE", 1)
+        local = number(env, "OMPI_COMM_WORLD_LOCAL_SIZE", 1)
+        return Launcher("Open MPI", size, number(env, "OMPI_COMM_WORLD_RANK", 0), local, local == size)
     if "PMI_SIZE" in env and ("MPI_LOCALNRANKS" in env or "SLURM_STEP_ID" not in env):
-        size = _number(env, "PMI_SIZE", 1)
-        local = _number(env, "MPI_LOCALNRANKS", 1)
-        return Launcher("Hydra/PMI", size, _number(env, "PMI_RANK", 0), local, local == size)
+        size = number(env, "PMI_SIZE", 1)
+        local = number(env, "MPI_LOCALNRANKS", 1)
+        return Launcher("Hydra/PMI", size, number(env, "PMI_RANK", 0), local, local == size)
     if "SLURM_STEP_ID" in env and "SLURM_PROCID" in env:
-        size = _number(env, "SLURM_STEP_NUM_TASKS", _number(env, "SLURM_NTASKS", 1))
-        nodes = _number(env, "SLURM_STEP_NUM_NODES", _number(env, "SLURM_NNODES", 1))
-        local = _tasks_on_node(env.get("SLURM_STEP_TASKS_PER_NODE", ""), _number(env, "SLURM_NODEID", 0))
-        return Launcher("Slurm srun", size, _number(env, "SLURM_PROCID", 0), local, nodes == 1)
+        size = number(env, "SLURM_STEP_NUM_TASKS", number(env, "SLURM_NTASKS", 1))
+        nodes = number(env, "SLURM_STEP_NUM_NODES", number(env, "SLURM_NNODES", 1))
+        local = _tasks_on_node(env.get("SLURM_STEP_TASKS_PER_NODE", ""), number(env, "SLURM_NODEID", 0))
+        return Launcher("Slurm srun", size, number(env, "SLURM_PROCID", 0), local, nodes == 1)
     return Launcher("none")
 
 
-def _number(env: Mapping[str, str], name: str, default: int) -> int:
+def number(env: Mapping[str, str], name: str, default: int) -> int:
+    """The count that the variable ``name`` holds, ``default`` where it holds none."""
     value = env.get(name, "")
     return int(value) if value.isdigit() else default
 
 
-def _tasks_on_node(counts: str, node: int) -> int:
-    """Tasks of the node with index ``node`` in Slurm's list of counts, such as ``4(x2),3``."""
+def repeated(counts: str) -> list[int]:
+    """The numbers in one of Slurm's lists of counts by node, such as ``4(x2),3``."""
+    numbers: list[int] = []
     for part in counts.split(","):
-        tasks, _, times = part.partition("(x")
-        node -= int(times.rstrip(")") or 1)
-        if node < 0 and tasks.isdigit():
-            return int(tasks)
-    return 1
+        count, _, times = part.partition("(x")
+        if count.isdigit():
+            numbers += [int(count)] * int(times.rstrip(")") or 1)
+    return numbers
+
+
+def _tasks_on_node(counts: str, node: int) -> int:
+    """Tasks of the node with index ``node`` in a list of counts, 1 if the list does not say."""
+    return dict(enumerate(repeated(counts))).get(node, 1)
 
 
 # Start-up of Open MPI on one node.  Looking for fabrics through libfabric takes a second and finds nothing that

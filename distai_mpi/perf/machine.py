@@ -159,6 +159,21 @@ def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int | 
         yield threads
 
 
+@contextlib.contextmanager
+def held_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int | None]:
+    """As `limited_blas`, and for blocks inside that would take a share of their own: fewer ranks get no more."""
+    with limited_blas(ranks_on_node, cpus) as threads:
+        if threads is None:
+            yield None
+            return
+        before = os.environ.get("OMP_NUM_THREADS", "")
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # what `chosen_by_user` looks at
+        try:
+            yield threads
+        finally:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
 def blas_libraries() -> list[tuple[str, int]]:
     """(name and version, threads) of each BLAS that this process has loaded."""
     from threadpoolctl import threadpool_info

@@ -8,9 +8,10 @@ from ..lazy import lazy_group
 
 COMMANDS = {
     "train": "Training rate in samples/s, beside other programs.",
+    "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
 }
 
 
 @click.command(name="bench", cls=lazy_group(__package__, COMMANDS))
 def command() -> None:
-    """Measure training on this machine; every benchmark starts its own ranks."""
+    """Measure training on this machine; `train` starts its own ranks, the others run under mpiexec."""
