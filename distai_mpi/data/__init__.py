@@ -5,8 +5,9 @@ from .dataset import Dataset
 from .distribute import Sets, load, load_features, load_sets
 from .labels import LabelSummary, merge, summarize
 from .loader import Loader, steps_per_epoch
+from .partition import Partition
 from .permutation import Permutation
-from .share import Share, from_local, whole
+from .share import Share, from_local, repartition, whole
 from .streams import stream_key
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "LabelSummary",
     "Loader",
+    "Partition",
     "Permutation",
     "Sets",
     "Share",
@@ -22,6 +24,7 @@ __all__ = [
     "load_features",
     "load_sets",
     "merge",
+    "repartition",
     "steps_per_epoch",
     "stream_key",
     "summarize",
