@@ -19,6 +19,13 @@ def make_model(settings: dict[str, Any], labels: Any) -> Any:
     return models.build(settings["model_name"], labels, bias=settings["bias"], dtype=dtype, **options)
 
 
+def make_partition(settings: dict[str, Any]) -> Any:
+    """How rows are shared out, where the flags say it in numbers; else None."""
+    from ..data import Partition
+
+    return Partition(settings["shards"]) if isinstance(settings["shards"], tuple) else None
+
+
 def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int) -> list[Any]:
     """What watches the run: files, and on rank 0 the bar or lines."""
     from ..train.progress import progress
