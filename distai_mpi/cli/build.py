@@ -42,6 +42,8 @@ def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int
             "seed": settings["seed"],
             "byte_scale": byte_scale,
         }
+        if dataset.standard is not None:
+            kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again(settings, ranks)))
     if rank == 0 and not settings["quiet"]:
         callbacks.append(progress(launch.on_terminal()))

@@ -82,6 +82,9 @@ DATA: Sequence[Option] = (
         help="Over all rows, or each rank its own.  [default: global while the data fits a quarter of the memory]",
     ),
     click.option(
+        "--standardize", is_flag=True, help="Give features mean 0 and deviation 1, by those of the training rows."
+    ),
+    click.option(
         "--shards",
         type=Shards(),
         default="even",

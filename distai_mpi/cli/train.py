@@ -54,6 +54,8 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         seed=settings["seed"],
         shards=make_partition(settings),
     )
+    if settings["standardize"]:
+        sets = data.Sets(*data.standardize(*sets, comm=comm))
     model = make_model(settings, sets.train.labels)
     optimizer = make_optimizer(settings)
     rows = sets.train.rows if optimizer.full_batch else batch_size(settings, comm.size)

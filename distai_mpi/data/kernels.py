@@ -110,6 +110,23 @@ def gather(x, y, rows, scale, x_out, y_out):
 
 
 @kernel()
+def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
+    """As `gather`, with features (x · scale - mean) · factor, in float64: the mean may be large.
+
+    ``mean`` and ``factor`` have shape (features,), float64.
+    """
+    count, width = rows.size, x.shape[1]
+    for i in range(count):
+        if i + AHEAD < count:
+            for offset in range(0, width * x.itemsize, CACHE_LINE):
+                prefetch(x, rows[i + AHEAD], offset)  # type: ignore[call-arg]
+        row = rows[i]
+        for j in range(width):
+            x_out[i, j] = (np.float64(x[row, j]) * scale - mean[j]) * factor[j]
+        y_out[i] = y[row]
+
+
+@kernel()
 def gather_values(values, rows, out):
     """Copy ``values[rows]``, converted to the type of the output."""
     for i in range(rows.size):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from .batch import Batch
+from .dataset import Dataset
 from .partition import Partition, stretch
 from .permutation import Permutation
 from .share import Share
@@ -62,11 +63,11 @@ class Loader:
         self.global_batch_size = global_batch_size
         row_bytes = max(1, share.features * self.dtype.itemsize)
         self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
-        from .kernels import gather, gather_values
-
-        data, self._copy_rows, self._copy_weights = share.dataset, gather, gather_values
-        self._scale = self.dtype.type(data.scale)
-        self._x_as_is = data.scale == 1 and data.x.dtype == self.dtype and data.x.flags.aligned
+        data = share.dataset
+        self._choose_kernels(data)
+        self._x_as_is = (
+            data.scale == 1 and data.standard is None and data.x.dtype == self.dtype and data.x.flags.aligned
+        )
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = share.shuffle == "local"
         self._start = share.starts[rank] if self._local else 0
@@ -74,6 +75,17 @@ class Loader:
         self._partition.check_ranks(ranks)
         self._lengths, self._alike = np.unique(share.counts, return_counts=True)
         self._reserve(min(self.block_rows, share.rows))
+
+    def _choose_kernels(self, data: Dataset) -> None:
+        """What copies rows into the buffers, and what it takes besides them."""
+        from .kernels import gather, gather_standardized, gather_values
+
+        self._copy_weights = gather_values
+        self._copy_rows: Any = gather
+        self._conversion: tuple[Any, ...] = (self.dtype.type(data.scale),)
+        if data.standard is not None:
+            self._copy_rows = gather_standardized
+            self._conversion = (float(data.scale), data.standard.mean, 1.0 / data.standard.deviation)
 
     def _reserve(self, rows: int) -> None:
         """Allocate buffers for batches of up to ``rows`` rows, once."""
@@ -176,7 +188,7 @@ class Loader:
         """Copy rows of the data, scaled and converted, into the buffers."""
         data = self.share.dataset
         x, y = self._x[: rows.size], self._y[: rows.size]
-        self._copy_rows(data.x, data.y, rows, self._scale, x, y)
+        self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
         return x, y
 
     def _weights(self, rows: Array) -> Array | None:

@@ -8,6 +8,7 @@ from ..lazy import lazy_group
 
 COMMANDS = {
     "train": "Training rate in samples/s, beside other programs.",
+    "shards": "Step time with even shards and with shards by speed, one rank being slow.",
 }
 
 
