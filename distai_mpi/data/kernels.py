@@ -127,6 +127,33 @@ def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
 
 
 @kernel()
+def moments(x, weight, origin, mean, squares):
+    """Summed weight of the rows of ``x`` less ``origin``; their mean, and weighted squares about it, into the others.
+
+    Everything float64; ``weight`` has shape (rows,), or (0,) where all are 1, the rest (features,).
+    """
+    rows, width = x.shape
+    mean[:] = 0.0
+    squares[:] = 0.0
+    total = 0.0
+    for i in range(rows):
+        each = weight[i] if weight.size else 1.0
+        total += each
+        for j in range(width):
+            mean[j] += each * (x[i, j] - origin[j])
+    if total == 0:
+        return total
+    for j in range(width):
+        mean[j] /= total
+    for i in range(rows):
+        each = weight[i] if weight.size else 1.0
+        for j in range(width):
+            off = x[i, j] - origin[j] - mean[j]
+            squares[j] += each * off * off
+    return total
+
+
+@kernel()
 def gather_values(values, rows, out):
     """Copy ``values[rows]``, converted to the type of the output."""
     for i in range(rows.size):

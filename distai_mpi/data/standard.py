@@ -13,6 +13,7 @@ from .loader import Loader
 from .share import Share
 
 Array = Any
+BLOCK_BYTES = 512 << 10  # of a block of rows in float64, which is gone through twice: what stays in cache
 
 
 def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ...]:
@@ -49,7 +50,8 @@ def measure(share: Share, comm: Any) -> Standard:
     dataset = replace(share.dataset, standard=None)
     plain = replace(share, dataset=dataset)
     ranks = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0)
-    loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=share.dataset.y.dtype)
+    block = max(1, BLOCK_BYTES // (8 * max(1, share.features)))
+    loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=share.dataset.y.dtype, block_rows=block)
     origin = _origin(loader, comm)
     total = share.total_weight or 1.0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -82,21 +84,16 @@ def _origin(loader: Loader, comm: Any) -> Array:
 
 def _moments(loader: Loader, origin: Array) -> tuple[float, Array, Array]:
     """Of this rank's rows less ``origin``: summed weight, mean, and weighted squares about the mean; float64."""
+    from .kernels import moments
+
     weight, mean, squares = 0.0, np.zeros_like(origin), np.zeros_like(origin)
-    buffer = np.empty((0, origin.size))
+    block_mean, block_squares, ones = np.empty_like(origin), np.empty_like(origin), np.empty(0)
     for batch in loader.sequential():
-        if len(buffer) < len(batch.x):
-            buffer = np.empty_like(batch.x)
-        values = np.subtract(batch.x, origin, out=buffer[: len(batch.x)])
-        each = np.ones(len(values)) if batch.weight is None else batch.weight
-        added = float(each.sum())
-        if added == 0:
-            continue
-        block_mean = each @ values / added
-        values -= block_mean
-        values *= values
-        step = block_mean - mean
-        squares += each @ values + step * step * (weight * added / (weight + added))
-        mean += step * (added / (weight + added))
-        weight += added
+        each = ones if batch.weight is None else batch.weight
+        added = moments(batch.x, each, origin, block_mean, block_squares)
+        if added > 0:
+            step = block_mean - mean
+            squares += block_squares + step * step * (weight * added / (weight + added))
+            mean += step * (added / (weight + added))
+            weight += added
     return weight, mean, squares
