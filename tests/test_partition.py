@@ -9,9 +9,20 @@ import pytest
 from problems import local_share, make_rows, uneven
 
 from distai_mpi import fit, models, optim
-from distai_mpi.data import Dataset, Loader, Partition, Permutation, Share, load, repartition, summarize, whole
+from distai_mpi.data import (
+    Dataset,
+    Loader,
+    Partition,
+    Permutation,
+    Share,
+    from_local,
+    load,
+    repartition,
+    summarize,
+    whole,
+)
 from distai_mpi.data.partition import stretch
-from distai_mpi.errors import ConfigError
+from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
 RNG = np.random.default_rng(0)
@@ -222,3 +233,26 @@ def test_weights_must_fit_the_ranks(comm):
         repartition(whole(Dataset(x, y), comm.rank, comm.size), wrong, comm)
     with pytest.raises(ConfigError, match="--shards"):
         fit(models.Softmax(6, 3), whole(Dataset(x, y), comm.rank, comm.size, partition=wrong), comm)
+
+
+@mpi(min_size=2)
+def test_rows_of_several_types_move_as_the_type_that_holds_all(comm):
+    """A rank without rows tells nothing by the type and the scale of its empty arrays."""
+    x, y = np.arange(40).reshape(20, 2), np.arange(20)
+    own = (
+        slice(0, 0)
+        if comm.rank == 0
+        else slice(20 * (comm.rank - 1) // (comm.size - 1), 20 * comm.rank // (comm.size - 1))
+    )
+    kinds = (np.float64, np.uint8, np.float32)  # of rank 0, 1 and the others
+    kind = kinds[min(comm.rank, 2)]
+    share = from_local(Dataset(x[own].astype(kind), y[own], scale=0.5 if comm.rank else 1.0), comm)
+    share = repartition(share, Partition.even(comm.size), comm)
+    start, stop = Partition.even(comm.size).stretch(20, comm.rank)
+    assert np.array_equal(share.dataset.x, x[start:stop])
+    assert np.array_equal(share.dataset.y, y[start:stop])
+    assert share.dataset.scale == 0.5
+    assert share.dataset.x.dtype == (np.uint8 if comm.size == 2 else np.float32)
+    differing = from_local(Dataset(x, y, scale=1.0 + comm.rank), comm)
+    with pytest.raises(DataError, match="scale their features"):
+        repartition(differing, Partition((1.0,) + (0.0,) * (comm.size - 1)), comm)

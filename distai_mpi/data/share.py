@@ -137,14 +137,30 @@ def repartition(share: Share, partition: Partition, comm: Any) -> Share:
 
     Raises:
         ConfigError: the partition has not one weight for each rank of ``comm``; on all ranks.
+        DataError: rows would move between ranks that scale theirs differently; on all ranks.
     """
     partition.check_ranks(comm.size)
     counts = partition.counts(share.rows)
     if share.shuffle == "local" and counts != share.counts:
         starts = (0, *accumulate(counts))[:-1]
-        dataset = _moved(share.dataset, share.starts, share.counts, starts, counts, comm)
+        dataset = _alike(share, comm)
+        dataset = _moved(dataset, share.starts, share.counts, starts, counts, comm)
         share = replace(share, dataset=dataset)
     return replace(share, counts=counts, partition=partition)
+
+
+def _alike(share: Share, comm: Any) -> Dataset:
+    """This rank's rows in the types that hold all ranks' rows; one without rows takes over the others' scale."""
+    dataset = share.dataset
+    facts = comm.allgather_object((dataset.x.dtype, dataset.y.dtype, dataset.scale) if dataset.rows else None)
+    x_types, y_types, scales = zip(*(fact for fact in facts if fact is not None), strict=True)
+    if len(set(scales)) > 1:
+        raise DataError(f"{share.name}: ranks scale their features by {sorted(set(scales))}; give all the same scale")
+    x, y = (
+        dataset.x.astype(np.result_type(*x_types), copy=False),
+        dataset.y.astype(np.result_type(*y_types), copy=False),
+    )
+    return replace(dataset, x=x, y=y, scale=scales[0])
 
 
 def _moved(
