@@ -239,11 +239,7 @@ def test_weights_must_fit_the_ranks(comm):
 def test_rows_of_several_types_move_as_the_type_that_holds_all(comm):
     """A rank without rows tells nothing by the type and the scale of its empty arrays."""
     x, y = np.arange(40).reshape(20, 2), np.arange(20)
-    own = (
-        slice(0, 0)
-        if comm.rank == 0
-        else slice(20 * (comm.rank - 1) // (comm.size - 1), 20 * comm.rank // (comm.size - 1))
-    )
+    own = slice(*Partition((0.0,) + (1.0,) * (comm.size - 1)).stretch(20, comm.rank))
     kinds = (np.float64, np.uint8, np.float32)  # of rank 0, 1 and the others
     kind = kinds[min(comm.rank, 2)]
     share = from_local(Dataset(x[own].astype(kind), y[own], scale=0.5 if comm.rank else 1.0), comm)
