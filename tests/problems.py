@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from distai_mpi.data import Dataset, Share, merge, summarize
-from distai_mpi.data.partition import even
+from distai_mpi.data import Dataset, from_local, whole
 
 
 def make_rows(rows=203, features=6, kind="class", seed=0):
@@ -17,17 +16,14 @@ def make_rows(rows=203, features=6, kind="class", seed=0):
 
 def whole_share(x, y, comm):
     """All rows on every rank, under the global shuffle."""
-    dataset = Dataset(x, y)
-    return Share(dataset, even(len(y), comm.size), comm.rank, "global", summarize(dataset.y, x.shape[1]))
+    return whole(Dataset(x, y), comm.rank, comm.size)
 
 
-def local_share(x, y, comm, counts):
+def local_share(x, y, comm, counts, weight=None):
     """``counts[r]`` rows for rank r, under the local shuffle."""
     start = sum(counts[: comm.rank])
     mine = slice(start, start + counts[comm.rank])
-    dataset = Dataset(x[mine], y[mine])
-    labels = merge(comm.allgather_object(summarize(dataset.y, x.shape[1])))
-    return Share(dataset, tuple(counts), comm.rank, "local", labels)
+    return from_local(Dataset(x[mine], y[mine], None if weight is None else weight[mine]), comm)
 
 
 def uneven(rows, ranks):

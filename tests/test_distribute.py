@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from alone import Alone
 
-from distai_mpi.data import Permutation, distribute, load, load_sets, merge, summarize
+from distai_mpi.data import Partition, Permutation, distribute, load, load_sets, merge, summarize
 from distai_mpi.data.division import Division
-from distai_mpi.data.partition import even, stretch
+from distai_mpi.data.partition import stretch
 from distai_mpi.errors import ConfigError, DataError
 
 ROWS = 41
@@ -21,7 +21,7 @@ Y = np.arange(ROWS) % 4
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 12, 100])
 def test_even_shares(rows, ranks):
-    counts = even(rows, ranks)
+    counts = Partition.even(ranks).counts(rows)
     assert (len(counts), sum(counts)) == (ranks, rows)
     assert max(counts) - min(counts) <= 1
     cuts = [stretch(rows, ranks, rank) for rank in range(ranks)]
@@ -32,9 +32,9 @@ def test_even_shares(rows, ranks):
 
 @pytest.mark.parametrize("order", [None, Permutation(20, "order")])
 @pytest.mark.parametrize("sets", [(20,), (18, 2), (13, 7), (1, 19)])
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 30])
-def test_divisions_send_every_row_where_it_is_kept(order, sets, ranks):
-    division = Division(order, sets, ranks)
+@pytest.mark.parametrize("weights", [(1,), (1, 1), (1,) * 30, (3, 1, 1), (0, 5, 0.5, 0), (0.1, 0, 7)])
+def test_divisions_send_every_row_where_it_is_kept(order, sets, weights):
+    division, ranks = Division(order, sets, Partition(weights)), len(weights)
     kept = [division.rows_of(rank) for rank in range(ranks)]
     assert sorted(np.concatenate(kept)) == list(range(20))
     assert [len(rows) for rows in kept] == np.sum([division.counts(w) for w in range(len(sets))], axis=0).tolist()
@@ -306,7 +306,7 @@ def test_a_split_is_the_same_on_any_number_of_ranks(comm, shared_files):
 def test_more_ranks_than_rows(comm, shared_files, rows, options):
     path = shared_files.save("few.npz", x=X[:rows], y=Y[:rows])
     train, _ = load(path, comm, test_fraction=0, **options)
-    assert train.counts == even(rows, comm.size)
+    assert train.counts == Partition.even(comm.size).counts(rows)
     check(train, X[:rows], Y[:rows])
     assert train.labels.high == max(Y[:rows])
 

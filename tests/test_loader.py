@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from distai_mpi.data import Batch, Dataset, Loader, Permutation, Share, load, stream_key, summarize, whole
+from distai_mpi.data import Batch, Dataset, Loader, Partition, Permutation, Share, load, stream_key, summarize, whole
 from distai_mpi.data.division import Division
 from distai_mpi.errors import ConfigError
 
@@ -20,7 +20,7 @@ def dataset(rows, dtype=np.float32, features=5, scale=1.0):
 
 def local_shares(rows, ranks, sets=None):
     """The shares of all ranks under the local shuffle, as `load` makes them."""
-    data, division = dataset(rows), Division(Permutation(rows, "dealt"), sets or (rows,), ranks)
+    data, division = dataset(rows), Division(Permutation(rows, "dealt"), sets or (rows,), Partition.even(ranks))
     shares = []
     for rank in range(ranks):
         own = division.rows_of(rank)[: division.counts(0)[rank]]

@@ -12,7 +12,7 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
     """The `data.Sets` that the flags name, shared out over ``comm``; collective."""
     from .. import data
 
-    return data.load_sets(
+    sets = data.load_sets(
         settings["data"],
         comm,
         test=settings["test_data"],
@@ -21,7 +21,9 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
+        shards=make_partition(settings),
     )
+    return data.Sets(*data.standardize(*sets, comm=comm)) if settings["standardize"] else sets
 
 
 def fit_options(settings: dict[str, Any], share: Any, batch: int) -> dict[str, Any]:
@@ -54,6 +56,13 @@ def make_model(settings: dict[str, Any], labels: Any) -> Any:
     return models.build(settings["model_name"], labels, bias=settings["bias"], dtype=dtype, **options)
 
 
+def make_partition(settings: dict[str, Any]) -> Any:
+    """How rows are shared out, where the flags say it in numbers; else None."""
+    from ..data import Partition
+
+    return Partition(settings["shards"]) if isinstance(settings["shards"], tuple) else None
+
+
 def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int) -> list[Any]:
     """What watches the run: files, and on rank 0 the bar or lines."""
     from ..train.progress import progress
@@ -70,6 +79,8 @@ def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int
             "seed": settings["seed"],
             "byte_scale": byte_scale,
         }
+        if dataset.standard is not None:
+            kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again(settings, ranks)))
     if rank == 0 and not settings["quiet"]:
         callbacks.append(progress(launch.on_terminal()))

@@ -53,8 +53,8 @@ def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")
-    share = scaled(share, extra)
     model.check_data(share.labels)
+    share = scaled(share, extra)
     result = evaluate_rows(model, w, make_loader(model, share, comm), comm, every_metric=True)
     if comm.rank != 0:
         return
@@ -81,10 +81,15 @@ def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def scaled(share: Any, extra: dict[str, Any]) -> Any:
-    """``share`` with bytes among its features scaled as in training, whatever the shape they come in."""
+    """``share`` with bytes among its features scaled, and all standardized, as in training."""
     from dataclasses import replace
 
+    from ..data import Standard
+
     scale = extra.get("byte_scale")
-    if scale is None or share.dataset.x.dtype != "uint8":
-        return share
-    return replace(share, dataset=replace(share.dataset, scale=scale))
+    if scale is not None and share.dataset.x.dtype == "uint8":  # whatever the shape they come in
+        share = replace(share, dataset=replace(share.dataset, scale=scale))
+    if "mean" in extra:
+        standard = Standard(extra["mean"], extra["deviation"])
+        share = replace(share, dataset=replace(share.dataset, standard=standard))
+    return share

@@ -35,6 +35,20 @@ class Widths(click.ParamType):
         return widths
 
 
+class Shards(click.ParamType):
+    """``even``, ``speed``, or weights of the ranks such as ``3,1,1``."""
+
+    name = "even|speed|W,W,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("even", "speed") or isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is none of even, speed, and weights of the ranks such as 3,1,1", param, ctx)
+
+
 POSITIVE = click.IntRange(min=1)
 FRACTION = click.FloatRange(0, 1, max_open=True)
 
@@ -66,6 +80,16 @@ DATA: Sequence[Option] = (
         "--shuffle",
         type=click.Choice(["global", "local"]),
         help="Over all rows, or each rank its own.  [default: global while the data fits a quarter of the memory]",
+    ),
+    click.option(
+        "--standardize", is_flag=True, help="Give features mean 0 and deviation 1, by those of the training rows."
+    ),
+    click.option(
+        "--shards",
+        type=Shards(),
+        default="even",
+        show_default=True,
+        help="Rows of each rank, of the data and of every global batch: the same, by measured speed, or by weights.",
     ),
 )
 MODEL: Sequence[Option] = (

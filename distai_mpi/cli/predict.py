@@ -39,9 +39,10 @@ def predict(comm: Any, model_path: str, name: str, out: str) -> None:
         if comm.rank == 0:
             check_writable(out)
     model, w, extra = load_model(comm, model_path)
-    share = scaled(data.load_features(name, comm), extra)
+    share = data.load_features(name, comm)
     if share.features != model.widths[0]:
         raise DataError(f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}")
+    share = scaled(share, extra)
     parts = [model.predict(w, batch.x) for batch in make_loader(model, share, comm).sequential()]
     mine = np.concatenate(parts) if parts else np.empty(0, model.target_dtype)
     predicted = np.empty(share.rows if comm.rank == 0 else 0, mine.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ConfigError
+from .build import make_partition
 
 # Flags that mean something beside certain values of another one alone: (flags, that other, its values).
 BELONGS = (
@@ -48,6 +49,7 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise ConfigError(f"{flag(name)} and {flag(other)} exclude each other: give one")
     if settings["schedule"] == "step" and settings["decay_every"] is None:
         raise ConfigError("--schedule step needs --decay-every: the epochs after which the rate is lowered")
+    make_partition(settings)
     if settings["out"] == "":
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
     if settings["device"] == "gpu":

@@ -15,6 +15,8 @@ from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
 from .settings import EITHER, check_settings
 
+MOST_SPEEDS = 16  # ranks whose speeds are told one by one
+
 
 @click.command()
 @flags(DATA, MODEL, OPTIMIZER, RUN)
@@ -44,6 +46,8 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
 
     sets = load_data(settings, comm)
     model = make_model(settings, sets.train.labels)
+    if settings["shards"] == "speed":
+        sets = by_speed(sets, model, comm, batch_size(settings, comm.size), settings)
     options = fit_options(settings, sets.train, batch_size(settings, comm.size))
     if settings["verbose"] and comm.rank == 0:
         describe(model, sets.train, settings)
@@ -65,6 +69,30 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         )
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         print(summary(result, comm.size, settings["out"]), flush=True)
+
+
+def by_speed(sets: Any, model: Any, comm: Any, rows: int, settings: dict[str, Any]) -> Any:
+    """The sets, shared out by the ranks' speeds on ``model`` in steps of ``rows`` rows; collective."""
+    from .. import data
+    from ..train import calibrate
+
+    partition = calibrate(model, sets.train, comm, rows, seed=settings["seed"])
+    if comm.rank == 0 and not settings["quiet"]:
+        print(speeds(partition), flush=True)
+    return data.Sets(*(share and data.repartition(share, partition, comm) for share in sets))
+
+
+def speeds(partition: Any) -> str:
+    """The ranks' speeds in a line; of many ranks the extremes."""
+    rates = partition.weights
+    if len(rates) > MOST_SPEEDS:
+        slow, fast = min(rates), max(rates)
+        ends = ((rates.index(slow), slow), (rates.index(fast), fast))
+        told = " to ".join(f"rank {rank} {rate:,.0f}" for rank, rate in ends)
+    else:
+        told = ", ".join(f"rank {rank} {rate:,.0f}" for rank, rate in enumerate(rates))
+    shares = ", ".join(f"{rate / sum(rates):.1%}" for rate in rates[:MOST_SPEEDS])
+    return f"speed: {told} rows/s, shards {shares}{', ...' if len(rates) > MOST_SPEEDS else ''}"
 
 
 def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:

@@ -28,6 +28,19 @@ def storage_dtype(dtype: np.dtype) -> np.dtype:
 
 
 @dataclass(frozen=True)
+class Standard:
+    """What features are standardized by: (value - mean) / deviation, in float64; replicated.
+
+    Attributes:
+        mean: subtracted, shape (features,), float64.
+        deviation: divided by, shape (features,), float64, positive.
+    """
+
+    mean: Array
+    deviation: Array
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Feature rows with a label or target each; the arrays become read-only views.
 
@@ -39,12 +52,14 @@ class Dataset:
             counts as two.  None: all are 1.
         scale: what features are multiplied by when they are gathered.  Pixels stay bytes in
             memory, with a scale of 1/255: a quarter of the memory traffic of float32.
+        standard: what scaled features are standardized by when they are gathered; None: by nothing.
     """
 
     x: Array
     y: Array
     weight: Array | None = None
     scale: float = 1.0
+    standard: Standard | None = None
 
     def __post_init__(self) -> None:
         for name in ("x", "y"):
@@ -53,6 +68,10 @@ class Dataset:
             raise DataError(
                 f"x of shape {self.x.shape} and y of shape {self.y.shape} do not fit;"
                 " give x as (rows, features) and y as (rows,)"
+            )
+        if self.standard is not None and self.standard.mean.shape != (self.features,):
+            raise DataError(
+                f"rows have {self.features} features, but are to be standardized as {self.standard.mean.size}"
             )
         if self.weight is not None:
             object.__setattr__(self, "weight", _checked_weight(self.weight, self.rows))

@@ -18,7 +18,7 @@ from .dataset import Dataset
 from .division import Division
 from .formats import find, find_features
 from .labels import merge, summarize
-from .partition import stretch
+from .partition import Partition, stretch
 from .permutation import Permutation
 from .share import Delivery, Share, Shuffle, from_local, sum_over_ranks
 from .sources import Source, check_pair
@@ -54,6 +54,7 @@ def load_sets(
     shuffle: str | None = None,
     test_fraction: float = 0.1,
     seed: int = 0,
+    shards: Partition | None = None,
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Sets:
@@ -73,6 +74,7 @@ def load_sets(
         test_fraction: share of the rows split off where there is no test set; 0: none is.
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
         seed: names the order in which rows are dealt out.
+        shards: how much of the rows, and of every global batch, each rank gets; None: all ranks the same.
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
@@ -81,6 +83,8 @@ def load_sets(
         DataError, ConfigError: the same on all ranks.
     """
     _check_choices(distribute, shuffle, test_fraction, valid)
+    if shards is not None:
+        shards.check_ranks(comm.size)
     sources = _at_root(comm, lambda: _find_all(data, test, valid))
     fractions = {
         "valid": valid if isinstance(valid, float) else 0.0,
@@ -94,7 +98,8 @@ def load_sets(
             f"--distribute read: rank {visible.index(False)} does not see the file {data}, or sees another one of"
             " that name; put it where all nodes see it, or use --distribute scatter"
         )
-    dealer = _Dealer(comm, str(data), sources, visible, distribute, fractions, seed, memory_limit, chunk_bytes)
+    options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes)
+    dealer = _Dealer(comm, str(data), sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
         sets = dealer.deal("local")
@@ -221,6 +226,7 @@ class _Dealer:
     distribute: str | None
     fractions: dict[str, float]  # of the training source's rows that make up other sets
     seed: int
+    shards: Partition | None
     memory_limit: int
     chunk_bytes: int
 
@@ -242,8 +248,9 @@ class _Dealer:
 
     def _division(self, name: str, source: Source, shuffle: Shuffle) -> tuple[list[str], Division]:
         """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
+        partition = self.shards or Partition.even(self.comm.size)
         if name != "train":
-            return [name], Division(None, (source.rows,), self.comm.size)
+            return [name], Division(None, (source.rows,), partition)
         names, sets, left = [name], [], source.rows
         for other, fraction in self.fractions.items():
             if fraction > 0 and left > 1:
@@ -251,7 +258,7 @@ class _Dealer:
                 names.append(other)
                 left -= sets[-1]
         order = Permutation(source.rows, self.seed, "rows") if shuffle == "local" or sets else None
-        return names, Division(order, (left, *sets), self.comm.size)
+        return names, Division(order, (left, *sets), partition)
 
     def _whole(self, source: Source, _: Division) -> tuple[Dataset, Delivery]:
         """All rows within reach of this rank."""
@@ -299,10 +306,11 @@ class _Dealer:
             dataset = dataset.part(kept, kept + counts[rank])
             y, weight = dataset.y, dataset.weight
         else:
-            start, stop = stretch(division.sets[which], self.comm.size, rank)
+            start, stop = division.partition.stretch(division.sets[which], rank)
             order = division.order
             rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
-        return Share(dataset, counts, rank, shuffle, labels, division.order, first, delivery, self.name, total)
+        where = (division.order, first, delivery)
+        return Share(dataset, counts, rank, shuffle, labels, *where, self.name, total, self.shards)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .partition import even
+from .partition import Partition
 from .permutation import Permutation
 
 Array = Any
@@ -16,19 +16,19 @@ Array = Any
 
 @dataclass(frozen=True)
 class Division:
-    """The rows of a file, put in order, cut into sets, each shared out evenly over the ranks.
+    """The rows of a file, put in order, cut into sets, each shared out over the ranks.
 
     A rank keeps its rows of all sets in one array, set after set.
 
     Attributes:
         order: the order in which rows are dealt out; None: the file's own.
         sets: rows of each set; together the rows of the file.
-        ranks: number of ranks.
+        partition: how the rows of each set are shared out.
     """
 
     order: Permutation | None
     sets: tuple[int, ...]
-    ranks: int
+    partition: Partition
 
     @property
     def rows(self) -> int:
@@ -37,7 +37,7 @@ class Division:
 
     def counts(self, which: int) -> tuple[int, ...]:
         """Rows of each rank in set ``which``."""
-        return even(self.sets[which], self.ranks)
+        return self.partition.counts(self.sets[which])
 
     def first(self, which: int) -> int:
         """Place in the order of the first row of set ``which``."""
@@ -56,7 +56,7 @@ class Division:
         places = rows if self.order is None else self.order.inverse(rows)
         stretch = np.searchsorted(self._starts.ravel(), places, side="right") - 1
         kept_before = np.cumsum(self._counts, axis=0) - self._counts  # rows of earlier sets on the same rank
-        return stretch % self.ranks, places - self._starts.ravel()[stretch] + kept_before.ravel()[stretch]
+        return stretch % self.partition.ranks, places - self._starts.ravel()[stretch] + kept_before.ravel()[stretch]
 
     @cached_property
     def _counts(self) -> Array:

@@ -110,6 +110,50 @@ def gather(x, y, rows, scale, x_out, y_out):
 
 
 @kernel()
+def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
+    """As `gather`, with features (x · scale - mean) · factor, in float64: the mean may be large.
+
+    ``mean`` and ``factor`` have shape (features,), float64.
+    """
+    count, width = rows.size, x.shape[1]
+    for i in range(count):
+        if i + AHEAD < count:
+            for offset in range(0, width * x.itemsize, CACHE_LINE):
+                prefetch(x, rows[i + AHEAD], offset)  # type: ignore[call-arg]
+        row = rows[i]
+        for j in range(width):
+            x_out[i, j] = (np.float64(x[row, j]) * scale - mean[j]) * factor[j]
+        y_out[i] = y[row]
+
+
+@kernel()
+def moments(x, weight, origin, mean, squares):
+    """Summed weight of the rows of ``x`` less ``origin``; their mean, and weighted squares about it, into the others.
+
+    Everything float64; ``weight`` has shape (rows,), or (0,) where all are 1, the rest (features,).
+    """
+    rows, width = x.shape
+    mean[:] = 0.0
+    squares[:] = 0.0
+    total = 0.0
+    for i in range(rows):
+        each = weight[i] if weight.size else 1.0
+        total += each
+        for j in range(width):
+            mean[j] += each * (x[i, j] - origin[j])
+    if total == 0:
+        return total
+    for j in range(width):
+        mean[j] /= total
+    for i in range(rows):
+        each = weight[i] if weight.size else 1.0
+        for j in range(width):
+            off = x[i, j] - origin[j] - mean[j]
+            squares[j] += each * off * off
+    return total
+
+
+@kernel()
 def gather_values(values, rows, out):
     """Copy ``values[rows]``, converted to the type of the output."""
     for i in range(rows.size):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from ..errors import ConfigError
 from .batch import Batch
-from .partition import stretch
+from .dataset import Dataset
+from .partition import Partition, stretch
 from .permutation import Permutation
 from .share import Share
 from .streams import stream_key
@@ -25,8 +25,8 @@ class Loader:
     """Hands out the rows of a training set, or of a test set, that one rank works on.
 
     Under the global shuffle an epoch is one order of all rows, keyed by seed and epoch; a
-    global batch is a stretch of it, and the ranks share each out evenly.  Training so does
-    not depend on the number of ranks.  Under the local shuffle every rank goes through its
+    global batch is a stretch of it, which the ranks share out by `Share.partition`.  Training so
+    does not depend on the number of ranks.  Under the local shuffle every rank goes through its
     own rows in an order of its own, in as many steps as all others.  Either way an epoch
     covers every row once, and the last step may be short.
 
@@ -63,18 +63,29 @@ class Loader:
         self.global_batch_size = global_batch_size
         row_bytes = max(1, share.features * self.dtype.itemsize)
         self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
-        from .kernels import gather, gather_values
-
-        data, self._copy_rows, self._copy_weights = share.dataset, gather, gather_values
-        self._scale = self.dtype.type(data.scale)
-        self._x_as_is = data.scale == 1 and data.x.dtype == self.dtype and data.x.flags.aligned
+        data = share.dataset
+        self._choose_kernels(data)
+        self._x_as_is = (
+            data.scale == 1 and data.standard is None and data.x.dtype == self.dtype and data.x.flags.aligned
+        )
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = share.shuffle == "local"
         self._start = share.starts[rank] if self._local else 0
-        self._alike = tuple(
-            Counter(share.counts).items()
-        )  # even shards are of two lengths, however many ranks there are
+        self._partition = share.partition or Partition.even(ranks)
+        self._partition.check_ranks(ranks)
+        self._lengths, self._alike = np.unique(share.counts, return_counts=True)
         self._reserve(min(self.block_rows, share.rows))
+
+    def _choose_kernels(self, data: Dataset) -> None:
+        """What copies rows into the buffers, and what it takes besides them."""
+        from .kernels import gather, gather_standardized, gather_values
+
+        self._copy_weights = gather_values
+        self._copy_rows: Any = gather
+        self._conversion: tuple[Any, ...] = (self.dtype.type(data.scale),)
+        if data.standard is not None:
+            self._copy_rows = gather_standardized
+            self._conversion = (float(data.scale), data.standard.mean, 1.0 / data.standard.deviation)
 
     def _reserve(self, rows: int) -> None:
         """Allocate buffers for batches of up to ``rows`` rows, once."""
@@ -103,12 +114,13 @@ class Loader:
         total, size = self.share.rows, self.global_batch_size
         for step in range(steps):
             if self._local:
-                rows = sum(ranks * (n * (step + 1) // steps - n * step // steps) for n, ranks in self._alike)
+                of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
+                rows = int(of_each @ self._alike)
                 start, stop = stretch(self.share.counts[self.rank], steps, step)
             else:
                 first = step * size
                 rows = min(size, total - first)
-                low, high = stretch(rows, self.ranks, self.rank)
+                low, high = self._partition.stretch(rows, self.rank)
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
@@ -128,7 +140,7 @@ class Loader:
         Batches are views of the data where these have the right type and need no scale.
         """
         own = self.share.counts[self.rank] if self._local else None
-        start, stop = (0, own) if own is not None else stretch(self.share.rows, self.ranks, self.rank)
+        start, stop = (0, own) if own is not None else self._partition.stretch(self.share.rows, self.rank)
         return self._blocks(start, stop, None, train, stream_key(self.seed, "epoch", epoch))
 
     def _shuffle(self, epoch: int) -> Permutation:
@@ -176,7 +188,7 @@ class Loader:
         """Copy rows of the data, scaled and converted, into the buffers."""
         data = self.share.dataset
         x, y = self._x[: rows.size], self._y[: rows.size]
-        self._copy_rows(data.x, data.y, rows, self._scale, x, y)
+        self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
         return x, y
 
     def _weights(self, rows: Array) -> Array | None:

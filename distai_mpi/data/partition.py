@@ -2,18 +2,88 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import heapq
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+
+from ..errors import ConfigError
 
 
-def stretch(rows: int, ranks: int, rank: int) -> tuple[int, int]:
-    """First row and end of the stretch of ``rank`` when ``rows`` are shared out evenly.
+def stretch(rows: int, parts: int, part: int) -> tuple[int, int]:
+    """First row and end of stretch number ``part`` when ``rows`` are shared out evenly.
 
-    Lengths differ by one at most; with more ranks than rows some are empty.
+    Lengths differ by one at most; with more parts than rows some are empty.
     """
-    return rows * rank // ranks, rows * (rank + 1) // ranks
+    return rows * part // parts, rows * (part + 1) // parts
 
 
-def even(rows: int, ranks: int) -> tuple[int, ...]:
-    """Rows of each rank when they are shared out evenly, remainders included."""
-    cuts = [rows * rank // ranks for rank in range(ranks + 1)]
-    return tuple(stop - start for start, stop in pairwise(cuts))
+@dataclass(frozen=True)
+class Partition:
+    """How many rows of a set, or of a global batch, each rank gets; alike on every rank.
+
+    A rank needs the time rows / weight.  The counts are those that let the last rank finish soonest: D'Hondt's
+    method of highest averages (Balinski & Young 2001, "Fair Representation", appendix A), which hands every row to
+    the rank that would be done with it first.  No rank gets less than its share rounded down, and one of weight 0
+    gets nothing.  Equal weights make even shares, as `stretch` does.
+
+    Args:
+        weights: speed of each rank in any one unit, such as rows per second; finite, not negative, not all 0.
+
+    Raises:
+        ConfigError: the weights cannot be used.
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
+            raise ConfigError(f"--shards {self}: weights are finite numbers from 0 up, and not all 0; one a rank")
+        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+
+    def __str__(self) -> str:
+        return ",".join(f"{w:g}" for w in self.weights)
+
+    @classmethod
+    def even(cls, ranks: int) -> Partition:
+        """The same for each of ``ranks`` ranks."""
+        return cls((1.0,) * ranks)
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks."""
+        return len(self.weights)
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise a ConfigError unless there is one weight for each of ``ranks`` ranks."""
+        if self.ranks != ranks:
+            raise ConfigError(f"--shards {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
+
+    def counts(self, rows: int) -> tuple[int, ...]:
+        """Rows of each rank when ``rows`` are shared out."""
+        return tuple(stop - start for start, stop in pairwise(_cuts(self.weights, rows)))
+
+    def stretch(self, rows: int, rank: int) -> tuple[int, int]:
+        """First row and end of the stretch of ``rank`` when ``rows`` are shared out."""
+        cuts = _cuts(self.weights, rows)
+        return cuts[rank], cuts[rank + 1]
+
+
+@lru_cache(maxsize=64)  # an epoch's global batches are of two lengths
+def _cuts(weights: tuple[float, ...], rows: int) -> tuple[int, ...]:
+    """Ends of the ranks' stretches of ``rows``, with a 0 in front; in exact integers, the same on any machine."""
+    if len(set(weights)) == 1:
+        return tuple(rows * rank // len(weights) for rank in range(len(weights) + 1))
+    ratios = [w.as_integer_ratio() for w in weights]
+    unit = max(bottom for _, bottom in ratios)  # a power of two, as all are
+    parts = [top * (unit // bottom) for top, bottom in ratios]
+    total = sum(parts)
+    counts = [rows * part // total for part in parts]  # what D'Hondt's method gives at least
+    queue = [(-w / (count + 1), rank) for rank, (w, count) in enumerate(zip(weights, counts, strict=True)) if w]
+    heapq.heapify(queue)
+    for _ in range(rows - sum(counts)):
+        _, rank = queue[0]
+        counts[rank] += 1
+        heapq.heapreplace(queue, (-weights[rank] / (counts[rank] + 1), rank))
+    return (0, *accumulate(counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from ..errors import DataError
 from .checks import first_not_finite
 from .dataset import Dataset
 from .labels import LabelSummary, merge, summarize
-from .partition import even
+from .partition import Partition
 from .permutation import Permutation
 
 Array = Any
@@ -42,6 +43,8 @@ class Share:
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
         summed_weight: see `total_weight`; None where rows have no weights.
+        partition: how rows are shared out: of the set and, under the global shuffle, of every global batch.
+            None: evenly, or, under the local shuffle, as ``counts`` says.
     """
 
     dataset: Dataset
@@ -54,6 +57,7 @@ class Share:
     delivery: Delivery = "copy"
     name: str = "data"
     summed_weight: float | None = None
+    partition: Partition | None = None
 
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
@@ -82,11 +86,14 @@ class Share:
         return (0, *accumulate(self.counts))[:-1]
 
 
-def whole(dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data") -> Share:
+def whole(
+    dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data", partition: Partition | None = None
+) -> Share:
     """A share of a ``dataset`` that every rank holds whole, under the global shuffle; no collective."""
+    counts = (partition or Partition.even(ranks)).counts(dataset.rows)
     labels = summarize(dataset.y, dataset.features)
     weight = None if dataset.weight is None else dataset.weight_sum
-    return Share(dataset, even(dataset.rows, ranks), rank, "global", labels, name=name, summed_weight=weight)
+    return Share(dataset, counts, rank, "global", labels, name=name, summed_weight=weight, partition=partition)
 
 
 def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
@@ -120,3 +127,68 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
 def sum_over_ranks(weight: Array | None, comm: Any) -> float | None:
     """The ranks' ``weight`` of rows, local, summed; None where they have none; collective, the same on every rank."""
     return None if weight is None else math.fsum(comm.allgather_object(float(np.sum(weight))))
+
+
+def repartition(share: Share, partition: Partition, comm: Any) -> Share:
+    """The same set shared out by ``partition``; collective.
+
+    Under the global shuffle nothing is sent.  Under the local shuffle rows move to other ranks, which hold the old
+    and the new shard at once while they do.  The set's rows keep their order.
+
+    Raises:
+        ConfigError: the partition has not one weight for each rank of ``comm``; on all ranks.
+        DataError: rows would move between ranks that scale theirs differently; on all ranks.
+    """
+    partition.check_ranks(comm.size)
+    counts = partition.counts(share.rows)
+    if share.shuffle == "local" and counts != share.counts:
+        starts = (0, *accumulate(counts))[:-1]
+        dataset = _alike(share, comm)
+        dataset = _moved(dataset, share.starts, share.counts, starts, counts, comm)
+        share = replace(share, dataset=dataset)
+    return replace(share, counts=counts, partition=partition)
+
+
+def _alike(share: Share, comm: Any) -> Dataset:
+    """This rank's rows in the types that hold all ranks' rows; one without rows takes over the others' scale."""
+    dataset = share.dataset
+    facts = comm.allgather_object((dataset.x.dtype, dataset.y.dtype, dataset.scale) if dataset.rows else None)
+    x_types, y_types, scales = zip(*(fact for fact in facts if fact is not None), strict=True)
+    if len(set(scales)) > 1:
+        raise DataError(f"{share.name}: ranks scale their features by {sorted(set(scales))}; give all the same scale")
+    x, y = (
+        dataset.x.astype(np.result_type(*x_types), copy=False),
+        dataset.y.astype(np.result_type(*y_types), copy=False),
+    )
+    return replace(dataset, x=x, y=y, scale=scales[0])
+
+
+def _moved(
+    dataset: Dataset,
+    old_starts: Sequence[int],
+    old_counts: Sequence[int],
+    new_starts: Sequence[int],
+    new_counts: Sequence[int],
+    comm: Any,
+) -> Dataset:
+    """The rows of this rank's new stretch, each sent by the rank that held it."""
+    old = (old_starts[comm.rank], old_counts[comm.rank])
+    new = (new_starts[comm.rank], new_counts[comm.rank])
+    sent = [_overlap(*old, start, count) for start, count in zip(new_starts, new_counts, strict=True)]
+    taken = [_overlap(*new, start, count) for start, count in zip(old_starts, old_counts, strict=True)]
+
+    def move(values: Array) -> Array:
+        width = math.prod(values.shape[1:])
+        with comm.agreed():
+            arrived = np.empty((new[1], *values.shape[1:]), values.dtype)
+        send_counts, counts = [rows * width for rows in sent], [rows * width for rows in taken]
+        comm.alltoallv(values.reshape(-1), send_counts, arrived.reshape(-1), counts)
+        return arrived
+
+    weight = None if dataset.weight is None else move(dataset.weight)
+    return replace(dataset, x=move(dataset.x), y=move(dataset.y), weight=weight)
+
+
+def _overlap(start: int, count: int, other_start: int, other_count: int) -> int:
+    """Rows that two stretches have in common."""
+    return max(0, min(start + count, other_start + other_count) - max(start, other_start))

@@ -19,6 +19,7 @@ from .feedforward import FeedForward
 
 Array = Any
 DESCRIPTION = "config"  # the member that describes the model; the others bear the names of slots
+EXTRA = "extra."  # what the names of further arrays begin with
 # what zipfile, NumPy and json raise on damaged files
 DAMAGE: tuple[type[Exception], ...] = (
     OSError,
@@ -40,14 +41,17 @@ def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None =
     """Write the parameters ``w`` of ``model``, shape (layout.size,), to ``path``; whole or not at all.
 
     Only the models known by name come back with `load_model`; those of others are plain named
-    arrays.  ``extra`` holds plain JSON values to keep beside the model's own description.
+    arrays.  ``extra`` holds plain JSON values, and arrays, to keep beside the model's own description.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     known = isinstance(model, FeedForward) and type(model) in MODELS.values()
-    description = json.dumps((to_config(model) if known else {"model": None}) | {"extra": extra or {}})  # type: ignore[arg-type]
+    arrays = {name: value for name, value in (extra or {}).items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in (extra or {}).items() if name not in arrays}
+    description = json.dumps((to_config(model) if known else {"model": None}) | {"extra": plain})  # type: ignore[arg-type]
     members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(w))}
+    members |= {EXTRA + name: value for name, value in arrays.items()}
     write_whole(path, lambda file: np.savez(file, **members))
 
 
@@ -65,6 +69,7 @@ def load_model(path: str) -> tuple[FeedForward, Array, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(str(file[DESCRIPTION]))
             extra = config.pop("extra", {})
+            extra |= {name.removeprefix(EXTRA): file[name] for name in file.files if name.startswith(EXTRA)}
             if config["model"] is None:
                 raise DataError(f"{path}: holds a model of your own; build it and read its arrays by numpy.load")
             model = from_config(config)

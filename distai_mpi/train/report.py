@@ -88,7 +88,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
     """
     comm, objective, model = run.comm, run.objective, run.objective.model
     flops = getattr(model, "flops_per_row", None)
-    rate = result.samples_per_second
+    rate, partition = result.samples_per_second, run.loader.share.partition
     fields = {
         "schema": SCHEMA,
         "status": result.status,
@@ -102,6 +102,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "allreduce": objective.algorithm or comm.default_algorithm,
         "seed": run.loader.seed,
         "global_batch_size": run.loader.global_batch_size,
+        "shards": list(partition.weights) if partition else None,
         "lr": run.optimizer.lr,
         "l2": objective.l2,
         "parameters": model.layout.size,

@@ -9,6 +9,7 @@ from ..lazy import lazy_group
 COMMANDS = {
     "train": "Training rate in samples/s, beside other programs.",
     "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
+    "shards": "Step time with even shards and with shards by speed, one rank being slow.",
 }
 
 

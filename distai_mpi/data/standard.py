@@ -1,0 +1,99 @@
+"""Features of mean 0 and deviation 1, by the numbers of the training rows on all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .dataset import Standard
+from .loader import Loader
+from .share import Share
+
+Array = Any
+BLOCK_BYTES = 512 << 10  # of a block of rows in float64, which is gone through twice: what stays in cache
+
+
+def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ...]:
+    """``train`` and ``others`` with features of mean 0 and deviation 1 on the rows of ``train``; collective.
+
+    Nothing is copied: features are standardized when they are gathered.  Mean and standard deviation are those of
+    the population (divided by the summed weight), over all ranks, and every set gets the same.  A feature that is
+    constant keeps its scale: a deviation of 1.  Where `Dataset.scale` is set, it comes first.
+
+    Args:
+        train: the rows that the numbers are taken from.
+        others: further sets of the same features, such as test rows; None stays None.
+        comm: the ranks, a `comm.Communicator`.
+
+    Raises:
+        DataError: values are so large that the square of their spread overflows; on all ranks.
+    """
+    standard = measure(train, comm)
+    return tuple(share and apply(share, standard) for share in (train, *others))
+
+
+def apply(share: Share, standard: Standard) -> Share:
+    """``share`` with features standardized by ``standard``, whatever they were standardized by before."""
+    return replace(share, dataset=replace(share.dataset, standard=standard))
+
+
+def measure(share: Share, comm: Any) -> Standard:
+    """Weighted mean and standard deviation of the features of ``share``; collective, the same on every rank.
+
+    Everything is summed in float64 about one row of the set, so that large means cost no digits and the sums of a
+    constant feature are exactly 0.  Blocks of rows are merged by Chan, Golub & LeVeque 1983, "Algorithms for
+    computing the sample variance", equations 2.1a and b; ranks too, in two sums of the features' length.
+    """
+    dataset = replace(share.dataset, standard=None)
+    plain = replace(share, dataset=dataset)
+    ranks = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0)
+    block = max(1, BLOCK_BYTES // (8 * max(1, share.features)))
+    loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=share.dataset.y.dtype, block_rows=block)
+    origin = _origin(loader, comm)
+    total = share.total_weight or 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight, mean, squares = _moments(loader, origin)
+        middle = comm.sum(weight * mean) / total
+        variance = comm.sum(squares + weight * (mean - middle) ** 2) / total
+        standard = Standard(origin + middle, np.sqrt(np.where(variance > 0, variance, 1.0)))
+    wild = np.flatnonzero(~np.isfinite(standard.mean + variance))
+    if wild.size:
+        raise DataError(
+            f"{share.name}: values of feature {wild[0]} (counted from 0) are too large to standardize; scale them down"
+        )
+    return standard
+
+
+def _origin(loader: Loader, comm: Any) -> Array:
+    """The features of one row that counts, float64, the same on every rank."""
+    found = None
+    for batch in loader.sequential():
+        counting = np.flatnonzero(batch.weight) if batch.weight is not None else np.arange(len(batch.x))
+        if counting.size:
+            found = batch.x[counting[0]].copy()
+            break
+    holders = [rank for rank, has in enumerate(comm.allgather_object(found is not None)) if has]
+    origin = np.zeros(loader.share.features) if found is None else found
+    if holders:
+        comm.bcast(origin, holders[0])
+    return origin
+
+
+def _moments(loader: Loader, origin: Array) -> tuple[float, Array, Array]:
+    """Of this rank's rows less ``origin``: summed weight, mean, and weighted squares about the mean; float64."""
+    from .kernels import moments
+
+    weight, mean, squares = 0.0, np.zeros_like(origin), np.zeros_like(origin)
+    block_mean, block_squares, ones = np.empty_like(origin), np.empty_like(origin), np.empty(0)
+    for batch in loader.sequential():
+        each = ones if batch.weight is None else batch.weight
+        added = moments(batch.x, each, origin, block_mean, block_squares)
+        if added > 0:
+            step = block_mean - mean
+            squares += block_squares + step * step * (weight * added / (weight + added))
+            mean += step * (added / (weight + added))
+            weight += added
+    return weight, mean, squares
