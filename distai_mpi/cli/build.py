@@ -33,6 +33,8 @@ def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int
             "test_data": absolute(settings["test_data"]),
             "test_fraction": settings["test_fraction"],
             "seed": settings["seed"],
+            "label": settings["label"],
+            "weight": settings["weight"],
             "byte_scale": byte_scale,
         }
         callbacks.append(ResultFiles(settings["out"], fields, kept, again(settings, ranks)))

@@ -41,6 +41,9 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
+        label=settings["label"],
+        weight=settings["weight"],
+        dtype=settings["dtype"],
     )
     model = make_model(settings, sets.train.labels)
     optimizer = make_optimizer(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,19 @@ class Columns:
         weight: column of the weights; None: there is none.
         wanted: whether labels and weights are read; else these columns are left out, and without ``label`` all
             columns are features.
+        optional: whether they are passed over, and not refused, for data that is no table.
     """
 
     label: str | None = None
     weight: str | None = None
     wanted: bool = True
+    optional: bool = False
+
+    def refuse(self, path: str) -> None:
+        """Raise a ConfigError about a file without columns, if any were named."""
+        for flag, column in (("--label", self.label), ("--weight", self.weight)):
+            if column is not None and not self.optional:
+                raise ConfigError(f"{flag} {column}: {path} is no table; columns are those of CSV and Parquet files")
 
     def find(self, path: str, names: Sequence[str] | None, count: int) -> tuple[int | None, int | None]:
         """The columns of label and weight among ``count``, whose names are ``names`` where they have any.
@@ -46,7 +54,9 @@ def _find(path: str, flag: str, column: str, names: Sequence[str] | None, count:
     """The number of the column that is called ``column``, or has this number."""
     known = list(names or ())
     if known.count(column) > 1:
-        raise DataError(f"{path}: {flag} {column}: several columns have this name; give a number, from 0 to {count - 1}")
+        raise DataError(
+            f"{path}: {flag} {column}: several columns have this name; give a number, from 0 to {count - 1}"
+        )
     if column in known:
         return known.index(column)
     if column.isdecimal() and int(column) < count:

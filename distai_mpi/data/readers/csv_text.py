@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import tables
+from . import codes
 from .stretch import Stretch
-from .text import HARD_NUMBERS, TextFile, field_at, whole
+from .text import HARD_NUMBERS, Scratch, TextFile, field_at, whole
 
 Array = Any
 
@@ -56,8 +56,8 @@ class CsvFile(TextFile):
     def _slots(self) -> Array:
         """What each column is; see `kernels.tables.read_csv`."""
         slots = np.zeros(self.columns, np.int64)
-        slots[list(self.unused)] = tables.UNUSED
-        for column, slot in ((self.label, tables.LABEL), (self.weight, tables.WEIGHT)):
+        slots[list(self.unused)] = codes.UNUSED
+        for column, slot in ((self.label, codes.LABEL), (self.weight, codes.WEIGHT)):
             if column is not None:
                 slots[column] = slot
         slots[slots == 0] = np.arange(np.count_nonzero(slots == 0))
@@ -70,25 +70,31 @@ class CsvFile(TextFile):
 
     def read(self, part: int, parts: int) -> Stretch:
         """Rows of the lines that begin in the ``part``-th of ``parts`` ranges of bytes."""
-        blocks = [self._read_block(*block) for block in self.blocks(part, parts)]
+        scratch = Scratch()
+        blocks = [self._read_block(*block, scratch) for block in self.blocks(part, parts)]
         none = self.empty()
         weight = None if none.weight is None else whole([block.weight for block in blocks], none.weight)
-        return Stretch(whole([block.x for block in blocks], none.x), whole([block.y for block in blocks], none.y), weight)
+        return Stretch(
+            whole([block.x for block in blocks], none.x), whole([block.y for block in blocks], none.y), weight
+        )
 
-    def _read_block(self, text: Array, stop: int, position: int) -> Stretch:
+    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch) -> Stretch:
+        from .kernels.tables import read_csv
+
         most = stop // (2 * self.columns) + 1  # a field takes two bytes at least
         slots, capacity = self._slots, HARD_NUMBERS
         while True:
-            x = np.empty((most, self.features), self.dtype)
-            y, weight = np.zeros(most), np.empty(most if self.weight is not None else 0)
+            x = scratch.array("x", (most, self.features), self.dtype)
+            y, weight = scratch.array("y", (most,), np.float64), scratch.array("weight", (most,), np.float64)
+            y[:] = 0  # where there are no labels
             hard = np.empty((capacity, 4), np.int64)
-            rows, count, fault, place, column = tables.read_csv(text, 0, stop, self.delimiter, slots, x, y, weight, hard)
+            rows, count, fault, place, column = read_csv(text, 0, stop, self.delimiter, slots, x, y, weight, hard)
             if count <= capacity:
                 break
             capacity = count
         for begin, end, row, slot in hard[:count].tolist():
             value = float(text[begin:end].tobytes().strip(b'"'))
-            target = {tables.LABEL: y, tables.WEIGHT: weight}.get(slot)
+            target = {codes.LABEL: y, codes.WEIGHT: weight}.get(slot)
             with np.errstate(over="ignore"):
                 if target is None:
                     x[row, slot] = value
@@ -96,9 +102,9 @@ class CsvFile(TextFile):
                 else:
                     target[row] = value
             if np.isinf(value):
-                fault, place, column = tables.TOO_LARGE, begin, int(np.flatnonzero(slots == slot)[0])
+                fault, place, column = codes.TOO_LARGE, begin, int(np.flatnonzero(slots == slot)[0])
                 break
-        if fault != tables.FINE:
+        if fault != codes.FINE:
             self._explain(fault, text, place, position, column)
         return Stretch(x[:rows].copy(), y[:rows].copy(), weight[:rows].copy() if self.weight is not None else None)
 
@@ -106,13 +112,13 @@ class CsvFile(TextFile):
         """Raise the DataError about ``fault`` in ``column``, at byte ``place`` of ``text``, which is at ``position``."""
         name = f" ({self.names[column]})" if self.names is not None and column < self.columns else ""
         where = f", column {column}{name} (counted from 0)"
-        found = field_at(text, place, b"" if self.delimiter == tables.SPACE else bytes([self.delimiter]))
+        found = field_at(text, place, b"" if self.delimiter == codes.SPACE else bytes([self.delimiter]))
         message = {
-            tables.EMPTY: f"{where}: the field is empty; {ADVICE}",
-            tables.NO_NUMBER: f"{where}: {found} is no finite number; {ADVICE}",
-            tables.FEWER: f" has {column} fields, but the first line has {self.columns}; {ADVICE}",
-            tables.MORE: f" has more than the {self.columns} fields of the first line; mend or remove it",
-            tables.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
-            tables.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",
+            codes.EMPTY: f"{where}: the field is empty; {ADVICE}",
+            codes.NO_NUMBER: f"{where}: {found} is no finite number; {ADVICE}",
+            codes.FEWER: f" has {column} fields, but the first line has {self.columns}; {ADVICE}",
+            codes.MORE: f" has more than the {self.columns} fields of the first line; mend or remove it",
+            codes.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
+            codes.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",
         }[fault]
         self.fail(position + place, message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +56,14 @@ def _opened(path: str) -> Iterator[Any]:
             yield file
     except DataError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:  # as h5py tells damage
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        UnicodeDecodeError,
+    ) as error:  # as h5py tells damage
         raise DataError(f"{path}: damaged or unreadable HDF5 file ({error}); copy it again") from None
 
 

@@ -40,6 +40,7 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     if not lines:
         raise DataError(f"{path}: holds no rows, only blank lines and comments")
     if any(ENTRY.match(line.text) for line in lines):
+        columns.refuse(path)
         return LibsvmFile(path, packed, _text_begin(lines), dtype)
     return _open_csv(path, packed, lines, columns, dtype)
 
@@ -88,7 +89,9 @@ def _open_csv(path: str, packed: bool, lines: list[Line], columns: Columns, dtyp
     delimiter = _delimiter(first)
     fields = _fields(first, delimiter)
     header = _is_header(fields)
-    if header and (len(lines) == 1 or not any(map(_is_number, _fields(lines[1].text.decode("utf-8", "replace"), delimiter)))):
+    if header and (
+        len(lines) == 1 or not any(map(_is_number, _fields(lines[1].text.decode("utf-8", "replace"), delimiter)))
+    ):
         return None  # words, and no number below
     names = tuple(fields) if header else None
     label, weight = columns.find(path, names, len(fields))
@@ -112,7 +115,9 @@ def _delimiter(line: str) -> str:
 def _fields(line: str, delimiter: str) -> list[str]:
     """The fields of ``line``, without quotes and blanks around them."""
     text = line.strip() if delimiter == " " else line.strip("\r\n")
-    rows = csv.reader([re.sub(r"\s+", " ", text) if delimiter == " " else text], delimiter=delimiter, skipinitialspace=True)
+    rows = csv.reader(
+        [re.sub(r"\s+", " ", text) if delimiter == " " else text], delimiter=delimiter, skipinitialspace=True
+    )
     return [field.strip() for field in next(rows)]
 
 

@@ -37,7 +37,11 @@ def open_parquet(path: str, columns: Columns) -> ParquetFile:
     features = tuple(name for column, name in enumerate(names) if column not in (label, weight))
     if not columns.wanted:
         label = weight = None
-    types = {field.name: _dtype(path, field) for field in fields if field.name in features or names.index(field.name) in (label, weight)}
+    types = {
+        field.name: _dtype(path, field)
+        for field in fields
+        if field.name in features or names.index(field.name) in (label, weight)
+    }
     dtype = np.result_type(*(types[name] for name in features))
     if dtype == np.float16:
         dtype = np.dtype(np.float32)
@@ -141,19 +145,27 @@ class ParquetFile:
         names = [*self.feature_names, *(name for name in (self.label, self.weight) if name is not None)]
         table = file.read_row_group(group, columns=names, use_threads=False)
         if table.num_rows != out.rows:
-            raise DataError(f"{self.path}: a group has {table.num_rows} rows and not the {out.rows} of its footer; copy it again")
+            raise DataError(
+                f"{self.path}: a group has {table.num_rows} rows and not the {out.rows} of its footer; copy it again"
+            )
         for name in names:
             column = table.column(name)
             if column.null_count:
                 row = first + int(np.flatnonzero(column.is_null().to_numpy())[0])
-                raise DataError(f"{self.path}: column {name} is empty (null) in row {row} (counted from 0); mend or remove that row")
+                raise DataError(
+                    f"{self.path}: column {name} is empty (null) in row {row} (counted from 0); mend or remove that row"
+                )
             values = column.to_numpy()
             bad = first_not_finite(values.reshape(-1, 1))
             if bad is not None:
-                raise DataError(f"{self.path}: column {name} holds {bad[2]} in row {first + bad[0]} (counted from 0); mend or remove that row")
+                raise DataError(
+                    f"{self.path}: column {name} holds {bad[2]} in row {first + bad[0]} (counted from 0); mend or remove that row"
+                )
             if name == self.weight and values.size and values.min() < 0:
                 row = first + int(values.argmin())
-                raise DataError(f"{self.path}: weight {name} is {values.min()} in row {row} (counted from 0); weights are 0 or more")
+                raise DataError(
+                    f"{self.path}: weight {name} is {values.min()} in row {row} (counted from 0); weights are 0 or more"
+                )
             if name == self.label:
                 out.y[:] = values
             elif name == self.weight:

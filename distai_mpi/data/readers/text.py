@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ...errors import DataError
-from .kernels import tables
+from . import codes
 
 Array = Any
 
@@ -74,7 +76,10 @@ class TextFile:
             low, high = self.begin, None
             if not self.sequential:
                 size = os.path.getsize(self.path)
-                low, high = (self._line_start(file, size, self.begin + (size - self.begin) * p // parts) for p in (part, part + 1))
+                low, high = (
+                    self._line_start(file, size, self.begin + (size - self.begin) * p // parts)
+                    for p in (part, part + 1)
+                )
             file.seek(low)
             buffer, held, position = bytearray(block_bytes + 1), 0, low
             while high is None or position + held < high:
@@ -86,8 +91,8 @@ class TextFile:
                     raise DataError(f"{self.path}: has become shorter while it was read; try again")
                 held += count
                 last = not count if high is None else position + held == high
-                if last and held and buffer[held - 1] != tables.NEWLINE:
-                    buffer[held] = tables.NEWLINE
+                if last and held and buffer[held - 1] != codes.NEWLINE:
+                    buffer[held] = codes.NEWLINE
                     held += 1
                 stop = held if last else buffer.rfind(b"\n", 0, held) + 1
                 if stop:
@@ -129,6 +134,20 @@ class TextFile:
     def fail(self, position: int, message: str) -> NoReturn:
         """Raise a DataError about the line that holds the byte at ``position``."""
         raise DataError(f"{self.path}: line {self.line_of(position)}{message}")
+
+
+class Scratch:
+    """Arrays that are used again from block to block: fresh memory costs a page fault every few numbers."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """An array of that shape and type, with anything in it; valid until the next one of that name."""
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
 
 
 def field_at(text: Array, place: int, marks: bytes) -> str:

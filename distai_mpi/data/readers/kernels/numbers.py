@@ -18,6 +18,7 @@ DONE, HARD, WRONG = 0, 1, 2  # states of a number
 
 LOWEST_POWER, HIGHEST_POWER = -342, 308  # of ten: beyond, a number of 19 digits is 0 or infinite
 EXACT_POWERS = 10.0 ** np.arange(23)  # the powers of ten that are float64 numbers
+TENS = np.array([10**n for n in range(9)], np.uint64)
 MOST_DIGITS = 19  # that always fit an unsigned 64-bit integer
 
 
@@ -66,6 +67,16 @@ def leading_zeros(typing, a):
 
 
 @intrinsic
+def trailing_zeros(typing, a):
+    """Number of zero bits below the lowest one of a uint64; 64 for 0."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
 def double_of_bits(typing, a):
     """The float64 whose bits are a uint64."""
 
@@ -90,11 +101,14 @@ def load_8(typing, array, start):
 
 
 @numba.njit(inline="always")
-def _are_8_digits(word):
-    """Whether all eight bytes are ASCII digits: high half-byte 3, also after adding 6."""
-    high = np.uint64(0xF0F0F0F0F0F0F0F0)
-    threes = np.uint64(0x3030303030303030)
-    return (word & high) == threes and ((word + np.uint64(0x0606060606060606)) & high) == threes
+def _leading_digits(word):
+    """How many of the eight bytes of text in ``word`` are ASCII digits before the first other one.
+
+    A digit less "0" is at most 9, and adding 118 to more sets the highest bit; a carry spoils later bytes alone.
+    """
+    value = word ^ np.uint64(0x3030303030303030)
+    others = (value | (value + np.uint64(0x7676767676767676))) & np.uint64(0x8080808080808080)
+    return np.int64(trailing_zeros(others) >> np.uint64(3))
 
 
 @numba.njit(inline="always")
@@ -187,10 +201,14 @@ def number(text, start):
         point = place
         while place + 8 <= length:
             word = load_8(text, place)
-            if not _are_8_digits(word):
+            more = _leading_digits(word)
+            if more == 0:
                 break
-            digits = digits * np.uint64(100000000) + _value_of_8_digits(word)
-            place += 8
+            word = word << np.uint64(64 - 8 * more)  # bytes of 0 count as leading digits 0
+            digits = digits * TENS[more] + _value_of_8_digits(word)
+            place += more
+            if more < 8:
+                break
         digit = np.uint8(text[place] - ord("0"))
         while digit < 10:
             digits = digits * np.uint64(10) + np.uint64(digit)

@@ -11,14 +11,31 @@ import numba
 import numpy as np
 
 from ....jit import kernel
+from ..codes import (
+    COLON,
+    EMPTY,
+    FEWER,
+    FINE,
+    HASH,
+    HUGE_INDEX,
+    LABEL,
+    LARGEST_INDEX,
+    MORE,
+    NEGATIVE,
+    NEWLINE,
+    NO_COLON,
+    NO_INDEX,
+    NO_NUMBER,
+    NOT_ASCENDING,
+    QUOTE,
+    RETURN,
+    SPACE,
+    TAB,
+    TOO_LARGE,
+    UNUSED,
+    WEIGHT,
+)
 from .numbers import DONE, HARD, WRONG, number
-
-# faults
-FINE, EMPTY, NO_NUMBER, FEWER, MORE, NEGATIVE, TOO_LARGE, NO_INDEX, NO_COLON, NOT_ASCENDING, HUGE_INDEX = range(11)
-
-LABEL, WEIGHT, UNUSED = -1, -2, -3  # slots of a column; others are the number of a feature
-SPACE, TAB, NEWLINE, RETURN, QUOTE, HASH, COLON = (ord(c) for c in ' \t\n\r"#:')
-LARGEST_INDEX = (1 << 31) - 2
 
 
 @numba.njit(inline="always")
@@ -94,32 +111,33 @@ def read_csv(text, start, stop, delimiter, slots, x, y, weight, hard):
             place = _line_end(text, place) + 1
             continue
         for column in range(columns):
-            place = _past_blanks(text, place, delimiter)
-            if text[place] == NEWLINE or text[place] == HASH:
-                return row, hard_count, EMPTY, place, column
+            if text[place] <= HASH:  # a blank, an end or a quote
+                place = _past_blanks(text, place, delimiter)
+                if text[place] == NEWLINE or text[place] == HASH:
+                    return row, hard_count, EMPTY, place, column
             slot = slots[column]
             if slot == UNUSED:
                 value, end, state = 0.0, _skipped(text, place, delimiter), DONE
             else:
                 value, end, state = _field(text, place)
-            after = _past_blanks(text, end, delimiter) if state != WRONG else end
+            after = end
+            if text[end] <= SPACE and state != WRONG:
+                after = _past_blanks(text, end, delimiter)
             mark = text[after]
             ends = mark == NEWLINE or mark == HASH
-            parted = mark == delimiter or (blanks and after > end)
-            if text[place] == delimiter and slot != UNUSED:
-                return row, hard_count, EMPTY, place, column
-            if state == WRONG or not (ends or parted):
-                return row, hard_count, NO_NUMBER, place, column
-            if slot == WEIGHT:
-                if value < 0:
-                    return row, hard_count, NEGATIVE, place, column
-                weight[row] = value
-            elif slot == LABEL:
-                y[row] = value
-            elif slot != UNUSED:
+            if state == WRONG or not (mark == delimiter or ends or (blanks and after > end)):
+                empty = text[place] == delimiter and slot != UNUSED
+                return row, hard_count, EMPTY if empty else NO_NUMBER, place, column
+            if slot >= 0:
                 x[row, slot] = value
                 if np.isinf(x[row, slot]):
                     return row, hard_count, TOO_LARGE, place, column
+            elif slot == LABEL:
+                y[row] = value
+            elif slot == WEIGHT:
+                if value < 0:
+                    return row, hard_count, NEGATIVE, place, column
+                weight[row] = value
             if state == HARD:
                 hard_count = _note(hard, hard_count, place, end, row, slot)
             if ends:
@@ -187,9 +205,11 @@ def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
             weight[row] = value
         before = -1
         while True:
-            place = _past_blanks(text, end, SPACE)
-            if text[place] == NEWLINE or text[place] == HASH:
-                break
+            place = end + 1 if text[end] == SPACE else end
+            if text[place] <= HASH:
+                place = _past_blanks(text, place, SPACE)
+                if text[place] == NEWLINE or text[place] == HASH:
+                    break
             if text[place] == ord("q") and text[place + 1] == ord("i") and before < 0:
                 end = place
                 while text[end] > SPACE:
