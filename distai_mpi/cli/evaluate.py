@@ -56,6 +56,7 @@ def evaluate(
         split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
     else:
         split = {"test_fraction": 0}
+        extra = extra | {"weight": None}  # which the other rows may not have
     training, test = data.load(
         name,
         comm,

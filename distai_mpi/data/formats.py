@@ -92,6 +92,7 @@ def find_features(
     table = _open_rows(path, start, FEATURE_NAMES, columns, np.dtype(dtype))
     if table is not None:
         return table.x if isinstance(table, Source) else table
+    columns.refuse(path)
     if start.startswith(hdf5.SIGNATURE):
         raise DataError(f"{path}: no features (x, x_test or x_train)")
     if not start.startswith(ZIP):
