@@ -173,7 +173,7 @@ def test_bad_parquet(folder):
     save_parquet("a", a=[1.0, 2.0, float("inf")], y=[1, 2, 3], group=2)
     bad("a: column a holds inf in row 2")
     save_parquet("a", a=[1.0, 2.0, 3.0], y=[1, 2, 3], w=[1, -2, 3], group=1)
-    bad("a: weight w is -2 in row 1", weight="w")
+    bad("a: column w is -2 in row 1.*weights are 0 or more", weight="w")
     bad("a: --label z: there is no such column; there are a, y, w", label="z")
     save_parquet("a", a=[1.0])
     bad("a: has 1 column, and none is left for features")

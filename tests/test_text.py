@@ -139,11 +139,17 @@ def test_numbers_that_python_must_settle(folder, blocks):
     y[5] = 5e-324
     weight = np.ones(3000)
     weight[9] = 1e-320
-    lines = [f"{row[0]!r},{row[1]!r},{label!r},{w!r}" for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True)]
+    lines = [
+        f"{row[0]!r},{row[1]!r},{label!r},{w!r}"
+        for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True)
+    ]
     (folder / "a.csv").write_text("\n".join(lines))
     for got, expected in zip(read("a.csv", Columns("2", "3")), (x, y, weight), strict=True):
         assert np.array_equal(got, expected)
-    lines = [f"{label!r}:{w!r} 1:{row[0]!r} 2:{row[1]!r}" for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True)]
+    lines = [
+        f"{label!r}:{w!r} 1:{row[0]!r} 2:{row[1]!r}"
+        for row, label, w in zip(x.tolist(), y.tolist(), weight.tolist(), strict=True)
+    ]
     (folder / "a.svm").write_text("\n".join(lines))
     got = read("a.svm")
     assert np.array_equal(got[0][:, :2], x)
@@ -223,8 +229,8 @@ def test_features_of_libsvm_files_that_belong_together(folder):
     assert load_features("train", Alone(), features=2).features == 4
     np.savez("a.npz", x=np.ones((3, 7)), y=np.ones(3))
     assert load("a.npz", Alone(), test="train")[1].features == 7
+    np.savez("b.npz", x=np.ones((3, 3)), y=np.ones(3))
     with pytest.raises(DataError, match="train: has 4 features a row, but x of b.npz has 3"):
-        np.savez("b.npz", x=np.ones((3, 3)), y=np.ones(3))
         load("b.npz", Alone(), test="train")
 
 
@@ -274,8 +280,8 @@ BAD_CSV = [
     ("1,2,3\n1,2,-inf\n", "line 2, column 2 .*'-inf' is no finite"),
     ("1,2,3\n1,1e999,3\n", "line 2, column 1 .*'1e999' is beyond"),
     ('1,2,3\n1,"2,3\n', "line 2, column 1 .*no finite"),
-    ("1,2,3\n1,2\n", "line 2 has 2 fields, but the first line has 3"),
-    ("1 2 3\n1 2\n", "line 2 has 2 fields, but the first line has 3"),
+    ("1,2,3\n1,2\n", "line 2 has 2 fields, not the first line's 3"),
+    ("1 2 3\n1 2\n", "line 2 has 2 fields, not the first line's 3"),
     ("1,2,3\n1,2,3,4\n", "line 2 has more than the 3 fields"),
     ("1 2 3\n1 2 3 4\n", "line 2 has more than the 3 fields"),
     ("1,2,3\n1,2,3,\n", "line 2 has more than"),
@@ -365,7 +371,9 @@ def test_random_damage_is_an_error_or_makes_other_rows(folder, write):
             if rng.random() < 0.3:
                 del data[place : place + rng.randrange(1, 40)]
             else:
-                data[place : place + rng.randrange(2)] = rng.choice([b"\n", b",", b":", b"e", b"-", b'"', b"\xff", b"#", b" ", b"9"])
+                data[place : place + rng.randrange(2)] = rng.choice(
+                    [b"\n", b",", b":", b"e", b"-", b'"', b"\xff", b"#", b" ", b"9"]
+                )
         (folder / "a").write_bytes(data)
         one = outcome(1)
         if isinstance(one, str):

@@ -22,7 +22,8 @@ SPLIT = {
 @click.argument("model_path", metavar="MODEL")
 @click.option(
     "--data",
-    help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file.  [default: what the model was trained on]",
+    help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file."
+    "  [default: what the model was trained on]",
 )
 @click.option("--label", metavar="COLUMN", help="Of a table, as in train.  [default: as the model was trained]")
 @click.option("--weight", metavar="COLUMN", help="Likewise the weights of the rows.")

@@ -15,7 +15,7 @@ from ..errors import DataError
 @click.option(
     "--data",
     required=True,
-    help="Features: X.npy, FILE.npz or HDF5 with x or x_test, an IDX file, a table, libsvm, or mnist (its test images).",
+    help="Features: X.npy, FILE.npz or HDF5 with x or x_test, IDX, a table, libsvm text, or mnist (its test images).",
 )
 @click.option("--label", metavar="COLUMN", help="Of a table that holds labels too: their column, which is left out.")
 @click.option("--weight", metavar="COLUMN", help="Likewise the weights of the rows.")

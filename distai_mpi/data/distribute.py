@@ -19,8 +19,8 @@ from .dataset import Dataset
 from .division import Division
 from .formats import Found, find, find_features
 from .labels import merge, summarize
-from .partition import stretch
 from .parsed import Parsed, read_stretches
+from .partition import stretch
 from .permutation import Permutation
 from .readers.columns import Columns
 from .share import Delivery, Share, Shuffle, from_local, sum_over_ranks
@@ -148,10 +148,12 @@ def _read_found(
     found: dict[str, Found], comm: Any, readers: Sequence[int], memory_limit: int, features: int
 ) -> dict[str, Source | Parsed]:
     """What was found, ready to be dealt out: files that are read in stretches now are; collective."""
-    known = [file.features for file in found.values() if file.features is not None]
+    ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
+    known = [file.features for file in found.values() if file.features is not None]
     parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]))
-    sources = found | dict(zip(files, parsed, strict=True))
+    ready |= dict(zip(files, parsed, strict=True))
+    sources = {name: ready[name] for name in found}
     for source in sources.values():
         if isinstance(source, Source) and source.weight is not None:
             _check_weight(source.weight, comm, readers)

@@ -78,7 +78,7 @@ def find(
 def find_features(
     data: str | os.PathLike, columns: Columns | None = None, dtype: DTypeLike = np.float64
 ) -> ArrayFile | StretchFile:
-    """The features, without labels, that ``data`` names; an array, an .npz or HDF5 file with x, x_test or x_train, or a table.
+    """The features, without labels, that ``data`` names: an array, x, x_test or x_train of a file, or a table.
 
     Columns that ``columns`` names are left out.
 
@@ -177,9 +177,7 @@ def _unpacked_bytes(path: str, start: bytes) -> bytes:
 
 def _foreign(path: str, start: bytes) -> DataError:
     if start.startswith(GZIP):
-        return DataError(
-            f"{path}: what is compressed in it is not known, or cannot be read so: unpack it (gunzip -k {path}); {ACCEPTED}"
-        )
+        return DataError(f"{path}: what is compressed in it is not known: unpack it (gunzip -k {path}); {ACCEPTED}")
     return DataError(f"{path}: the format is not known; {ACCEPTED}")
 
 

@@ -7,6 +7,7 @@ import click
 from ..lazy import lazy_group
 
 COMMANDS = {
+    "read": "How fast data files are loaded, beside other programs.",
     "train": "Training rate in samples/s, beside other programs.",
 }
 

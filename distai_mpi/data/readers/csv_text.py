@@ -109,14 +109,14 @@ class CsvFile(TextFile):
         return Stretch(x[:rows].copy(), y[:rows].copy(), weight[:rows].copy() if self.weight is not None else None)
 
     def _explain(self, fault: int, text: Array, place: int, position: int, column: int) -> None:
-        """Raise the DataError about ``fault`` in ``column``, at byte ``place`` of ``text``, which is at ``position``."""
+        """Raise the DataError about ``fault`` in ``column``, at byte ``place`` of ``text``, itself at ``position``."""
         name = f" ({self.names[column]})" if self.names is not None and column < self.columns else ""
         where = f", column {column}{name} (counted from 0)"
         found = field_at(text, place, b"" if self.delimiter == codes.SPACE else bytes([self.delimiter]))
         message = {
             codes.EMPTY: f"{where}: the field is empty; {ADVICE}",
             codes.NO_NUMBER: f"{where}: {found} is no finite number; {ADVICE}",
-            codes.FEWER: f" has {column} fields, but the first line has {self.columns}; {ADVICE}",
+            codes.FEWER: f" has {column} fields, not the first line's {self.columns}; {ADVICE}",
             codes.MORE: f" has more than the {self.columns} fields of the first line; mend or remove it",
             codes.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
             codes.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",

@@ -149,26 +149,22 @@ class ParquetFile:
                 f"{self.path}: a group has {table.num_rows} rows and not the {out.rows} of its footer; copy it again"
             )
         for name in names:
-            column = table.column(name)
-            if column.null_count:
-                row = first + int(np.flatnonzero(column.is_null().to_numpy())[0])
-                raise DataError(
-                    f"{self.path}: column {name} is empty (null) in row {row} (counted from 0); mend or remove that row"
-                )
-            values = column.to_numpy()
-            bad = first_not_finite(values.reshape(-1, 1))
-            if bad is not None:
-                raise DataError(
-                    f"{self.path}: column {name} holds {bad[2]} in row {first + bad[0]} (counted from 0); mend or remove that row"
-                )
-            if name == self.weight and values.size and values.min() < 0:
-                row = first + int(values.argmin())
-                raise DataError(
-                    f"{self.path}: weight {name} is {values.min()} in row {row} (counted from 0); weights are 0 or more"
-                )
-            if name == self.label:
-                out.y[:] = values
-            elif name == self.weight:
-                out.weight[:] = values
-            else:
-                out.x[:, self.feature_names.index(name)] = values
+            target = out.y if name == self.label else out.weight
+            if name in self.feature_names:
+                target = out.x[:, self.feature_names.index(name)]  # type: ignore[call-overload]
+            target[:] = self._values(table.column(name), name, first)  # type: ignore[index]
+
+    def _values(self, column: Any, name: str, first: int) -> Array:
+        """The checked values of a column, whose first row is row ``first`` of the file."""
+        where, advice = f"{self.path}: column {name}", "(counted from 0); mend or remove that row"
+        if column.null_count:
+            row = first + int(np.flatnonzero(column.is_null().to_numpy())[0])
+            raise DataError(f"{where} is empty (null) in row {row} {advice}")
+        values = column.to_numpy()
+        bad = first_not_finite(values.reshape(-1, 1))
+        if bad is not None:
+            raise DataError(f"{where} holds {bad[2]} in row {first + bad[0]} {advice}")
+        if name == self.weight and values.size and values.min() < 0:
+            row = first + int(values.argmin())
+            raise DataError(f"{where} is {values.min()} in row {row} (counted from 0); weights are 0 or more")
+        return values

@@ -55,9 +55,10 @@ class StretchFile(Protocol):
         scale: what features are multiplied by; see `sources.ArrayFile.scale`.
     """
 
-    path: str
-    sequential: bool
-
+    @property
+    def path(self) -> str: ...
+    @property
+    def sequential(self) -> bool: ...
     @property
     def files(self) -> set[str]: ...
     @property

@@ -108,7 +108,7 @@ def _leading_digits(word):
     """
     value = word ^ np.uint64(0x3030303030303030)
     others = (value | (value + np.uint64(0x7676767676767676))) & np.uint64(0x8080808080808080)
-    return np.int64(trailing_zeros(others) >> np.uint64(3))
+    return np.int64(trailing_zeros(others) >> np.uint64(3))  # type: ignore[call-arg]
 
 
 @numba.njit(inline="always")
@@ -124,7 +124,7 @@ def _rounded(digits, power):
     """``digits * 10**power``, correctly rounded to float64, and whether that could be told; digits is a uint64 > 0."""
     if power < LOWEST_POWER or power > HIGHEST_POWER:
         return 0.0, False
-    shift = leading_zeros(digits)
+    shift = leading_zeros(digits)  # type: ignore[call-arg, var-annotated]
     digits = digits << shift
     row = power - LOWEST_POWER
     high, low = high_product(digits, FIVES[row, 0]), digits * FIVES[row, 0]
@@ -200,7 +200,7 @@ def number(text, start):
         place += 1
         point = place
         while place + 8 <= length:
-            word = load_8(text, place)
+            word = load_8(text, place)  # type: ignore[call-arg, var-annotated]
             more = _leading_digits(word)
             if more == 0:
                 break
@@ -228,7 +228,7 @@ def number(text, start):
         digit = np.uint8(text[place] - ord("0"))
         while digit < 10:
             if given < 100000:
-                given = given * 10 + np.int64(digit)
+                given = given * 10 + int(digit)
             place += 1
             digit = np.uint8(text[place] - ord("0"))
         if place == begin:

@@ -160,7 +160,7 @@ def _index(text, place):
     digit = np.uint8(text[place] - ord("0"))
     while digit < 10:
         if value <= LARGEST_INDEX:
-            value = value * 10 + np.int64(digit)
+            value = value * 10 + int(digit)
         place += 1
         digit = np.uint8(text[place] - ord("0"))
     return min(value, LARGEST_INDEX + 1), place
