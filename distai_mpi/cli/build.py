@@ -22,16 +22,19 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
         shards=make_partition(settings),
+        label=settings["label"],
+        weight=settings["weight"],
+        dtype=settings["dtype"],
     )
     return data.Sets(*data.standardize(*sets, comm=comm)) if settings["standardize"] else sets
 
 
-def fit_options(settings: dict[str, Any], share: Any, batch: int) -> dict[str, Any]:
-    """What the flags say of the steps on the rows of ``share``, ``batch`` rows each, as `train.fit` takes it."""
+def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, Any]:
+    """What the flags say of the steps on the rows of ``share``, ``rows`` each, as `train.fit` takes it."""
     from .. import data
 
     optimizer = make_optimizer(settings)
-    rows = share.rows if optimizer.full_batch else batch
+    rows = share.rows if optimizer.full_batch else rows
     return {
         "optimizer": optimizer,
         "schedule": make_schedule(settings, data.steps_per_epoch(share, rows)),
@@ -77,6 +80,8 @@ def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int
             "test_data": absolute(settings["test_data"]),
             "test_fraction": settings["test_fraction"],
             "seed": settings["seed"],
+            "label": settings["label"],
+            "weight": settings["weight"],
             "byte_scale": byte_scale,
         }
         if dataset.standard is not None:

@@ -21,21 +21,29 @@ SPLIT = {
 @click.command()
 @click.argument("model_path", metavar="MODEL")
 @click.option(
-    "--data", help="mnist, FILE.npz, X.npy,Y.npy or IDX files IMAGES,LABELS.  [default: what the model was trained on]"
+    "--data",
+    help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file."
+    "  [default: what the model was trained on]",
 )
+@click.option("--label", metavar="COLUMN", help="Of a table, as in train.  [default: as the model was trained]")
+@click.option("--weight", metavar="COLUMN", help="Likewise the weights of the rows.")
 @click.option(
     "--rows", type=click.Choice(["test", "train"]), help="Which rows.  [default: the test set where the data has one]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
-def command(model_path: str, data: str | None, rows: str | None, as_json: bool) -> None:
+def command(
+    model_path: str, data: str | None, label: str | None, weight: str | None, rows: str | None, as_json: bool
+) -> None:
     """Loss and accuracy of MODEL, a model.npz or the folder that holds it; the work is spread over the ranks."""
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
-        evaluate(comm, model_path, data, rows, as_json)
+        evaluate(comm, model_path, data, label, weight, rows, as_json)
 
 
-def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_json: bool) -> None:
+def evaluate(
+    comm: Any, model_path: str, name: str | None, label: str | None, weight: str | None, rows: str | None, as_json: bool
+) -> None:
     """Load, evaluate and print; collective."""
     from .. import data
     from ..train.evaluation import evaluate as evaluate_rows
@@ -47,9 +55,19 @@ def evaluate(comm: Any, model_path: str, name: str | None, rows: str | None, as_
     if name is None:
         name = extra["data"]
         split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
-        training, test = data.load(name, comm, **split)
     else:
-        training, test = data.load(name, comm, test_fraction=0)
+        split = {"test_fraction": 0}
+        extra = extra | {"weight": None}  # which the other rows may not have
+    training, test = data.load(
+        name,
+        comm,
+        label=label or extra.get("label"),
+        weight=weight or extra.get("weight"),
+        columns_optional=label is None and weight is None,
+        dtype=model.dtype,
+        features=model.widths[0],
+        **split,
+    )
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")

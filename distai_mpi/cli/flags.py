@@ -55,9 +55,16 @@ FRACTION = click.FloatRange(0, 1, max_open=True)
 
 DATA: Sequence[Option] = (
     click.option(
-        "--data", default="mnist", show_default=True, help="mnist, FILE.npz, X.npy,Y.npy or IDX files IMAGES,LABELS."
+        "--data",
+        default="mnist",
+        show_default=True,
+        help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file.",
     ),
     click.option("--test-data", help="Rows to test on, in the same forms."),
+    click.option(
+        "--label", metavar="COLUMN", help="Of a CSV or Parquet table: name, or number from 0.  [default: the last]"
+    ),
+    click.option("--weight", metavar="COLUMN", help="Of such a table: weights of the rows.  [default: none]"),
     click.option(
         "--test-fraction",
         type=FRACTION,

@@ -13,20 +13,24 @@ from ..errors import DataError
 @click.command()
 @click.argument("model_path", metavar="MODEL")
 @click.option(
-    "--data", required=True, help="Features: X.npy, FILE.npz with x or x_test, an IDX file, or mnist (its test images)."
+    "--data",
+    required=True,
+    help="Features: X.npy, FILE.npz or HDF5 with x or x_test, IDX, a table, libsvm text, or mnist (its test images).",
 )
+@click.option("--label", metavar="COLUMN", help="Of a table that holds labels too: their column, which is left out.")
+@click.option("--weight", metavar="COLUMN", help="Likewise the weights of the rows.")
 @click.option(
     "--out", metavar="FILE.npy", required=True, help="Where the predictions go: labels, or values of a linear model."
 )
-def command(model_path: str, data: str, out: str) -> None:
+def command(model_path: str, data: str, label: str | None, weight: str | None, out: str) -> None:
     """Write what MODEL, a model.npz or the folder that holds it, predicts for each row; spread over the ranks."""
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
-        predict(comm, model_path, data, out)
+        predict(comm, model_path, data, label, weight, out)
 
 
-def predict(comm: Any, model_path: str, name: str, out: str) -> None:
+def predict(comm: Any, model_path: str, name: str, label: str | None, weight: str | None, out: str) -> None:
     """Load, predict and write; collective."""
     import numpy as np
 
@@ -39,9 +43,11 @@ def predict(comm: Any, model_path: str, name: str, out: str) -> None:
         if comm.rank == 0:
             check_writable(out)
     model, w, extra = load_model(comm, model_path)
-    share = data.load_features(name, comm)
+    share = data.load_features(name, comm, label=label, weight=weight, dtype=model.dtype, features=model.widths[0])
     if share.features != model.widths[0]:
-        raise DataError(f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}")
+        extra_columns = share.features - model.widths[0]
+        advice = "; name the column of the labels with --label" if extra_columns == 1 and label is None else ""
+        raise DataError(f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}{advice}")
     share = scaled(share, extra)
     parts = [model.predict(w, batch.x) for batch in make_loader(model, share, comm).sequential()]
     mine = np.concatenate(parts) if parts else np.empty(0, model.target_dtype)

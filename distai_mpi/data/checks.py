@@ -29,3 +29,18 @@ def first_not_finite(values: Array) -> tuple[int, int, float] | None:
         if rows.size:
             return start + int(rows[0]), int(columns[0]), float(part[rows[0], columns[0]])
     return None
+
+
+def check_rows(array: Any, values: Array, first: int) -> None:
+    """Raise the DataError of ``array`` (an `ArrayFile`) about a value that is not finite, in rows from ``first`` on."""
+    bad = first_not_finite(values)
+    if bad is not None:
+        raise array.not_finite(first + bad[0], *bad[1:])
+
+
+def check_weights(array: Any, weight: Array, first: int) -> None:
+    """Raise the DataError of ``array`` about a value that is no weight; ``weight`` has shape (rows,)."""
+    bad = np.flatnonzero(~((weight >= 0) & (weight < np.inf)))
+    if bad.size:
+        row = first + int(bad[0])
+        raise array.error(f"is {weight[bad[0]]} in row {row} (counted from 0); weights are finite and 0 or more")

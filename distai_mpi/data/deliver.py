@@ -9,6 +9,7 @@ import numpy as np
 
 from .dataset import Dataset
 from .division import Division
+from .parsed import Parsed, join, spread
 from .sources import ArrayFile, Source
 
 Array = Any
@@ -19,20 +20,20 @@ def rows_per_chunk(array: ArrayFile, chunk_bytes: int) -> int:
     return max(1, chunk_bytes // (array.width * array.dtype.itemsize))
 
 
-def _dataset(source: Source, x: Array, y: Array) -> Dataset:
-    return Dataset(x, y.reshape(-1), scale=source.scale)
+def _dataset(source: Source | Parsed, x: Array, y: Array, weight: Array | None = None) -> Dataset:
+    return Dataset(x, y.reshape(-1), None if weight is None else weight.reshape(-1), source.scale)
 
 
 def map_whole(source: Source) -> Dataset:
     """All rows, mapped from the files; no collective."""
-    return _dataset(source, source.x.map(), source.y.map())
+    return _dataset(source, *(array.map() for array in source.arrays))
 
 
 def read_own(source: Source, division: Division, rank: int, chunk_bytes: int) -> Dataset:
     """The rows that ``rank`` keeps, read by itself; no collective."""
     rows = division.rows_of(rank)
     parts = []
-    for array in (source.x, source.y):
+    for array in source.arrays:
         parts.append(np.empty((rows.size, array.width), array.dtype))
         array.take(rows, parts[-1], rows_per_chunk(array, chunk_bytes))
     return _dataset(source, *parts)
@@ -43,7 +44,7 @@ def scatter(source: Source, division: Division, comm: Any, chunk_bytes: int) -> 
 
     Rank 0 never holds more of the data than its own rows and a few chunks.
     """
-    return _dataset(source, *(_scatter_array(a, division, comm, chunk_bytes) for a in (source.x, source.y)))
+    return _dataset(source, *(_scatter_array(a, division, comm, chunk_bytes) for a in source.arrays))
 
 
 def _scatter_array(array: ArrayFile, division: Division, comm: Any, chunk_bytes: int) -> Array:
@@ -71,20 +72,34 @@ def _root_chunks(array: ArrayFile, comm: Any, chunk: int) -> Iterator[tuple[int,
         yield start, values
 
 
-def hold_on_nodes(source: Source, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
+def send_own(source: Parsed, division: Division, comm: Any, chunk_bytes: int) -> Dataset:
+    """The rows that this rank keeps, sent by the ranks that have read them."""
+    return _dataset(source, *spread(source, division, comm, chunk_bytes))
+
+
+def hold_on_nodes(source: Source | Parsed, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
     """All rows, held once per node in memory that its ranks share.
 
     Raises:
         MemoryError: on all ranks, where any node cannot.
     """
-    arrays = [comm.node_array((array.rows, array.width), array.dtype) for array in (source.x, source.y)]
+    if isinstance(source, Parsed):
+        arrays = [comm.node_array((source.rows, column.width), column.dtype) for column in source.columns]
+        join(source, arrays, comm.allgather_object(comm.node.ranks[0]), comm, chunk_bytes)
+        return _dataset(source, *arrays)
+    arrays = [comm.node_array((array.rows, array.width), array.dtype) for array in source.arrays]
     return _filled(source, arrays, comm, comm.leaders, visible, chunk_bytes)
 
 
-def hold_copies(source: Source, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
+def hold_copies(source: Source | Parsed, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
     """All rows, a copy on every rank."""
+    if isinstance(source, Parsed):
+        with comm.agreed():
+            arrays = [np.empty((source.rows, column.width), column.dtype) for column in source.columns]
+        join(source, arrays, range(comm.size), comm, chunk_bytes)
+        return _dataset(source, *arrays)
     with comm.agreed():
-        arrays = [np.empty((array.rows, array.width), array.dtype) for array in (source.x, source.y)]
+        arrays = [np.empty((array.rows, array.width), array.dtype) for array in source.arrays]
     return _filled(source, arrays, comm, range(comm.size), visible, chunk_bytes)
 
 
@@ -97,7 +112,7 @@ def _filled(
     chunk_bytes: int,
 ) -> Dataset:
     """Let ``holders`` fill their ``arrays`` from the files, by way of rank 0 if not all of them see these."""
-    for array, target in zip((source.x, source.y), arrays, strict=True):
+    for array, target in zip(source.arrays, arrays, strict=True):
         chunk = rows_per_chunk(array, chunk_bytes)
         if all(visible[rank] for rank in holders):
             with comm.agreed():

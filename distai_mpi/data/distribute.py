@@ -9,19 +9,22 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
 from . import deliver
-from .checks import first_not_finite
+from .checks import check_rows, check_weights, first_not_finite
 from .dataset import Dataset
 from .division import Division
-from .formats import find, find_features
+from .formats import Found, find, find_features
 from .labels import merge, summarize
+from .parsed import Parsed, read_stretches
 from .partition import Partition, stretch
 from .permutation import Permutation
+from .readers.columns import Columns
 from .share import Delivery, Share, Shuffle, from_local, sum_over_ranks
-from .sources import Source, check_pair
+from .sources import ArrayFile, Source, check_names, check_pair
 
 T = TypeVar("T")
 
@@ -55,6 +58,11 @@ def load_sets(
     test_fraction: float = 0.1,
     seed: int = 0,
     shards: Partition | None = None,
+    label: str | None = None,
+    weight: str | None = None,
+    columns_optional: bool = False,
+    dtype: DTypeLike = np.float64,
+    features: int = 0,
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Sets:
@@ -75,6 +83,12 @@ def load_sets(
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
         seed: names the order in which rows are dealt out.
         shards: how much of the rows, and of every global batch, each rank gets; None: all ranks the same.
+        label: of a CSV or Parquet table the column of the label, its name or its number from 0; None: the last one.
+        weight: likewise of the weights of rows; None: there are none.
+        columns_optional: whether ``label`` and ``weight`` are passed over, and not refused, for other data.
+        dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
+            float64, and then to it.  Other formats keep their own.
+        features: least number of features of libsvm rows, as of a model that they are for.
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
@@ -85,19 +99,22 @@ def load_sets(
     _check_choices(distribute, shuffle, test_fraction, valid)
     if shards is not None:
         shards.check_ranks(comm.size)
-    sources = _at_root(comm, lambda: _find_all(data, test, valid))
+    columns = Columns(label, weight, optional=columns_optional)
+    found = _at_root(comm, lambda: _find_all(data, test, valid, columns, dtype))
     fractions = {
         "valid": valid if isinstance(valid, float) else 0.0,
-        "test": 0.0 if "test" in sources else test_fraction,
+        "test": 0.0 if "test" in found else test_fraction,
     }
     if memory_limit is None:
         memory_limit = min(comm.allgather_object(memory_left())) // MEMORY_SHARE
-    visible = _who_sees(list(sources.values()), comm)
+    visible = _who_sees(list(found.values()), comm)
     if distribute == "read" and not all(visible):
         raise ConfigError(
             f"--distribute read: rank {visible.index(False)} does not see the file {data}, or sees another one of"
             " that name; put it where all nodes see it, or use --distribute scatter"
         )
+    readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
+    sources = _read_found(found, comm, readers, memory_limit, features)
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes)
     dealer = _Dealer(comm, str(data), sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
@@ -114,48 +131,105 @@ def load_sets(
 
 
 def _find_all(
-    data: str | os.PathLike, test: str | os.PathLike | None, valid: str | os.PathLike | float | None
-) -> dict[str, Source]:
+    data: str | os.PathLike,
+    test: str | os.PathLike | None,
+    valid: str | os.PathLike | float | None,
+    columns: Columns,
+    dtype: DTypeLike,
+) -> dict[str, Found]:
     """The sets that are in files of their own, by name."""
-    train, held_out = find(data, test)
-    sources = {"train": train}
+    train, held_out = find(data, test, columns, dtype)
+    found = {"train": train}
     if held_out is not None:
-        sources["test"] = held_out
+        found["test"] = held_out
     if valid is not None and not isinstance(valid, float):
-        sources["valid"], _ = find(valid)
-        check_pair(train, sources["valid"])
+        found["valid"], _ = find(valid, None, columns, dtype)
+    for other in found.values():
+        check_names(train, other)
+    return found
+
+
+def _read_found(
+    found: dict[str, Found], comm: Any, readers: Sequence[int], memory_limit: int, features: int
+) -> dict[str, Source | Parsed]:
+    """What was found, ready to be dealt out: files that are read in stretches now are; collective."""
+    ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
+    files = {name: file for name, file in found.items() if not isinstance(file, Source)}
+    known = [file.features for file in found.values() if file.features is not None]
+    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]))
+    ready |= dict(zip(files, parsed, strict=True))
+    sources = {name: ready[name] for name in found}
+    for source in sources.values():
+        if isinstance(source, Source) and source.weight is not None:
+            _check_weight(source.weight, comm, readers)
+        check_pair(sources["train"], source)
     return sources
 
 
-def load_features(data: str | os.PathLike, comm: Any, chunk_bytes: int = CHUNK_BYTES) -> Share:
+def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
+    """Raise a DataError on all ranks unless the values of ``weight`` can weigh rows; ``readers`` share it out."""
+    readers = readers if weight.sliceable else readers[:1]
+    total = 0.0
+    with comm.agreed():
+        if comm.rank in readers:
+            start, stop = stretch(weight.rows, len(readers), list(readers).index(comm.rank))
+            values = np.empty((stop - start, 1), weight.dtype)
+            weight.take(np.arange(start, stop), values, CHUNK_BYTES // 8)
+            check_weights(weight, values[:, 0], start)
+            total = float(values.sum(dtype=np.float64))
+    if sum(comm.allgather_object(total)) == 0:
+        raise weight.error("is 0 for all rows")
+
+
+def load_features(
+    data: str | os.PathLike,
+    comm: Any,
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    label: str | None = None,
+    weight: str | None = None,
+    dtype: DTypeLike = np.float64,
+    features: int = 0,
+) -> Share:
     """Share out rows without labels for prediction, each rank reading its own; collective.
 
     Args:
         data: a path or ``mnist``; see `formats.find_features`.  Every rank must see the file.
         comm: the ranks, a `comm.Communicator`.
         chunk_bytes: read at a time.
+        label, weight: columns of a table that are no features, by name or number from 0.
+        dtype, features: see `load_sets`.
 
     Returns:
         Contiguous stretches of the file's rows in the order of the ranks, with labels that are all 0.
 
     Raises:
-        DataError: the same on all ranks.
+        DataError, ConfigError: the same on all ranks.
     """
-    array = _at_root(comm, lambda: find_features(data))
-    visible = _see_alike([array.path], comm)
+    found = _at_root(comm, lambda: find_features(data, Columns(label, weight), dtype))
+    visible = _see_alike([found.path], comm)
     if not all(visible):
         raise DataError(
-            f"{array.path}: rank {visible.index(False)} does not see this file, or sees another one of that name;"
+            f"{found.path}: rank {visible.index(False)} does not see this file, or sees another one of that name;"
             " put it where all nodes see it"
         )
+    if isinstance(found, ArrayFile):
+        x = _read_features(found, comm, chunk_bytes)
+    else:
+        limit = min(comm.allgather_object(memory_left()))
+        (parsed,) = read_stretches([found], comm, range(comm.size), limit, features)
+        x = deliver.send_own(parsed, Division(None, (parsed.rows,), comm.size), comm, chunk_bytes).x
+    return from_local(Dataset(x, np.zeros(len(x), np.int8), scale=found.scale), comm, str(data))
+
+
+def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int) -> Any:
+    """This rank's even stretch of the rows, checked; collective."""
     start, stop = stretch(array.rows, comm.size, comm.rank)
     with comm.agreed():
         x = np.empty((stop - start, array.width), array.dtype)
         array.take(np.arange(start, stop), x, deliver.rows_per_chunk(array, chunk_bytes))
-        bad = first_not_finite(x)
-        if bad is not None:
-            raise array.not_finite(start + bad[0], *bad[1:])
-    return from_local(Dataset(x, np.zeros(stop - start, np.int8), scale=array.scale), comm, str(data))
+        check_rows(array, x, start)
+    return x
 
 
 def _check_choices(
@@ -192,7 +266,7 @@ def _at_root(comm: Any, work: Callable[[], T]) -> T:
     return outcome
 
 
-def _who_sees(sources: Sequence[Source], comm: Any) -> list[bool]:
+def _who_sees(sources: Sequence[Found], comm: Any) -> list[bool]:
     """For each rank, whether it sees the files that rank 0 sees."""
     return _see_alike(sorted(set().union(*(source.files for source in sources))), comm)
 
@@ -221,7 +295,7 @@ class _Dealer:
 
     comm: Any
     name: str
-    sources: dict[str, Source]
+    sources: dict[str, Source | Parsed]
     visible: Sequence[bool]
     distribute: str | None
     fractions: dict[str, float]  # of the training source's rows that make up other sets
@@ -246,7 +320,7 @@ class _Dealer:
             }
         return shares
 
-    def _division(self, name: str, source: Source, shuffle: Shuffle) -> tuple[list[str], Division]:
+    def _division(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], Division]:
         """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
         partition = self.shards or Partition.even(self.comm.size)
         if name != "train":
@@ -260,9 +334,9 @@ class _Dealer:
         order = Permutation(source.rows, self.seed, "rows") if shuffle == "local" or sets else None
         return names, Division(order, (left, *sets), partition)
 
-    def _whole(self, source: Source, _: Division) -> tuple[Dataset, Delivery]:
+    def _whole(self, source: Source | Parsed, _: Division) -> tuple[Dataset, Delivery]:
         """All rows within reach of this rank."""
-        if source.mappable and all(self.visible):
+        if isinstance(source, Source) and source.mappable and all(self.visible):
             with self.comm.agreed():
                 dataset = deliver.map_whole(source)
             return dataset, "read"
@@ -274,16 +348,21 @@ class _Dealer:
                 raise MemoryError(f"{error}, and {most} copies of {source.nbytes} bytes are too much") from None
             return deliver.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
 
-    def _own(self, source: Source, division: Division) -> tuple[Dataset, Delivery]:
+    def _own(self, source: Source | Parsed, division: Division) -> tuple[Dataset, Delivery]:
         """This rank's rows alone."""
+        if isinstance(source, Parsed):
+            way: Delivery = "scatter" if self.distribute == "scatter" else "read"
+            return deliver.send_own(source, division, self.comm, self.chunk_bytes), way
         if self.distribute == "read" or (self.distribute is None and source.sliceable and all(self.visible)):
             with self.comm.agreed():
                 dataset = deliver.read_own(source, division, self.comm.rank, self.chunk_bytes)
             return dataset, "read"
         return deliver.scatter(source, division, self.comm, self.chunk_bytes), "scatter"
 
-    def _check_values(self, source: Source, division: Division, dataset: Dataset, shuffle: Shuffle) -> None:
+    def _check_values(self, source: Source | Parsed, division: Division, dataset: Dataset, shuffle: Shuffle) -> None:
         """Raise a DataError on all ranks if any value is not finite; each rank looks at its part."""
+        if isinstance(source, Parsed):
+            return  # looked at when it was read
         rank, size = self.comm.rank, self.comm.size
         start, stop = (0, dataset.rows) if shuffle == "local" else stretch(dataset.rows, size, rank)
         found = []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -32,6 +33,7 @@ class ArrayFile:
         offset: byte of the file where the elements begin; None where they are compressed.
         fortran: whether the elements are stored by columns.
         member: name of the file within a zip archive (.npz), or None.
+        header: bytes before the elements in what is compressed, a zip's member or the whole file.
     """
 
     path: str
@@ -41,6 +43,7 @@ class ArrayFile:
     offset: int | None
     fortran: bool = False
     member: str | None = None
+    header: int = 0
 
     def __post_init__(self) -> None:
         """Check what can be known without reading the elements: type, emptiness, length of the file."""
@@ -88,8 +91,8 @@ class ArrayFile:
 
     @property
     def scale(self) -> float:
-        """What the values are multiplied by as features: 1/255 for images of bytes (three axes or more), else 1."""
-        return 1 / 255 if self.stored == np.uint8 and len(self.shape) > 2 else 1.0
+        """What the values are multiplied by as features; see `byte_scale`."""
+        return byte_scale(self.stored, self.shape)
 
     @property
     def sliceable(self) -> bool:
@@ -152,22 +155,34 @@ class ArrayFile:
                 data = self._exactly(file, count * self.width * self.stored.itemsize)
                 values = np.frombuffer(data, self.stored).reshape(count, self.width)
                 yield start, values.astype(self.dtype, copy=False)
+            self._ends(file)
 
     def _unpack_columns(self) -> Array:
         """Decompress an array stored by columns: whole, for no row is complete before the end."""
         with self._member() as file:
             data = self._exactly(file, math.prod(self.shape) * self.stored.itemsize)
+            self._ends(file)
         return np.frombuffer(data, self.stored).reshape(self.shape, order="F")
 
     @contextmanager
     def _member(self) -> Iterator[IO[bytes]]:
-        """The archive's member, opened behind the header; damage is told as a DataError."""
+        """What is compressed, opened behind its header; damage is told as a DataError."""
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member or "") as file:
-                read_npy_header(file)
+            with ExitStack() as stack:
+                if self.member is None:
+                    file: Any = stack.enter_context(gzip.open(self.path))
+                else:
+                    archive = stack.enter_context(zipfile.ZipFile(self.path))
+                    file = stack.enter_context(archive.open(self.member))
+                self._exactly(file, self.header)
                 yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError, ValueError) as error:
             raise self.error(f"is damaged ({error}); copy it again") from None
+
+    def _ends(self, file: IO[bytes]) -> None:
+        """Check that nothing follows the elements; reading the end also compares the checksum."""
+        if file.read(1):
+            raise self.error("is followed by bytes that do not belong there: it is damaged, or no such file")
 
     def _exactly(self, file: IO[bytes], count: int) -> bytes:
         data = file.read(count)
@@ -193,21 +208,31 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     raise ValueError(f"version {version} of the .npy format is for named fields, which are not numbers")
 
 
+def byte_scale(stored: np.dtype, shape: Sequence[int]) -> float:
+    """What values are multiplied by as features: 1/255 for images of bytes (three axes or more), else 1."""
+    return 1 / 255 if stored == np.uint8 and len(shape) > 2 else 1.0
+
+
 @dataclass(frozen=True)
 class Source:
-    """Features and labels in files: what can be known of a data set before it is read.
+    """Features, labels and perhaps weights in files: what can be known of a data set before it is read.
 
     Raises a DataError where they do not belong together.
     """
 
     x: ArrayFile
     y: ArrayFile
+    weight: ArrayFile | None = None
 
     def __post_init__(self) -> None:
         if self.y.width != 1:
             raise self.y.error(
                 f"has shape {self.y.shape}, but one label or target per row is needed"
                 " (for one-hot rows: store y.argmax(axis=1))"
+            )
+        if self.weight is not None and (self.weight.width != 1 or self.weight.rows != self.y.rows):
+            raise self.weight.error(
+                f"has shape {self.weight.shape}, but one weight for each of {self.y.rows} rows is needed"
             )
         if self.x.rows != self.y.rows:
             raise self.x.error(
@@ -226,40 +251,70 @@ class Source:
         return self.x.width
 
     @property
+    def name(self) -> str:
+        """Array and file, for messages."""
+        return f"{self.x.name} of {self.x.path}"
+
+    def error(self, message: str) -> DataError:
+        """A DataError that names file and array of the features."""
+        return self.x.error(message)
+
+    @property
     def scale(self) -> float:
         """What features are multiplied by; see `ArrayFile.scale`."""
         return self.x.scale
 
     @property
+    def arrays(self) -> tuple[ArrayFile, ...]:
+        """x, y and, where there is one, weight."""
+        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of features and labels in memory."""
-        return self.x.nbytes + self.y.nbytes
+        """Bytes of the arrays in memory."""
+        return sum(array.nbytes for array in self.arrays)
 
     @property
     def sliceable(self) -> bool:
         """Whether any rows can be had without reading the others."""
-        return self.x.sliceable and self.y.sliceable
+        return all(array.sliceable for array in self.arrays)
 
     @property
     def mappable(self) -> bool:
         """Whether the files' own bytes can serve as the arrays in memory."""
-        return self.x.mappable and self.y.mappable
+        return all(array.mappable for array in self.arrays)
 
     @property
     def files(self) -> set[str]:
         """Paths of the files."""
-        return {self.x.path, self.y.path}
+        return {array.path for array in self.arrays}
 
 
-def check_pair(train: Source, test: Source) -> None:
-    """Raise a DataError unless ``test`` has the same features as ``train``."""
+def check_pair(train: Any, test: Any) -> None:
+    """Raise a DataError unless ``test`` has the same features as ``train``; each a `Source` or the like."""
     if train.features != test.features:
-        raise test.x.error(
-            f"has {test.features} features a row, but {train.x.name} of {train.x.path} has {train.features};"
+        raise test.error(
+            f"has {test.features} features a row, but {train.name} has {train.features};"
             " training and test data must have the same"
         )
-    if train.x.stored == test.x.stored and train.scale != test.scale:
+    if (
+        train.scale != test.scale
+        and isinstance(train, Source)
+        and isinstance(test, Source)
+        and train.x.stored == test.x.stored
+    ):
         raise test.x.error(
             f"has shape {test.x.shape}, but {train.x.name} of {train.x.path} has {train.x.shape}: only images"
             " (three axes) are scaled to [0, 1], so store both in the same way"
+        )
+
+
+def check_names(train: Any, test: Any) -> None:
+    """Raise a DataError where both tables name their features, and not alike."""
+    ours, theirs = (getattr(file, "feature_names", None) for file in (train, test))
+    if ours is not None and theirs is not None and ours != theirs and len(ours) == len(theirs):
+        column = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        raise DataError(
+            f"{test.path}: feature {column} is called {theirs[column]}, but {ours[column]} in {train.path};"
+            " store the same columns in the same order"
         )

@@ -15,14 +15,14 @@ from typing import Any
 from ..errors import DistaiError
 from .machine import user_environment
 
-RATE_NAMES = ("samples_per_second", "samples_per_s")  # under which a program may print its rate
+RATE_NAMES = ("samples_per_second", "samples_per_s", "bytes_per_second")  # under which a program may print its rate
 LAUNCHER_VARIABLES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPI_LOCAL")
 FLOPS_DIMENSION = 2048  # of the matrices of `sgemm_peak`: large enough for full speed, small enough for 0.2 s
 
 
 @dataclass
 class Contender:
-    """A command, the rates it reached in samples per second, and all it printed with them; one a run."""
+    """A command, the rates it reached in samples (or bytes) per second, and all it printed with them; one a run."""
 
     name: str
     command: Sequence[str] | str
@@ -31,7 +31,7 @@ class Contender:
 
     @property
     def median(self) -> float:
-        """Median rate in samples per second."""
+        """Median rate, per second."""
         return statistics.median(self.rates)
 
     def ratio(self, other: Contender) -> float:
@@ -51,7 +51,7 @@ def run_in_turn(contenders: Sequence[Contender], repeats: int, timeout: float) -
 def run(command: Sequence[str] | str, timeout: float) -> tuple[float, dict[str, Any]]:
     """Run ``command`` (a string goes through the shell); return the rate that it prints, and the object that holds it.
 
-    The rate is the value of ``samples_per_second`` or ``samples_per_s`` in the last JSON object of
+    The rate is the value of one of `RATE_NAMES` in the last JSON object of
     its standard output.
 
     Raises:

@@ -7,6 +7,7 @@ import click
 from ..lazy import lazy_group
 
 COMMANDS = {
+    "read": "How fast data files are loaded, beside other programs.",
     "train": "Training rate in samples/s, beside other programs.",
     "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
     "shards": "Step time with even shards and with shards by speed, one rank being slow.",

@@ -1,0 +1,217 @@
+"""Files that the ranks have read in stretches, each its own: a source of rows that are already in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .readers.stretch import Column, Csr, Stretch, StretchFile
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Rows of a file, of which this rank holds a stretch.
+
+    Attributes:
+        file: where they come from.
+        stretch: those that this rank has read; local.
+        counts: rows that each rank has read; replicated, as all that follows.
+        features: features of a row.
+        base: number of the first feature, where rows are sparse.
+        weighted: whether rows have weights.
+    """
+
+    file: StretchFile
+    stretch: Stretch
+    counts: tuple[int, ...]
+    features: int
+    base: int
+    weighted: bool
+    mappable = sliceable = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows on all ranks."""
+        return sum(self.counts)
+
+    @property
+    def name(self) -> str:
+        """The file, for messages."""
+        return self.file.path
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The file's row that is the first one of each rank."""
+        return (0, *accumulate(self.counts))[:-1]
+
+    @property
+    def scale(self) -> float:
+        """What features are multiplied by."""
+        return self.file.scale
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, held densely."""
+        return self.rows * sum(column.width * column.dtype.itemsize for column in self.columns)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """x, y and, where there is one, weight, of this rank's stretch."""
+        stretch, file = self.stretch, self.file
+        x = Column("x", stretch.x, self.features, file.dtype, self.base)
+        y = Column("y", stretch.y, 1, file.target_dtype)
+        if not self.weighted:
+            return x, y
+        weight = np.ones(stretch.rows) if stretch.weight is None else stretch.weight
+        return x, y, Column("weight", weight, 1, np.dtype(np.float64))
+
+    def error(self, message: str) -> DataError:
+        """A DataError that names the file."""
+        return DataError(f"{self.file.path}: {message}")
+
+
+def read_stretches(
+    files: Sequence[StretchFile], comm: Any, readers: Sequence[int], memory_limit: int | None, features: int = 0
+) -> list[Parsed]:
+    """Read ``files``, each rank of ``readers`` its stretch of each; collective.
+
+    Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
+    features count from 1 unless one of the files uses 0.  ``memory_limit`` is for sparse files: bytes that their
+    rows, held densely, may take on a node; None: any.
+
+    Raises:
+        DataError: on all ranks, for the first fault in the first file that has one; a file without rows; sparse rows
+            that are too many to be held densely.
+    """
+    stretches = [_read(file, comm, [0] if file.sequential else readers) for file in files]
+    facts = [comm.allgather_object(_facts(stretch)) for stretch in stretches]
+    sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
+    base = min([1, *(low for _, _, low, _ in sparse)])
+    width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
+    parsed = []
+    for file, stretch, parts in zip(files, stretches, facts, strict=True):
+        counts = tuple(rows for rows, _, _, _ in parts)
+        weighted = any(has for _, has, _, _ in parts)
+        own_width = width if file.features is None else file.features
+        parsed.append(Parsed(file, stretch, counts, own_width, base, weighted))
+        _check(parsed[-1], comm, memory_limit)
+    return parsed
+
+
+def _read(file: StretchFile, comm: Any, readers: Sequence[int]) -> Stretch:
+    """This rank's stretch; none where it is not among ``readers``.  The error is that of the earliest stretch."""
+    fault, stretch = None, file.empty()
+    with comm.agreed():
+        try:
+            if comm.rank in readers:
+                stretch = file.read(list(readers).index(comm.rank), len(readers))
+        except DataError as error:
+            fault = str(error)
+    faults = [message for message in comm.allgather_object(fault) if message is not None]
+    if faults:
+        raise DataError(faults[0])
+    return stretch
+
+
+def _facts(stretch: Stretch) -> tuple[int, bool, int, int]:
+    """Rows, whether they have weights, and the least and the greatest number of a feature (1 and 0 for none)."""
+    low, high = 1, 0
+    if isinstance(stretch.x, Csr) and stretch.x.indices.size:
+        low, high = int(stretch.x.indices.min()), int(stretch.x.indices.max())
+    return stretch.rows, stretch.weight is not None, low, high
+
+
+def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
+    """Raise a DataError, alike on all ranks, unless the rows can be trained on."""
+    if parsed.rows == 0:
+        raise parsed.error("holds no rows")
+    if parsed.features == 0:
+        raise parsed.error("holds no features: all its rows are empty")
+    if parsed.weighted:
+        weight = parsed.columns[2].values
+        if sum(comm.allgather_object(float(np.sum(weight)))) == 0:
+            raise parsed.error("the weights of all rows are 0")
+    per_node = parsed.nbytes // len(comm.leaders)
+    if parsed.file.features is None and memory_limit is not None and per_node > memory_limit:
+        gib = 2**30
+        raise parsed.error(
+            f"{parsed.rows:,} rows × {parsed.features:,} features are {per_node / gib:,.2f} GiB on a node when they"
+            f" are held densely, and the limit is {memory_limit / gib:,.2f} GiB; sparse rows are held densely in this"
+            " version: use more nodes, or fewer features"
+        )
+
+
+def spread(source: Parsed, division: Any, comm: Any, chunk_bytes: int) -> list[Array]:
+    """The rows that this rank keeps by ``division``, each sent by the rank that has read it.
+
+    Returns x, y and perhaps weight, each of shape (rows, width).  No rank sends more than about ``chunk_bytes`` at a
+    time, and all go on until the longest stretch is sent.
+    """
+    columns, first, mine = source.columns, source.starts[comm.rank], source.counts[comm.rank]
+    own = sum(division.counts(which)[comm.rank] for which in range(len(division.sets)))
+    chunk = _rows_per_chunk(source, chunk_bytes)
+    with comm.agreed():
+        kept = [np.empty((own, column.width), column.dtype) for column in columns]
+    for begin in range(0, max(source.counts), chunk):
+        start, stop = min(begin, mine), min(begin + chunk, mine)
+        rank, index = division.destinations(first + start, first + stop)
+        order = np.argsort(rank, kind="stable")
+        sends = np.bincount(rank, minlength=comm.size)
+        takes = np.empty_like(sends)
+        comm.alltoallv(sends, [1] * comm.size, takes, [1] * comm.size)
+        where = np.empty(takes.sum(), np.int64)
+        comm.alltoallv(index[order], sends.tolist(), where, takes.tolist())
+        for column, target in zip(columns, kept, strict=True):
+            values = np.empty((stop - start, column.width), column.dtype)
+            column.copy(start, stop, values)
+            arrived = np.empty((where.size, column.width), column.dtype)
+            counts = [(part * column.width).tolist() for part in (sends, takes)]
+            comm.alltoallv(values[order].reshape(-1), counts[0], arrived.reshape(-1), counts[1])
+            target[where] = arrived
+    return kept
+
+
+def join(source: Parsed, arrays: Sequence[Array], holders: Sequence[int], comm: Any, chunk_bytes: int) -> None:
+    """Fill every holder's ``arrays`` with all rows.
+
+    ``holders[r]`` is the rank that holds what rank r reads and writes: the first of its node where ``arrays`` are
+    shared by a node, itself where every rank has its own.  A rank writes its own rows there; each other holder is
+    sent them once.
+    """
+    mine, first = source.counts[comm.rank], source.starts[comm.rank]
+    chunk = _rows_per_chunk(source, chunk_bytes)
+    others = sorted(set(holders) - {holders[comm.rank]})
+    for begin in range(0, max(source.counts), chunk):
+        start, stop = min(begin, mine), min(begin + chunk, mine)
+        sends, takes = np.zeros(comm.size, np.int64), np.zeros(comm.size, np.int64)
+        sends[others] = stop - start
+        if holders[comm.rank] == comm.rank:
+            for rank, count in enumerate(source.counts):
+                if holders[rank] != comm.rank:
+                    takes[rank] = min(begin + chunk, count) - min(begin, count)
+        for column, target in zip(source.columns, arrays, strict=True):
+            values = target[first + start : first + stop]
+            column.copy(start, stop, values)
+            if not others:
+                continue
+            arrived = np.empty((takes.sum(), column.width), column.dtype)
+            counts = [(part * column.width).tolist() for part in (sends, takes)]
+            comm.alltoallv(np.tile(values.reshape(-1), len(others)), counts[0], arrived.reshape(-1), counts[1])
+            at = 0
+            for rank in np.flatnonzero(takes).tolist():
+                place = source.starts[rank] + begin
+                target[place : place + takes[rank]] = arrived[at : at + takes[rank]]
+                at += takes[rank]
+    comm.barrier()
+
+
+def _rows_per_chunk(source: Parsed, chunk_bytes: int) -> int:
+    """Rows that take about ``chunk_bytes``, at least one."""
+    return max(1, chunk_bytes * source.rows // source.nbytes)

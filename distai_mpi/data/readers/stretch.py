@@ -1,0 +1,112 @@
+"""Rows that one rank has read from a file: its stretch of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Array = Any
+
+
+class Csr(NamedTuple):
+    """Rows of a sparse matrix.
+
+    Attributes:
+        ends: entries up to the last one of each row, shape (rows,), int64.
+        indices: the features that the entries stand for, numbered as in the file, shape (entries,), int32.
+        values: shape (entries,).
+    """
+
+    ends: Array
+    indices: Array
+    values: Array
+
+
+class Stretch(NamedTuple):
+    """Consecutive rows of a file; local to the rank.
+
+    Attributes:
+        x: features, shape (rows, features), or the same as `Csr`.
+        y: labels or targets, shape (rows,).
+        weight: weights of the rows, shape (rows,), float64, or None where the file gives none.
+    """
+
+    x: Array | Csr
+    y: Array
+    weight: Array | None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.y)
+
+
+class StretchFile(Protocol):
+    """A file that ranks read in stretches; picklable, holds nothing open.
+
+    Attributes:
+        path: the file.
+        files: paths of all files, here one.
+        sequential: whether it can only be read from beginning to end, by one rank.
+        features: features of a row; None where only reading tells.
+        dtype: in which features are held; target_dtype: likewise labels.
+        scale: what features are multiplied by; see `sources.ArrayFile.scale`.
+    """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def sequential(self) -> bool: ...
+    @property
+    def files(self) -> set[str]: ...
+    @property
+    def features(self) -> int | None: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def target_dtype(self) -> np.dtype: ...
+    @property
+    def scale(self) -> float: ...
+
+    def read(self, part: int, parts: int) -> Stretch:
+        """Rows of the ``part``-th of ``parts`` pieces of about equal size; all parts together are all rows.
+
+        Raises:
+            DataError: what is there is no such data; names line or row.
+        """
+        ...
+
+    def empty(self) -> Stretch:
+        """A stretch without rows, of the same types."""
+        ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of the arrays x, y and weight of a `Stretch`, as rows of ``width`` values, densely.
+
+    Attributes:
+        name: for messages.
+        values: shape (rows,) or (rows, width), or `Csr`.
+        base: number of the first feature in a Csr.
+    """
+
+    name: str
+    values: Array | Csr
+    width: int
+    dtype: np.dtype
+    base: int = 0
+
+    def copy(self, start: int, stop: int, out: Array) -> None:
+        """Write rows ``start`` to ``stop - 1`` of the stretch into ``out``, shape (stop - start, width).
+
+        The one place where sparse rows become dense.
+        """
+        if isinstance(self.values, Csr):
+            from .kernels.tables import fill_rows
+
+            fill_rows(*self.values, self.base, start, out)
+        else:
+            out[:] = self.values[start:stop].reshape(stop - start, self.width)

@@ -1,0 +1,164 @@
+"""Text in lines, read by ranges of bytes: every rank the lines that begin in its own."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, NoReturn
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ...errors import DataError
+from . import codes
+
+Array = Any
+
+BLOCK_BYTES = 4 << 20  # read and parsed at a time: what stays in cache
+LOOK_BYTES = 64 << 10  # in which the end of a line is looked for
+HARD_NUMBERS = 1024  # of a block that compiled code may leave to Python before it is asked again
+SHOWN = 40  # characters of a field in a message
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """Lines of text in a file, perhaps compressed by gzip.
+
+    A compressed file has no ranges of bytes to begin at: one rank reads it all, block by block.
+
+    Attributes:
+        path: the file.
+        sequential: whether it is compressed.
+        begin: first byte of the first line of data, in the uncompressed text.
+    """
+
+    path: str
+    sequential: bool
+    begin: int
+
+    @property
+    def files(self) -> set[str]:
+        """Paths of the files: one."""
+        return {self.path}
+
+    @property
+    def scale(self) -> float:
+        """What features are multiplied by: nothing."""
+        return 1.0
+
+    @property
+    def target_dtype(self) -> np.dtype:
+        """Type in which labels and targets are held."""
+        return np.dtype(np.float64)
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The uncompressed text; damage is told as a DataError."""
+        try:
+            with gzip.open(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
+                yield file  # type: ignore[misc]
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{self.path}: is damaged or truncated ({error}); copy it again") from None
+
+    def blocks(self, part: int, parts: int, block_bytes: int | None = None) -> Iterator[tuple[Array, int, int]]:
+        """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about ``block_bytes`` at a time.
+
+        Each as ``(text, stop, position)``: whole lines in the first ``stop`` bytes of ``text``, uint8, the last
+        one ended by a newline, and the place of the first one in the file.  Holds until the next is asked for.
+        """
+        block_bytes = block_bytes or BLOCK_BYTES
+        with self.open() as file:
+            low, high = self.begin, None
+            if not self.sequential:
+                size = os.path.getsize(self.path)
+                low, high = (
+                    self._line_start(file, size, self.begin + (size - self.begin) * p // parts)
+                    for p in (part, part + 1)
+                )
+            file.seek(low)
+            buffer, held, position = bytearray(block_bytes + 1), 0, low
+            while high is None or position + held < high:
+                want = block_bytes if high is None else min(block_bytes, high - position - held)
+                if held + want + 1 > len(buffer):
+                    buffer = buffer[:held].ljust(2 * (held + want) + 1)  # a long line
+                count = file.readinto(memoryview(buffer)[held : held + want])  # type: ignore[attr-defined]
+                if not count and high is not None:
+                    raise DataError(f"{self.path}: has become shorter while it was read; try again")
+                held += count
+                last = not count if high is None else position + held == high
+                if last and held and buffer[held - 1] != codes.NEWLINE:
+                    buffer[held] = codes.NEWLINE
+                    held += 1
+                stop = held if last else buffer.rfind(b"\n", 0, held) + 1
+                if stop:
+                    yield np.frombuffer(buffer, np.uint8), stop, position
+                if last:
+                    return
+                position += stop
+                held -= stop
+                buffer[:held] = buffer[stop : stop + held]
+
+    def _line_start(self, file: IO[bytes], size: int, place: int) -> int:
+        """The first byte at or behind ``place`` where a line begins; the end of the file where none does."""
+        if place <= self.begin:
+            return self.begin
+        place -= 1
+        while place < size:
+            file.seek(place)
+            look = file.read(LOOK_BYTES)
+            if not look:
+                break
+            found = look.find(b"\n")
+            if found >= 0:
+                return place + found + 1
+            place += len(look)
+        return size
+
+    def line_of(self, position: int) -> int:
+        """Number of the line, from 1, that holds the byte at ``position``."""
+        line = 1
+        with self.open() as file:
+            while position > 0:
+                look = file.read(min(position, BLOCK_BYTES))
+                if not look:
+                    break
+                line += look.count(b"\n")
+                position -= len(look)
+        return line
+
+    def fail(self, position: int, message: str) -> NoReturn:
+        """Raise a DataError about the line that holds the byte at ``position``."""
+        raise DataError(f"{self.path}: line {self.line_of(position)}{message}")
+
+
+class Scratch:
+    """Arrays that are used again from block to block: fresh memory costs a page fault every few numbers."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """An array of that shape and type, with anything in it; valid until the next one of that name."""
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
+
+
+def field_at(text: Array, place: int, marks: bytes) -> str:
+    """What stands in ``text`` from ``place`` to one of the bytes ``marks`` or the end of the line, for messages."""
+    line = text[place : place + 4 * SHOWN].tobytes().split(b"\n")[0]
+    for mark in marks:
+        line = line.split(bytes([mark]))[0]
+    shown = line.strip().decode("utf-8", "replace")
+    return repr(shown if len(shown) <= SHOWN else shown[:SHOWN] + "...")
+
+
+def whole(parts: list[Array], empty: Array) -> Array:
+    """``parts`` one after another; ``empty`` where there are none."""
+    return np.concatenate(parts) if parts else empty

@@ -1,0 +1,97 @@
+"""Data files of every format on the command line: train, evaluate, predict, and bench read."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_tables import TABLES, write_all
+
+ROWS = 200
+X = np.random.default_rng(0).normal(size=(ROWS, 6))
+Y = (X @ np.arange(6) > 0).astype(np.int64)
+
+
+def run(folder, *words, status=0):
+    command = [sys.executable, "-m", "distai_mpi", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files of the same rows, and what training on the .npz gives."""
+    path = tmp_path_factory.mktemp("data")
+    write_all(path, X, Y, np.ones(ROWS))
+    np.savez(path / "rows.npz", x=X, y=Y, weight=np.ones(ROWS))
+    run(path, *TRAIN, "--data", "rows.npz", "--out", "npz")
+    run(path, "predict", "npz", "--data", "rows.npz", "--out", "npz.npy")
+    return path
+
+
+TRAIN = ("train", "--model", "logistic", "--optimizer", "gd", "--epochs", "30", "--dtype", "float64", "-q")
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "svm", "packed.h5", "parquet"])
+def test_train_evaluate_and_predict(folder, kind):
+    columns = ("--label", "y", "--weight", "w") if kind in TABLES else ()
+    run(folder, *TRAIN, "--data", f"rows.{kind}", "--out", kind, *columns)
+    ours, expected = (json.loads((folder / name / "result.json").read_text()) for name in (kind, "npz"))
+    for field in ("train_loss", "test_loss", "test_accuracy"):
+        assert ours[field] == pytest.approx(expected[field], rel=1e-12)
+    assert ours["test_accuracy"] > 0.7
+    again = json.loads(run(folder, "evaluate", kind, "--json"))
+    assert again["loss"] == pytest.approx(expected["test_loss"], rel=1e-12)
+    run(folder, "predict", kind, "--data", f"rows.{kind}", "--out", f"{kind}.npy", *columns)
+    assert np.array_equal(np.load(folder / f"{kind}.npy"), np.load(folder / "npz.npy"))
+
+
+def test_columns_that_were_trained_on_are_kept(folder):
+    run(folder, *TRAIN, "--data", "rows.csv", "--out", "kept", "--label", "y")
+    (folder / "other.csv").write_text((folder / "rows.csv").read_text())
+    given = [
+        json.loads(run(folder, "evaluate", "kept", "--data", f"{name}.csv", "--json")) for name in ("rows", "other")
+    ]
+    assert given[0]["loss"] == given[1]["loss"]
+    assert "the model takes 7" in run(folder, "evaluate", "kept", "--data", "rows.npz", status=2)
+
+
+def test_fewer_features_than_the_model_has(folder):
+    run(folder, *TRAIN, "--data", "rows.svm", "--out", "wide")
+    (folder / "narrow.svm").write_text("1 1:2.5\n0 2:1 3:4\n")
+    assert json.loads(run(folder, "evaluate", "wide", "--data", "narrow.svm", "--json"))["count"] == 2
+    run(folder, "predict", "wide", "--data", "narrow.svm", "--out", "narrow.npy")
+    assert np.load(folder / "narrow.npy").shape == (2,)
+    (folder / "broad.svm").write_text("1 9:2.5\n")
+    for command in (("evaluate", "wide"), ("predict", "wide", "--out", "broad.npy")):
+        message = run(folder, *command, "--data", "broad.svm", status=2)
+        assert "features" in message
+        assert "Traceback" not in message
+
+
+def test_faults_are_told_once(folder, mpirun):
+    (folder / "bad.csv").write_text("1,2,0\n" * 50 + "1,x,0\n")
+    done = mpirun(3, "-m", "distai_mpi", *TRAIN, "--data", "bad.csv", cwd=folder)
+    assert done.returncode != 0
+    assert done.stderr.count("bad.csv: line 51, column 1") == 1
+    message = run(folder, *TRAIN, "--data", "rows.npz", "--label", "y", status=2)
+    assert "--label y: rows.npz is no table" in message
+    message = run(folder, "predict", "npz", "--data", "rows.csv", "--weight", "w", "--out", "a.npy", status=2)
+    assert "name the column of the labels with --label" in message
+
+
+def test_bench_read(folder):
+    for name in ("made.csv", "made.svm"):
+        words = ("bench", "read", name, "--make", "50,3", "--ranks", "1", "--repeats", "1", "--json", "report.json")
+        peer = ("--against", "numpy") if name == "made.csv" else ()
+        assert "MB/s" in run(folder, *words, *peer, "--launcher", "env N={ranks}")
+        report = json.loads((folder / "report.json").read_text())
+        assert [row["command"] for row in report["rows"]] == ["distai-mpi, 1 rank", *peer[1:], "reading the bytes"]
+        assert all(row["seconds"] > 0 and row["bytes_per_second"] > 0 for row in report["rows"])
+    assert len((folder / "made.csv").read_text().splitlines()) == 50
+    assert "is there already" in run(folder, "bench", "read", "made.csv", "--make", "5,3", status=2)
+    assert "two numbers" in run(folder, "bench", "read", "new.csv", "--make", "5", status=2)
+    assert "no such file" in run(folder, "bench", "read", "absent", status=2)
+    assert "no CSV file" in run(folder, "bench", "read", "made.svm", "--against", "numpy", status=2)
