@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import as_host
 from ..errors import ConfigError, DataError
 from ..files import write_whole
 from .base import Model
@@ -47,7 +48,7 @@ def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None =
     """
     known = isinstance(model, FeedForward) and type(model) in MODELS.values()
     description = json.dumps((to_config(model) if known else {"model": None}) | {"extra": extra or {}})  # type: ignore[arg-type]
-    members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(w))}
+    members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(as_host(w)))}
     write_whole(path, lambda file: np.savez(file, **members))
 
 
