@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -49,11 +48,11 @@ class Device:
 
     def put(self, host: np.ndarray, out: Array) -> None:
         """Copy ``host`` to ``out``, an array here of its shape and dtype; ``host`` may change afterwards."""
-        np.copyto(out, host, casting="no")
+        out[...] = host
 
     def get(self, array: Array, out: np.ndarray) -> None:
         """Copy ``array``, which lives here, to the host array ``out`` of its shape and dtype."""
-        np.copyto(out, array, casting="no")
+        out[...] = array
 
     def read_only(self, array: Array) -> Array:
         """A view of ``array`` that NumPy refuses to write to; on a GPU nothing can refuse."""
@@ -88,7 +87,8 @@ class CudaDevice(Device):
 
     def host_empty(self, shape: Any, dtype: Any) -> np.ndarray:
         """As `Device.host_empty`, page-locked."""
-        return self._empty_pinned(shape, np.dtype(dtype))
+        plain = np.empty(shape, dtype)  # its pages are not touched: it costs address space alone
+        return self._empty_pinned(plain.shape, plain.dtype) if plain.size else plain
 
     def put(self, host: np.ndarray, out: Array) -> None:
         """As `Device.put`, in the order of the current stream."""
@@ -142,9 +142,9 @@ def as_host(value: Any) -> Any:
     return out
 
 
-def numbers(values: Iterable[Any]) -> list[float]:
-    """``values``, numbers or arrays of one element wherever they live, as floats of Python."""
-    return [float(as_host(value)) for value in values]
+def number(value: Any) -> float:
+    """``value``, a number or an array of shape () wherever it lives, as a float of Python."""
+    return float(as_host(value))
 
 
 def choose(name: str, local_rank: int = 0) -> Device:
@@ -174,8 +174,9 @@ def _count_gpus() -> int:
     way_out = "use --device cpu"
     try:
         import cupy
-    except ImportError as error:
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+    except Exception as error:  # what a damaged or mismatched installation raises is its own affair
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
+        reason = "is not installed" if missing else f"cannot be loaded ({error})"
         raise ConfigError(
             f"--device gpu: CuPy {reason}; pip install 'distai-mpi[cuda12]' (or cuda13), or {way_out}"
         ) from None

@@ -62,6 +62,7 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         seed=settings["seed"],
         allreduce=settings["allreduce"],
         tol=settings["tol"],
+        device=settings["device"],
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),

@@ -1,6 +1,6 @@
 """Models over one flat parameter vector, and how to build one by name."""
 
-from .base import Model, Sums
+from .base import Model, Number, Sums
 from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, from_config, to_config
 from .feedforward import FeedForward
 from .losses import LOSSES, Loss
@@ -15,6 +15,7 @@ __all__ = [
     "Logistic",
     "Loss",
     "Model",
+    "Number",
     "Softmax",
     "Sums",
     "build",
