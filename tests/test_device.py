@@ -5,6 +5,7 @@ The device here is a pretended one that fails on every hidden copy to or from th
 
 import sys
 import types
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import backend, fit, models, optim
 from distai_mpi.backend import HOST, as_host, device_of, namespace, number
-from distai_mpi.data import Batch, Dataset, Share, summarize
-from distai_mpi.data.partition import even
+from distai_mpi.data import Batch, Dataset
+from distai_mpi.data.share import whole
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError
 from distai_mpi.objective import square
@@ -206,9 +207,7 @@ def train(comm, name, dtype, device, *, share=whole_share, weighted=False, **opt
     if share is local_share:
         data = local_share(x, y, comm, uneven(53, comm.size))
     elif weighted:
-        dataset = Dataset(x, y, weight=np.random.default_rng(2).random(53) + 0.5)
-        labels = summarize(dataset.y, 6)
-        data = Share(dataset, even(53, comm.size), comm.rank, "global", labels, total_weight=dataset.weight.sum())
+        data = whole(Dataset(x, y, weight=np.random.default_rng(2).random(53) + 0.5), comm.rank, comm.size)
     else:
         data = whole_share(x, y, comm)
     options = {"epochs": 2, "global_batch_size": 16, "l2": 0.01, "test": data} | options
@@ -232,10 +231,12 @@ def assert_same_run(ours, theirs, relative):
     assert (ours.iterations, ours.rounds, ours.bytes_moved) == (theirs.iterations, theirs.rounds, theirs.bytes_moved)
 
 
+CASES = [(name, optimizer, np.float64) for name in MODELS for optimizer in OPTIMIZERS]
+CASES += [(name, optimizer, np.float32) for name, optimizer in zip(MODELS, cycle(OPTIMIZERS), strict=False)]
+
+
 @pytest.mark.mpi
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "optimizer", "dtype"), CASES)
 def test_training_on_a_device_is_training_on_the_host(name, optimizer, dtype, comm, device, tolerance):
     method = OPTIMIZERS[optimizer]
     theirs = train(comm, name, dtype, "cpu", optimizer=method)

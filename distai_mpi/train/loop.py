@@ -161,7 +161,8 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
     running, weight = run.objective.mean(run.w, run.sums)
     expected = run.loader.share.total_weight
-    if not math.isclose(weight, expected, rel_tol=1e-9):
+    rounding = float(np.finfo(run.objective.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
+    if not math.isclose(weight, expected, rel_tol=max(1e-9, rounding)):
         raise ConfigError(
             f"the model gives {run.loader.share.rows:,} rows the weight {weight:g} in place of {expected:g};"
             " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
