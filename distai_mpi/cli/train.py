@@ -29,9 +29,13 @@ def command(ctx: click.Context, **settings: Any) -> None:
 
 def train(comm: Any, settings: dict[str, Any]) -> None:
     """Load, build, fit and report; collective."""
-    from .. import data
+    from .. import backend, data
     from ..train import fit
 
+    device = settings["device"]
+    if device == "gpu":  # a GPU that is missing shows before data is read
+        with comm.agreed():
+            device = backend.choose(device, comm.node.rank)
     sets = data.load_sets(
         settings["data"],
         comm,
@@ -62,7 +66,7 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         seed=settings["seed"],
         allreduce=settings["allreduce"],
         tol=settings["tol"],
-        device=settings["device"],
+        device=device,
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),
