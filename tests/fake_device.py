@@ -142,14 +142,16 @@ for _name in ("add", "sub", "mul", "truediv", "and", "or", "xor", "rshift", "lsh
     setattr(FakeArray, f"__r{_name}__", _reflected)
     setattr(FakeArray, f"__i{_name}__", _augmented)
 for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
+    _plain = getattr(operator, _name)
 
-    def _compare(self, other, function=getattr(operator, _name)):
+    def _compare(self, other, function=_plain):
         return _call(function, self, other)
 
     setattr(FakeArray, f"__{_name}__", _compare)
 for _name in ("neg", "abs", "invert"):
+    _plain = getattr(operator, _name)
 
-    def _unary(self, function=getattr(operator, _name)):
+    def _unary(self, function=_plain):
         return _call(function, self)
 
     setattr(FakeArray, f"__{_name}__", _unary)
@@ -218,8 +220,9 @@ class FakeNamespace:
 
 
 for _name in UFUNCS:
+    _plain = getattr(np, _name)
 
-    def _ufunc(*args, out=None, dtype=None, function=getattr(np, _name)):
+    def _ufunc(*args, out=None, dtype=None, function=_plain):
         return _call(function, *args, out=out, dtype=dtype)
 
     setattr(FakeNamespace, _name, staticmethod(_ufunc))

@@ -3,6 +3,8 @@
 The device here is a pretended one that fails on every hidden copy to or from the host.
 """
 
+import copy
+import pickle
 import sys
 import types
 from itertools import cycle
@@ -138,6 +140,15 @@ def test_dropout_masks_are_the_same_bits(dtype, first, device):
     array.relu_dropout(z_there, on_device(device, bias), slope_there, *stream)
     np.testing.assert_array_equal(as_host(z_there), z)
     np.testing.assert_array_equal(as_host(slope_there), slope)
+
+
+def test_a_copy_of_a_used_model_takes_no_scratch_along(device):
+    model = MODELS["mlp gelu dropout"](np.float64)
+    w, batch = np.full(model.layout.size, 0.1), make_batch(model, False, True)
+    first = model.loss_and_grad(w, batch, np.empty_like(w))
+    model.loss_and_grad(on_device(device, w), lift(device, batch), device.zeros(w.shape, w.dtype))
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert again.loss_and_grad(w, batch, np.empty_like(w)) == first
 
 
 def test_a_lost_number_shows_in_the_loss(device):

@@ -185,7 +185,7 @@ class FeedForward:
     def sgd_step(self, w: Array, batch: Batch, rate: float, l2: float = 0.0) -> Sums:
         """One-sample SGD over the rows of ``batch`` in turn: w ← w - rate · (gradient + l2 · w), in place.
 
-        The same updates as one `loss_and_grad` and one step for each row, without forming the
+        On the host alone.  The same updates as one `loss_and_grad` and one step for each row, without forming the
         gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Updates are
         rounded into w one by one: where they fall below its last bit they are lost, which the
         optimizers' compensated sums avoid.  The losses are those before each update.
@@ -205,6 +205,10 @@ class FeedForward:
             self.dtype.type(rate), self.dtype.type(l2), scratch, index,
         )  # fmt: skip
         return Sums(loss, _total_weight(space, batch))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: all but the scratch arrays."""
+        return self.__dict__ | {"_workspaces": {}}
 
     def _workspace(self, w: Array) -> Workspace:
         """The scratch arrays, and the functions for arrays, where ``w`` lives."""

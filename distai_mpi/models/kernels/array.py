@@ -136,7 +136,9 @@ def _squared(xp: Any, z: Array, y: Array) -> Array:
 
 def _logistic(xp: Any, z: Array, y: Array) -> Array:
     """As `_squared`; with s = ±1 the label and m = s z the margin: log(1 + exp(-m)), without overflow."""
-    sign = xp.where(y > 0, 1.0, -1.0)
+    sign = (y > 0).astype(np.float64)
+    sign *= 2.0
+    sign -= 1.0
     margin = sign * z
     tail = xp.exp(-abs(margin))
     z[...] = -sign * xp.where(margin >= 0, tail, 1.0) / (1.0 + tail)
