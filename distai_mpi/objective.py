@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backend import device_of, namespace
 from .data import Batch
-from .models import Model, Sums
+from .models import Model, Number, Sums
 from .params import Ownership
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .data import Loader
 
 Array = Any
-BLOCK = 1 << 16  # elements of a slice that are handled at once, to stay in cache
 
 
 class Objective:
@@ -52,6 +52,10 @@ class Objective:
         self.mine = self.owners.slices[comm.rank]
         self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._block_grad: Array | None = None
+
+    def empty(self, shared: bool = True) -> Array:
+        """A vector of zeros for parameters or a gradient, shape (layout.size,), where batches are; collective."""
+        return self.comm.empty(self.model.layout.size, self.model.dtype, shared, self.loader.device)
 
     @property
     def rounds(self) -> int:
@@ -88,9 +92,9 @@ class Objective:
                 first = False
                 continue
             if self._block_grad is None:
-                self._block_grad = np.empty_like(grad)
+                self._block_grad = namespace(grad).empty_like(grad)
             total += self.model.loss_and_grad(w, batch, self._block_grad)
-            np.add(grad, self._block_grad, out=grad)
+            grad += self._block_grad
         if first:
             grad[:] = 0
         return total
@@ -113,9 +117,10 @@ class Objective:
         """Divide ``grad`` by ``weight`` and add l2 · w in the stretches ``decay``, in place."""
         grad *= grad.dtype.type(1.0 / weight)
         l2 = grad.dtype.type(self.l2)
+        block = device_of(grad).block
         for start, stop in decay:
-            for i in range(start, stop, BLOCK):
-                part = slice(i, min(i + BLOCK, stop))
+            for i in range(start, stop, block):
+                part = slice(i, min(i + block, stop))
                 grad[part] += l2 * w[part]
         return grad
 
@@ -136,16 +141,17 @@ class Objective:
         """Whether this rank's slice belongs to sums over slices: of replicated ones rank 0's alone does."""
         return self.comm.rank == 0 or not self.owners.replicated
 
-    def _owned_square(self, w: Array) -> float:
+    def _owned_square(self, w: Array) -> Number:
         """‖w‖² over the slots with decay in the owned slice."""
         owned = w[self.mine]
         return sum(square(owned[start:stop]) for start, stop in self._decay) if self._counts else 0.0
 
 
-def square(x: Array) -> float:
-    """x·x, summed in float64 block by block; local."""
+def square(x: Array) -> Number:
+    """x·x, summed in float64 block by block; local, and an array of shape () on the device of ``x``."""
+    device = device_of(x)
     total = 0.0
-    for start in range(0, x.size, BLOCK):
-        part = x[start : start + BLOCK].astype(np.float64)
-        total += float(part @ part)
+    for start in range(0, x.size, device.block):
+        part = x[start : start + device.block].astype(np.float64)
+        total += device.xp.dot(part, part)
     return total

@@ -22,14 +22,14 @@ LAYERS: dict[str, set[str]] = {
     "files": {"errors"},
     "params": set(),
     "backend": {"errors"},
-    "comm": {"params", "errors"},
+    "comm": {"params", "errors", "backend"},
     "perf": {"comm", "params", "errors"},
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
     "data": {"perf.machine", "params", "errors", "backend", "jit"},
     "models": {"data", "params", "errors", "backend", "jit", "files"},
-    "optim": {"params", "errors", "jit"},
+    "optim": {"params", "errors", "backend", "jit"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "backend"},
     "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend", "files"},
     "cli": {
@@ -50,7 +50,7 @@ LAYERS: dict[str, set[str]] = {
     "": {"train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
 }
 # Libraries that one part alone may import.
-OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}}
+OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}, "cupyx": {"backend"}}
 
 
 def part_of(name: str) -> str:

@@ -52,8 +52,6 @@ def check_settings(settings: dict[str, Any]) -> None:
     make_partition(settings)
     if settings["out"] == "":
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
-    if settings["device"] == "gpu":
-        raise ConfigError("--device gpu: this version trains on CPUs alone; use --device cpu or auto")
     if optimizer == "gd" and (settings["global_batch_size"] or settings["batch_size"]):
         raise ConfigError("--optimizer gd takes all rows in every step: leave the batch size out")
 

@@ -42,8 +42,13 @@ def warn_of_idle(comm: Any) -> None:
 
 def train(comm: Any, settings: dict[str, Any]) -> None:
     """Load, build, fit and report; collective."""
+    from .. import backend
     from ..train import fit
 
+    device = settings["device"]
+    if device == "gpu":  # a GPU that is missing shows before data is read
+        with comm.agreed():
+            device = backend.choose(device, comm.node.rank)
     sets = load_data(settings, comm)
     model = make_model(settings, sets.train.labels)
     if settings["shards"] == "speed":
@@ -57,6 +62,7 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         comm,
         test=sets.test,
         valid=sets.valid,
+        device=device,
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),

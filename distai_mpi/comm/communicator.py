@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ..backend import HOST, Device, as_host, device_of
 from ..errors import ConfigError
 from ..params import Ownership
 from . import failure, launch, native, shared
 from .collectives import ALGORITHMS, Algorithm
+from .staging import Staging
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
 
@@ -45,8 +47,9 @@ class Communicator:
 
     All methods but the properties and `ownership` are collective: every rank
     calls them in the same order.  Vectors are 1-D, contiguous NumPy arrays,
-    alike in length and dtype on all ranks.  A communicator of one rank does no
-    MPI work.  ``algorithm`` names one of `ALGORITHMS`; None stands for the
+    alike in length and dtype on all ranks; those of `allreduce`, `reduce_scatter`,
+    `allgather` and `bcast` may lie on a GPU, and travel through host memory.  A communicator
+    of one rank does no MPI work.  ``algorithm`` names one of `ALGORITHMS`; None stands for the
     communicator's default.  ``chunk_bytes`` bounds a single message.
 
     ``rounds`` counts the collective exchanges of arrays that were made (none
@@ -64,6 +67,7 @@ class Communicator:
         self._node_comm: Any = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self._comm.rank)
         self._wire = MPIWire(self._comm, chunk_bytes)
         self._work = Workspace()
+        self._staging = Staging()
         self._windows: list[MPI.Win] = []
         self._float16: bool | None = None  # whether the library sums float16: asked once, when first needed
         self.rank: int = self._comm.rank
@@ -103,7 +107,13 @@ class Communicator:
         chosen = self._choose(x, algorithm)
         if self.size > 1:
             self.rounds += 1
-            chosen.allreduce(self._wire, x, self._work)
+            self._sum_all(chosen, x)
+
+    def _sum_all(self, chosen: Algorithm, x: Array) -> None:
+        whole = slice(0, x.size)
+        host = self._staging.down(x, whole)
+        chosen.allreduce(self._wire, host, self._work)
+        self._staging.up(host, x, [whole])
 
     def ownership(self, size: int, dtype: DTypeLike, algorithm: str | None = None) -> Ownership:
         """Share ``size`` elements out as the algorithm needs: sharded for a sliced one, else replicated."""
@@ -121,9 +131,11 @@ class Communicator:
         if self.size > 1:
             self.rounds += 1
             if owners.replicated:
-                chosen.allreduce(self._wire, x, self._work)
+                self._sum_all(chosen, x)
             else:
-                self._sliced(chosen.reduce_scatter)(self._wire, x, owners.slices, self._work)
+                host = self._staging.down(x, slice(0, x.size))
+                self._sliced(chosen.reduce_scatter)(self._wire, host, owners.slices, self._work)
+                self._staging.up(host, x, [owners.slices[self.rank]])
         return x[owners.slices[self.rank]]
 
     def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None) -> None:
@@ -132,10 +144,18 @@ class Communicator:
         self._check_owners(x, owners)
         if self.size > 1 and not owners.replicated:
             self.rounds += 1
-            self._sliced(chosen.allgather)(self._wire, x, owners.slices, self._work)
+            mine = owners.slices[self.rank]
+            host = self._staging.down(x, mine)
+            self._sliced(chosen.allgather)(self._wire, host, owners.slices, self._work)
+            self._staging.up(host, x, [slice(0, mine.start), slice(mine.stop, x.size)])
 
     def sum(self, values: ArrayLike) -> Array:
-        """Sum a few numbers (losses, counts) over ranks; return a new float64 array, shape (n,)."""
+        """Sum a few numbers (losses, counts) over ranks; return a new float64 array, shape (n,).
+
+        Arrays of shape () on a GPU among ``values`` come to the host here.
+        """
+        if isinstance(values, (list, tuple)):
+            values = [as_host(value) for value in values]
         total = np.array(values, np.float64, ndmin=1)
         self.allreduce(total, "native")
         return total
@@ -144,10 +164,13 @@ class Communicator:
 
     def bcast(self, x: Array, root: int = 0) -> None:
         """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
-        _check_vector(x)
+        _check_contiguous(x)
         if self.size > 1:
             self.rounds += 1
-            native.bcast(self._wire, x, root)
+            whole = slice(0, x.size)
+            host = self._staging.down(x, whole if self.rank == root else None)
+            native.bcast(self._wire, host, root)
+            self._staging.up(host, x, [] if self.rank == root else [whole])
 
     def scatterv(self, send: Array | None, counts: Sequence[int], recv: Array, root: int = 0) -> None:
         """Hand rank ``r`` the next ``counts[r]`` elements of ``send``, into its ``recv``.
@@ -275,13 +298,17 @@ class Communicator:
 
     # --- memory
 
-    def empty(self, size: int, dtype: DTypeLike, shared: bool = True) -> Array:
+    def empty(self, size: int, dtype: DTypeLike, shared: bool = True, device: Device = HOST) -> Array:
         """Make a vector of ``size`` zeros that starts on a page; collective where it is ``shared``.
+
+        On another ``device`` than the host it is that device's.
 
         Memory shared by the node is not given out yet: the vector is private
         in either case, as it must be where the node cannot share.
         """
         dtype = np.dtype(dtype)
+        if device is not HOST:
+            return device.zeros(size, dtype)
         if size == 0:
             return np.empty(0, dtype)
         return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size)
@@ -326,7 +353,7 @@ class Communicator:
     def _choose(self, x: Array, algorithm: str | None) -> Algorithm:
         """Check ``x`` and pick its algorithm, the same on all ranks."""
         chosen = self._named(algorithm)
-        _check_vector(x)
+        _check_contiguous(x)
         if x.dtype.kind not in "fiu":
             raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
         if x.dtype == np.float16 and chosen is ALGORITHMS["native"] and self.size > 1:
@@ -350,5 +377,12 @@ class Communicator:
 
 
 def _check_vector(x: Array) -> None:
+    """Refuse what cannot be sent from where it lies."""
+    _check_contiguous(x)
+    if device_of(x) is not HOST:
+        raise ValueError("expected a vector in host memory, got one on a GPU: copy it first (backend.as_host)")
+
+
+def _check_contiguous(x: Array) -> None:
     if x.ndim != 1 or not x.flags.c_contiguous:
         raise ValueError(f"expected a contiguous vector, got shape {x.shape} with strides {x.strides}")

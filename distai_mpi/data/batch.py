@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 class Batch(NamedTuple):
     """Rows of a global batch that one rank works on; local to the rank.
 
-    The arrays may be the loader's own buffers: they hold until the next batch is asked for.
+    The arrays may be the loader's own buffers: they hold until the next batch is asked for.  Where training
+    is on a GPU, x, y and weight are there.
 
     Attributes:
         x: features, shape (rows, features), in the model's dtype, C-contiguous.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import HOST, Device
 from ..errors import ConfigError
 from .batch import Batch
 from .dataset import Dataset
@@ -14,6 +15,7 @@ from .partition import Partition, stretch
 from .permutation import Permutation
 from .share import Share
 from .streams import stream_key
+from .upload import Upload
 
 Array = Any
 
@@ -40,6 +42,7 @@ class Loader:
         dtype: type of the features handed out, and of real targets.
         target_dtype: type of the labels or targets handed out; int64 for classes.
         block_rows: most rows of one Batch; a longer stretch comes as several of equal length.
+        device: where Batches are handed out; the data stays on the host.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Loader:
         dtype: Any,
         target_dtype: Any,
         block_rows: int | None = None,
+        device: Device = HOST,
     ) -> None:
         if global_batch_size < 1:
             raise ConfigError(f"a global batch needs at least 1 row, not {global_batch_size}")
@@ -60,7 +64,8 @@ class Loader:
             raise ValueError(f"rank {rank} of {ranks} cannot use rows of rank {share.rank} of {len(share.counts)}")
         self.share, self.rank, self.ranks, self.seed = share, rank, ranks, seed
         self.dtype, self.target_dtype = np.dtype(dtype), np.dtype(target_dtype)
-        self.global_batch_size = global_batch_size
+        self.global_batch_size, self.device = global_batch_size, device
+        self._upload = None if device is HOST else Upload(device)
         row_bytes = max(1, share.features * self.dtype.itemsize)
         self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
         data = share.dataset
@@ -92,9 +97,10 @@ class Loader:
         self._capacity = rows
         self._counting = np.arange(rows)
         self._rows, self._ids = np.empty(rows, np.int64), np.empty(rows, np.int64)
-        self._x = np.empty((rows, self.share.features), self.dtype)
-        self._y = np.empty(rows, self.target_dtype)
-        self._weight = None if self.share.dataset.weight is None else np.empty(rows, self.dtype)
+        empty = self.device.host_empty
+        self._x = empty((rows, self.share.features), self.dtype)
+        self._y = empty(rows, self.target_dtype)
+        self._weight = None if self.share.dataset.weight is None else empty(rows, self.dtype)
 
     @property
     def steps(self) -> int:
@@ -171,7 +177,11 @@ class Loader:
         rows = places if self._local else ids
         in_a_row = order is None and (self._local or share.order is None)
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
-        return Batch(x, y, self._weights(rows), ids, self._start + start, train, key)
+        return self.place(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
+
+    def place(self, batch: Batch) -> Batch:
+        """``batch``, which is on the host, where Batches are handed out; holds until the next one is."""
+        return batch if self._upload is None else self._upload(batch)
 
     def _stretch(self, start: int, stop: int) -> tuple[Array, Array]:
         """Rows that lie together: views where nothing has to be converted."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, made odd: the step between counters
+MIX_FIRST, MIX_SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # the hash's multipliers
 
 
 def mix(z: int) -> int:
     """Scramble a 64-bit integer one to one (SplitMix64)."""
     z &= MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    z = ((z ^ (z >> 30)) * MIX_FIRST) & MASK
+    z = ((z ^ (z >> 27)) * MIX_SECOND) & MASK
     return z ^ (z >> 31)
 
 

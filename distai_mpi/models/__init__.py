@@ -1,7 +1,7 @@
 """Models over one flat parameter vector: by name, from a JAX loss, from a PyTorch module."""
 
 from .adapters import from_jax, from_torch
-from .base import Model, Sums
+from .base import Model, Number, Sums
 from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, from_config, to_config
 from .feedforward import FeedForward
 from .losses import LOSSES, Loss
@@ -16,6 +16,7 @@ __all__ = [
     "Logistic",
     "Loss",
     "Model",
+    "Number",
     "Softmax",
     "Sums",
     "build",

@@ -9,19 +9,22 @@ import numpy as np
 from ..data import Batch
 from ..params import Layout
 
-Array = Any  # numpy.ndarray today, cupy.ndarray on a GPU
+Array = Any  # numpy.ndarray, or on a GPU cupy.ndarray
+Number = Any  # a float, or on a GPU an array of shape (): fetching it there would wait for all that was started
 
 
 class Sums(NamedTuple):
     """Sums over the rows of a batch, local to the rank, in float64.
+
+    On a GPU they stay there, as arrays of shape (), until `Communicator.sum` asks for them.
 
     Attributes:
         loss: Σ weight · loss.
         weight: Σ weight (the number of rows where rows carry no weights).
     """
 
-    loss: float
-    weight: float
+    loss: Number
+    weight: Number
 
     def __add__(self, other: tuple) -> Sums:
         return Sums(self.loss + other[0], self.weight + other[1])
@@ -34,8 +37,9 @@ class Model(Protocol):
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
     Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`);
     ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
-    others in ``dtype``; ``can_predict``, false where ``predict`` does not work; and ``limit_threads(threads)``,
-    which is told how many threads the rank may use.
+    others in ``dtype``; ``can_predict``, false where ``predict`` does not work; ``limit_threads(threads)``,
+    which is told how many threads the rank may use; and ``on_devices``: where it is true the model can be trained
+    on a GPU, for it takes the functions for its arrays from `backend.namespace`.
     Parameters are handed out read-only, but for ``sgd_step``.
     """
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from ..backend import Device, device_of
 from ..data import Batch, LabelSummary
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
-from .base import Sums
+from .base import Number, Sums
 from .losses import Loss
+from .workspace import Workspace
 
 Array = Any
 ACTIVATIONS = {"relu": 0, "tanh": 1, "gelu": 2}  # codes of kernels.cpu
@@ -35,9 +36,11 @@ class FeedForward:
         bias: whether layers have biases.
         dtype: float32 or float64, of parameters, features and gradient.
 
-    The model is replicated: every rank builds the same one.  It keeps scratch arrays, so
-    one instance serves one thread.
+    The model is replicated: every rank builds the same one.  It computes where its arrays are, on the
+    host or on a GPU (`backend`), and keeps scratch arrays there, so one instance serves one thread.
     """
+
+    on_devices = True  # arrays of w and of batches may be a GPU's
 
     def __init__(
         self,
@@ -64,8 +67,7 @@ class FeedForward:
         self.widths = (features, *hidden, outputs)
         self.layout = self._layout()
         self.target_dtype = loss.target_dtype(self.dtype)
-        self._scratch: dict[str, Array] = {}
-        self._zeros: list[Array] = []
+        self._workspaces: dict[Device, Workspace] = {}
         self._keys: tuple[int, Array] | None = None
 
     def _layout(self) -> Layout:
@@ -128,50 +130,51 @@ class FeedForward:
 
         Both have shape (layout.size,) and the model's dtype; dropout acts where ``batch.train``.
         """
-        kernels = _kernels()
-        rows = len(batch.x)
-        weights, biases = self._layers_of(w)
-        weight_grads, bias_grads = self._layers_of(grad, "unused")
+        space = self._workspace(w)
+        xp, last, rows = space.xp, self.layers - 1, len(batch.x)
+        weights, biases = self._layers_of(w, space.no_bias)
+        weight_grads, bias_grads = self._layers_of(grad, space.unused)
         activations, slopes = [batch.x], []
-        for i in range(self.layers - 1):
-            z = np.dot(activations[i], weights[i], out=self._buffer("a", i, rows))
-            slope = self._buffer("slope", i, rows)
-            self._activate(kernels, z, biases[i], slope, i, batch)
+        for i in range(last):
+            z = xp.dot(activations[i], weights[i], out=space.rows("a", i, rows))
+            slope = space.rows("slope", i, rows)
+            self._activate(space, z, biases[i], slope, i, batch)
             activations.append(z)
             slopes.append(slope)
-        delta = np.dot(activations[-1], weights[-1], out=self._buffer("a", self.layers - 1, rows))
-        loss, total = self._residual(kernels, delta, biases[-1], batch, bias_grads[-1])
+        delta = xp.dot(activations[last], weights[last], out=space.rows("a", last, rows))
+        sums = self._residual(space, delta, biases[last], batch, bias_grads[last])
         for i in reversed(range(self.layers)):
-            np.dot(activations[i].T, delta, out=weight_grads[i])
+            xp.dot(activations[i].T, delta, out=weight_grads[i])
             if i > 0:
-                delta = np.dot(delta, weights[i].T, out=self._buffer("delta", i - 1, rows))
-                kernels.backpropagate(delta, slopes[i - 1], bias_grads[i - 1])
-        return Sums(loss, total)
+                delta = xp.dot(delta, weights[i].T, out=space.rows("delta", i - 1, rows))
+                space.kernels.backpropagate(delta, slopes[i - 1], bias_grads[i - 1])
+        return sums
 
     def loss(self, w: Array, batch: Batch) -> Sums:
         """Σ weight · loss over the rows of ``batch`` at ``w``, without dropout."""
         return self.score(w, batch)[0]
 
-    def score(self, w: Array, batch: Batch) -> tuple[Sums, float]:
+    def score(self, w: Array, batch: Batch) -> tuple[Sums, Number]:
         """As `loss`, and the weight of the rows whose label is predicted (0 where targets are values)."""
+        space, last = self._workspace(w), self.layers - 1
         outputs = self.outputs(w, batch.x)
         right = self.loss_function.right(outputs, batch.y)
-        correct = right.sum() if batch.weight is None else batch.weight @ right
-        kernels, last = _kernels(), self.layers - 1
-        sums = self._residual(kernels, outputs, self._no_bias()[last], batch, self._buffer("unused", last, None))
-        return sums, float(correct)
+        if batch.weight is not None:
+            right = right * batch.weight
+        correct = space.xp.sum(right, dtype=np.float64)
+        return self._residual(space, outputs, space.no_bias[last], batch, space.unused[last]), correct
 
     def outputs(self, w: Array, x: Array) -> Array:
         """Margins or logits of the rows of ``x``, shape (rows, outputs), in a buffer of the model's own."""
-        kernels = _kernels()
-        weights, biases = self._layers_of(w)
+        space = self._workspace(w)
+        weights, biases = self._layers_of(w, space.no_bias)
         batch = Batch(x, None, None, None, 0, train=False)
         for i in range(self.layers):
-            z = np.dot(x, weights[i], out=self._buffer("a", i, len(x)))
+            z = space.xp.dot(x, weights[i], out=space.rows("a", i, len(x)))
             if i < self.layers - 1:
-                self._activate(kernels, z, biases[i], self._buffer("slope", i, len(x)), i, batch)
+                self._activate(space, z, biases[i], space.rows("slope", i, len(x)), i, batch)
             else:
-                kernels.add_bias(z, biases[i])
+                space.kernels.add_bias(z, biases[i])
             x = z
         return x
 
@@ -182,12 +185,12 @@ class FeedForward:
     def sgd_step(self, w: Array, batch: Batch, rate: float, l2: float = 0.0) -> Sums:
         """One-sample SGD over the rows of ``batch`` in turn: w ← w - rate · (gradient + l2 · w), in place.
 
-        The same updates as one `loss_and_grad` and one step for each row, without forming the
+        On the host alone.  The same updates as one `loss_and_grad` and one step for each row, without forming the
         gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Updates are
         rounded into w one by one: where they fall below its last bit they are lost, which the
         optimizers' compensated sums avoid.  The losses are those before each update.
         """
-        kernels = _kernels()
+        space = self._workspace(w)
         code = ACTIVATIONS[self.activation]
         threshold, scale = self._keep(batch.train)
         starts = {slot.name: slot.start for slot in self.layout.slots}
@@ -195,39 +198,30 @@ class FeedForward:
         bias_starts = np.array([starts.get(f"layer{i}.bias", -1) for i in range(1, self.layers + 1)])
         scratch = np.empty((4, self.layers, max(self.widths)), self.dtype)
         index = np.empty(scratch.shape[1:], np.int64)
-        weight = self._row_weights(batch)
-        loss = kernels.sgd_rows(
+        weight = space.no_weights if batch.weight is None else batch.weight
+        loss = space.kernels.sgd_rows(
             w, batch.x, batch.y, weight, np.array(self.widths), weight_starts, bias_starts,
             self.loss_function.code, code, self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
             self.dtype.type(rate), self.dtype.type(l2), scratch, index,
         )  # fmt: skip
-        return Sums(loss, self._total_weight(batch))
+        return Sums(loss, _total_weight(space, batch))
 
-    def _layers_of(self, flat: Array, absent: str = "") -> tuple[list[Array], list[Array]]:
-        """Matrices and biases inside ``flat``; where there are no biases zeros, or scratch called ``absent``."""
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: all but the scratch arrays."""
+        return self.__dict__ | {"_workspaces": {}}
+
+    def _workspace(self, w: Array) -> Workspace:
+        """The scratch arrays, and the functions for arrays, where ``w`` lives."""
+        device = device_of(w)
+        space = self._workspaces.get(device)
+        if space is None:
+            space = self._workspaces[device] = Workspace(device, self.widths, self.dtype)
+        return space
+
+    def _layers_of(self, flat: Array, absent: list[Array]) -> tuple[list[Array], list[Array]]:
+        """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""
         views = list(self.layout.views(flat).values())
-        if self.bias:
-            return views[::2], views[1::2]
-        if absent:
-            return views, [self._buffer(absent, i, None) for i in range(self.layers)]
-        return views, self._no_bias()
-
-    def _no_bias(self) -> list[Array]:
-        if not self._zeros:
-            self._zeros = [np.zeros(width, self.dtype) for width in self.widths[1:]]
-        return self._zeros
-
-    def _buffer(self, name: str, layer: int, rows: int | None) -> Array:
-        """Scratch for a layer's units: shape (rows, units), or (units,) for rows None; kept between calls."""
-        key, units = f"{name}{layer}", self.widths[layer + 1]
-        held = self._scratch.get(key)
-        if rows is None:
-            if held is None:
-                held = self._scratch[key] = np.empty(units, self.dtype)
-            return held
-        if held is None or len(held) < rows:
-            held = self._scratch[key] = np.empty((rows, units), self.dtype)
-        return held[:rows]
+        return (views[::2], views[1::2]) if self.bias else (views, absent)
 
     def _keep(self, train: bool) -> tuple[int, Any]:
         """(threshold, scale) of dropout: keep a unit when 32 random bits fall below the threshold."""
@@ -243,8 +237,9 @@ class FeedForward:
             self._keys = key, np.array(keys, np.uint64)
         return self._keys[1]
 
-    def _activate(self, kernels: ModuleType, z: Array, bias: Array, slope: Array, layer: int, batch: Batch) -> None:
+    def _activate(self, space: Workspace, z: Array, bias: Array, slope: Array, layer: int, batch: Batch) -> None:
         """z ← activation(z + bias) under dropout, slope ← the derivative by z; NumPy's tanh is vector code."""
+        xp, kernels = space.xp, space.kernels
         threshold, scale = self._keep(batch.train)
         drops = threshold != ALWAYS_KEEP
         stream = (self._layer_keys(batch.key)[layer], batch.position, np.uint64(threshold), scale) if drops else ()
@@ -256,30 +251,20 @@ class FeedForward:
             return
         if self.activation == "tanh":
             kernels.add_bias(z, bias)
-            np.tanh(z, out=z)
+            xp.tanh(z, out=z)
             kernels.tanh_slope(z, slope)
         else:
             kernels.gelu_argument(z, bias, slope)
-            np.tanh(slope, out=slope)
+            xp.tanh(slope, out=slope)
             kernels.gelu(z, slope)
         if drops:
             kernels.dropout(z, slope, *stream)
 
-    def _residual(self, kernels: ModuleType, z: Array, bias: Array, batch: Batch, bias_grad: Array) -> Sums:
-        weight = self._row_weights(batch)
-        loss = kernels.residual(self.loss_function.code, z, bias, batch.y, weight, bias_grad)
-        return Sums(loss, self._total_weight(batch))
-
-    def _row_weights(self, batch: Batch) -> Array:
-        return np.empty(0, self.dtype) if batch.weight is None else batch.weight
-
-    @staticmethod
-    def _total_weight(batch: Batch) -> float:
-        return float(len(batch.x)) if batch.weight is None else float(np.sum(batch.weight, dtype=np.float64))
+    def _residual(self, space: Workspace, z: Array, bias: Array, batch: Batch, bias_grad: Array) -> Sums:
+        weight = space.no_weights if batch.weight is None else batch.weight
+        loss = space.kernels.residual(self.loss_function.code, z, bias, batch.y, weight, bias_grad)
+        return Sums(loss, _total_weight(space, batch))
 
 
-def _kernels() -> ModuleType:
-    """The inner loops for the processor in use; loads Numba on first use."""
-    from .kernels import cpu
-
-    return cpu
+def _total_weight(space: Workspace, batch: Batch) -> Number:
+    return float(len(batch.x)) if batch.weight is None else space.xp.sum(batch.weight, dtype=np.float64)

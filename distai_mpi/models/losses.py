@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import namespace
 from ..data import LabelSummary
 from ..errors import DataError
 
@@ -54,7 +55,7 @@ class Loss:
         """Which rows, shape (rows,), bool, get the label ``y``; none where targets are values."""
         if self.name == "logistic":
             return (outputs[:, 0] > 0) == (y > 0)  # labels may be 0/1 or -1/+1
-        return self.predict(outputs) == y if self.classifies else np.zeros(len(y), bool)
+        return self.predict(outputs) == y if self.classifies else namespace(y).zeros(len(y), bool)
 
     def predict(self, outputs: Array) -> Array:
         """Values, 0/1 labels or label numbers for outputs of shape (rows, outputs)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import as_host
 from ..errors import ConfigError, DataError
 from ..files import write_whole
 from .base import Model
@@ -50,7 +51,7 @@ def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None =
     arrays = {name: value for name, value in (extra or {}).items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in (extra or {}).items() if name not in arrays}
     description = json.dumps((to_config(model) if known else {"model": None}) | {"extra": plain})  # type: ignore[arg-type]
-    members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(w))}
+    members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(as_host(w)))}
     members |= {EXTRA + name: value for name, value in arrays.items()}
     write_whole(path, lambda file: np.savez(file, **members))
 

@@ -1,6 +1,6 @@
 """First-order methods: one update of a slice of the parameters from the same slice of the mean gradient.
 
-The arithmetic is in `optim.kernels`.
+The arithmetic is in `optim.kernels`, and for arrays on a GPU in `optim.array_kernels`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-
+from ..backend import device_of, namespace
 from ..errors import ConfigError
 
 Array = Any
@@ -65,13 +65,11 @@ class SGD:
 
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """``carry``: zeros of w's shape and dtype, what rounding has taken from w so far."""
-        return {"carry": np.zeros_like(w)}
+        return {"carry": _zeros_like(w)}
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
-        from . import kernels
-
-        kernels.sgd(w, grad, state["carry"], w.dtype.type(factor * self.lr), w if out is None else out)
+        _kernels(w).sgd(w, grad, state["carry"], w.dtype.type(factor * self.lr), w if out is None else out)
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,12 @@ class Momentum:
 
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """``velocity`` and ``carry``: zeros of w's shape and dtype."""
-        return {"velocity": np.zeros_like(w), "carry": np.zeros_like(w)}
+        return {"velocity": _zeros_like(w), "carry": _zeros_like(w)}
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
-        from . import kernels
-
         rate, momentum = w.dtype.type(factor * self.lr), w.dtype.type(self.momentum)
-        kernels.momentum(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
+        _kernels(w).momentum(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
 
 
 @dataclass(frozen=True)
@@ -124,10 +120,8 @@ class Nesterov(Momentum):
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
-        from . import kernels
-
         rate, momentum = w.dtype.type(factor * self.lr), w.dtype.type(self.momentum)
-        kernels.nesterov(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
+        _kernels(w).nesterov(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ class Adam:
 
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """``mean``, ``square`` and ``carry``: zeros of w's shape and dtype; ``steps``: 0."""
-        zeros = {name: np.zeros_like(w) for name in ("mean", "square", "carry")}
+        zeros = {name: _zeros_like(w) for name in ("mean", "square", "carry")}
         return {**zeros, "steps": 0, "decay": tuple(decay)}
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
@@ -163,10 +157,8 @@ class Adam:
 
     def _update(self, w: Array, grad: Array, state: State, out: Array, part: slice, rate: float, decay: float) -> None:
         """Step number ``state["steps"]`` of the elements ``part`` at the learning rate ``rate``."""
-        from . import kernels
-
         steps, number = state["steps"], w.dtype.type
-        kernels.adam(
+        _kernels(w).adam(
             w[part],
             grad[part],
             state["mean"][part],
@@ -211,6 +203,21 @@ class AdamW(Adam):
 def _check_rate(lr: float) -> None:
     if not (lr > 0 and math.isfinite(lr)):
         raise ConfigError(f"the learning rate (lr) must be a positive number, got {lr}")
+
+
+def _kernels(w: Array) -> ModuleType:
+    """The updates for arrays that live where ``w`` does; Numba's are loaded here."""
+    if device_of(w).compiled:
+        from . import kernels
+
+        return kernels
+    from . import array_kernels
+
+    return array_kernels
+
+
+def _zeros_like(w: Array) -> Array:
+    return namespace(w).zeros_like(w)
 
 
 OPTIMIZERS: dict[str, type[FirstOrder]] = {

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..backend import HOST, Device
 from ..data import Batch, Loader, Share
-from ..models import Model
+from ..models import Model, Number, Sums
 from .metrics import measure
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float | None] = {}  # noqa: RUF012 - never written to
 
 
-def make_loader(model: Model, share: Share, comm: Communicator, global_batch_size: int = 1, seed: int = 0) -> Loader:
+def make_loader(
+    model: Model,
+    share: Share,
+    comm: Communicator,
+    global_batch_size: int = 1,
+    seed: int = 0,
+    device: Device = HOST,
+) -> Loader:
     """A loader of this rank's rows of ``share``, in the types that ``model`` takes."""
     return Loader(
         share,
@@ -41,6 +49,7 @@ def make_loader(model: Model, share: Share, comm: Communicator, global_batch_siz
         seed=seed,
         dtype=model.dtype,
         target_dtype=getattr(model, "target_dtype", np.int64 if share.labels.integral else model.dtype),
+        device=device,
     )
 
 
@@ -51,10 +60,10 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     """
     if hasattr(model, "check_data"):
         model.check_data(loader.share.labels)
-    totals = np.zeros(3)
+    totals: list[Number] = [0.0, 0.0, 0.0]
     for batch in loader.sequential():
         sums, correct = model.score(w, batch) if hasattr(model, "score") else _score(model, w, batch)
-        totals += sums[0], sums[1], correct
+        totals = [total + part for total, part in zip(totals, (*sums, correct), strict=True)]
     loss, weight, correct = comm.sum(totals).tolist()
     if weight == 0:
         return Evaluation(None, None)
@@ -72,7 +81,7 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     return Evaluation(loss, accuracy, metrics)
 
 
-def _score(model: Model, w: Array, batch: Batch) -> tuple[tuple[float, float], float]:
+def _score(model: Model, w: Array, batch: Batch) -> tuple[Sums, Number]:
     """What `FeedForward.score` gives, for a model that has no such method."""
     right = model.predict(w, batch.x) == batch.y
-    return model.loss(w, batch), float(right.sum() if batch.weight is None else batch.weight @ right)
+    return model.loss(w, batch), right.sum() if batch.weight is None else batch.weight @ right

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import Device, as_host
 from ..data import Loader, Share
 from ..errors import ConfigError
 from ..models import Model, Sums
@@ -19,6 +20,7 @@ from .callbacks import Callback
 from .checks import check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
+from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, SynchronousSteps
 
@@ -44,6 +46,7 @@ def fit(
     tol: float | None = None,
     metric: str = "loss",
     patience: int | None = None,
+    device: str | Device = "cpu",
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -70,6 +73,9 @@ def fit(
             times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
+        device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
+            GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
+            gradients travel through host memory.
         callbacks: see `Callback`.
 
     Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
@@ -83,6 +89,7 @@ def fit(
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
+    place = agree_on_device(device, model, comm)
     masks = comm.allgather_object(affinity())
     cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
     batch_size = data.rows if optimizer.full_batch else global_batch_size
@@ -93,9 +100,9 @@ def fit(
         ):
             if threads is not None and hasattr(model, "limit_threads"):
                 model.limit_threads(threads)
-            loader = make_loader(model, data, comm, batch_size, seed)
+            loader = make_loader(model, data, comm, batch_size, seed, place)
             watched = {
-                name: make_loader(model, share, comm)
+                name: make_loader(model, share, comm, device=place)
                 for name, share in (("valid", valid), ("test", test))
                 if share is not None
             }
@@ -150,6 +157,7 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback]) -> None:
     for _ in run.steps():
         for callback in callbacks:
             callback.on_step(run)
+    run.loader.device.synchronize()
     run.comm.barrier()
     run.seconds += run.comm.bcast_object(time.perf_counter() - began)
     run.epoch += 1
@@ -159,7 +167,8 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
     running, weight = run.objective.mean(run.w, run.sums)
     expected = run.loader.share.total_weight
-    if not math.isclose(weight, expected, rel_tol=1e-9):
+    rounding = float(np.finfo(run.objective.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
+    if not math.isclose(weight, expected, rel_tol=max(1e-9, rounding)):
         raise ConfigError(
             f"the model gives {run.loader.share.rows:,} rows the weight {weight:g} in place of {expected:g};"
             " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
@@ -201,7 +210,7 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader], rounds: int, s
         if result.best_epoch < run.epoch:
             run.training.owned["w"][:] = run.stopping.best
             run.training.restored()
-    result.w = run.w
+    result.w = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds = run.comm.rounds - rounds
     sent = run.comm.bytes_sent - sent

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import as_host
 from ..data import Loader
 from ..models import Model
 
@@ -45,7 +46,7 @@ def measure(model: Model, w: Array, loader: Loader, comm: Communicator) -> dict[
         answers = model.predict(w, batch.x) if values else _margins(model, w, batch.x)
         weight = np.ones(len(batch.y)) if batch.weight is None else batch.weight
         for column, part in zip(columns, (answers, batch.y, weight), strict=True):
-            column.append(np.array(part, np.float64))
+            column.append(np.array(as_host(part), np.float64))
     answers, y, weight = (np.concatenate([np.empty(0), *column]) for column in columns)
     return errors(answers, y, weight, comm) if values else {"auc": auc(answers, y > 0, weight, comm)}
 

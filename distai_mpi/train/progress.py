@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ..backend import number
 from .callbacks import Callback
 from .run import Run
 
@@ -65,7 +66,8 @@ class Bar(Callback):
         if now - self._looked < REFRESH:
             return
         rate = (run.rows - self._rows) / (now - self._looked)
-        loss = run.sums.loss / run.sums.weight if run.sums.weight else float("nan")
+        loss, weight = number(run.sums.loss), number(run.sums.weight)
+        loss = loss / weight if weight else float("nan")
         self._looked, self._rows = now, run.rows
         self._progress.update(
             self._task,

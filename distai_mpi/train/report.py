@@ -97,7 +97,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "optimizer": run.optimizer.name,
         "ranks": comm.size,
         "nodes": len(comm.leaders),
-        "device": "cpu",
+        "device": run.loader.device.name,
         "dtype": model.dtype.name,
         "allreduce": objective.algorithm or comm.default_algorithm,
         "seed": run.loader.seed,

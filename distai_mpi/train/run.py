@@ -25,7 +25,7 @@ class Result:
     """What training gave; the same on every rank.
 
     Attributes:
-        w: parameters, shape (layout.size,), replicated.
+        w: parameters, shape (layout.size,), replicated, in host memory.
         status: ``completed`` or ``diverged``.
         stop_reason: ``epochs``, ``tolerance``, ``no improvement`` or ``loss is not finite``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
@@ -134,6 +134,7 @@ class Run:
             isinstance(self.training, SynchronousSteps)
             and type(self.optimizer) is SGD
             and self.loader.global_batch_size == 1
+            and self.loader.device.compiled
             and self.comm.size == 1
             and self.training.clip_norm is None
             and isinstance(self.schedule, Constant)
@@ -153,5 +154,5 @@ class Run:
                 break
             break
         x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
-        row = Batch(x, y, None, np.zeros(1, np.int64), 0, train=True)
+        row = loader.place(Batch(x, y, None, np.zeros(1, np.int64), 0, train=True))
         self.training.warm_up(row, self.fuses())

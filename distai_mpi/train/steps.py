@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
+
+from ..backend import device_of, number
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective, square
@@ -82,14 +85,14 @@ class SynchronousSteps:
         clip_norm: float | None = None,
         measures_norm: bool = False,
     ) -> None:
-        comm, model = objective.comm, objective.model
+        layout = objective.model.layout
         self.objective, self.optimizer, self.clip_norm = objective, optimizer, clip_norm
-        self._w = comm.empty(model.layout.size, model.dtype)
-        self._w_next = comm.empty(model.layout.size, model.dtype)
-        self._grad = comm.empty(model.layout.size, model.dtype)
-        self._w[:] = start
+        self._w = objective.empty()
+        self._w_next = objective.empty()
+        self._grad = objective.empty()
+        _put(start, self._w)
         mine = objective.mine
-        self.state = optimizer.init(self._w[mine], model.layout.decay_ranges(mine.start, mine.stop))
+        self.state = optimizer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
         self.gradient_norm = math.nan
         self._measures_norm = measures_norm or clip_norm is not None
 
@@ -158,13 +161,14 @@ class AveragingSteps:
     def __init__(
         self, objective: Objective, method: ParameterAveraging, start: Array, *, clip_norm: float | None = None
     ) -> None:
-        comm, layout, dtype = objective.comm, objective.model.layout, objective.model.dtype
+        layout = objective.model.layout
         self.objective, self.method, self.clip_norm = objective, method, clip_norm
-        self._w = comm.empty(layout.size, dtype)
-        self._w_next = comm.empty(layout.size, dtype)
-        self._grad = comm.empty(layout.size, dtype, shared=False)
-        self._local = comm.empty(layout.size, dtype, shared=False)
-        self._w[:] = self._local[:] = start
+        self._w = objective.empty()
+        self._w_next = objective.empty()
+        self._grad = objective.empty(shared=False)
+        self._local = objective.empty(shared=False)
+        _put(start, self._w)
+        self._local[:] = self._w
         self._decay = layout.decay_ranges(0, layout.size)
         mine = objective.mine
         self.state = method.outer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
@@ -195,7 +199,7 @@ class AveragingSteps:
         if own:
             objective.local_grad(self._local, self._grad, weight * own / rows)
             if self.clip_norm is not None:
-                _clip(self._grad, math.sqrt(square(self._grad)), self.clip_norm)
+                _clip(self._grad, math.sqrt(number(square(self._grad))), self.clip_norm)
             self.method.inner.step(self._local, self._grad, self.inner_state, factor=factor)
         self.since["steps"] += 1
         if self.since["steps"] == self.method.sync_every:
@@ -253,7 +257,10 @@ def _clip(grad: Array, norm: float, most: float | None) -> None:
         grad *= grad.dtype.type(most / norm)
 
 
+def _put(start: Array, w: Array) -> None:
+    """Copy the parameters ``start``, which are on the host, to ``w``."""
+    device_of(w).put(np.ascontiguousarray(start, w.dtype), w)
+
+
 def _read_only(w: Array) -> Array:
-    view = w.view()
-    view.flags.writeable = False
-    return view
+    return device_of(w).read_only(w)

@@ -1,0 +1,43 @@
+"""The scratch arrays of a model, kept between calls, on the device where it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import Device
+from .kernels import kernels_of
+
+Array = Any
+
+
+class Workspace:
+    """What a net needs beside its parameters to compute on ``device``.
+
+    Args:
+        device: where arrays live.
+        widths: of the input and of every layer's output.
+        dtype: of all arrays.
+
+    Attributes:
+        xp: the namespace of array functions.
+        kernels: the inner loops.
+        no_bias: zeros of shape (units,) for each layer.
+        unused: as many arrays of these shapes, for sums over rows that nobody asked for.
+        no_weights: an empty array, which stands for rows of weight 1.
+    """
+
+    def __init__(self, device: Device, widths: tuple[int, ...], dtype: np.dtype) -> None:
+        self.xp, self.kernels, self._widths, self._dtype = device.xp, kernels_of(device), widths, dtype
+        self.no_bias = [self.xp.zeros(width, dtype) for width in widths[1:]]
+        self.unused = [self.xp.empty(width, dtype) for width in widths[1:]]
+        self.no_weights = self.xp.empty(0, dtype)
+        self._held: dict[tuple[str, int], Array] = {}
+
+    def rows(self, name: str, layer: int, count: int) -> Array:
+        """Scratch called ``name`` for the units of a layer in ``count`` rows, shape (count, units)."""
+        held = self._held.get((name, layer))
+        if held is None or len(held) < count:
+            held = self._held[name, layer] = self.xp.empty((count, self._widths[layer + 1]), self._dtype)
+        return held[:count]
