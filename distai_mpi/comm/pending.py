@@ -30,4 +30,3 @@ class Pending:
             self._request.Wait()
             self._request = None
         return self._total
-

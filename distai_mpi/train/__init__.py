@@ -1,8 +1,9 @@
 """Training: the loop, evaluation, progress and what a run leaves behind."""
 
 from .callbacks import Callback
+from .checkpoint import Checkpoint
 from .evaluation import Evaluation, evaluate
 from .loop import fit
 from .run import Result
 
-__all__ = ["Callback", "Evaluation", "Result", "evaluate", "fit"]
+__all__ = ["Callback", "Checkpoint", "Evaluation", "Result", "evaluate", "fit"]
