@@ -64,6 +64,7 @@ class Communicator:
         self._work = Workspace()
         self._windows: list[MPI.Win] = []
         self._aside: Any = None  # what `pending` travels on: made when first used
+        self._pending: Pending | None = None  # the last, so that its buffers live as long as MPI uses them
         self._float16: bool | None = None  # whether the library sums float16: asked once, when first needed
         self.rank: int = self._comm.rank
         self.size: int = self._comm.size
@@ -142,12 +143,13 @@ class Communicator:
     def pending(self, values: ArrayLike) -> Pending:
         """Begin to sum a few numbers over ranks and return at once; `Pending.wait` gives the float64 sum.
 
-        All ranks begin such sums in the same order, but may make other calls before they wait: these travel
-        apart.  Not counted in ``rounds``.
+        All ranks begin such sums in the same order, one at a time, but may make other calls before they wait:
+        these travel apart.  Not counted in ``rounds``.
         """
         if self._aside is None:
             self._aside = self._comm.Dup()
-        return Pending(self._aside, np.array(values, np.float64, ndmin=1))
+        self._pending = Pending(self._aside, np.array(values, np.float64, ndmin=1))
+        return self._pending
 
     # --- copies to all ranks
 

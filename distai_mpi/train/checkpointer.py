@@ -190,13 +190,10 @@ class Checkpointer:
         if not lost:
             self._begin()
             self.drain()
+        step = snapshot.step_folder(self.settings.folder, self.run.iterations)
+        state = "not saved: --resume goes on from an older checkpoint" if lost or self._failed else f"saved in {step}"
         where = f"after epoch {self.run.epoch} and {self.run.epoch_steps} steps"
-        state = (
-            "not saved"
-            if lost or self._failed
-            else f"saved in {snapshot.step_folder(self.settings.folder, self.run.iterations)}"
-        )
-        self._tell(f"stopped by a signal {where}; {state}; --resume goes on from the last checkpoint", warning=True)
+        self._tell(f"stopped by a signal {where}; {state}", warning=True)
 
     def _begin(self, complete: bool = False) -> None:
         """Take a snapshot and let it be written."""

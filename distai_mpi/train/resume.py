@@ -58,7 +58,7 @@ def _restore(step: str, run: Run, identity: dict[str, Any]) -> str:
 
 
 def clear(settings: Checkpoint, run: Run) -> None:
-    """Remove what stands in the way of the checkpoints that ``run`` will write; local, for rank 0 before the first step.
+    """Remove what stands in the way of the checkpoints that ``run`` will write; local, for rank 0 before it trains.
 
     That is all that never became a checkpoint or belongs to steps that will be done again, and for a run that begins
     anew those of an earlier one that was completed.
