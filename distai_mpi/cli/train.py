@@ -8,29 +8,48 @@ import click
 
 from ..comm import launch
 from ..errors import ConfigError
-from .build import batch_size, epochs, make_callbacks, make_model, make_optimizer, make_schedule, validation
+from .build import (
+    batch_size,
+    checkpoints,
+    epochs,
+    make_callbacks,
+    make_checkpoint,
+    make_model,
+    make_optimizer,
+    make_schedule,
+    validation,
+)
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
 from .settings import EITHER, check_settings
+
+INTERRUPTED = 75  # ended by a signal, and saved: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 @click.command()
 @flags(DATA, MODEL, OPTIMIZER, RUN)
 @click.pass_context
-def command(ctx: click.Context, **settings: Any) -> None:
+def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
     settings = flags_win(ctx, settings, EITHER)
     check_settings(settings)
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
-        train(comm, settings)
+        status = train(comm, settings)
+    if status:
+        launch.leave_together()  # a launcher kills the others as soon as one has left with a status
+    return status
 
 
-def train(comm: Any, settings: dict[str, Any]) -> None:
-    """Load, build, fit and report; collective."""
+def train(comm: Any, settings: dict[str, Any]) -> int:
+    """Load, build, fit and report; return the exit status; collective."""
     from .. import data
     from ..train import fit
+
+    checkpoint = make_checkpoint(settings)
+    if settings["resume"] and settings["batch_size"]:
+        _keep_batch_size(comm, settings)
 
     sets = data.load_sets(
         settings["data"],
@@ -64,8 +83,11 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         tol=settings["tol"],
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
+        checkpoint=checkpoint,
         callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),
     )
+    if result.status == "interrupted":
+        return INTERRUPTED
     if result.status != "completed":
         raise ConfigError(
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
@@ -73,6 +95,16 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         )
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         print(summary(result, comm.size, settings["out"]), flush=True)
+    return 0
+
+
+def _keep_batch_size(comm: Any, settings: dict[str, Any]) -> None:
+    """Rows per rank were meant for the ranks that began: the rows of a step stay what they were then."""
+    from ..train.checkpoint import stored_batch_size
+
+    stored = stored_batch_size(checkpoints(settings), comm)
+    if stored is not None:
+        settings |= {"batch_size": None, "global_batch_size": stored}
 
 
 def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
