@@ -130,14 +130,18 @@ class Checkpointer:
         if last:
             self.drain()
             if settings.every is not None or settings.resume:
-                self._begin(complete=True)
-                self.drain()
+                self.save(complete=True)
             return False
         if due or run.iterations >= self._next or self._question is not None:
             if self._question is None:
                 self._ask()
             return self._act()
         return False
+
+    def save(self, complete: bool = False) -> None:
+        """Save the run as it is and wait until that is done; ``complete``: it has come to its end."""
+        self._begin(complete)
+        self.drain()
 
     def drain(self) -> None:
         """Wait until nothing is being written on any rank."""
@@ -188,8 +192,7 @@ class Checkpointer:
         """Save the run because of a signal, unless its loss is ``lost``: not finite."""
         self.drain()
         if not lost:
-            self._begin()
-            self.drain()
+            self.save()
         step = snapshot.step_folder(self.settings.folder, self.run.iterations)
         state = "not saved: --resume goes on from an older checkpoint" if lost or self._failed else f"saved in {step}"
         where = f"after epoch {self.run.epoch} and {self.run.epoch_steps} steps"

@@ -7,6 +7,7 @@ import click
 from ..lazy import lazy_group
 
 COMMANDS = {
+    "checkpoint": "Write speed of checkpoints, beside the disk's own.",
     "train": "Training rate in samples/s, beside other programs.",
 }
 

