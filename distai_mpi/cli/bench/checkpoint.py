@@ -18,7 +18,7 @@ from ...comm import launch
 from ...errors import ConfigError
 
 VECTORS = 3  # of momentum: parameters, velocity and what rounding has taken
-COPIES = 3  # on the disk at most: the last checkpoint, the next one, and the disk's own measurement
+COPIES = 4  # in memory: the state, two images, a plain copy; on the disk: two checkpoints and a plain file
 
 
 class Count(click.ParamType):
@@ -102,18 +102,23 @@ def measure(parameters: int, repeats: int, folder: str, report: str) -> None:
     from ...train.checkpoint import Checkpoint
     from ...train.checkpointer import saving
     from ...train.saved import parts_to_write
+    from ...train.snapshot import Image
 
     with Communicator(launch.world()) as comm:
         run = make_run(parameters, comm)
         with saving(Checkpoint(os.path.join(folder, "checkpoints"), 1, keep=1), run) as checkpointer:
             assert checkpointer is not None
             checkpointer.start()
-            shards = [part.array for part in parts_to_write(run)]
+            parts = parts_to_write(run)
+            image = Image(parts)
+            shards = [part.array for part in parts]
             copies = [array.copy() for array in shards]
-            rows = []
+            rows: list[tuple[float, ...]] = []
             for _ in range(repeats):
                 run.iterations += 1
-                plain, direct = (_alike(comm, _write, folder, comm.rank, shards, flag) for flag in (0, os.O_DIRECT))
+                plain, direct = (
+                    _alike(comm, _write, folder, comm.rank, image.memory, flag) for flag in (0, os.O_DIRECT)
+                )
                 whole = _alike(comm, checkpointer.save)
                 stopped = max(comm.allgather_object(checkpointer.stopped[-1]))
                 rows.append((plain, direct, whole, stopped, _alike(comm, _copy, shards, copies)))
@@ -175,18 +180,19 @@ def _alike(comm: Any, work: Any, *arguments: Any) -> float:
     return time.perf_counter() - began
 
 
-def _write(folder: str, rank: int, arrays: list[Any], direct: int) -> None:
-    """The disk's own speed: the same bytes, one block after another, then fsync."""
-    from ...train.snapshot import BLOCK, PAGE
+def _write(folder: str, rank: int, memory: memoryview, direct: int) -> None:
+    """The disk's own speed: whole pages, one block after another, then fsync."""
+    from ...train.snapshot import BLOCK
 
     path = os.path.join(folder, f"plain-{rank}")
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | direct, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
-        for array in arrays:
-            memory = memoryview(array).cast("B")
-            memory = memory[: len(memory) // PAGE * PAGE] if direct else memory
-            for start in range(0, len(memory), BLOCK):
-                os.write(file, memory[start : start + BLOCK])
+        file = os.open(path, flags | direct, 0o600)
+    except OSError:  # a file system that knows no direct writes
+        file = os.open(path, flags, 0o600)
+    try:
+        for start in range(0, len(memory), BLOCK):
+            os.write(file, memory[start : start + BLOCK])
         os.fsync(file)
     finally:
         os.close(file)
@@ -207,6 +213,6 @@ def show(report: dict[str, Any]) -> None:
         f" checkpoint {r['checkpoint'] / 1e9:.2f} GB/s: {100 * r['share_of_disk']:.0f} %"
     )
     click.echo(
-        f"training stops for {1e3 * r['stopped_seconds']:.0f} ms; a copy in memory takes {1e3 * r['copy_seconds']:.0f} ms;"
-        f" load before the run {r['load']:.1f}"
+        f"training stops for {1e3 * r['stopped_seconds']:.0f} ms, as long as {r['stopped_to_copy']:.2f} copies of the"
+        f" state in memory ({1e3 * r['copy_seconds']:.0f} ms); load before the run {r['load']:.1f}"
     )
