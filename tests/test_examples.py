@@ -14,6 +14,7 @@ SAYS = {
     "own_model.py": r"weights \[ 0\.[45]\d? +-0\.(3|29|31) .*\n.*mean count (\d\.\d{6}), predicted \2\n",
     "jax_loss.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
     "torch_module.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
+    "resume.py": r"accuracy 9\d\.\d+ % after 1 epochs",
 }
 NEEDS = {"jax_loss.py": "jax", "torch_module.py": "torch"}
 
@@ -23,12 +24,20 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_example(mpirun, name):
+def test_example(mpirun, name, tmp_path):
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"not available: {NEEDS[name]}")
-    done = mpirun(2, str(EXAMPLES / name), timeout=120)
+    done = mpirun(2, str(EXAMPLES / name), timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(SAYS[name], done.stdout)
+
+
+def test_the_example_of_resuming_goes_on_on_three_ranks(mpirun, tmp_path):
+    for ranks, epochs in ((2, 1), (3, 2)):
+        done = mpirun(ranks, str(EXAMPLES / "resume.py"), str(epochs), timeout=120, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"after {epochs} epochs" in done.stdout
+    assert "going on from mnist-run/step-000000235, after epoch 1" in done.stderr
 
 
 def test_the_program_of_the_readme_is_the_example():

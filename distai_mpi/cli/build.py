@@ -94,6 +94,26 @@ def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int
     return callbacks
 
 
+def make_checkpoint(settings: dict[str, Any]) -> Any:
+    """Where and when the run is saved; None without a folder."""
+    from ..train.checkpoint import Checkpoint, tell
+
+    if not settings["out"]:
+        return None
+
+    def speak(message: str, warning: bool) -> None:
+        if warning or not settings["quiet"]:
+            tell(message, warning)
+
+    folder, keep = checkpoints(settings), settings["keep_checkpoints"]
+    return Checkpoint(folder, settings["checkpoint_every"], settings["resume"], keep, speak)
+
+
+def checkpoints(settings: dict[str, Any]) -> str:
+    """The folder of checkpoints."""
+    return os.path.join(settings["out"], "checkpoints")
+
+
 def again(settings: dict[str, Any], ranks: int) -> str:
     """The settings as a TOML text that runs the same training again, in any folder and on any number of ranks."""
     from .config import write_config
@@ -106,6 +126,7 @@ def again(settings: dict[str, Any], ranks: int) -> str:
         "valid": absolute(valid) if isinstance(valid, str) else valid,
         "out": os.path.abspath(settings["out"]),
         "epochs": None if settings["max_iter"] else epochs(settings),
+        "resume": None,
     }
     if settings["optimizer_name"] != "gd":
         fixed |= {"batch_size": None, "global_batch_size": batch_size(settings, ranks)}

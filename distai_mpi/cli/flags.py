@@ -195,6 +195,21 @@ RUN: Sequence[Option] = (
         help="auto: a GPU for each rank, where CuPy is installed and sees one on every rank; else the CPU.",
     ),
     click.option("--out", metavar="DIR", help="Where metrics.jsonl, result.json and model.npz go.  [default: nowhere]"),
+    click.option(
+        "--checkpoint-every",
+        metavar="N|TIME",
+        help="Save the run in DIR/checkpoints every N epochs or, as 30s, 10min or 1h, so often.  SIGUSR1 and SIGTERM "
+        "save it too, and end it with exit status 75; but mpiexec kills its ranks 0.2 s after Ctrl-C or SIGTERM: "
+        "send it SIGUSR1.",
+    ),
+    click.option(
+        "--keep-checkpoints", type=POSITIVE, default=2, show_default=True, help="How many of the newest are kept."
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on from the newest checkpoint in DIR; without one, start from the beginning.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     click.option("-v", "--verbose", is_flag=True, help="Print settings and every rank's share."),

@@ -20,6 +20,8 @@ BELONGS = (
 TOGETHER = (  # (flag, the one that it needs, why)
     ("patience", "valid", "it counts epochs without a better result on validation rows"),
     ("metric", "valid", "it is looked at on validation rows"),
+    ("checkpoint_every", "out", "checkpoints are kept there"),
+    ("resume", "out", "checkpoints are kept there"),
 )
 EITHER = (
     ("quiet", "verbose"),
@@ -42,7 +44,7 @@ def check_settings(settings: dict[str, Any]) -> None:
                 wanted = f"{flag(other)} {' or '.join(owners)}"
                 raise ConfigError(f"{flag(name)} belongs to {wanted}, not {chosen[other][-1]}; leave it out")
     for name, other, why in TOGETHER:
-        if settings[name] is not None and settings[other] is None:
+        if settings[name] and settings[other] is None:
             raise ConfigError(f"{flag(name)} needs {flag(other)}: {why}")
     for name, other in EITHER:
         if settings[name] and settings[other]:

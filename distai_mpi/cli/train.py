@@ -10,18 +10,19 @@ import click
 from ..comm import launch
 from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
-from .build import batch_size, fit_options, load_data, make_callbacks, make_model
+from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
 from .settings import EITHER, check_settings
 
 MOST_SPEEDS = 16  # ranks whose speeds are told one by one
+INTERRUPTED = 75  # ended by a signal, and saved: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 @click.command()
 @flags(DATA, MODEL, OPTIMIZER, RUN)
 @click.pass_context
-def command(ctx: click.Context, **settings: Any) -> None:
+def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
     settings = flags_win(ctx, settings, EITHER)
     check_settings(settings)
@@ -30,7 +31,10 @@ def command(ctx: click.Context, **settings: Any) -> None:
     with Communicator(launch.world()) as comm:
         if comm.rank == 0 and not settings["quiet"]:
             warn_of_idle(comm)
-        train(comm, settings)
+        status = train(comm, settings)
+    if status:
+        launch.leave_together()  # a launcher kills the others as soon as one has left with a status
+    return status
 
 
 def warn_of_idle(comm: Any) -> None:
@@ -40,8 +44,8 @@ def warn_of_idle(comm: Any) -> None:
         print(f"distai-mpi: warning: {idle}", file=sys.stderr, flush=True)
 
 
-def train(comm: Any, settings: dict[str, Any]) -> None:
-    """Load, build, fit and report; collective."""
+def train(comm: Any, settings: dict[str, Any]) -> int:
+    """Load, build, fit and report; return the exit status; collective."""
     from .. import backend
     from ..train import fit
 
@@ -49,10 +53,13 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
     if device == "gpu":  # a GPU that is missing shows before data is read
         with comm.agreed():
             device = backend.choose(device, comm.node.rank)
+    checkpoint = make_checkpoint(settings)
+    if settings["resume"] and settings["batch_size"]:
+        _keep_batch_size(comm, settings)
     sets = load_data(settings, comm)
     model = make_model(settings, sets.train.labels)
     if settings["shards"] == "speed":
-        sets = by_speed(sets, model, comm, batch_size(settings, comm.size), settings)
+        sets = by_speed(sets, model, comm, settings, device)
     options = fit_options(settings, sets.train, batch_size(settings, comm.size))
     if settings["verbose"] and comm.rank == 0:
         describe(model, sets.train, settings)
@@ -65,9 +72,12 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         device=device,
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
+        checkpoint=checkpoint,
         callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),
         **options,
     )
+    if result.status == "interrupted":
+        return INTERRUPTED
     if result.status != "completed":
         raise ConfigError(
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
@@ -75,14 +85,25 @@ def train(comm: Any, settings: dict[str, Any]) -> None:
         )
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         print(summary(result, comm.size, settings["out"]), flush=True)
+    return 0
 
 
-def by_speed(sets: Any, model: Any, comm: Any, rows: int, settings: dict[str, Any]) -> Any:
-    """The sets, shared out by the ranks' speeds on ``model`` in steps of ``rows`` rows; collective."""
+def _keep_batch_size(comm: Any, settings: dict[str, Any]) -> None:
+    """Rows per rank were meant for the ranks that began: the rows of a step stay what they were then."""
+    from ..train.checkpoint import stored_batch_size
+
+    stored = stored_batch_size(checkpoints(settings), comm)
+    if stored is not None:
+        settings |= {"batch_size": None, "global_batch_size": stored}
+
+
+def by_speed(sets: Any, model: Any, comm: Any, settings: dict[str, Any], device: Any) -> Any:
+    """The sets, shared out by the ranks' speeds on ``model`` in steps of the size asked for; collective."""
     from .. import data
     from ..train import calibrate
 
-    partition = calibrate(model, sets.train, comm, rows, seed=settings["seed"])
+    rows = sets.train.rows if settings["optimizer_name"] == "gd" else batch_size(settings, comm.size)
+    partition = calibrate(model, sets.train, comm, rows, seed=settings["seed"], device=device)
     if comm.rank == 0 and not settings["quiet"]:
         print(speeds(partition), flush=True)
     return data.Sets(*(share and data.repartition(share, partition, comm) for share in sets))

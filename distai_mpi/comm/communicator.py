@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..params import Ownership
 from . import failure, launch, native, shared
 from .collectives import ALGORITHMS, Algorithm
+from .pending import Pending
 from .staging import Staging
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
@@ -69,6 +70,8 @@ class Communicator:
         self._work = Workspace()
         self._staging = Staging()
         self._windows: list[MPI.Win] = []
+        self._aside: Any = None  # what `pending` travels on: made when first used
+        self._pending: Pending | None = None  # the last, so that its buffers live as long as MPI uses them
         self._float16: bool | None = None  # whether the library sums float16: asked once, when first needed
         self.rank: int = self._comm.rank
         self.size: int = self._comm.size
@@ -91,7 +94,7 @@ class Communicator:
         """Give back the shared arrays, which must not be used after, and the communicator.  Twice is harmless."""
         while self._windows:
             shared.release(self._windows.pop())
-        for comm in (self._node_comm, self._comm):
+        for comm in (self._aside, self._node_comm, self._comm):
             if comm:
                 comm.Free()
 
@@ -159,6 +162,17 @@ class Communicator:
         total = np.array(values, np.float64, ndmin=1)
         self.allreduce(total, "native")
         return total
+
+    def pending(self, values: ArrayLike) -> Pending:
+        """Begin to sum a few numbers over ranks and return at once; `Pending.wait` gives the float64 sum.
+
+        All ranks begin such sums in the same order, one at a time, but may make other calls before they wait:
+        these travel apart.  Not counted in ``rounds``.
+        """
+        if self._aside is None:
+            self._aside = self._comm.Dup()
+        self._pending = Pending(self._aside, np.array(values, np.float64, ndmin=1))
+        return self._pending
 
     # --- copies to all ranks
 

@@ -110,15 +110,15 @@ class Loader:
         """
         return steps_per_epoch(self.share, self.global_batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[int, Iterable[Batch]]]:
-        """Yield for every step its rows on all ranks together, and this rank's Batches (maybe none).
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
+        """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
 
         A Batch holds until the next one is asked for.
         """
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.share.rows, self.global_batch_size
-        for step in range(steps):
+        for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
                 rows = int(of_each @ self._alike)
@@ -130,14 +130,14 @@ class Loader:
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
-    def blocks(self, epoch: int, rows: int) -> Iterator[Batch]:
-        """Yield this epoch's rows in order, ``rows`` at a time: for one rank that fuses many small steps."""
+    def blocks(self, epoch: int, rows: int, first_row: int = 0) -> Iterator[Batch]:
+        """Yield this epoch's rows from place ``first_row``, ``rows`` at a time: for a rank that fuses small steps."""
         if self.ranks != 1:
             raise ValueError("only a single rank sees all rows of an epoch")
         if rows > self._capacity:
             self._reserve(rows)
         key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch)
-        for start in range(0, self.share.rows, rows):
+        for start in range(first_row, self.share.rows, rows):
             yield self._batch(start, min(start + rows, self.share.rows), order, True, key)
 
     def sequential(self, *, train: bool = False, epoch: int = 0) -> Iterator[Batch]:

@@ -2,8 +2,9 @@
 
 from .calibrate import calibrate
 from .callbacks import Callback
+from .checkpoint import Checkpoint
 from .evaluation import Evaluation, evaluate
 from .loop import fit
 from .run import Result
 
-__all__ = ["Callback", "Evaluation", "Result", "calibrate", "evaluate", "fit"]
+__all__ = ["Callback", "Checkpoint", "Evaluation", "Result", "calibrate", "evaluate", "fit"]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import Device
 from ..data import Batch, Loader, Partition, Share
 from ..errors import ConfigError
 from ..models import Model
 from ..perf.machine import affinity, limited_blas
 from .evaluation import make_loader
+from .placement import agree_on_device
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -25,7 +27,13 @@ DIGITS = 3  # of a rate: more would be noise
 
 
 def calibrate(
-    model: Model, share: Share, comm: Communicator, global_batch_size: int = 256, *, seed: int = 0
+    model: Model,
+    share: Share,
+    comm: Communicator,
+    global_batch_size: int = 256,
+    *,
+    seed: int = 0,
+    device: str | Device = "cpu",
 ) -> Partition:
     """Time ``model`` on every rank, and return weights in proportion to the ranks' speeds; collective.
 
@@ -40,6 +48,7 @@ def calibrate(
         comm: the ranks.
         global_batch_size: rows of a step, over all ranks together.
         seed: of the parameters and of the rows taken.
+        device: where the model will be trained, as for `fit`.
 
     Returns:
         A partition whose weights are rows per second, to three digits; replicated.
@@ -53,15 +62,17 @@ def calibrate(
         model.check_data(share.labels)
     masks = comm.allgather_object(affinity())
     cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
-    loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed)
+    place = agree_on_device(device, model, comm)
+    loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, place)
     with limited_blas(comm.node.size, cpus), np.errstate(over="ignore", invalid="ignore"):
         with comm.agreed():
-            w = model.init(np.random.default_rng(seed))
-            grad = np.empty_like(w)
+            start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
+            w, grad = place.zeros(start.shape, start.dtype), place.zeros(start.shape, start.dtype)
+            place.put(start, w)
         batches = _endless(loader, max(1, global_batch_size // comm.size))
         model.loss_and_grad(w, next(batches), grad)
         comm.barrier()
-        rate = _rate(model, w, grad, batches)
+        rate = _rate(model, w, grad, batches, place)
     return Partition(tuple(float(f"{r:.{DIGITS}g}") for r in comm.allgather_object(rate)))
 
 
@@ -77,12 +88,12 @@ def _endless(loader: Loader, rows: int) -> Iterator[Batch]:
         epoch += 1
         if not found:
             x, y = np.zeros((min(rows, loader.block_rows), loader.share.features), loader.dtype), loader.target_dtype
-            batch = Batch(x, np.zeros(len(x), y), None, np.zeros(len(x), np.int64), 0, train=True)
+            batch = loader.place(Batch(x, np.zeros(len(x), y), None, np.zeros(len(x), np.int64), 0, train=True))
             while True:
                 yield batch
 
 
-def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch]) -> float:
+def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch], place: Device) -> float:
     """Rows per second, the median of short stretches of time; local."""
     rates = []
     now = time.perf_counter()
@@ -93,6 +104,7 @@ def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch]) -> floa
             batch = next(batches)
             model.loss_and_grad(w, batch, grad)
             rows += len(batch.x)
+            place.synchronize()
             now = time.perf_counter()
         rates.append(rows / (now - began))
     return statistics.median(rates)

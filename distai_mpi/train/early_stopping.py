@@ -32,8 +32,13 @@ class EarlyStopping:
         """The epoch whose parameters are kept."""
         return self.state["epoch"]
 
-    def look(self, epoch: int, value: float | None, owned: Array) -> bool:
-        """Take in the metric after ``epoch`` and the owned slice; return whether to stop.
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience is at its end."""
+        return self.patience is not None and self.state["stale"] >= self.patience
+
+    def look(self, epoch: int, value: float | None, owned: Array) -> None:
+        """Take in the metric after ``epoch`` and the owned slice.
 
         Raises:
             ConfigError: the rows do not define the metric.
@@ -48,4 +53,3 @@ class EarlyStopping:
             self.state.update(value=value, epoch=epoch, stale=0)
         else:
             self.state["stale"] += 1
-        return self.patience is not None and self.state["stale"] >= self.patience

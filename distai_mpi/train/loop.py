@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,8 @@ from ..objective import Objective
 from ..optim import Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import affinity, limited_blas
 from .callbacks import Callback
+from .checkpoint import Checkpoint
+from .checkpointer import Checkpointer, saving
 from .checks import check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
@@ -47,6 +48,7 @@ def fit(
     metric: str = "loss",
     patience: int | None = None,
     device: str | Device = "cpu",
+    checkpoint: Checkpoint | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -76,6 +78,7 @@ def fit(
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
             GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
             gradients travel through host memory.
+        checkpoint: where and when the run is saved, and whether it goes on from there; a signal then ends it in order.
         callbacks: see `Callback`.
 
     Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
@@ -114,7 +117,8 @@ def fit(
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
-            return _run(run, watched, callbacks, tol)
+            with saving(checkpoint, run) as checkpointer:
+                return _run(run, watched, callbacks, tol, checkpointer)
     finally:
         for callback in callbacks:
             callback.on_close()
@@ -128,44 +132,59 @@ def _steps(
     return SynchronousSteps(objective, optimizer, start, clip_norm=clip_norm, measures_norm=tol is not None)
 
 
-def _run(run: Run, watched: dict[str, Loader], callbacks: Sequence[Callback], tol: float | None) -> Result:
-    """All epochs, until the tolerance is met, nothing improves, or the loss is lost."""
+def _run(
+    run: Run,
+    watched: dict[str, Loader],
+    callbacks: Sequence[Callback],
+    tol: float | None,
+    checkpointer: Checkpointer | None,
+) -> Result:
+    """All epochs, until the tolerance is met, nothing improves, the loss is lost, or a signal comes."""
     run.warm_up()
+    resumed = checkpointer is not None and checkpointer.start()
     for callback in callbacks:
         callback.on_start(run)
+    if not resumed:
+        run.count_from()
     result = Result(run.w, history=run.history)
-    rounds, sent = run.comm.rounds, run.comm.bytes_sent
-    done = False
+    done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, tol)
     while run.epoch < run.epochs and not done:
-        run.sums = Sums(0.0, 0.0)
-        _train_epoch(run, callbacks)
-        record = _close_epoch(run, watched)
-        result.test_loss, result.test_accuracy = record.get("test_loss"), record.get("test_accuracy")
-        done = _stops(run, result, record, tol)
+        if _train_epoch(run, callbacks, checkpointer):
+            result.status, result.stop_reason = "interrupted", "signal"
+            break
+        record = _close_epoch(run, watched, tol)
+        done = _ends(run, result, tol)
         for callback in callbacks:
             callback.on_epoch(run, record)
-    _finish(run, result, watched, rounds, sent)
+        if checkpointer is None:
+            continue
+        if result.status == "diverged":
+            checkpointer.drain()
+        elif checkpointer.after_epoch(last=done or run.epoch >= run.epochs):
+            result.status, result.stop_reason = "interrupted", "signal"
+            break
+    _finish(run, result, watched)
     for callback in callbacks:
         callback.on_end(run, result)
     return result
 
 
-def _train_epoch(run: Run, callbacks: Sequence[Callback]) -> None:
-    """All steps of one epoch; ``run.seconds`` grows by their time."""
-    run.comm.barrier()
-    began = time.perf_counter()
-    for _ in run.steps():
-        for callback in callbacks:
-            callback.on_step(run)
-    run.loader.device.synchronize()
-    run.comm.barrier()
-    run.seconds += run.comm.bcast_object(time.perf_counter() - began)
-    run.epoch += 1
+def _train_epoch(run: Run, callbacks: Sequence[Callback], checkpointer: Checkpointer | None) -> bool:
+    """The steps left of an epoch; return whether a signal has ended the run before its end."""
+    with run.timed():
+        for _ in run.steps():
+            for callback in callbacks:
+                callback.on_step(run)
+            if checkpointer is not None and checkpointer.after_step():
+                return True
+    run.epoch, run.epoch_steps = run.epoch + 1, 0
+    return False
 
 
-def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
+def _close_epoch(run: Run, watched: dict[str, Loader], tol: float | None) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
     running, weight = run.objective.mean(run.w, run.sums)
+    run.sums = Sums(0.0, 0.0)
     expected = run.loader.share.total_weight
     rounding = float(np.finfo(run.objective.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
     if not math.isclose(weight, expected, rel_tol=max(1e-9, rounding)):
@@ -181,29 +200,34 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
     run.history.append(record)
+    if math.isfinite(running):
+        if tol is not None and run.first_norm is None:
+            run.first_norm = run.gradient_norm
+        if run.stopping is not None:
+            value = record.get(f"valid_{run.stopping.metric}")
+            run.stopping.look(run.epoch, value, run.training.owned["w"])
     return record
 
 
-def _stops(run: Run, result: Result, record: dict[str, Any], tol: float | None) -> bool:
-    """Whether training ends with this epoch; writes down why."""
+def _ends(run: Run, result: Result, tol: float | None) -> bool:
+    """Whether training ends with the epoch that is done, of which the result gets the figures, and why."""
+    record = run.history[-1]
+    result.test_loss, result.test_accuracy = record.get("test_loss"), record.get("test_accuracy")
     if not math.isfinite(record["running_loss"]):
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return True
-    if tol is not None:
-        run.first_norm = run.gradient_norm if run.first_norm is None else run.first_norm
+    if tol is not None and run.first_norm is not None:
         result.converged = run.gradient_norm <= tol * run.first_norm
         if result.converged:
             result.stop_reason = "tolerance"
             return True
-    if run.stopping is not None:
-        value = record.get(f"valid_{run.stopping.metric}")
-        if run.stopping.look(run.epoch, value, run.training.owned["w"]):
-            result.stop_reason = "no improvement"
-            return True
+    if run.stopping is not None and run.stopping.exhausted:
+        result.stop_reason = "no improvement"
+        return True
     return False
 
 
-def _finish(run: Run, result: Result, watched: dict[str, Loader], rounds: int, sent: int) -> None:
+def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     """What the run comes to, at the parameters that it ends with."""
     if run.stopping is not None and run.stopping.best_epoch is not None:
         result.best_epoch = run.stopping.best_epoch
@@ -212,9 +236,8 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader], rounds: int, s
             run.training.restored()
     result.w = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
-    result.rounds = run.comm.rounds - rounds
-    sent = run.comm.bytes_sent - sent
-    result.bytes_moved = int(run.comm.sum([sent])[0])
+    result.rounds = run.rounds
+    result.bytes_moved = int(run.comm.sum([run.bytes_sent])[0])
     result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds
     if result.status != "completed":

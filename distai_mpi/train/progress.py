@@ -58,7 +58,7 @@ class Bar(Callback):
         self._progress.start()
         total = run.epochs * run.loader.share.rows
         self._task = self._progress.add_task("epoch 1", total=total, rate="")
-        self._looked, self._rows = time.perf_counter(), 0
+        self._looked, self._rows = time.perf_counter(), run.rows
 
     def on_step(self, run: Run) -> None:
         """Move the bar, at most ten times a second."""

@@ -45,14 +45,18 @@ class ResultFiles(Callback):
             check_writable(self._path(name))
 
     def on_start(self, run: Run) -> None:
-        """Clear what an earlier run left, so that the files in the folder belong together."""
+        """Clear what an earlier run left, so that the files in the folder belong together.
+
+        What has been trained before, where a run goes on from a checkpoint, stays in metrics.jsonl.
+        """
         with run.comm.agreed():
             if run.comm.rank == 0:
                 self.check()
                 for name in (RESULT, MODEL):
                     if os.path.exists(self._path(name)):
                         os.remove(self._path(name))
-                open(self._path(METRICS), "w").close()
+                lines = "".join(json.dumps(finite(record)) + "\n" for record in run.history)
+                write_whole(self._path(METRICS), lambda file: file.write(lines.encode()))
                 if self.again is not None:
                     text = self.again.encode()
                     write_whole(self._path(SETTINGS), lambda file: file.write(text))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +28,8 @@ class Result:
 
     Attributes:
         w: parameters, shape (layout.size,), replicated, in host memory.
-        status: ``completed`` or ``diverged``.
-        stop_reason: ``epochs``, ``tolerance``, ``no improvement`` or ``loss is not finite``.
+        status: ``completed``, ``diverged`` or ``interrupted``.
+        stop_reason: ``epochs``, ``tolerance``, ``no improvement``, ``loss is not finite`` or ``signal``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
         metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.
@@ -72,7 +74,8 @@ class Run:
 
     Attributes:
         epoch, iterations, rows: epochs, steps and rows of all ranks that are done.
-        seconds: time spent in steps, between barriers.
+        epoch_steps: steps of the current epoch that are done.
+        seconds: time spent in steps of the epochs that are done, between barriers.
         sums: of this rank's losses in the current epoch.
         first_norm: norm of the gradient in the last step of the first epoch, where a tolerance asks for it.
         history: one record an epoch.
@@ -89,8 +92,10 @@ class Run:
     ) -> None:
         self.objective, self.optimizer, self.loader, self.comm = objective, optimizer, objective.loader, objective.comm
         self.training, self.epochs, self.schedule = steps, epochs, schedule
-        self.epoch = self.iterations = self.rows = 0
+        self.epoch = self.epoch_steps = self.iterations = self.rows = 0
         self.seconds = 0.0
+        self._began: float | None = None  # when the steps of this epoch began
+        self._rounds = self._sent = 0
         self.sums = Sums(0.0, 0.0)
         self.first_norm: float | None = None
         self.history: list[dict[str, Any]] = []
@@ -108,16 +113,46 @@ class Run:
         """Norm of the last step's gradient, where a tolerance or clipping asks for it."""
         return self.training.gradient_norm
 
+    @property
+    def elapsed(self) -> float:
+        """``seconds``, and those of the current epoch; each rank by its own clock."""
+        return self.seconds + (0.0 if self._began is None else time.perf_counter() - self._began)
+
+    @property
+    def rounds(self) -> int:
+        """Collective calls made in training so far, also before it was interrupted."""
+        return self.comm.rounds - self._rounds
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that this rank has sent in them."""
+        return self.comm.bytes_sent - self._sent
+
+    def count_from(self, rounds: int = 0, bytes_sent: int = 0) -> None:
+        """Let `rounds` and `bytes_sent` go on from these numbers."""
+        self._rounds, self._sent = self.comm.rounds - rounds, self.comm.bytes_sent - bytes_sent
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0."""
+        self.comm.barrier()
+        self._began = time.perf_counter()
+        yield
+        self.loader.device.synchronize()
+        self.comm.barrier()
+        self.seconds += self.comm.bcast_object(time.perf_counter() - self._began)
+        self._began = None
+
     def steps(self) -> Iterator[None]:
-        """Take the steps of the current epoch, yielding after each (or after several that a model fused)."""
+        """Take the steps left of the current epoch, yielding after each (or after several that a model fused)."""
         if self.fuses():
             assert isinstance(self.training, SynchronousSteps)
             factor = self.schedule(0)
-            for batch in self.loader.blocks(self.epoch, FUSED_ROWS):
+            for batch in self.loader.blocks(self.epoch, FUSED_ROWS, self.epoch_steps):
                 self._count(len(batch.x), self.training.fused(batch, factor), len(batch.x))
                 yield
         else:
-            for rows, batches in self.loader.epoch(self.epoch):
+            for rows, batches in self.loader.epoch(self.epoch, self.epoch_steps):
                 sums = self.training.step(rows, rows * self._row_weight, batches, self.schedule(self.iterations))
                 self._count(rows, sums, 1)
                 yield
@@ -127,6 +162,7 @@ class Run:
         self.sums += sums
         self.rows += rows
         self.iterations += steps
+        self.epoch_steps += steps
 
     def fuses(self) -> bool:
         """Whether steps are one-sample SGD on one rank at a constant rate, which a model may fuse."""

@@ -8,6 +8,7 @@ from ..lazy import lazy_group
 
 COMMANDS = {
     "read": "How fast data files are loaded, beside other programs.",
+    "checkpoint": "Write speed of checkpoints, beside the disk's own.",
     "train": "Training rate in samples/s, beside other programs.",
     "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
     "shards": "Step time with even shards and with shards by speed, one rank being slow.",

@@ -1,0 +1,86 @@
+"""Where and when a run is saved, and whether it goes on from there, as the user says it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, DataError
+from . import snapshot
+
+if TYPE_CHECKING:
+    from ..comm import Communicator
+
+UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+def tell(message: str, warning: bool = False) -> None:
+    """Print a message of rank 0 to standard error."""
+    print(f"distai-mpi: {'warning: ' if warning else ''}{message}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and when `fit` saves a run, and whether it goes on from what is there.
+
+    SIGUSR1 and SIGTERM, on any rank, save the run after the step that is under way and end it with the status
+    ``interrupted``, also in the middle of an epoch and without ``every``.
+
+    Attributes:
+        folder: of checkpoints, each a folder of its own; all ranks see the same files in it.
+        every: epochs (2 or "2") or time ("30s", "10min", "1h") between two; None: only when a signal comes.
+        resume: go on from the newest checkpoint that is whole; without one, from the beginning.  The model, the
+            data, seed, global batch size, kind of optimizer, l2 and shuffle must be the same.  Under the global
+            shuffle the number of ranks may be another one: the batches are the same, the result is to rounding.
+        keep: checkpoints that are kept; with two, one is left when the newest turns out to be damaged.
+        tell: takes what rank 0 has to say, and whether it is a warning; default: to standard error.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+
+    folder: str
+    every: int | str | None = None
+    resume: bool = False
+    keep: int = 2
+    tell: Callable[[str, bool], None] = tell
+
+    def __post_init__(self) -> None:
+        _ = self.epochs, self.seconds
+        if self.keep < 1:
+            raise ConfigError(f"at least 1 checkpoint must be kept, not {self.keep}")
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs between two checkpoints; None where time counts, or nothing."""
+        return None if self.every is None else _parse(str(self.every))[0]
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds between two checkpoints; None where epochs count, or nothing."""
+        return None if self.every is None else _parse(str(self.every))[1]
+
+
+def _parse(every: str) -> tuple[int | None, float | None]:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", every)
+    if match and match[2] == "" and match[1].isdigit() and int(match[1]) > 0:
+        return int(match[1]), None
+    if match and match[2] in UNITS and float(match[1]) > 0:
+        return None, float(match[1]) * UNITS[match[2]]
+    raise ConfigError(f"cannot save a checkpoint every {every!r}: give epochs, such as 2, or time: 30s, 10min, 1h")
+
+
+def stored_batch_size(folder: str, comm: Communicator) -> int | None:
+    """The global batch size of the newest checkpoint in ``folder`` that can be read; None without one; collective."""
+    size = None
+    if comm.rank == 0:
+        for _, step in snapshot.found(folder):
+            try:
+                size = snapshot.Stored(step).body["identity"]["global_batch_size"]
+                break
+            except DataError:
+                continue
+    return comm.bcast_object(size)

@@ -1,0 +1,83 @@
+"""How a run goes on from the newest checkpoint that is whole, and what becomes of the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, DataError
+from . import saved, snapshot
+from .checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def resume(settings: Checkpoint, run: Run, identity: dict[str, Any]) -> bool:
+    """Restore the newest checkpoint that is whole; False where there is none; collective.
+
+    Raises:
+        DataError: there are checkpoints, and all are damaged.
+        ConfigError: the checkpoint is of another run than that of this ``identity``.
+    """
+    damages: list[str] = []
+    for step in run.comm.bcast_object(snapshot.whole(settings.folder)):
+        try:
+            told = _restore(step, run, identity)
+        except DataError as error:
+            damages.append(str(error))
+            continue
+        if run.comm.rank == 0:
+            for damage in damages:
+                settings.tell(f"{damage}: going on from an older checkpoint", True)
+            settings.tell(told, False)
+        return True
+    if damages:
+        raise DataError(
+            f"{damages[0]}; no other checkpoint is whole: to train anew leave --resume out and remove {settings.folder}"
+        )
+    if run.comm.rank == 0:
+        settings.tell(f"no checkpoint in {settings.folder} yet: starting from the beginning", False)
+    return False
+
+
+def _restore(step: str, run: Run, identity: dict[str, Any]) -> str:
+    """Read the checkpoint in the folder ``step`` into the run; return what to say of it."""
+    with run.comm.agreed():
+        body = snapshot.Stored(step).body if run.comm.rank == 0 else None
+    body = run.comm.bcast_object(body)
+    saved.check_identity(step, body["identity"], identity)
+    with run.comm.agreed():
+        snapshot.Stored(step, body).read(saved.parts_to_read(run))
+    saved.restore(run, body["common"], body["own"])
+    now = saved.variable(run)
+    changes = [f"{name} {now[name]} (was {was})" for name, was in body["variable"].items() if now.get(name) != was]
+    where = f"after epoch {run.epoch}" + (f" and {run.epoch_steps} steps" if run.epoch_steps else "")
+    if run.epoch >= run.epochs:
+        changes.append(f"the run is complete: all {run.epochs} epochs are done already; more --epochs go on")
+    return "; ".join([f"going on from {step}, {where}", *changes])
+
+
+def clear(settings: Checkpoint, run: Run) -> None:
+    """Remove what stands in the way of the checkpoints that ``run`` will write; local, for rank 0 before it trains.
+
+    That is all that never became a checkpoint or belongs to steps that will be done again, and for a run that begins
+    anew those of an earlier one that was completed.
+
+    Raises:
+        ConfigError: an earlier run was not completed, and this one does not go on with it.
+    """
+    whole = snapshot.whole(settings.folder)
+    if whole and not settings.resume:
+        try:
+            body = snapshot.Stored(whole[0]).body
+        except DataError as error:
+            raise ConfigError(f"{error}; to train anew remove {settings.folder}") from None
+        if not body["complete"]:
+            done = body["common"]
+            raise ConfigError(
+                f"{whole[0]}: a run stopped here, after epoch {done['epoch']} of {done['epochs']}: --resume goes on"
+                f" with it; to train anew remove {settings.folder}"
+            )
+    for step, path in snapshot.found(settings.folder):
+        if not settings.resume or step > run.iterations or path not in whole:
+            snapshot.remove(path)

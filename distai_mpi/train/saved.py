@@ -1,0 +1,228 @@
+"""What of a run is kept in a checkpoint: stretches of vectors, and plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import HOST, device_of
+from ..data.partition import stretch
+from ..errors import ConfigError
+from ..models import FeedForward, Sums
+from ..models.builtin import MODELS, to_config
+from ..optim import ParameterAveraging
+from ..params import Ownership
+from .run import Run
+from .snapshot import Part
+
+Array = Any
+SAMPLE = 64  # rows that stand for a data set
+
+
+def parts_to_write(run: Run) -> list[Part]:
+    """This rank's stretches of all vectors: together the ranks write every element of one once."""
+    owners, comm = run.objective.owners, run.comm
+    mine = owners.slices[comm.rank]
+    if owners.replicated:  # every rank has the whole: each writes a share of it
+        mine = Ownership.sharded(owners.size, comm.size, run.objective.model.dtype.itemsize).slices[comm.rank]
+    first = owners.slices[comm.rank].start
+    return [
+        *(part._replace(array=part.array[mine.start - first : mine.stop - first], start=mine.start)
+          for part in _owned(run)),
+        *_private(run),
+    ]  # fmt: skip
+
+
+def parts_to_read(run: Run) -> list[Part]:
+    """This rank's stretches of all vectors as it needs them to go on, which may be more than it writes."""
+    return [*_owned(run), *_private(run)]
+
+
+def _owned(run: Run) -> Iterator[Part]:
+    owners = run.objective.owners
+    mine = owners.slices[run.comm.rank]
+    trees = {"steps": run.training.owned}
+    if run.stopping is not None:
+        trees["stopping"] = {"best": run.stopping.best}
+    for name, array in _arrays(trees):
+        if array.shape != (mine.stop - mine.start,):
+            raise TypeError(f"{name}: state of shape {array.shape} is no slice of {mine.stop - mine.start} elements")
+        yield Part(name, array, mine.start, owners.size)
+
+
+def _private(run: Run) -> Iterator[Part]:
+    for name, array in _arrays({"private": run.training.private}):
+        yield Part(name, array, 0, array.size, run.comm.rank)
+
+
+def _arrays(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Array]]:
+    """The arrays in nested dictionaries, each with the keys that lead to it."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _arrays(value, f"{path}{key}/")
+        elif isinstance(value, np.ndarray) or device_of(value) is not HOST:
+            yield f"{path}{key}", value
+
+
+def _numbers(tree: dict[str, Any]) -> dict[str, Any]:
+    """The plain numbers in nested dictionaries; what else is there belongs to the slice and is made anew."""
+    kept = {key: _numbers(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    return {key: value for key, value in kept.items() if value is None or isinstance(value, dict | int | float | str)}
+
+
+def _set_numbers(tree: dict[str, Any], numbers: dict[str, Any]) -> None:
+    for key, value in numbers.items():
+        if isinstance(value, dict):
+            _set_numbers(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def common(run: Run) -> dict[str, Any]:
+    """What all ranks know alike; plain values."""
+    return {
+        "epoch": run.epoch,
+        "epochs": run.epochs,
+        "epoch_steps": run.epoch_steps,
+        "iterations": run.iterations,
+        "rows": run.rows,
+        "seconds": run.elapsed,
+        "rounds": run.rounds,
+        "first_norm": run.first_norm,
+        "gradient_norm": run.training.gradient_norm,
+        "history": list(run.history),
+        "state": _numbers(run.training.owned),
+        "stopping": None if run.stopping is None else dict(run.stopping.state),
+    }
+
+
+def own(run: Run) -> dict[str, Any]:
+    """What this rank alone knows; plain values.  ``sums`` and ``bytes_sent`` may be added up over the ranks."""
+    return {"sums": list(run.sums), "bytes_sent": run.bytes_sent, "state": _numbers(run.training.private)}
+
+
+def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> None:
+    """Set a run to what was kept, once its vectors have been read; collective.
+
+    ``owns`` has an entry for each rank that wrote.  Where the ranks are others, the first takes all sums.
+    """
+    for name in ("epoch", "epoch_steps", "iterations", "rows", "seconds", "first_norm"):
+        setattr(run, name, common[name])
+    run.history[:] = common["history"]
+    run.training.gradient_norm = common["gradient_norm"]
+    _set_numbers(run.training.owned, common["state"])
+    if run.stopping is not None and common["stopping"] is not None:
+        run.stopping.state.update(common["stopping"])
+    if len(owns) == run.comm.size:
+        mine = owns[run.comm.rank]
+        _set_numbers(run.training.private, mine["state"])
+        sums, sent = mine["sums"], mine["bytes_sent"]
+    else:
+        sums = [sum(column) for column in zip(*(entry["sums"] for entry in owns), strict=True)]
+        sent = sum(entry["bytes_sent"] for entry in owns)
+        if run.comm.rank > 0:
+            sums, sent = [0.0, 0.0], 0
+    run.sums = Sums(*sums)
+    run.training.restored()
+    run.count_from(common["rounds"], sent)
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What must be the same in a run that goes on from a checkpoint; collective, the same on every rank."""
+    objective, loader = run.objective, run.loader
+    share, model, method = loader.share, objective.model, run.optimizer
+    averages = isinstance(method, ParameterAveraging)
+    known = isinstance(model, FeedForward) and type(model) in MODELS.values()
+    same = {
+        "model": {
+            "class": type(model).__name__,
+            "slots": [[slot.name, list(slot.shape)] for slot in model.layout.slots],
+            "dtype": model.dtype.name,
+            "config": to_config(model) if known else None,  # type: ignore[arg-type]
+        },
+        "data": {"rows": share.rows, "features": share.features, "sample": data_sample(run)},
+        "seed": loader.seed,
+        "global_batch_size": loader.global_batch_size,
+        "optimizer": f"average of {method.inner.name}" if averages else method.name,  # type: ignore[union-attr]
+        "l2": objective.l2,
+        "shuffle": share.shuffle,
+        "validation": run.stopping is not None and run.stopping.metric,
+        "rows_of_ranks": list(share.counts) if averages or share.shuffle == "local" else None,
+    }
+    return json.loads(json.dumps(same))
+
+
+def variable(run: Run) -> dict[str, Any]:
+    """What may change when a run goes on, as a person reads it."""
+    return {
+        "ranks": run.comm.size,
+        "epochs": run.epochs,
+        "optimizer": _spelled(run.optimizer),
+        "schedule": _spelled(run.schedule),
+        "clip_norm": run.training.clip_norm,
+        "allreduce": run.objective.algorithm or run.comm.default_algorithm,
+    }
+
+
+def _spelled(value: Any) -> str:
+    return repr(value) if dataclasses.is_dataclass(value) else type(value).__name__
+
+
+def data_sample(run: Run) -> int:
+    """A sum over some rows of the training set that does not depend on who holds them; collective.
+
+    The CRC-32 of up to `SAMPLE` rows spread over the set, each with its place, label and weight, as they are held.
+    """
+    share, comm = run.loader.share, run.comm
+    local, data, total = share.shuffle == "local", share.dataset, 0
+    first = share.starts[comm.rank] if local else 0
+    low, high = (first, first + share.counts[comm.rank]) if local else stretch(share.rows, comm.size, comm.rank)
+    places = {share.rows * i // SAMPLE for i in range(SAMPLE)}
+    for place in sorted(place for place in places if low <= place < high):
+        row = place - first
+        if not local:
+            row = share.first + place
+            row = row if share.order is None else int(share.order.positions(row, row + 1)[0])
+        check = zlib.crc32(np.ascontiguousarray(data.x[row]).tobytes(), place & 0xFFFFFFFF)
+        check = zlib.crc32(np.float64(data.y[row]).tobytes(), check)
+        if data.weight is not None:
+            check = zlib.crc32(data.weight[row].tobytes(), check)
+        total += check
+    return int(comm.sum([total])[0])
+
+
+WAYS = {
+    "seed": "--seed {}",
+    "global_batch_size": "--global-batch-size {}",
+    "optimizer": "--optimizer {}",
+    "l2": "--l2 {}",
+    "shuffle": "--shuffle {}",
+    "validation": "--metric {}",
+}
+
+
+def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ConfigError` if the checkpoint in the folder ``step`` is not one of this run."""
+    anew = f"or train anew: leave --resume out, and {step} away"
+    for name, here in now.items():
+        there: Any = kept.get(name)
+        if there == here:
+            continue
+        if name == "rows_of_ranks" and there and here:
+            raise ConfigError(
+                f"{step}: was written by {len(there)} ranks, each with rows of its own (local shuffle or averaging);"
+                f" give these {len(there)} ranks and shards, {anew}"
+                if len(there) != len(here)
+                else f"{step}: its ranks held other numbers of rows; give the same --shards, {anew}"
+            )
+        if name in ("model", "data"):
+            shown = {key: value for key, value in there.items() if value != here.get(key) and key != "slots"}
+            told = ", ".join(f"{key} {value}, here {here.get(key)}" for key, value in shown.items())
+            raise ConfigError(f"{step}: is of other {name} ({told or 'its layers differ'}); give the same, {anew}")
+        way = WAYS.get(name, f"{name} {{}}").format(there)
+        raise ConfigError(f"{step}: was trained with {name} {there}, not {here}; give {way}, {anew}")
