@@ -206,7 +206,6 @@ BAD = {
     "unknown model": (("--model", "forest"), "forest"),
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
     "unknown algorithm": (("--allreduce", "fast"), "fast"),
-    "no GPU yet": (("--device", "gpu"), "--device gpu"),
     "foreign to the optimizer": (("--weight-decay", 0.1), "adamw"),
     "foreign to the model": (("--model", "softmax", "--hidden", 8), "--hidden"),
     "batch size 0": (("--batch-size", 0), "batch-size"),
