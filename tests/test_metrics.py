@@ -96,10 +96,16 @@ def test_every_metric_that_has_a_meaning(comm, kind, model, names):
 def test_early_stopping_keeps_the_best_and_counts():
     w = np.zeros(3)
     stopping = EarlyStopping("auc", 2, w)
-    stops = [stopping.look(epoch, value, w + epoch) for epoch, value in enumerate([0.6, 0.8, 0.8, 0.7], start=1)]
+    stops = []
+    for epoch, value in enumerate([0.6, 0.8, 0.8, 0.7], start=1):
+        stopping.look(epoch, value, w + epoch)
+        stops.append(stopping.exhausted)
     assert stops == [False, False, False, True]
     assert (stopping.best_epoch, stopping.best.tolist()) == (2, [2.0] * 3)
-    assert not EarlyStopping("loss", None, w).look(1, 0.5, w)
+    patient = EarlyStopping("loss", None, w)
+    patient.look(1, 0.5, w)
+    patient.look(2, 0.6, w)
+    assert not patient.exhausted
     with pytest.raises(ConfigError, match="auc"):
         stopping.look(5, None, w)
 
