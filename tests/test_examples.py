@@ -5,10 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from problems import make_rows
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "averaging.py": r"accuracy 9\d\.\d+ % with \d+ exchanges in \d+ steps",
+    "libsvm_logistic.py": r"AUC 0\.9\d+ after \d+ of \d+ epochs",
     "mnist.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
     # at the optimum the means of what is counted and of what is predicted are the same
     "own_model.py": r"weights \[ 0\.[45]\d? +-0\.(3|29|31) .*\n.*mean count (\d\.\d{6}), predicted \2\n",
@@ -23,11 +25,22 @@ def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAYS)
 
 
+def arguments(name, folder):
+    """The words after an example's name: a file that it needs."""
+    if name != "libsvm_logistic.py":
+        return []
+    x, y = make_rows(rows=1500, kind="binary")
+    rows = (" ".join(f"{i}:{value:.4f}" for i, value in enumerate(row, start=1)) for row in x)
+    text = "".join(f"{2 * label - 1:+d} {row}\n" for label, row in zip(y, rows, strict=True))
+    (folder / "rows.svm").write_text(text)
+    return ["rows.svm"]
+
+
 @pytest.mark.parametrize("name", SAYS)
 def test_example(mpirun, name, tmp_path):
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"not available: {NEEDS[name]}")
-    done = mpirun(2, str(EXAMPLES / name), timeout=120, cwd=tmp_path)
+    done = mpirun(2, str(EXAMPLES / name), *arguments(name, tmp_path), timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(SAYS[name], done.stdout)
 

@@ -218,7 +218,7 @@ def load_features(
     else:
         limit = min(comm.allgather_object(memory_left()))
         (parsed,) = read_stretches([found], comm, range(comm.size), limit, features)
-        x = deliver.send_own(parsed, Division(None, (parsed.rows,), comm.size), comm, chunk_bytes).x
+        x = deliver.send_own(parsed, Division(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
     return from_local(Dataset(x, np.zeros(len(x), np.int8), scale=found.scale), comm, str(data))
 
 
