@@ -88,7 +88,7 @@ def test_shards_by_speed_let_ranks_finish_together(comm, clock):
         model = slow_model(comm, clock)
         done = fit(model, repartition(share, partition, comm), comm, epochs=1, global_batch_size=70)
         assert done.status == "completed"
-        times = comm.allgather_object([n * model.seconds for n in model.batches[1:]])  # the first warms up
+        times = comm.allgather_object([n * model.seconds for n in model.batches[-10:]])  # those before warm up
         ideal = 70 / (comm.size - 1 + 1 / 3) * 1e-3
         assert max(map(max, times)) <= ideal + 3e-3, "no more than a row of the slowest too long"
         assert min(map(min, times)) >= ideal - 3e-3 - 1e-3
