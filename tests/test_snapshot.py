@@ -107,6 +107,17 @@ def test_the_newest_two_are_kept_and_nothing_that_never_became_one(tmp_path):
     check(tmp_path, {2_000_000_000})
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_make_no_checkpoint(tmp_path, bad):
+    w = np.zeros(3 * snapshot.FINITE)
+    w[2 * snapshot.FINITE + 5] = bad
+    parts = [Part("ids", np.arange(3), 0, 3), Part("w", w, 0, w.size)]
+    image = Image(parts)
+    image.copy(parts)
+    with pytest.raises(DataError, match=r"rank-00000.bin.*not finite"):
+        snapshot.write_shard(str(tmp_path / "step-000000001"), 0, image)
+
+
 def damage(kind, path):
     """Do harm to a checkpoint; return what the message must name."""
     shard, manifest = os.path.join(path, "rank-00001.bin"), os.path.join(path, "manifest.json")

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DistaiError
+from ..errors import ConfigError, DataError, DistaiError
 from . import saved, snapshot
 from .checkpoint import Checkpoint
 from .resume import clear, resume
@@ -226,7 +226,7 @@ class Checkpointer:
         assert self._writing is not None
         try:
             report: dict[str, Any] | str = self._writing.result()
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, DataError) as error:
             report = _reason(error, self._step)
         self._writing = None
         reports = self.comm.allgather_object(report)
@@ -256,9 +256,11 @@ class Checkpointer:
             self.settings.tell(message, warning)
 
 
-def _reason(error: OSError | MemoryError, step: str) -> str:
+def _reason(error: Exception, step: str) -> str:
     if isinstance(error, MemoryError):
         return f"{step}: no memory left"
+    if not isinstance(error, OSError):
+        return str(error)
     return f"{error.filename or step}: {error.strerror or error}"
 
 

@@ -34,6 +34,7 @@ Array = Any
 VERSION = 1
 PAGE = 4096  # what O_DIRECT needs memory, places and lengths to be multiples of
 BLOCK = 8 << 20  # bytes of one write, and of one checksum
+FINITE = 1 << 17  # numbers that are looked at while they are in the cache
 MANIFEST = "manifest.json"
 STEP = re.compile(r"step-(\d{9,})")
 
@@ -82,6 +83,19 @@ class Image:
                 view = np.frombuffer(self.memory, part.array.dtype, part.array.size, section["offset"])
                 device_of(part.array).get(part.array, view)
 
+    def finite(self) -> bool:
+        """Whether no number of the snapshot is nan or infinite."""
+        for section in self.sections:
+            dtype, count = np.dtype(section["dtype"]), section["stop"] - section["start"]
+            if dtype.kind != "f" or not count:
+                continue
+            values = np.frombuffer(self.memory, dtype, count, section["offset"])
+            for start in range(0, count, FINITE):
+                piece = values[start : start + FINITE]
+                if not (np.isfinite(piece.min()) and np.isfinite(piece.max())):  # nan goes through both
+                    return False
+        return True
+
 
 def shard_name(rank: int) -> str:
     """The name of a rank's file."""
@@ -98,12 +112,16 @@ def write_shard(step: str, rank: int, image: Image) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be written.
+        DataError: training has diverged.
     """
     os.makedirs(step, exist_ok=True)
     path = os.path.join(step, shard_name(rank))
     with ThreadPoolExecutor(1) as aside:  # CRC-32 is about as fast as a disk: one after the other would halve it
         checksums = aside.submit(block_checksums, image.memory)
+        finite = aside.submit(image.finite)
         _write(path, image.memory)
+    if not finite.result():  # the loss does not tell yet: it is that before the last step
+        raise DataError(f"{path}: would hold numbers that are not finite")
     sync_folder(step)
     return {
         "file": shard_name(rank),
