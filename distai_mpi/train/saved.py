@@ -145,7 +145,12 @@ def identity(run: Run) -> dict[str, Any]:
             "dtype": model.dtype.name,
             "config": to_config(model) if known else None,  # type: ignore[arg-type]
         },
-        "data": {"rows": share.rows, "features": share.features, "sample": data_sample(run)},
+        "data": {
+            "rows": share.rows,
+            "features": share.features,
+            "sample": data_sample(run),
+            "standardized": share.dataset.standard is not None,
+        },
         "seed": loader.seed,
         "global_batch_size": loader.global_batch_size,
         "optimizer": f"average of {method.inner.name}" if averages else method.name,  # type: ignore[union-attr]
