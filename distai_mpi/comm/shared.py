@@ -37,8 +37,10 @@ def allocate(node: MPI.Intracomm, shape: tuple[int, ...], dtype: np.dtype) -> tu
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     window = MPI.Win.Allocate_shared(nbytes if node.rank == 0 else 0, 1, comm=node)
     memory, _ = window.Shared_query(0)
-    if node.rank == 0:  # take the pages now: free space that is asked for next must be really free
-        np.ndarray(nbytes, np.uint8, memory)[:: mmap.PAGESIZE] = 0  # type: ignore[arg-type]
+    # take the pages now, each rank a part: free space that is asked for next must be really free
+    pages = np.ndarray(nbytes, np.uint8, memory)[:: mmap.PAGESIZE]  # type: ignore[arg-type]
+    pages[len(pages) * node.rank // node.size : len(pages) * (node.rank + 1) // node.size] = 0
+    node.Barrier()
     window.Lock_all(MPI.MODE_NOCHECK)
     return window, np.ndarray(shape, dtype, memory)  # type: ignore[arg-type]
 
