@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from run import mpi_environment, mpiexec_command
 
 from distai_mpi import fit, models, optim
 from distai_mpi.cli.main import main
+from distai_mpi.data import standardize
 from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.train import Callback, Checkpoint, snapshot
 from distai_mpi.train.checkpoint import stored_batch_size
@@ -206,17 +208,36 @@ def test_a_second_run_begins_anew_only_where_the_first_was_completed(comm, folde
         ({"rows": make_rows(seed=1)}, "other data"),
         ({"rows": make_rows(rows=204)}, "rows 203, here 204"),
         ({"optimizer": AVERAGE}, "optimizer"),
+        ({"standardize": True}, "standardized False, here True"),
     ],
 )
 def test_checkpoints_of_another_run_are_refused(comm, folder, change, word):
     train(comm, at(folder, 1), epochs=2)
-    rows = change.pop("rows", None) if "rows" in change else None
-    share = None if rows is None else whole_share(*rows, comm)
+    change = dict(change)
+    share = whole_share(*change.pop("rows", make_rows()), comm)
+    if change.pop("standardize", False):
+        (share,) = standardize(share, comm=comm)
     with pytest.raises(ConfigError, match=word):
         train(comm, at(folder, 1, resume=True), epochs=3, share=share, **change)
-    if rows is not None:
-        change["rows"] = rows
     assert len(snapshot.whole(folder)) == 2
+
+
+@mpi
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        (replace(AVERAGE, inner=optim.SGD(0.05)), "--inner-optimizer momentum"),
+        (replace(AVERAGE, outer_momentum=0.0), "--outer-momentum"),
+    ],
+)
+def test_averaging_goes_on_with_the_same_methods_alone(comm, folder, other, word):
+    train(comm, at(folder, 1), epochs=2, optimizer=AVERAGE)
+    with pytest.raises(ConfigError, match=word):
+        train(comm, at(folder, 1, resume=True), epochs=3, optimizer=other)
+    with pytest.raises(ConfigError, match="--optimizer average"):
+        train(comm, at(folder, 1, resume=True), epochs=3)
+    changed = replace(AVERAGE, outer_momentum=0.4, outer_lr=0.9, sync_every=2)
+    assert train(comm, at(folder, 1, resume=True), epochs=3, optimizer=changed).status == "completed"
 
 
 @mpi
@@ -462,6 +483,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(mpirun, rows, tmp_path):
 LIMITED = """
 import resource, sys
 from distai_mpi.cli.main import main
+from distai_mpi.data import standardize
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a manifest or a line of metrics fits, a shard does not
 sys.exit(main(sys.argv[1:]))
 """

@@ -4,9 +4,14 @@ The device here is a pretended one that fails on every hidden copy to or from th
 """
 
 import copy
+import os
 import pickle
+import shutil
+import signal
 import sys
+import tempfile
 import types
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -21,7 +26,7 @@ from distai_mpi.data.share import whole
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError
 from distai_mpi.objective import square
-from distai_mpi.train import Callback
+from distai_mpi.train import Callback, Checkpoint
 
 MODELS = {
     "linear": lambda dtype: models.Linear(6, dtype=dtype),
@@ -284,6 +289,31 @@ def test_early_stopping_keeps_the_best_on_a_device(comm, device, tolerance):
     ours = train(comm, "mlp relu", np.float64, device, **options)
     assert ours.best_epoch == theirs.best_epoch
     close(ours.w, theirs.w, 5 * tolerance[np.float64])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("optimizer", ["adamw", "diloco"])
+def test_a_run_on_a_device_stops_in_the_middle_of_an_epoch_and_goes_on(comm, device, tolerance, optimizer, monkeypatch):
+    class Interrupt(Callback):
+        def on_step(self, run):
+            if run.iterations == 5 and run.comm.rank == 0:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr("distai_mpi.train.checkpointer.CHECK_SECONDS", 0.0)
+    told, options = [], {"optimizer": OPTIMIZERS[optimizer], "epochs": 5, "allreduce": "ring"}
+    straight = train(comm, "mlp tanh", np.float64, device, **options)
+    folder = comm.bcast_object(tempfile.mkdtemp() if comm.rank == 0 else None)
+    try:
+        saved = Checkpoint(folder, tell=lambda *words: told.append(words))
+        stopped = train(comm, "mlp tanh", np.float64, device, checkpoint=saved, callbacks=[Interrupt()], **options)
+        assert stopped.status == "interrupted"
+        assert 5 <= stopped.iterations < straight.iterations
+        resumed = train(comm, "mlp tanh", np.float64, device, checkpoint=replace(saved, resume=True), **options)
+    finally:
+        comm.barrier()
+        if comm.rank == 0:
+            shutil.rmtree(folder)
+    assert_same_run(resumed, straight, tolerance[np.float64])
 
 
 # --- collectives of device vectors

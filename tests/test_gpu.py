@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from test_device import (  # noqa: F401 - pytest finds the tests here, and runs them with the fixtures of this file
+    test_a_run_on_a_device_stops_in_the_middle_of_an_epoch_and_goes_on,
     test_collectives_take_device_vectors,
     test_dropout_masks_are_the_same_bits,
     test_early_stopping_keeps_the_best_on_a_device,

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..backend import number
 from ..errors import ConfigError, DataError, DistaiError
 from . import saved, snapshot
 from .checkpoint import Checkpoint
@@ -161,7 +162,7 @@ class Checkpointer:
 
     def _ask(self) -> None:
         """Begin to sum up what the ranks have to say."""
-        signalled, lost = self.signals.received is not None, not math.isfinite(self.run.sums.loss)
+        signalled, lost = self.signals.received is not None, not math.isfinite(number(self.run.sums.loss))
         written = self._writing is not None and self._writing.done()
         due, pause, busy = False, 0, False
         if self.comm.rank == 0:

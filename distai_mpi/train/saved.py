@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import HOST, device_of
+from ..backend import HOST, device_of, number
 from ..data.partition import stretch
 from ..errors import ConfigError
 from ..models import FeedForward, Sums
@@ -103,7 +103,11 @@ def common(run: Run) -> dict[str, Any]:
 
 def own(run: Run) -> dict[str, Any]:
     """What this rank alone knows; plain values.  ``sums`` and ``bytes_sent`` may be added up over the ranks."""
-    return {"sums": list(run.sums), "bytes_sent": run.bytes_sent, "state": _numbers(run.training.private)}
+    return {
+        "sums": [number(part) for part in run.sums],
+        "bytes_sent": run.bytes_sent,
+        "state": _numbers(run.training.private),
+    }
 
 
 def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> None:
@@ -153,7 +157,9 @@ def identity(run: Run) -> dict[str, Any]:
         },
         "seed": loader.seed,
         "global_batch_size": loader.global_batch_size,
-        "optimizer": f"average of {method.inner.name}" if averages else method.name,  # type: ignore[union-attr]
+        "optimizer": method.name,
+        "inner_optimizer": method.inner.name if averages else None,  # type: ignore[union-attr]
+        "outer_momentum": averages and method.outer_momentum > 0,  # type: ignore[union-attr]
         "l2": objective.l2,
         "shuffle": share.shuffle,
         "validation": run.stopping is not None and run.stopping.metric,
@@ -181,7 +187,7 @@ def _spelled(value: Any) -> str:
 def data_sample(run: Run) -> int:
     """A sum over some rows of the training set that does not depend on who holds them; collective.
 
-    The CRC-32 of up to `SAMPLE` rows spread over the set, each with its place, label and weight, as they are held.
+    The CRC-32 of up to `SAMPLE` rows spread over the set, each with its place, label and weight, as they are held, and their scale.
     """
     share, comm = run.loader.share, run.comm
     local, data, total = share.shuffle == "local", share.dataset, 0
@@ -197,6 +203,8 @@ def data_sample(run: Run) -> int:
         check = zlib.crc32(np.float64(data.y[row]).tobytes(), check)
         if data.weight is not None:
             check = zlib.crc32(data.weight[row].tobytes(), check)
+        if data.scale != 1:
+            check = zlib.crc32(np.float64(data.scale).tobytes(), check)
         total += check
     return int(comm.sum([total])[0])
 
@@ -205,6 +213,8 @@ WAYS = {
     "seed": "--seed {}",
     "global_batch_size": "--global-batch-size {}",
     "optimizer": "--optimizer {}",
+    "inner_optimizer": "--inner-optimizer {}",
+    "outer_momentum": "--outer-momentum as it was",
     "l2": "--l2 {}",
     "shuffle": "--shuffle {}",
     "validation": "--metric {}",
