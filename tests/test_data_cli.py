@@ -95,3 +95,25 @@ def test_bench_read(folder):
     assert "two numbers" in run(folder, "bench", "read", "new.csv", "--make", "5", status=2)
     assert "no such file" in run(folder, "bench", "read", "absent", status=2)
     assert "no CSV file" in run(folder, "bench", "read", "made.svm", "--against", "numpy", status=2)
+
+
+def test_features_of_libsvm_rows_count_as_they_did_in_training(folder):
+    rows = "".join(f"{y} 0:{x[0]!r} 1:{x[1]!r} 2:{x[2]!r}\n" for x, y in zip(X.tolist(), Y, strict=True))
+    (folder / "zero.svm").write_text(rows)
+    run(folder, *TRAIN, "--data", "zero.svm", "--out", "zero")
+    for name, first in (("with", "0 0:0 1:1 2:-3\n"), ("without", "0 1:1 2:-3\n")):
+        (folder / f"{name}.svm").write_text(first + "1 1:-2 2:4\n")
+        run(folder, "predict", "zero", "--data", f"{name}.svm", "--out", f"{name}.npy")
+    assert np.array_equal(np.load(folder / "with.npy"), np.load(folder / "without.npy"))
+    losses = [
+        json.loads(run(folder, "evaluate", "zero", "--data", f"{name}.svm", "--json"))["loss"]
+        for name in ("with", "without")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_training_rows_are_those_without_the_validation_rows(folder):
+    run(folder, *TRAIN, "--data", "rows.npz", "--valid", "0.25", "--out", "valid")
+    told = json.loads(run(folder, "evaluate", "valid", "--rows", "train", "--json"))
+    assert told["count"] == ROWS * (1 - 0.25 - 0.1)
+    assert told["loss"] == pytest.approx(json.loads((folder / "valid" / "result.json").read_text())["train_loss"])

@@ -106,6 +106,10 @@ def test_early_stopping_keeps_the_best_and_counts():
     patient.look(1, 0.5, w)
     patient.look(2, 0.6, w)
     assert not patient.exhausted
+    lost = EarlyStopping("loss", 3, w)
+    for epoch, value in enumerate([float("nan"), 0.5, float("nan"), 0.4], start=1):
+        lost.look(epoch, value, w + epoch)
+    assert (lost.best_epoch, lost.best.tolist()) == (4, [4.0] * 3)
     with pytest.raises(ConfigError, match="auc"):
         stopping.look(5, None, w)
 

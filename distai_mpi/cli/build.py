@@ -66,22 +66,25 @@ def make_partition(settings: dict[str, Any]) -> Any:
     return Partition(settings["shards"]) if isinstance(settings["shards"], tuple) else None
 
 
-def make_callbacks(settings: dict[str, Any], dataset: Any, rank: int, ranks: int) -> list[Any]:
-    """What watches the run: files, and on rank 0 the bar or lines."""
+def make_callbacks(settings: dict[str, Any], share: Any, rank: int, ranks: int) -> list[Any]:
+    """What watches the run on the rows of ``share``: files, and on rank 0 the bar or lines."""
     from ..train.progress import progress
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = []
     fields = {"data": settings["data"], "model": settings["model_name"]}
     if settings["out"]:
+        dataset, valid = share.dataset, validation(settings)
         byte_scale = float(dataset.scale) if dataset.x.dtype == "uint8" else None
         kept = {
             "data": absolute(settings["data"]),
             "test_data": absolute(settings["test_data"]),
             "test_fraction": settings["test_fraction"],
+            "valid": valid if isinstance(valid, float) else None,
             "seed": settings["seed"],
             "label": settings["label"],
             "weight": settings["weight"],
+            "base": share.base,
             "byte_scale": byte_scale,
         }
         if dataset.standard is not None:

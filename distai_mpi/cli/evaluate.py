@@ -11,11 +11,8 @@ import click
 from ..comm import launch
 from ..errors import DataError
 
-SPLIT = {
-    "test": "test_data",
-    "test_fraction": "test_fraction",
-    "seed": "seed",
-}  # of `data.load`, and as kept in a model
+# options of `data.load`, and what they are called in a model
+SPLIT = {"test": "test_data", "test_fraction": "test_fraction", "valid": "valid", "seed": "seed"}
 
 
 @click.command()
@@ -66,6 +63,7 @@ def evaluate(
         columns_optional=label is None and weight is None,
         dtype=model.dtype,
         features=model.widths[0],
+        base=extra.get("base", 1),
         **split,
     )
     if rows == "test" and test is None:

@@ -43,7 +43,8 @@ def predict(comm: Any, model_path: str, name: str, label: str | None, weight: st
         if comm.rank == 0:
             check_writable(out)
     model, w, extra = load_model(comm, model_path)
-    share = data.load_features(name, comm, label=label, weight=weight, dtype=model.dtype, features=model.widths[0])
+    options = {"dtype": model.dtype, "features": model.widths[0], "base": extra.get("base", 1)}
+    share = data.load_features(name, comm, label=label, weight=weight, **options)
     if share.features != model.widths[0]:
         extra_columns = share.features - model.widths[0]
         advice = "; name the column of the labels with --label" if extra_columns == 1 and label is None else ""

@@ -73,7 +73,7 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         checkpoint=checkpoint,
-        callbacks=make_callbacks(settings, sets.train.dataset, comm.rank, comm.size),
+        callbacks=make_callbacks(settings, sets.train, comm.rank, comm.size),
         **options,
     )
     if result.status == "interrupted":

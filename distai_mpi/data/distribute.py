@@ -63,6 +63,7 @@ def load_sets(
     columns_optional: bool = False,
     dtype: DTypeLike = np.float64,
     features: int = 0,
+    base: int = 1,
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Sets:
@@ -89,6 +90,8 @@ def load_sets(
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
             float64, and then to it.  Other formats keep their own.
         features: least number of features of libsvm rows, as of a model that they are for.
+        base: number that libsvm rows give the first feature: 1, or `Share.base` of what a model was trained on.  Rows
+            that use 0 count from 0 in any case.
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
@@ -114,7 +117,7 @@ def load_sets(
             " that name; put it where all nodes see it, or use --distribute scatter"
         )
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
-    sources = _read_found(found, comm, readers, memory_limit, features)
+    sources = _read_found(found, comm, readers, memory_limit, features, base)
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes)
     dealer = _Dealer(comm, str(data), sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
@@ -150,13 +153,13 @@ def _find_all(
 
 
 def _read_found(
-    found: dict[str, Found], comm: Any, readers: Sequence[int], memory_limit: int, features: int
+    found: dict[str, Found], comm: Any, readers: Sequence[int], memory_limit: int, features: int, base: int
 ) -> dict[str, Source | Parsed]:
     """What was found, ready to be dealt out: files that are read in stretches now are; collective."""
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]))
+    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]), base)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():
@@ -190,6 +193,7 @@ def load_features(
     weight: str | None = None,
     dtype: DTypeLike = np.float64,
     features: int = 0,
+    base: int = 1,
 ) -> Share:
     """Share out rows without labels for prediction, each rank reading its own; collective.
 
@@ -198,7 +202,7 @@ def load_features(
         comm: the ranks, a `comm.Communicator`.
         chunk_bytes: read at a time.
         label, weight: columns of a table that are no features, by name or number from 0.
-        dtype, features: see `load_sets`.
+        dtype, features, base: see `load_sets`.
 
     Returns:
         Contiguous stretches of the file's rows in the order of the ranks, with labels that are all 0.
@@ -217,7 +221,7 @@ def load_features(
         x = _read_features(found, comm, chunk_bytes)
     else:
         limit = min(comm.allgather_object(memory_left()))
-        (parsed,) = read_stretches([found], comm, range(comm.size), limit, features)
+        (parsed,) = read_stretches([found], comm, range(comm.size), limit, features, base)
         x = deliver.send_own(parsed, Division(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
     return from_local(Dataset(x, np.zeros(len(x), np.int8), scale=found.scale), comm, str(data))
 
@@ -315,7 +319,7 @@ class _Dealer:
             sets = [self._share(division, i, dataset, shuffle, delivery) for i in range(len(division.sets))]
             labels = merge(share.labels for share in sets)  # a split may leave a class to one of the sets alone
             shares |= {
-                name: replace(share, labels=replace(labels, rows=share.rows))
+                name: replace(share, labels=replace(labels, rows=share.rows), base=source.base)
                 for name, share in zip(names, sets, strict=True)
             }
         return shares

@@ -78,13 +78,18 @@ class Parsed:
 
 
 def read_stretches(
-    files: Sequence[StretchFile], comm: Any, readers: Sequence[int], memory_limit: int | None, features: int = 0
+    files: Sequence[StretchFile],
+    comm: Any,
+    readers: Sequence[int],
+    memory_limit: int | None,
+    features: int = 0,
+    base: int = 1,
 ) -> list[Parsed]:
     """Read ``files``, each rank of ``readers`` its stretch of each; collective.
 
     Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
-    features count from 1 unless one of the files uses 0.  ``memory_limit`` is for sparse files: bytes that their
-    rows, held densely, may take on a node; None: any.
+    features count from ``base``, or from 0 where one of the files uses it.  ``memory_limit`` is for sparse files: bytes
+    that their rows, held densely, may take on a node; None: any.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; sparse rows
@@ -93,7 +98,7 @@ def read_stretches(
     stretches = [_read(file, comm, [0] if file.sequential else readers) for file in files]
     facts = [comm.allgather_object(_facts(stretch)) for stretch in stretches]
     sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
-    base = min([1, *(low for _, _, low, _ in sparse)])
+    base = min([base, *(low for _, _, low, _ in sparse)])
     width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
     parsed = []
     for file, stretch, parts in zip(files, stretches, facts, strict=True):

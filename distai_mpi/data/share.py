@@ -45,6 +45,7 @@ class Share:
         summed_weight: see `total_weight`; None where rows have no weights.
         partition: how rows are shared out: of the set and, under the global shuffle, of every global batch.
             None: evenly, or, under the local shuffle, as ``counts`` says.
+        base: number that libsvm text gave the first feature, 0 or 1.
     """
 
     dataset: Dataset
@@ -58,6 +59,7 @@ class Share:
     name: str = "data"
     summed_weight: float | None = None
     partition: Partition | None = None
+    base: int = 1
 
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):

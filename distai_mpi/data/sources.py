@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -223,6 +223,7 @@ class Source:
     x: ArrayFile
     y: ArrayFile
     weight: ArrayFile | None = None
+    base: ClassVar[int] = 1  # of numbers of features, which arrays have none of; see `Parsed`
 
     def __post_init__(self) -> None:
         if self.y.width != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..errors import ConfigError
@@ -48,7 +49,8 @@ class EarlyStopping:
                 f"--metric {self.metric} has no value on the validation rows; choose another metric or other rows"
             )
         best = self.state["value"]
-        if best is None or (value > best if METRICS[self.metric] else value < best):
+        better = best is None or (value > best if METRICS[self.metric] else value < best)
+        if better and not math.isnan(value):  # beside one that is not a number nothing would be better later on
             self.best[:] = owned
             self.state.update(value=value, epoch=epoch, stale=0)
         else:

@@ -187,7 +187,7 @@ def _spelled(value: Any) -> str:
 def data_sample(run: Run) -> int:
     """A sum over some rows of the training set that does not depend on who holds them; collective.
 
-    The CRC-32 of up to `SAMPLE` rows spread over the set, each with its place, label and weight, as they are held, and their scale.
+    The CRC-32 of up to `SAMPLE` rows spread over the set, as they are held, with place, label, weight and scale.
     """
     share, comm = run.loader.share, run.comm
     local, data, total = share.shuffle == "local", share.dataset, 0
