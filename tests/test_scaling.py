@@ -91,6 +91,7 @@ def test_one_rank_has_nothing_to_compare():
     [
         (("--out", "x"), "--out"),
         (("--json",), "--json"),
+        (("--shards", "3,1"), "--shards"),
         (("--optimizer", "gd", "--tol", "1e-3"), "--tol"),
         (("--model", "softmax", "--hidden", "3"), "--hidden belongs to"),
     ],
@@ -108,10 +109,14 @@ def test_the_flags_of_train_are_taken():
 
 def test_a_saved_run_can_be_measured_again(tmp_path):
     saved = tmp_path / "run.toml"
-    saved.write_text("lr = 0.25\nout = 'elsewhere'\nvalid = 0.1\npatience = 3\nepochs = 7\n")
+    saved.write_text(
+        "lr = 0.25\nout = 'elsewhere'\nvalid = 0.1\npatience = 3\nepochs = 7\n"
+        "checkpoint-every = 2\nshards = [3.0, 1.0]\n"
+    )
     settings = command.train_settings(("--config", str(saved), "--epochs", "2"))
     assert (settings["lr"], settings["epochs"]) == (0.25, 2)
     assert (settings["out"], settings["valid"], settings["patience"]) == (None, None, None)
+    assert (settings["checkpoint_every"], settings["shards"]) == (None, None)
     with pytest.raises(ConfigError, match="--out does not belong"):
         command.train_settings(("--config", str(saved), "--out", "x"))
 

@@ -6,16 +6,12 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import click
 
 from ..comm import launch
 from ..comm.allocation import Allocation, allocation, idle_share
 from ..perf import machine
-
-if TYPE_CHECKING:
-    from ..comm import Communicator
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ def command() -> None:
     mpi_comm = launch.world(check=False)  # a world that does not fit is what this command is asked about
     from ..comm import Communicator
 
-    with Communicator(mpi_comm) as comm, machine.limited_blas(comm.node.size, node_cpus(comm)):
+    with Communicator(mpi_comm) as comm, machine.limited_blas(comm.node.size, machine.node_cpus(comm)):
         ranks: list[Facts] = comm.allgather_object(gather(comm.node.ranks[0]))
         if comm.rank == 0 and (comm.size > 1 or started.rank == 0):
             lines = [
@@ -58,12 +54,6 @@ def command() -> None:
                 click.echo(f"{label:12}{text}")
             for text in find_trouble(ranks, started, allocation()):
                 click.echo(f"warning: {text}")
-
-
-def node_cpus(comm: Communicator) -> int:
-    """CPUs that the ranks of this node may use together; collective."""
-    masks = comm.allgather_object(machine.affinity())
-    return len(set().union(*(masks[rank] for rank in comm.node.ranks)))
 
 
 def gather(node: int) -> Facts:

@@ -60,4 +60,4 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 def flag(name: str) -> str:
     """The flag of a setting, as the user writes it."""
-    return {"quiet": "-q", "verbose": "-v"}.get(name, f"--{name.replace('_', '-')}")
+    return {"quiet": "-q", "verbose": "-v", "as_json": "--json"}.get(name, f"--{name.replace('_', '-')}")

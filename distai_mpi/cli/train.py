@@ -48,6 +48,7 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
     """Load, build, fit and report; return the exit status; collective."""
     from .. import backend
     from ..train import fit
+    from ..train.placement import agree_on_device
 
     device = settings["device"]
     if device == "gpu":  # a GPU that is missing shows before data is read
@@ -58,6 +59,7 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         _keep_batch_size(comm, settings)
     sets = load_data(settings, comm)
     model = make_model(settings, sets.train.labels)
+    device = agree_on_device(device, model, comm)
     if settings["shards"] == "speed":
         sets = by_speed(sets, model, comm, settings, device)
     options = fit_options(settings, sets.train, batch_size(settings, comm.size))

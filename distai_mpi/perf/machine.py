@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
@@ -115,6 +116,12 @@ def blas_threads(
     cores = physical_cores() if cores is None else cores
     quota = cpu_quota() if quota is None else quota
     return max(1, min(mask, int(min(cores, quota)) // max(1, ranks_on_node)))
+
+
+def node_cpus(comm: Any) -> int:
+    """CPUs that the ranks of this node may use together; ``comm`` is a `comm.Communicator`; collective."""
+    masks = comm.allgather_object(affinity())
+    return len(set().union(*(masks[rank] for rank in comm.node.ranks)))
 
 
 def chosen_by_user() -> bool:

@@ -13,7 +13,7 @@ from ..backend import Device
 from ..data import Batch, Loader, Partition, Share
 from ..errors import ConfigError
 from ..models import Model
-from ..perf.machine import affinity, limited_blas
+from ..perf.machine import limited_blas, node_cpus
 from .evaluation import make_loader
 from .placement import agree_on_device
 
@@ -60,8 +60,7 @@ def calibrate(
         raise ConfigError("--shards speed: there are no rows to measure with")
     if hasattr(model, "check_data"):
         model.check_data(share.labels)
-    masks = comm.allgather_object(affinity())
-    cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
+    cpus = node_cpus(comm)
     place = agree_on_device(device, model, comm)
     loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, place)
     with limited_blas(comm.node.size, cpus), np.errstate(over="ignore", invalid="ignore"):

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..models import Model, Sums
 from ..objective import Objective
 from ..optim import Constant, Momentum, ParameterAveraging, Schedule
-from ..perf.machine import affinity, limited_blas
+from ..perf.machine import limited_blas, node_cpus
 from .callbacks import Callback
 from .checkpoint import Checkpoint
 from .checkpointer import Checkpointer, saving
@@ -93,8 +93,7 @@ def fit(
         if share is not None:
             check_rows(model, share, which)
     place = agree_on_device(device, model, comm)
-    masks = comm.allgather_object(affinity())
-    cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
+    cpus = node_cpus(comm)
     batch_size = data.rows if optimizer.full_batch else global_batch_size
     try:
         with (

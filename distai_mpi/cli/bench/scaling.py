@@ -13,10 +13,11 @@ import click
 from ...comm import launch
 from ...errors import ConfigError, DistaiError
 from ..build import batch_size, fit_options, load_data, make_model
-from ..settings import EITHER, check_settings
+from ..settings import EITHER, check_settings, flag
 
-# Flags of `train` that write, or print, or end training early, and so have no place in a measurement.
-LEFT_OUT = ("out", "as_json", "verbose", "tol", "resume", "valid", "patience", "metric")
+# Flags of `train` that write, or print, or end training early, or are meant for one number of ranks, and so have no
+# place in a measurement.
+LEFT_OUT = ("out", "checkpoint_every", "as_json", "verbose", "tol", "resume", "valid", "patience", "metric", "shards")
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -40,17 +41,15 @@ def command(
     """
     settings = train_settings(flags)
     from ...comm import Communicator
-    from ...perf.machine import affinity, held_blas
+    from ...perf.machine import held_blas, node_cpus
 
     with Communicator(launch.world()) as comm:
         counts = parse_counts(ranks, comm.size)
         with comm.agreed():
             if comm.rank == 0:
                 check_files(json_file, plot_file)
-        masks = comm.allgather_object(affinity())
-        cpus = len(set().union(*(masks[rank] for rank in comm.node.ranks)))
         chosen = ("strong", "weak") if kinds == "both" else (kinds,)
-        with held_blas(comm.node.size, cpus) as threads:
+        with held_blas(comm.node.size, node_cpus(comm)) as threads:
             rates = Bench(comm, settings, counts).run(chosen, repeats)
         facts = {"repeats": repeats, "blas_threads": threads, "flags": flags}
         with comm.agreed():
@@ -69,8 +68,7 @@ def train_settings(flags: Sequence[str]) -> dict[str, Any]:
     settings = flags_win(context, context.params, EITHER)
     for name in LEFT_OUT:
         if settings.get(name) and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flag = "json" if name == "as_json" else name
-            raise ConfigError(f"--{flag} does not belong to a measurement of scaling; leave it out")
+            raise ConfigError(f"{flag(name)} does not belong to a measurement of scaling; leave it out")
         settings[name] = None  # the file of --config may hold it
     check_settings(settings)
     return settings
@@ -161,7 +159,7 @@ class Bench:
             share = same_rows(share, part, share.rows // most)
         options = fit_options(self.settings, share, batch)
         options["epochs"] = epochs or options["epochs"]
-        result = fit(model, share, part, **options)
+        result = fit(model, share, part, device=self.settings["device"], **options)
         if result.status != "completed":
             raise ConfigError(f"training {result.status} on {part.size} ranks: the {result.stop_reason}; lower --lr")
         return float(result.samples_per_second)  # type: ignore[arg-type]  # a completed run has one

@@ -57,7 +57,7 @@ class Adapted:
         self._start = np.empty(self.layout.size, dtype)
         for view, (_, value) in zip(self.layout.views(self._start).values(), start, strict=True):
             view[...] = value
-        self._tried: LabelSummary | None = None
+        self._tried: set[LabelSummary] = set()
 
     def init(self, rng: np.random.Generator) -> Array:
         """The parameters that the model was built with, shape (layout.size,); ``rng`` is not used."""
@@ -70,7 +70,7 @@ class Adapted:
             ConfigError: it gives no loss per row.
             DataError: it cannot take such rows.
         """
-        if labels == self._tried:
+        if labels in self._tried:
             return
         y_dtype = getattr(self, "target_dtype", np.dtype(np.int64) if labels.integral else self.dtype)
         ends = (labels.low, labels.high) if labels.rows else (0, 0)
@@ -82,7 +82,7 @@ class Adapted:
             reason = str(error).strip().split("\n")[0]
             found = f"{labels.features} features and labels from {ends[0]:g} to {ends[1]:g} ({y.dtype})"
             raise DataError(f"the loss cannot take rows of {found}: {type(error).__name__}: {reason}") from error
-        self._tried = labels
+        self._tried.add(labels)
 
     def loss_and_grad(self, w: Array, batch: Batch, grad: Array) -> Sums:
         """Overwrite ``grad`` with the gradient, at ``w``, of Σ weight · loss over the rows of ``batch``."""
