@@ -22,7 +22,7 @@ from distai_mpi.cli.main import main
 from distai_mpi.data import standardize
 from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.train import Callback, Checkpoint, snapshot
-from distai_mpi.train.checkpoint import stored_batch_size
+from distai_mpi.train.checkpoint import stored_settings
 
 mpi = pytest.mark.mpi
 SIZE = 32  # of a global batch: 7 steps an epoch
@@ -328,9 +328,9 @@ def test_a_run_that_diverges_leaves_no_checkpoint_of_that(comm, folder):
 
 @mpi
 def test_the_batch_size_that_a_run_began_with_is_found(comm, folder):
-    assert stored_batch_size(folder, comm) is None
+    assert stored_settings(folder, comm) is None
     train(comm, at(folder, 1), epochs=1)
-    assert stored_batch_size(folder, comm) == SIZE
+    assert stored_settings(folder, comm) == {"global_batch_size": SIZE, "rows_of_ranks": None, "shards": None}
 
 
 @mpi
@@ -542,6 +542,18 @@ def test_rows_of_ranks_need_their_ranks(mpirun, rows, tmp_path):
     done = mpirun(2, *words, "--epochs", "2", "--resume", cwd=rows)
     assert done.returncode == 2
     assert "written by 3 ranks" in done.stderr
+
+
+def test_rows_that_went_by_speed_stay_where_they_are(mpirun, rows, tmp_path):
+    flags = ("--data", "rows.npz", "--optimizer", "average", "--shards", "speed", "--checkpoint-every", "1")
+    words = ("-m", "distai_mpi", "train", *flags, "--out", str(tmp_path), "--resume")
+    shards = []
+    for epochs in (1, 2):
+        done = mpirun(2, *words, "--epochs", str(epochs), cwd=rows)
+        assert done.returncode == 0, done.stderr
+        assert ("speed: " in done.stdout) == (epochs == 1), "measured once"
+        shards.append(json.loads((tmp_path / "result.json").read_text())["shards"])
+    assert shards[0] == shards[1]
 
 
 def test_the_benchmark_measures_and_cleans_up(tmp_path, capsys):

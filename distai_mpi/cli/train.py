@@ -55,8 +55,8 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         with comm.agreed():
             device = backend.choose(device, comm.node.rank)
     checkpoint = make_checkpoint(settings)
-    if settings["resume"] and settings["batch_size"]:
-        _keep_batch_size(comm, settings)
+    if settings["resume"]:
+        settings = as_it_began(comm, settings)
     sets = load_data(settings, comm)
     model = make_model(settings, sets.train.labels)
     device = agree_on_device(device, model, comm)
@@ -90,13 +90,24 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
     return 0
 
 
-def _keep_batch_size(comm: Any, settings: dict[str, Any]) -> None:
-    """Rows per rank were meant for the ranks that began: the rows of a step stay what they were then."""
-    from ..train.checkpoint import stored_batch_size
+def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that goes on, with what ranks or their speed once decided; collective.
 
-    stored = stored_batch_size(checkpoints(settings), comm)
-    if stored is not None:
-        settings |= {"batch_size": None, "global_batch_size": stored}
+    Rows per rank were meant for the ranks that began: the rows of a step stay what they were then.  Where rows belong
+    to ranks, shards by speed are not measured again.
+    """
+    from ..train.checkpoint import stored_settings
+
+    stored = stored_settings(checkpoints(settings), comm)
+    if stored is None:
+        return settings
+    kept: dict[str, Any] = {}
+    if settings["batch_size"]:
+        kept |= {"batch_size": None, "global_batch_size": stored["global_batch_size"]}
+    held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
+    if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
+        kept["shards"] = tuple(stored["shards"])
+    return settings | kept
 
 
 def by_speed(sets: Any, model: Any, comm: Any, settings: dict[str, Any], device: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
 from . import snapshot
@@ -73,14 +73,20 @@ def _parse(every: str) -> tuple[int | None, float | None]:
     raise ConfigError(f"cannot save a checkpoint every {every!r}: give epochs, such as 2, or time: 30s, 10min, 1h")
 
 
-def stored_batch_size(folder: str, comm: Communicator) -> int | None:
-    """The global batch size of the newest checkpoint in ``folder`` that can be read; None without one; collective."""
-    size = None
+def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
+    """What the newest checkpoint in ``folder`` that can be read says of the rows of its run; None without one.
+
+    ``global_batch_size``, the ``shards`` as weights (None: even), and ``rows_of_ranks``, None where rows belong to
+    no rank.  Collective.
+    """
+    found = None
     if comm.rank == 0:
         for _, step in snapshot.found(folder):
             try:
-                size = snapshot.Stored(step).body["identity"]["global_batch_size"]
-                break
+                body = snapshot.Stored(step).body
             except DataError:
                 continue
-    return comm.bcast_object(size)
+            found = {name: body["identity"][name] for name in ("global_batch_size", "rows_of_ranks")}
+            found["shards"] = body["variable"]["shards"]
+            break
+    return comm.bcast_object(found)

@@ -177,6 +177,7 @@ def variable(run: Run) -> dict[str, Any]:
         "schedule": _spelled(run.schedule),
         "clip_norm": run.training.clip_norm,
         "allreduce": run.objective.algorithm or run.comm.default_algorithm,
+        "shards": None if run.loader.share.partition is None else list(run.loader.share.partition.weights),
     }
 
 
