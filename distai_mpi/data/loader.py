@@ -118,6 +118,7 @@ class Loader:
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.share.rows, self.global_batch_size
+        of_full = (0, 0) if self._local else self._partition.stretch(size, self.rank)  # looked up once, not every step
         for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
@@ -126,7 +127,7 @@ class Loader:
             else:
                 first = step * size
                 rows = min(size, total - first)
-                low, high = self._partition.stretch(rows, self.rank)
+                low, high = of_full if rows == size else self._partition.stretch(rows, self.rank)
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
