@@ -118,7 +118,7 @@ def checkpoints(settings: dict[str, Any]) -> str:
 
 
 def again(settings: dict[str, Any], ranks: int) -> str:
-    """The settings as a TOML text that runs the same training again, in any folder and on any number of ranks."""
+    """The settings as a TOML text that runs the same training again in any folder, with the same global batch."""
     from .config import write_config
     from .train import command
 
