@@ -98,6 +98,17 @@ def test_blocks_that_a_rank_does_not_need_are_not_read(tmp_path, monkeypatch):
         Stored(path).read([Part("w", w, 0, SIZE)])
 
 
+def test_files_that_a_rank_does_not_need_are_not_opened(tmp_path):
+    save(tmp_path, 5, ranks=4)
+    path = snapshot.whole(str(tmp_path))[0]
+    for rank in (0, 3):
+        os.remove(os.path.join(path, snapshot.shard_name(rank)))
+    mine = Ownership.sharded(SIZE, 4, 4).slices[1]
+    w = np.empty(mine.stop - mine.start, np.float32)
+    Stored(path).read([Part("w", w, mine.start, SIZE)])
+    np.testing.assert_array_equal(w, vectors(5)["w"][mine])
+
+
 def test_the_newest_two_are_kept_and_nothing_that_never_became_one(tmp_path):
     os.makedirs(snapshot.step_folder(str(tmp_path), 2))
     (tmp_path / "notes").mkdir()

@@ -33,8 +33,9 @@ class Checkpoint:
         folder: of checkpoints, each a folder of its own; all ranks see the same files in it.
         every: epochs (2 or "2") or time ("30s", "10min", "1h") between two; None: only when a signal comes.
         resume: go on from the newest checkpoint that is whole; without one, from the beginning.  The model, the
-            data, seed, global batch size, kind of optimizer, l2 and shuffle must be the same (see `saved.identity`).  Under the global
-            shuffle the number of ranks may be another one: the batches are the same, the result is to rounding.
+            data, seed, global batch size, kind of optimizer, l2 and shuffle must be the same (see `saved.identity`).
+            Under the global shuffle the number of ranks may be another one: the batches are the same, the result is
+            to rounding.
         keep: checkpoints that are kept; with two, one is left when the newest turns out to be damaged.
         tell: takes what rank 0 has to say, and whether it is a warning; default: to standard error.
 

@@ -277,7 +277,9 @@ class Stored:
                         piece = self._overlap(section, part)
                         pieces.append(piece)
                         missing[part.name, part.rank] -= len(piece[1]) // part.array.itemsize
-            self._read_shard(shard, [piece for piece in pieces if len(piece[1])])
+            pieces = [piece for piece in pieces if len(piece[1])]
+            if pieces:  # else the file is not even opened: a rank needs those of a few others
+                self._read_shard(shard, pieces)
         short = sorted(name for (name, _), count in missing.items() if count)
         if short:
             raise DataError(f"{self.step}: does not hold all of {', '.join(short)}")
