@@ -69,6 +69,7 @@ def evaluate(
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")
+    check_features(name, share, model)
     model.check_data(share.labels)
     share = scaled(share, extra)
     result = evaluate_rows(model, w, make_loader(model, share, comm), comm, every_metric=True)
@@ -94,6 +95,17 @@ def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
         file = os.path.join(path, "model.npz") if os.path.isdir(path) else path
         loaded = models.load_model(file)
     return loaded
+
+
+def check_features(name: str, share: Any, model: Any) -> None:
+    """Raise `DataError` unless rows have as many features as ``model`` takes; one or two more may be other columns."""
+    more = share.features - model.widths[0]
+    if more:
+        advice = "; in a table, name the column of the labels with --label, and that of weights with --weight"
+        raise DataError(
+            f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}"
+            f"{advice if more in (1, 2) else ''}"
+        )
 
 
 def scaled(share: Any, extra: dict[str, Any]) -> Any:

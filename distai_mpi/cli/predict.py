@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from ..comm import launch
-from ..errors import DataError
 
 
 @click.command()
@@ -37,7 +36,7 @@ def predict(comm: Any, model_path: str, name: str, label: str | None, weight: st
     from .. import data
     from ..files import check_writable, write_whole
     from ..train.evaluation import make_loader
-    from .evaluate import load_model, scaled
+    from .evaluate import check_features, load_model, scaled
 
     with comm.agreed():
         if comm.rank == 0:
@@ -45,10 +44,7 @@ def predict(comm: Any, model_path: str, name: str, label: str | None, weight: st
     model, w, extra = load_model(comm, model_path)
     options = {"dtype": model.dtype, "features": model.widths[0], "base": extra.get("base", 1)}
     share = data.load_features(name, comm, label=label, weight=weight, **options)
-    if share.features != model.widths[0]:
-        extra_columns = share.features - model.widths[0]
-        advice = "; name the column of the labels with --label" if extra_columns == 1 and label is None else ""
-        raise DataError(f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}{advice}")
+    check_features(name, share, model)
     share = scaled(share, extra)
     parts = [model.predict(w, batch.x) for batch in make_loader(model, share, comm).sequential()]
     mine = np.concatenate(parts) if parts else np.empty(0, model.target_dtype)
