@@ -31,7 +31,7 @@ def rows(tmp_path_factory):
     broken[123, 4] = np.nan
     np.savez(folder / "nan.npz", x=broken, y=y)
     (folder / "empty.npz").write_bytes(b"")
-    (folder / "foreign.npz").write_text("rows, columns\n1, 2\n")
+    (folder / "foreign.npz").write_text("words, and more of them\nbut no numbers, anywhere\n")
     (folder / "truncated.npz").write_bytes((folder / "good.npz").read_bytes()[:5000])
     np.save(folder / "x.npy", x)
     (folder / "header.npy").write_bytes((folder / "x.npy").read_bytes().replace(b"'descr'", b"'descr(("))
