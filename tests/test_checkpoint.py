@@ -21,8 +21,8 @@ from distai_mpi import fit, models, optim
 from distai_mpi.cli.main import main
 from distai_mpi.data import standardize
 from distai_mpi.errors import ConfigError, DataError
-from distai_mpi.train import Callback, Checkpoint, snapshot
-from distai_mpi.train.checkpoint import stored_settings
+from distai_mpi.train import Callback, Checkpoint
+from distai_mpi.train.checkpoint import files, stored_settings
 
 mpi = pytest.mark.mpi
 SIZE = 32  # of a global batch: 7 steps an epoch
@@ -43,7 +43,7 @@ def folder(comm):
 @pytest.fixture(autouse=True)
 def _every_step(monkeypatch):
     """Ranks talk of signals and clocks at every other step, though steps take microseconds here."""
-    monkeypatch.setattr("distai_mpi.train.checkpointer.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("distai_mpi.train.checkpoint.saver.CHECK_SECONDS", 0.0)
 
 
 class Said(list):
@@ -103,8 +103,8 @@ def test_three_epochs_and_three_more_are_six(comm, folder, name, algorithm):
     resumed = train(comm, at(folder, 2, resume=True), **kwargs)
     same(resumed, straight)
     assert (resumed.rounds, resumed.bytes_moved) == (straight.rounds, straight.bytes_moved)
-    assert [os.path.basename(step) for step in snapshot.whole(folder)] == [
-        snapshot.step_folder("", resumed.iterations * epochs // 6) for epochs in (6, 4)
+    assert [os.path.basename(step) for step in files.whole(folder)] == [
+        files.step_folder("", resumed.iterations * epochs // 6) for epochs in (6, 4)
     ]
 
 
@@ -128,7 +128,7 @@ def test_sigterm_and_periods_of_time(comm, folder):
     straight = train(comm, epochs=40)
     stopped = train(comm, at(folder, "0.001s"), epochs=40, callbacks=[Interrupt(comm, 150, signal.SIGTERM)])
     assert stopped.status == "interrupted"
-    steps = [int(Path(step).name[5:]) for step in snapshot.whole(folder)]
+    steps = [int(Path(step).name[5:]) for step in files.whole(folder)]
     assert steps[0] == stopped.iterations
     assert len(steps) == 2, "one by the clock besides"
     same(train(comm, at(folder, "10min", resume=True), epochs=40), straight)
@@ -219,7 +219,7 @@ def test_checkpoints_of_another_run_are_refused(comm, folder, change, word):
         (share,) = standardize(share, comm=comm)
     with pytest.raises(ConfigError, match=word):
         train(comm, at(folder, 1, resume=True), epochs=3, share=share, **change)
-    assert len(snapshot.whole(folder)) == 2
+    assert len(files.whole(folder)) == 2
 
 
 @mpi
@@ -244,7 +244,7 @@ def test_averaging_goes_on_with_the_same_methods_alone(comm, folder, other, word
 def test_a_damaged_checkpoint_is_passed_over_and_two_are_an_error(comm, folder):
     straight = train(comm)
     train(comm, at(folder, 1), epochs=4)
-    newest, older = snapshot.whole(folder)
+    newest, older = files.whole(folder)
     comm.barrier()
     if comm.rank == 0:
         os.truncate(os.path.join(newest, "rank-00000.bin"), 100)
@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_two_are_an_error(comm, folder):
     assert comm.rank or ("rank-00000.bin" in said[0] and older in said[1])
     comm.barrier()
     if comm.rank == 0:
-        for step in snapshot.whole(folder):
+        for step in files.whole(folder):
             os.remove(os.path.join(step, f"rank-{comm.size - 1:05d}.bin"))
     comm.barrier()
     with pytest.raises(DataError, match=r"(?s)rank-.*remove"):
@@ -271,7 +271,7 @@ class FullDisk:
 
     def __call__(self, what, *args, **kwargs):
         path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else str(what)
-        first = snapshot.whole(self.folder)
+        first = files.whole(self.folder)
         if "step-" in path and first and first[-1] not in path:
             raise OSError(errno.ENOSPC, "No space left on device", path)
         return self.real(what, *args, **kwargs)
@@ -285,11 +285,11 @@ def test_training_goes_on_where_a_disk_is_full(comm, folder, monkeypatch, name):
     with monkeypatch.context() as patch:
         FullDisk(patch, comm, name, folder)
         same(train(comm, at(folder, 1, tell=said)), straight)
-    whole = snapshot.whole(folder)
+    whole = files.whole(folder)
     assert len(whole) == 1
     assert int(whole[0][-9:]) < straight.iterations, "the last one was not written"
     if name != "open":  # without which nothing can be removed either
-        assert [step for _, step in snapshot.found(folder)] == whole, "nothing is left of those that failed"
+        assert [step for _, step in files.found(folder)] == whole, "nothing is left of those that failed"
     assert comm.rank or all("No space left" in message for message in said)
     assert comm.rank or said
     same(train(comm, at(folder, 1, resume=True)), straight)
@@ -310,7 +310,7 @@ def test_a_manifest_that_cannot_be_written(comm, folder, monkeypatch):
         result = train(comm, at(folder, 1, tell=said), epochs=2)
     assert result.status == "completed"
     comm.barrier()
-    assert snapshot.found(folder) == []
+    assert files.found(folder) == []
     assert comm.rank or "No space left" in said[-1]
 
 
@@ -320,9 +320,9 @@ def test_a_run_that_diverges_leaves_no_checkpoint_of_that(comm, folder):
     kwargs = {"share": whole_share(x, y, comm), "model": models.Linear(6), "optimizer": optim.SGD(1e4), "epochs": 20}
     result = train(comm, at(folder, "0.001s"), **kwargs)
     assert result.status == "diverged"
-    for step in snapshot.whole(folder):
+    for step in files.whole(folder):
         w = np.empty(7, np.float32)
-        snapshot.Stored(step).read([snapshot.Part("steps/w", w, 0, 7)])
+        files.Stored(step).read([files.Part("steps/w", w, 0, 7)])
         assert np.isfinite(w).all()
 
 
@@ -430,7 +430,7 @@ ENDLESS = ("--epochs", 10**6, "--allreduce", "ring")
 
 def reached(out):
     """The epoch of the newest checkpoint."""
-    return snapshot.Stored(snapshot.whole(str(out / "checkpoints"))[0]).body["common"]["epoch"]
+    return files.Stored(files.whole(str(out / "checkpoints"))[0]).body["common"]["epoch"]
 
 
 def goes_on_as_if_never_stopped(mpirun, rows, out, straight):
@@ -471,7 +471,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(mpirun, rows, tmp_path):
     with start(2, *ENDLESS, "--out", out, "--checkpoint-every", 1, cwd=rows) as job:
         wait_for(out / "metrics.jsonl", lines=4)
         deadline = time.monotonic() + 60
-        while not snapshot.whole(str(out / "checkpoints")):
+        while not files.whole(str(out / "checkpoints")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         job.terminate()
@@ -508,7 +508,7 @@ def test_a_real_limit_of_the_system(mpirun, rows, tmp_path):
     assert "rank-0000" in done.stderr
     assert "File too large" in done.stderr
     assert "older ones stay" in done.stderr
-    assert snapshot.found(str(tmp_path / "x" / "checkpoints")) == []
+    assert files.found(str(tmp_path / "x" / "checkpoints")) == []
     assert len((tmp_path / "x" / "metrics.jsonl").read_text().splitlines()) == 3, "training went on to its end"
 
 

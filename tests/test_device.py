@@ -299,7 +299,7 @@ def test_a_run_on_a_device_stops_in_the_middle_of_an_epoch_and_goes_on(comm, dev
             if run.iterations == 5 and run.comm.rank == 0:
                 os.kill(os.getpid(), signal.SIGUSR1)
 
-    monkeypatch.setattr("distai_mpi.train.checkpointer.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("distai_mpi.train.checkpoint.saver.CHECK_SECONDS", 0.0)
     told, options = [], {"optimizer": OPTIMIZERS[optimizer], "epochs": 5, "allreduce": "ring"}
     straight = train(comm, "mlp tanh", np.float64, device, **options)
     folder = comm.bcast_object(tempfile.mkdtemp() if comm.rank == 0 else None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import click
+
 from ..comm import launch
 
 
@@ -66,8 +68,11 @@ def make_partition(settings: dict[str, Any]) -> Any:
     return Partition(settings["shards"]) if isinstance(settings["shards"], tuple) else None
 
 
-def make_callbacks(settings: dict[str, Any], share: Any, rank: int, ranks: int) -> list[Any]:
-    """What watches the run on the rows of ``share``: files, and on rank 0 the bar or lines."""
+def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str | None) -> list[Any]:
+    """What watches the run on the rows of ``share``: files, and on rank 0 the bar or lines.
+
+    ``again`` is the text by which the run can be repeated, see `repeat`.
+    """
     from ..train.progress import progress
     from ..train.report import ResultFiles, ResultLine
 
@@ -89,7 +94,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, ranks: int) 
         }
         if dataset.standard is not None:
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
-        callbacks.append(ResultFiles(settings["out"], fields, kept, again(settings, ranks)))
+        callbacks.append(ResultFiles(settings["out"], fields, kept, again))
     if rank == 0 and not settings["quiet"]:
         callbacks.append(progress(launch.on_terminal()))
     if settings["as_json"]:
@@ -117,11 +122,12 @@ def checkpoints(settings: dict[str, Any]) -> str:
     return os.path.join(settings["out"], "checkpoints")
 
 
-def again(settings: dict[str, Any], ranks: int) -> str:
-    """The settings as a TOML text that runs the same training again in any folder, with the same global batch."""
+def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str | None:
+    """The settings as a TOML text by which ``command`` trains the same again, in any folder; None without --out."""
     from .config import write_config
-    from .train import command
 
+    if not settings["out"]:
+        return None
     valid = validation(settings)
     fixed = {
         "data": absolute(settings["data"]),

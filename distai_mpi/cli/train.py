@@ -10,7 +10,7 @@ import click
 from ..comm import launch
 from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
-from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model
+from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
 from .settings import EITHER, check_settings
@@ -48,6 +48,7 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
     """Load, build, fit and report; return the exit status; collective."""
     from .. import backend
     from ..train import fit
+    from ..train.checkpoint import refuse_unfinished
     from ..train.placement import agree_on_device
 
     device = settings["device"]
@@ -55,6 +56,10 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         with comm.agreed():
             device = backend.choose(device, comm.node.rank)
     checkpoint = make_checkpoint(settings)
+    if checkpoint is not None:
+        with comm.agreed():
+            if comm.rank == 0:
+                refuse_unfinished(checkpoint)
     if settings["resume"]:
         settings = as_it_began(comm, settings)
     sets = load_data(settings, comm)
@@ -75,11 +80,13 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         checkpoint=checkpoint,
-        callbacks=make_callbacks(settings, sets.train, comm.rank, comm.size),
+        callbacks=make_callbacks(settings, sets.train, comm.rank, repeat(settings, comm.size, command)),
         **options,
     )
-    if result.status == "interrupted":
+    if result.status == "interrupted" and result.stop_reason == "signal":
         return INTERRUPTED
+    if result.status == "interrupted":
+        raise ConfigError(f"training was stopped by a {result.stop_reason}; --resume goes on from an older checkpoint")
     if result.status != "completed":
         raise ConfigError(
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
@@ -96,14 +103,17 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
     Rows per rank were meant for the ranks that began: the rows of a step stay what they were then.  Where rows belong
     to ranks, shards by speed are not measured again.
     """
-    from ..train.checkpoint import stored_settings
+    from ..train.checkpoint import stored_settings, tell
 
     stored = stored_settings(checkpoints(settings), comm)
     if stored is None:
         return settings
     kept: dict[str, Any] = {}
     if settings["batch_size"]:
-        kept |= {"batch_size": None, "global_batch_size": stored["global_batch_size"]}
+        rows = stored["global_batch_size"]
+        kept |= {"batch_size": None, "global_batch_size": rows}
+        if comm.rank == 0 and rows != batch_size(settings, comm.size):
+            tell(f"--batch-size {settings['batch_size']} on {comm.size} ranks: a step keeps the {rows:,} rows it had")
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
     if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
         kept["shards"] = tuple(stored["shards"])

@@ -16,14 +16,13 @@ from ..objective import Objective
 from ..optim import Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, node_cpus
 from .callbacks import Callback
-from .checkpoint import Checkpoint
-from .checkpointer import Checkpointer, saving
+from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
-from .steps import AveragingSteps, SynchronousSteps
+from .steps import AveragingSteps, Steps, SynchronousSteps
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -116,16 +115,14 @@ def fit(
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
-            with saving(checkpoint, run) as checkpointer:
-                return _run(run, watched, callbacks, tol, checkpointer)
+            with saving(checkpoint, run) as saver:
+                return _run(run, watched, callbacks, tol, saver)
     finally:
         for callback in callbacks:
             callback.on_close()
 
 
-def _steps(
-    objective: Objective, optimizer: Optimizer, start: Any, clip_norm: float | None, tol: float | None
-) -> SynchronousSteps | AveragingSteps:
+def _steps(objective: Objective, optimizer: Optimizer, start: Any, clip_norm: float | None, tol: float | None) -> Steps:
     if isinstance(optimizer, ParameterAveraging):
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
     return SynchronousSteps(objective, optimizer, start, clip_norm=clip_norm, measures_norm=tol is not None)
@@ -136,11 +133,11 @@ def _run(
     watched: dict[str, Loader],
     callbacks: Sequence[Callback],
     tol: float | None,
-    checkpointer: Checkpointer | None,
+    saver: Saver | None,
 ) -> Result:
     """All epochs, until the tolerance is met, nothing improves, the loss is lost, or a signal comes."""
     run.warm_up()
-    resumed = checkpointer is not None and checkpointer.start()
+    resumed = saver is not None and saver.start()
     for callback in callbacks:
         callback.on_start(run)
     if not resumed:
@@ -148,33 +145,33 @@ def _run(
     result = Result(run.w, history=run.history)
     done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, tol)
     while run.epoch < run.epochs and not done:
-        if _train_epoch(run, callbacks, checkpointer):
-            result.status, result.stop_reason = "interrupted", "signal"
+        if _train_epoch(run, callbacks, saver):
             break
         record = _close_epoch(run, watched, tol)
         done = _ends(run, result, tol)
         for callback in callbacks:
             callback.on_epoch(run, record)
-        if checkpointer is None:
+        if saver is None:
             continue
         if result.status == "diverged":
-            checkpointer.drain()
-        elif checkpointer.after_epoch(last=done or run.epoch >= run.epochs):
-            result.status, result.stop_reason = "interrupted", "signal"
+            saver.drain()
+        elif saver.after_epoch(last=done or run.epoch >= run.epochs):
             break
+    if saver is not None and saver.ending is not None:
+        result.status, result.stop_reason = saver.ending
     _finish(run, result, watched)
     for callback in callbacks:
         callback.on_end(run, result)
     return result
 
 
-def _train_epoch(run: Run, callbacks: Sequence[Callback], checkpointer: Checkpointer | None) -> bool:
+def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -> bool:
     """The steps left of an epoch; return whether a signal has ended the run before its end."""
     with run.timed():
         for _ in run.steps():
             for callback in callbacks:
                 callback.on_step(run)
-            if checkpointer is not None and checkpointer.after_step():
+            if saver is not None and saver.after_step():
                 return True
     run.epoch, run.epoch_steps = run.epoch + 1, 0
     return False

@@ -15,7 +15,7 @@ from ..models import Sums
 from ..objective import Objective
 from ..optim import SGD, Constant, FirstOrder, ParameterAveraging, Schedule
 from .early_stopping import EarlyStopping
-from .steps import AveragingSteps, SynchronousSteps
+from .steps import Steps, SynchronousSteps
 
 Array = Any
 Optimizer = FirstOrder | ParameterAveraging
@@ -84,7 +84,7 @@ class Run:
     def __init__(
         self,
         objective: Objective,
-        steps: SynchronousSteps | AveragingSteps,
+        steps: Steps,
         optimizer: Optimizer,
         epochs: int,
         schedule: Schedule,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,62 +18,78 @@ from ..optim import FirstOrder, ParameterAveraging
 Array = Any
 
 
-class Steps(Protocol):
+class Steps(ABC):
     """The parameters of a run, the state of its optimizer, and how a global batch changes them.
 
     ``owned`` and ``private`` are all that has to be kept to go on later: nested dictionaries of arrays, which may
     be written to in place, and of numbers.  After such a change `restored` makes the rest follow.
+
+    Parameters that change are written to a second buffer, and the two are swapped when it is whole: until the
+    change after the next, whoever holds ``w`` sees no half-updated ones.
+
+    Args:
+        objective: what is minimised.
+        start: the first parameters, shape (layout.size,), the same on every rank.
+        clip_norm: gradients longer than this are shortened to it; None: they are not.
 
     Attributes:
         gradient_norm: Euclidean norm of the last step's gradient of the objective, before clipping; nan where
             nobody asked for it.
     """
 
-    gradient_norm: float
+    def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
+        self.objective, self.clip_norm = objective, clip_norm
+        self._w, self._w_next = objective.empty(), objective.empty()
+        _put(start, self._w)
+        self.gradient_norm = math.nan
 
     @property
     def w(self) -> Array:
         """The parameters, shape (layout.size,), replicated; read-only."""
-        ...
+        return _read_only(self._w)
 
     @property
+    @abstractmethod
     def owned(self) -> dict[str, Any]:
         """State that lies in slices over the ranks: arrays of the owned slice's shape, and numbers alike on all."""
-        ...
 
     @property
+    @abstractmethod
     def private(self) -> dict[str, Any]:
         """State that every rank has for itself."""
-        ...
 
+    @abstractmethod
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
         """Take one step from a global batch; return this rank's sums of losses before it.
 
         The batch has ``rows`` rows of the expected total weight ``weight``; ``batches`` are this rank's.
         ``factor`` multiplies the learning rate.
         """
-        ...
 
+    @abstractmethod
     def close_epoch(self) -> None:
         """Bring ``w`` up to date at the end of an epoch; collective."""
-        ...
+
+    @abstractmethod
+    def warm_up(self, batch: Batch, fuses: bool) -> None:
+        """Compile everything that a step on batches like this one needs; changes scratch arrays alone."""
 
     def restored(self) -> None:
         """Make ``w`` follow from ``owned`` after it was written to; collective."""
-        ...
+        self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
+
+    def _publish(self) -> None:
+        """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""
+        self.objective.comm.allgather(self._w_next, self.objective.owners, self.objective.algorithm)
+        self._w, self._w_next = self._w_next, self._w
 
 
-class SynchronousSteps:
+class SynchronousSteps(Steps):
     """w → loss_and_grad → reduce_scatter → optimizer on the owned slice → allgather → w
 
-    The owned slice goes into a second buffer, and the two are swapped when it is whole: until
-    the step after the next, whoever holds ``w`` sees no half-updated parameters.
-
     Args:
-        objective: what is minimised.
+        objective, start, clip_norm: see `Steps`.
         optimizer: the method.
-        start: the first parameters, shape (layout.size,), the same on every rank.
-        clip_norm: gradients longer than this are shortened to it; None: they are not.
         measures_norm: whether somebody wants ``gradient_norm``.
     """
 
@@ -85,21 +102,11 @@ class SynchronousSteps:
         clip_norm: float | None = None,
         measures_norm: bool = False,
     ) -> None:
-        layout = objective.model.layout
-        self.objective, self.optimizer, self.clip_norm = objective, optimizer, clip_norm
-        self._w = objective.empty()
-        self._w_next = objective.empty()
-        self._grad = objective.empty()
-        _put(start, self._w)
-        mine = objective.mine
+        super().__init__(objective, start, clip_norm)
+        mine, layout = objective.mine, objective.model.layout
+        self.optimizer, self._grad = optimizer, objective.empty()
         self.state = optimizer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
-        self.gradient_norm = math.nan
         self._measures_norm = measures_norm or clip_norm is not None
-
-    @property
-    def w(self) -> Array:
-        """See `Steps`."""
-        return _read_only(self._w)
 
     @property
     def owned(self) -> dict[str, Any]:
@@ -120,8 +127,7 @@ class SynchronousSteps:
             self.gradient_norm = objective.norm(owned)
             _clip(owned, self.gradient_norm, self.clip_norm)
         self.optimizer.step(self._w[mine], owned, self.state, out=self._w_next[mine], factor=factor)
-        objective.comm.allgather(self._w_next, objective.owners, objective.algorithm)
-        self._w, self._w_next = self._w_next, self._w
+        self._publish()
         return sums
 
     def fused(self, batch: Batch, factor: float) -> Sums:
@@ -132,54 +138,38 @@ class SynchronousSteps:
     def close_epoch(self) -> None:
         """See `Steps`: ``w`` is up to date after every step."""
 
-    def restored(self) -> None:
+    def warm_up(self, batch: Batch, fuses: bool) -> None:
         """See `Steps`."""
-        self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
-
-    def warm_up(self, row: Batch, fuses: bool) -> None:
-        """Compile everything that a step on rows like the one of ``row`` needs; changes scratch arrays alone."""
         objective, scratch = self.objective, self._w_next
-        objective.sums_and_grad(self.w, [row], self._grad)
+        objective.sums_and_grad(self.w, [batch], self._grad)
         if fuses:
             scratch[:] = self._w
-            objective.model.sgd_step(scratch, row, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
+            objective.model.sgd_step(scratch, batch, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
         _warm_up(self.optimizer, scratch, self._grad)
 
 
-class AveragingSteps:
+class AveragingSteps(Steps):
     """Every rank trains parameters of its own on its own rows; now and then their weighted mean becomes ``w``.
 
     Between two averages nothing is exchanged, and ``w`` stays what it was after the last one.
 
     Args:
-        objective: what is minimised.
+        objective, start: see `Steps`.
         method: the inner and the outer method, and how often.
-        start: the first parameters, shape (layout.size,), the same on every rank.
         clip_norm: a rank's own gradients longer than this are shortened to it; None: they are not.
     """
 
     def __init__(
         self, objective: Objective, method: ParameterAveraging, start: Array, *, clip_norm: float | None = None
     ) -> None:
-        layout = objective.model.layout
-        self.objective, self.method, self.clip_norm = objective, method, clip_norm
-        self._w = objective.empty()
-        self._w_next = objective.empty()
-        self._grad = objective.empty(shared=False)
-        self._local = objective.empty(shared=False)
-        _put(start, self._w)
+        super().__init__(objective, start, clip_norm)
+        mine, layout = objective.mine, objective.model.layout
+        self.method = method
+        self._grad, self._local = objective.empty(shared=False), objective.empty(shared=False)
         self._local[:] = self._w
-        self._decay = layout.decay_ranges(0, layout.size)
-        mine = objective.mine
         self.state = method.outer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
-        self.inner_state = method.inner.init(self._local, self._decay)
+        self.inner_state = method.inner.init(self._local, layout.decay_ranges(0, layout.size))
         self.since = {"steps": 0, "rows": 0}  # since the last average: steps, and rows of this rank
-        self.gradient_norm = math.nan
-
-    @property
-    def w(self) -> Array:
-        """See `Steps`: the last average."""
-        return _read_only(self._w)
 
     @property
     def owned(self) -> dict[str, Any]:
@@ -221,11 +211,10 @@ class AveragingSteps:
         self._grad *= share
         owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm)
         self.method.outer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
-        comm.allgather(self._w_next, objective.owners, objective.algorithm)
-        self._w, self._w_next = self._w_next, self._w
+        self._publish()
         self._local[:] = self._w
         if not self.method.keep_state:
-            self.inner_state = self.method.inner.init(self._local, self._decay)
+            _reset(self.inner_state)
         self.since.update(steps=0, rows=0)
 
     def close_epoch(self) -> None:
@@ -233,19 +222,24 @@ class AveragingSteps:
         if self.since["steps"]:
             self._average()
 
-    def restored(self) -> None:
+    def warm_up(self, batch: Batch, fuses: bool) -> None:
         """See `Steps`."""
-        self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
-
-    def warm_up(self, row: Batch, fuses: bool) -> None:
-        """Compile everything that a step on rows like the one of ``row`` needs; changes scratch arrays alone."""
-        self.objective.sums_and_grad(self.w, [row], self._grad)
+        self.objective.sums_and_grad(self.w, [batch], self._grad)
         for method in (self.method.inner, self.method.outer):
             _warm_up(method, self._w_next, self._grad)
 
 
 def _warm_up(optimizer: FirstOrder, w: Array, grad: Array) -> None:
     optimizer.step(w[:0], grad[:0], optimizer.init(w[:0]), out=w[:0])
+
+
+def _reset(state: dict[str, Any]) -> None:
+    """Set a first-order method's state to what it begins with, zeros, in the memory that it has."""
+    for name, value in state.items():
+        if isinstance(value, int):
+            state[name] = 0
+        elif not isinstance(value, tuple):
+            value[:] = 0
 
 
 def _clip(grad: Array, norm: float, most: float | None) -> None:

@@ -96,16 +96,15 @@ def _start(ranks: int, words: list[str], timeout: float) -> dict[str, Any]:
 def measure(parameters: int, repeats: int, folder: str, report: str) -> None:
     """One rank's part: the disk, a checkpoint and a copy in memory in turn; collective."""
     from ...comm import Communicator
-    from ...train.checkpoint import Checkpoint
-    from ...train.checkpointer import saving
-    from ...train.saved import parts_to_write
-    from ...train.snapshot import Image
+    from ...train.checkpoint import Checkpoint, saving
+    from ...train.checkpoint.files import Image
+    from ...train.checkpoint.state import parts_to_write
 
     with Communicator(launch.world()) as comm:
         run = make_run(parameters, comm)
-        with saving(Checkpoint(os.path.join(folder, "checkpoints"), 1, keep=1), run) as checkpointer:
-            assert checkpointer is not None
-            checkpointer.start()
+        with saving(Checkpoint(os.path.join(folder, "checkpoints"), 1, keep=1), run) as saver:
+            assert saver is not None
+            saver.start()
             parts = parts_to_write(run)
             image = Image(parts)
             shards = [part.array for part in parts]
@@ -116,8 +115,8 @@ def measure(parameters: int, repeats: int, folder: str, report: str) -> None:
                 plain, direct = (
                     _alike(comm, _write, folder, comm.rank, image.memory, flag) for flag in (0, os.O_DIRECT)
                 )
-                whole = _alike(comm, checkpointer.save)
-                stopped = max(comm.allgather_object(checkpointer.stopped[-1]))
+                whole = _alike(comm, saver.save)
+                stopped = max(comm.allgather_object(saver.stopped[-1]))
                 rows.append((plain, direct, whole, stopped, _alike(comm, _copy, shards, copies)))
             count = int(comm.sum([sum(array.nbytes for array in shards)])[0])
         if comm.rank == 0:
@@ -179,7 +178,7 @@ def _alike(comm: Any, work: Any, *arguments: Any) -> float:
 
 def _write(folder: str, rank: int, memory: memoryview, direct: int) -> None:
     """The disk's own speed: whole pages, one block after another, then fsync."""
-    from ...train.snapshot import BLOCK
+    from ...train.checkpoint.files import BLOCK
 
     path = os.path.join(folder, f"plain-{rank}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

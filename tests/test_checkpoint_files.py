@@ -14,8 +14,8 @@ import pytest
 
 from distai_mpi.errors import DataError, DistaiError
 from distai_mpi.params import Ownership
-from distai_mpi.train import snapshot
-from distai_mpi.train.snapshot import Image, Part, Stored
+from distai_mpi.train.checkpoint import files
+from distai_mpi.train.checkpoint.files import Image, Part, Stored
 
 SIZE = 10_007
 
@@ -37,15 +37,15 @@ def cut(arrays, ranks, rank):
 
 def save(folder, step, ranks=3, size=SIZE, keep=2):
     """All that the ranks do to write a checkpoint, one after another."""
-    path = snapshot.step_folder(str(folder), step)
+    path = files.step_folder(str(folder), step)
     shards = []
     for rank in range(ranks):
         parts = cut(vectors(step, size), ranks, rank)
         image = Image(parts)
         image.copy(parts)
-        shards.append(snapshot.write_shard(path, rank, image))
-    snapshot.commit(path, {"step": step, "shards": shards})
-    snapshot.prune(str(folder), keep)
+        shards.append(files.write_shard(path, rank, image))
+    files.commit(path, {"step": step, "shards": shards})
+    files.prune(str(folder), keep)
 
 
 def load(path, ranks, size=SIZE, own=False):
@@ -62,7 +62,7 @@ def load(path, ranks, size=SIZE, own=False):
 
 def check(folder, steps, size=SIZE):
     """The newest checkpoint is whole and that of one of ``steps``."""
-    step, arrays = load(snapshot.whole(str(folder))[0], 2, size)
+    step, arrays = load(files.whole(str(folder))[0], 2, size)
     assert step in steps
     for name, array in vectors(step, size).items():
         np.testing.assert_array_equal(arrays[name], array)
@@ -71,7 +71,7 @@ def check(folder, steps, size=SIZE):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_any_number_of_ranks_reads_what_three_have_written(tmp_path, ranks):
     save(tmp_path, 5)
-    step, arrays = load(snapshot.whole(str(tmp_path))[0], ranks, own=ranks == 3)
+    step, arrays = load(files.whole(str(tmp_path))[0], ranks, own=ranks == 3)
     assert step == 5
     for name, array in vectors(5).items():
         np.testing.assert_array_equal(arrays[name], array)
@@ -84,9 +84,9 @@ def test_vectors_of_any_length(tmp_path, size):
 
 
 def test_blocks_that_a_rank_does_not_need_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(snapshot, "BLOCK", 4096)
+    monkeypatch.setattr(files, "BLOCK", 4096)
     save(tmp_path, 5)
-    path = snapshot.whole(str(tmp_path))[0]
+    path = files.whole(str(tmp_path))[0]
     with open(os.path.join(path, "rank-00000.bin"), "r+b") as file:
         file.seek(5000)  # in the second block of w
         file.write(b"\xff\xff")
@@ -100,9 +100,9 @@ def test_blocks_that_a_rank_does_not_need_are_not_read(tmp_path, monkeypatch):
 
 def test_files_that_a_rank_does_not_need_are_not_opened(tmp_path):
     save(tmp_path, 5, ranks=4)
-    path = snapshot.whole(str(tmp_path))[0]
+    path = files.whole(str(tmp_path))[0]
     for rank in (0, 3):
-        os.remove(os.path.join(path, snapshot.shard_name(rank)))
+        os.remove(os.path.join(path, files.shard_name(rank)))
     mine = Ownership.sharded(SIZE, 4, 4).slices[1]
     w = np.empty(mine.stop - mine.start, np.float32)
     Stored(path).read([Part("w", w, mine.start, SIZE)])
@@ -110,7 +110,7 @@ def test_files_that_a_rank_does_not_need_are_not_opened(tmp_path):
 
 
 def test_the_newest_two_are_kept_and_nothing_that_never_became_one(tmp_path):
-    os.makedirs(snapshot.step_folder(str(tmp_path), 2))
+    os.makedirs(files.step_folder(str(tmp_path), 2))
     (tmp_path / "notes").mkdir()
     for step in (1, 3, 10, 2_000_000_000):
         save(tmp_path, step)
@@ -120,13 +120,13 @@ def test_the_newest_two_are_kept_and_nothing_that_never_became_one(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_make_no_checkpoint(tmp_path, bad):
-    w = np.zeros(3 * snapshot.FINITE)
-    w[2 * snapshot.FINITE + 5] = bad
+    w = np.zeros(3 * files.FINITE)
+    w[2 * files.FINITE + 5] = bad
     parts = [Part("ids", np.arange(3), 0, 3), Part("w", w, 0, w.size)]
     image = Image(parts)
     image.copy(parts)
     with pytest.raises(DataError, match=r"rank-00000.bin.*not finite"):
-        snapshot.write_shard(str(tmp_path / "step-000000001"), 0, image)
+        files.write_shard(str(tmp_path / "step-000000001"), 0, image)
 
 
 def damage(kind, path):
@@ -144,7 +144,7 @@ def damage(kind, path):
     if kind == "shard missing":
         os.remove(shard)
     elif kind == "newer manifest":
-        snapshot.commit(path, {**Stored(path).body, "version": 2})
+        files.commit(path, {**Stored(path).body, "version": 2})
     else:
         open(manifest if "manifest" in kind else shard, "wb").write(data)
     return "manifest.json" if "manifest" in kind else "rank-00001.bin"
@@ -157,7 +157,7 @@ DAMAGES = ["bit in shard", "bit in manifest", "short shard", "short manifest", "
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_is_seen_and_named(tmp_path, kind):
     save(tmp_path, 5)
-    path = snapshot.whole(str(tmp_path))[0]
+    path = files.whole(str(tmp_path))[0]
     name = damage(kind, path)
     with pytest.raises(DataError, match=name):
         load(path, 2)
@@ -174,7 +174,7 @@ def test_damage_is_seen_and_named(tmp_path, kind):
 def test_state_of_another_kind_is_refused(tmp_path, part, word):
     save(tmp_path, 5)
     with pytest.raises(DataError, match=word):
-        Stored(snapshot.whole(str(tmp_path))[0]).read([part])
+        Stored(files.whole(str(tmp_path))[0]).read([part])
 
 
 CALLS = ("open", "write", "fsync", "replace", "makedirs", "remove", "rmdir", "unlink")
@@ -234,7 +234,7 @@ def test_files_are_on_the_disk_before_the_manifest_and_the_manifest_before_old_o
         save(tmp_path, step)
     calls = calls_of_a_save(tmp_path, 3)
     commit = calls.index("replace")
-    assert calls[:commit].count("fsync") == 3 * 2 + 1 + 1, "each file and its folder; the folder above; the manifest"
+    assert calls[:commit].count("fsync") == 3 * 2 + 2 + 1, "each file and its folder; the folders above; the manifest"
     first_removal = min(calls.index(name) for name in ("remove", "unlink", "rmdir") if name in calls)
     assert "fsync" in calls[commit:first_removal]
 
@@ -242,7 +242,7 @@ def test_files_are_on_the_disk_before_the_manifest_and_the_manifest_before_old_o
 SAVING = """
 import itertools, sys
 sys.path.insert(0, {tests!r})
-from test_snapshot import save
+from test_checkpoint_files import save
 for step in itertools.count(1):
     save(sys.argv[1], step, ranks=2, size=400_000)
     print(step, flush=True)

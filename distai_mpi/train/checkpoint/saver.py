@@ -2,7 +2,7 @@
 
 At a step on which all ranks agree, each copies its state into memory set aside for it; that is all that training
 waits for.  A thread of each rank writes the copy to a file.  When all ranks have told that theirs is on the disk,
-rank 0 writes the manifest, which makes a checkpoint of the files, and removes old ones.  Format: `snapshot`.
+rank 0 writes the manifest, which makes a checkpoint of the files, and removes old ones.  Format: `files`.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..backend import number
-from ..errors import ConfigError, DataError, DistaiError
-from . import saved, snapshot
-from .checkpoint import Checkpoint
+from ...backend import number
+from ...errors import ConfigError, DataError, DistaiError
+from . import files, state
 from .resume import clear, resume
+from .settings import Checkpoint
 from .signals import Signals
 
 if TYPE_CHECKING:
-    from ..comm.pending import Pending
-    from .run import Run
+    from ...comm.pending import Pending
+    from ..run import Run
 
 CHECK_SECONDS = 0.2  # between two times that the ranks talk of checkpoints
 
 
 @contextmanager
-def saving(settings: Checkpoint | None, run: Run) -> Iterator[Checkpointer | None]:
-    """A `Checkpointer` of ``run`` for the block, in which signals are listened to; None where nothing is saved."""
+def saving(settings: Checkpoint | None, run: Run) -> Iterator[Saver | None]:
+    """A `Saver` of ``run`` for the block, in which signals are listened to; None where nothing is saved."""
     if settings is None:
         yield None
         return
     with Signals() as signals:
-        checkpointer = Checkpointer(settings, run, signals)
+        saver = Saver(settings, run, signals)
         try:
-            yield checkpointer
+            yield saver
         finally:
-            checkpointer.close()
+            saver.close()
 
 
-class Checkpointer:
+class Saver:
     """Saves one run, and takes it up again; all methods are collective, at the same step on all ranks.
 
     Ranks decide together, by a small sum that travels from one step to the next: whether a signal has come to any
@@ -56,13 +56,15 @@ class Checkpointer:
 
     Attributes:
         stopped: seconds that each snapshot has kept this rank from training.
+        ending: once a signal has ended the run, its status and the reason, as in `Result`; None before.
     """
 
     def __init__(self, settings: Checkpoint, run: Run, signals: Signals) -> None:
         self.settings, self.run, self.signals, self.comm = settings, run, signals, run.comm
-        self.identity = saved.identity(run)
+        self.identity = state.identity(run)
         self.stopped: list[float] = []
-        self._image: snapshot.Image | None = None
+        self.ending: tuple[str, str] | None = None
+        self._image: files.Image | None = None
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[dict[str, Any]] | None = None  # this rank's file
         self._manifest: Future[None] | None = None  # on rank 0
@@ -106,14 +108,14 @@ class Checkpointer:
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"{folder}: cannot be written to; name a folder of your own")
         try:
-            self._image = snapshot.Image(saved.parts_to_write(self.run))
+            self._image = files.Image(state.parts_to_write(self.run))
         except OSError:
             raise ConfigError("no memory for a copy of the state: leave checkpoints out, or use more nodes") from None
 
     # --- while it trains
 
     def after_step(self) -> bool:
-        """Do what is due after a step; return whether all ranks end the run here, which is then saved."""
+        """Do what is due after a step; return whether all ranks end the run here; `ending` says how."""
         run = self.run
         if run.iterations < self._next or run.epoch_steps == run.loader.steps:  # the end of an epoch has its own call
             return False
@@ -194,10 +196,14 @@ class Checkpointer:
         self.drain()
         if not lost:
             self.save()
-        step = snapshot.step_folder(self.settings.folder, self.run.iterations)
-        state = "not saved: --resume goes on from an older checkpoint" if lost or self._failed else f"saved in {step}"
+        saved = not (lost or any(self.comm.allgather_object(self._failed)))
+        step = files.step_folder(self.settings.folder, self.run.iterations)
+        told = f"saved in {step}" if saved else "not saved: --resume goes on from an older checkpoint"
         where = f"after epoch {self.run.epoch} and {self.run.epoch_steps} steps"
-        self._tell(f"stopped by a signal {where}; {state}", warning=True)
+        self._tell(f"stopped by a signal {where}; {told}", warning=True)
+        self.ending = ("interrupted", "signal" if saved else "signal, and the run could not be saved")
+        if lost:
+            self.ending = ("diverged", "loss is not finite")
 
     def _begin(self, complete: bool = False) -> None:
         """Take a snapshot and let it be written."""
@@ -206,19 +212,27 @@ class Checkpointer:
         now = (run.iterations, run.epoch)
         if now == self._saved_at and not complete:
             return
-        parts = saved.parts_to_write(run)
-        image = self._image = self._image or snapshot.Image(parts)
+        parts = state.parts_to_write(run)
+        if self._image is None:
+            try:
+                with self.comm.agreed():
+                    self._image = files.Image(parts)
+            except DistaiError as error:
+                self._failed = True
+                self._tell(f"no checkpoint: no memory for a copy of the state ({error})", warning=True)
+                return
+        image = self._image
         image.copy(parts)
-        own = saved.own(run)
+        own = state.own(run)
         self._body = {
             "complete": complete,
             "ranks": self.comm.size,
             "identity": self.identity,
-            "variable": saved.variable(run),
-            "common": saved.common(run),
+            "variable": state.variable(run),
+            "common": state.common(run),
         }
         self._saved_at, self._failed = now, False
-        self._step = snapshot.step_folder(self.settings.folder, run.iterations)
+        self._step = files.step_folder(self.settings.folder, run.iterations)
         self._writing = self._pool.submit(_write, self._step, self.comm.rank, image, own)
         self.stopped.append(time.perf_counter() - began)
 
@@ -244,13 +258,13 @@ class Checkpointer:
         shards = body.pop("reports")
         own = [shard.pop("own") for shard in shards]
         try:
-            snapshot.commit(step, {**body, "own": own, "shards": shards})
+            files.commit(step, {**body, "own": own, "shards": shards})
         except (OSError, DistaiError) as error:
             self._tell(f"no checkpoint: {error}; older ones stay", warning=True)
             self._failed = True
             _discard(step, body)
             return
-        snapshot.prune(self.settings.folder, self.settings.keep)
+        files.prune(self.settings.folder, self.settings.keep)
 
     def _tell(self, message: str, warning: bool = False) -> None:
         if self.comm.rank == 0:
@@ -265,13 +279,13 @@ def _reason(error: Exception, step: str) -> str:
     return f"{error.filename or step}: {error.strerror or error}"
 
 
-def _write(step: str, rank: int, image: snapshot.Image, own: dict[str, Any]) -> dict[str, Any]:
-    return {**snapshot.write_shard(step, rank, image), "own": own}
+def _write(step: str, rank: int, image: files.Image, own: dict[str, Any]) -> dict[str, Any]:
+    return {**files.write_shard(step, rank, image), "own": own}
 
 
 def _discard(step: str, body: dict[str, Any]) -> None:
     """Remove the files of a checkpoint that did not come to be, as far as that goes."""
     try:
-        snapshot.remove(step)
+        files.remove(step)
     except OSError:
         return  # what is left has no manifest

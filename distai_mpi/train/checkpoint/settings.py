@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError
-from . import snapshot
+from ...errors import ConfigError, DataError
+from . import files
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ...comm import Communicator
 
 UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
@@ -33,7 +33,7 @@ class Checkpoint:
         folder: of checkpoints, each a folder of its own; all ranks see the same files in it.
         every: epochs (2 or "2") or time ("30s", "10min", "1h") between two; None: only when a signal comes.
         resume: go on from the newest checkpoint that is whole; without one, from the beginning.  The model, the
-            data, seed, global batch size, kind of optimizer, l2 and shuffle must be the same (see `saved.identity`).
+            data, seed, global batch size, kind of optimizer, l2 and shuffle must be the same (see `state.identity`).
             Under the global shuffle the number of ranks may be another one: the batches are the same, the result is
             to rounding.
         keep: checkpoints that are kept; with two, one is left when the newest turns out to be damaged.
@@ -82,9 +82,9 @@ def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
     """
     found = None
     if comm.rank == 0:
-        for _, step in snapshot.found(folder):
+        for _, step in files.found(folder):
             try:
-                body = snapshot.Stored(step).body
+                body = files.Stored(step).body
             except DataError:
                 continue
             found = {name: body["identity"][name] for name in ("global_batch_size", "rows_of_ranks")}

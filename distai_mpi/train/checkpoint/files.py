@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import HOST, device_of
-from ..errors import DataError
-from ..files import write_whole
+from ...backend import HOST, device_of
+from ...errors import DataError
+from ...files import write_whole
 
 Array = Any
 
@@ -190,7 +190,8 @@ def commit(step: str, body: dict[str, Any]) -> None:
     """
     text = json.dumps({"version": VERSION, **body})
     manifest = f'{{"checksum": {zlib.crc32(text.encode())}, "checkpoint": {text}}}\n'
-    sync_folder(os.path.dirname(step))
+    for above in (os.path.dirname(os.path.dirname(step)), os.path.dirname(step)):  # either may be new
+        sync_folder(above or ".")
     write_whole(os.path.join(step, MANIFEST), lambda file: file.write(manifest.encode()))
     sync_folder(step)
 

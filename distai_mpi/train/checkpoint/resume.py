@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError
-from . import saved, snapshot
-from .checkpoint import Checkpoint
+from ...errors import ConfigError, DataError
+from . import files, state
+from .settings import Checkpoint
 
 if TYPE_CHECKING:
-    from .run import Run
+    from ..run import Run
 
 
 def resume(settings: Checkpoint, run: Run, identity: dict[str, Any]) -> bool:
@@ -20,7 +20,7 @@ def resume(settings: Checkpoint, run: Run, identity: dict[str, Any]) -> bool:
         ConfigError: the checkpoint is of another run than that of this ``identity``.
     """
     damages: list[str] = []
-    for step in run.comm.bcast_object(snapshot.whole(settings.folder)):
+    for step in run.comm.bcast_object(files.whole(settings.folder)):
         try:
             told = _restore(step, run, identity)
         except DataError as error:
@@ -43,18 +43,34 @@ def resume(settings: Checkpoint, run: Run, identity: dict[str, Any]) -> bool:
 def _restore(step: str, run: Run, identity: dict[str, Any]) -> str:
     """Read the checkpoint in the folder ``step`` into the run; return what to say of it."""
     with run.comm.agreed():
-        body = snapshot.Stored(step).body if run.comm.rank == 0 else None
+        body = files.Stored(step).body if run.comm.rank == 0 else None
     body = run.comm.bcast_object(body)
-    saved.check_identity(step, body["identity"], identity)
+    state.check_identity(step, body["identity"], identity)
     with run.comm.agreed():
-        snapshot.Stored(step, body).read(saved.parts_to_read(run))
-    saved.restore(run, body["common"], body["own"])
-    now = saved.variable(run)
+        files.Stored(step, body).read(state.parts_to_read(run))
+    state.restore(run, body["common"], body["own"])
+    now = state.variable(run)
     changes = [f"{name} {now[name]} (was {was})" for name, was in body["variable"].items() if now.get(name) != was]
     where = f"after epoch {run.epoch}" + (f" and {run.epoch_steps} steps" if run.epoch_steps else "")
     if run.epoch >= run.epochs:
         changes.append(f"the run is complete: all {run.epochs} epochs are done already; more --epochs go on")
     return "; ".join([f"going on from {step}, {where}", *changes])
+
+
+def refuse_unfinished(settings: Checkpoint) -> None:
+    """Raise `ConfigError` if a run that begins anew would take the place of one that was not completed; local."""
+    whole = files.whole(settings.folder)
+    if whole and not settings.resume:
+        try:
+            body = files.Stored(whole[0]).body
+        except DataError as error:
+            raise ConfigError(f"{error}; to train anew remove {settings.folder}") from None
+        if not body["complete"]:
+            done = body["common"]
+            raise ConfigError(
+                f"{whole[0]}: a run stopped here, after epoch {done['epoch']} of {done['epochs']}: --resume goes on"
+                f" with it; to train anew remove {settings.folder}"
+            )
 
 
 def clear(settings: Checkpoint, run: Run) -> None:
@@ -66,18 +82,8 @@ def clear(settings: Checkpoint, run: Run) -> None:
     Raises:
         ConfigError: an earlier run was not completed, and this one does not go on with it.
     """
-    whole = snapshot.whole(settings.folder)
-    if whole and not settings.resume:
-        try:
-            body = snapshot.Stored(whole[0]).body
-        except DataError as error:
-            raise ConfigError(f"{error}; to train anew remove {settings.folder}") from None
-        if not body["complete"]:
-            done = body["common"]
-            raise ConfigError(
-                f"{whole[0]}: a run stopped here, after epoch {done['epoch']} of {done['epochs']}: --resume goes on"
-                f" with it; to train anew remove {settings.folder}"
-            )
-    for step, path in snapshot.found(settings.folder):
+    refuse_unfinished(settings)
+    whole = files.whole(settings.folder)
+    for step, path in files.found(settings.folder):
         if not settings.resume or step > run.iterations or path not in whole:
-            snapshot.remove(path)
+            files.remove(path)

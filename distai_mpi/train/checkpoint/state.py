@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import HOST, device_of, number
-from ..data.partition import stretch
-from ..errors import ConfigError
-from ..models import FeedForward, Sums
-from ..models.builtin import MODELS, to_config
-from ..optim import ParameterAveraging
-from ..params import Ownership
-from .run import Run
-from .snapshot import Part
+from ...backend import HOST, device_of, number
+from ...data.partition import stretch
+from ...errors import ConfigError
+from ...models import FeedForward, Sums
+from ...models.builtin import MODELS, to_config
+from ...optim import ParameterAveraging
+from ...params import Ownership
+from ..run import Run
+from .files import Part
 
 Array = Any
 SAMPLE = 64  # rows that stand for a data set
