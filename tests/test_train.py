@@ -11,7 +11,7 @@ from distai_mpi.comm import ALGORITHMS
 from distai_mpi.data import Batch, Dataset, Permutation, from_local
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError, DataError
-from distai_mpi.train import Callback, evaluate
+from distai_mpi.train import Callback, Checkpoint, evaluate
 from distai_mpi.train.evaluation import make_loader
 
 mpi = pytest.mark.mpi
@@ -215,12 +215,32 @@ def test_a_run_that_diverges_says_so_on_all_ranks(comm):
         ({"tol": 1e-3}, "tolerance"),
         ({"allreduce": "fast"}, "ring"),
         ({"l2": math.nan}, "l2"),
+        ({"epochs": 2.5}, "whole number"),
+        ({"seed": -1}, "seed"),
+        ({"optimizer": "sgd"}, "optim.Momentum"),
+        ({"optimizer": optim.SGD}, "optim.Momentum"),
     ],
 )
 def test_values_that_cannot_work_are_refused_on_all_ranks(comm, wrong, name):
     x, y = make_rows()
     with pytest.raises(ConfigError, match=name):
         fit(make_model(), whole_share(x, y, comm), comm, **wrong)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", lambda rank: 1 + rank),
+        ("global_batch_size", lambda rank: 20 + rank),
+        ("optimizer", lambda rank: optim.SGD(0.1 * (1 + rank))),
+        ("checkpoint", lambda rank: Checkpoint("one" if rank else "other")),
+    ],
+)
+def test_ranks_that_want_different_things_are_told_so(comm, name, value):
+    x, y = make_rows()
+    with pytest.raises(ConfigError, match=f"{name} is .* on rank 0 and .* on rank 1"):
+        fit(make_model(), whole_share(x, y, comm), comm, **{name: value(comm.rank)})
 
 
 class Mean:

@@ -36,8 +36,8 @@ class ParameterAveraging:
     full_batch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.inner.full_batch:
-            raise ConfigError(f"averaging needs an inner optimizer that takes batches, not {self.inner.name}")
+        if self.inner.full_batch or isinstance(self.inner, ParameterAveraging):
+            raise ConfigError(f"averaging needs an inner optimizer that takes its own batches, not {self.inner.name}")
         if self.sync_every < 1:
             raise ConfigError(f"averaging takes at least 1 step between two averages, got {self.sync_every}")
         _ = self.outer  # checks its own numbers

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..data import Share
 from ..errors import ConfigError, DataError
@@ -10,12 +14,16 @@ from ..models import Model
 from .metrics import METRICS
 from .run import Optimizer
 
+if TYPE_CHECKING:
+    from ..comm import Communicator
+
 
 def check_settings(
     data: Share,
     optimizer: Optimizer,
     epochs: int,
     global_batch_size: int,
+    seed: int,
     l2: float,
     tol: float | None,
     clip_norm: float | None,
@@ -26,6 +34,7 @@ def check_settings(
     """Raise `ConfigError` at a value that cannot work."""
     if data.rows == 0:
         raise ConfigError("there are no rows to train on")
+    _check_types(optimizer, epochs, global_batch_size, seed)
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, got {epochs}")
     if global_batch_size < 1:
@@ -45,6 +54,16 @@ def check_settings(
         raise ConfigError("patience needs validation rows: give a share of the training rows, or a set of its own")
 
 
+def _check_types(optimizer: Any, epochs: Any, global_batch_size: Any, seed: Any) -> None:
+    if isinstance(optimizer, type) or not hasattr(optimizer, "full_batch"):
+        raise ConfigError(f"the optimizer must be an object such as optim.Momentum(), not {optimizer!r}")
+    for name, value in (("epochs", epochs), ("the global batch size", global_batch_size), ("the seed", seed)):
+        if not isinstance(value, int | np.integer):
+            raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    if seed < 0:
+        raise ConfigError(f"the seed must be at least 0, got {seed}")
+
+
 def check_rows(model: Model, share: Share, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
     if hasattr(model, "check_data"):
@@ -52,3 +71,23 @@ def check_rows(model: Model, share: Share, which: str) -> None:
             model.check_data(share.labels)
         except DataError as error:
             raise DataError(f"{share.name}, {which} rows: {error}") from None
+
+
+def check_alike(comm: Communicator, **settings: Any) -> None:
+    """Raise `ConfigError` on every rank unless all have the same ``settings``; collective.
+
+    Ranks that take different numbers of steps would wait for each other for ever.
+    """
+    ranks = comm.allgather_object({name: _spelled(value) for name, value in settings.items()})
+    for name, first in ranks[0].items():
+        for rank, others in enumerate(ranks):
+            if others[name] != first:
+                raise ConfigError(
+                    f"{name} is {first} on rank 0 and {others[name]} on rank {rank}; give all ranks the same"
+                )
+
+
+def _spelled(value: Any) -> str:
+    """``value`` in words that are the same on all ranks: an object that does not spell itself out goes by its class."""
+    plain = value is None or isinstance(value, int | float | str) or is_dataclass(value)
+    return repr(value) if plain else type(value).__name__

@@ -17,7 +17,7 @@ from ..optim import Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, node_cpus
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
-from .checks import check_rows, check_settings
+from .checks import check_alike, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .placement import agree_on_device
@@ -87,7 +87,23 @@ def fit(
         ConfigError, DataError: a value that cannot work, or data that does not fit the model; on every rank.
     """
     optimizer = Momentum() if optimizer is None else optimizer
-    check_settings(data, optimizer, epochs, global_batch_size, l2, tol, clip_norm, valid, metric, patience)
+    check_alike(
+        comm,
+        optimizer=optimizer,
+        schedule=schedule,
+        clip_norm=clip_norm,
+        epochs=epochs,
+        global_batch_size=global_batch_size,
+        l2=l2,
+        seed=seed,
+        allreduce=allreduce,
+        tol=tol,
+        metric=metric,
+        patience=patience,
+        checkpoint=checkpoint,
+        rows=data.rows,
+    )
+    check_settings(data, optimizer, epochs, global_batch_size, seed, l2, tol, clip_norm, valid, metric, patience)
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
