@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError
@@ -47,7 +47,7 @@ class Checkpoint:
     every: int | str | None = None
     resume: bool = False
     keep: int = 2
-    tell: Callable[[str, bool], None] = tell
+    tell: Callable[[str, bool], None] = field(default=tell, repr=False)
 
     def __post_init__(self) -> None:
         _ = self.epochs, self.seconds
