@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from problems import make_rows, uneven
+from problems import make_rows, uneven, whole_share
 
-from distai_mpi import Objective, models
-from distai_mpi.data import Dataset, Loader, Permutation, Share, from_local, summarize, whole
+from distai_mpi import Objective, fit, models, optim
+from distai_mpi.data import Dataset, Loader, Permutation, Share, from_local, standardize, summarize, whole
 from distai_mpi.errors import DataError
 from distai_mpi.train import evaluate
 from distai_mpi.train.evaluation import make_loader
@@ -50,8 +50,8 @@ def test_weights_that_cannot_be(weight, word):
 
 
 def test_weights_that_are_all_zero_are_refused():
-    with pytest.raises(DataError, match="all rows are 0"):
-        whole(Dataset(np.zeros((3, 2)), np.zeros(3), np.zeros(3)))
+    with pytest.raises(DataError, match="all training rows are 0"):
+        whole(Dataset(np.zeros((3, 2)), np.zeros(3), np.zeros(3))).check_weight()
     assert whole(Dataset(np.zeros((0, 2)), np.zeros(0), np.zeros(0))).total_weight == 0
 
 
@@ -127,5 +127,15 @@ def test_ranks_agree_on_weights(comm):
     assert empty.total_weight == weight.sum()
     with pytest.raises(DataError, match="some ranks"):
         from_local(Dataset(x, y, weight if comm.rank == 0 else None), comm)
-    with pytest.raises(DataError, match="all rows are 0"):
-        from_local(Dataset(x, y, np.zeros(len(y))), comm)
+    nothing = from_local(Dataset(x, y, np.zeros(len(y))), comm)
+    for refused in (lambda: fit(models.Linear(x.shape[1]), nothing, comm), lambda: standardize(nothing, comm=comm)):
+        with pytest.raises(DataError, match="all training rows are 0"):
+            refused()
+
+
+@mpi
+def test_test_rows_that_weigh_nothing_have_no_figures(comm):
+    x, y = make_rows(kind="value")
+    train, weightless = whole_share(x, y, comm), from_local(Dataset(x[:9], y[:9], np.zeros(9)), comm)
+    result = fit(models.Linear(x.shape[1]), train, comm, test=weightless, optimizer=optim.SGD(0.01), epochs=1)
+    assert (result.status, result.test_loss, result.metrics) == ("completed", None, {})

@@ -64,8 +64,11 @@ class Share:
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
             raise ValueError("a share of weighted rows, and no other, needs their summed weight")
+
+    def check_weight(self) -> None:
+        """Raise `DataError` if all rows weigh 0, so that there is nothing to learn from; the same on every rank."""
         if self.summed_weight == 0 and self.rows:
-            raise DataError(f"{self.name}: the weights of all rows are 0; give some rows a weight")
+            raise DataError(f"{self.name}: the weights of all training rows are 0; give some rows a weight")
 
     @property
     def total_weight(self) -> float:

@@ -29,8 +29,10 @@ def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ..
         comm: the ranks, a `comm.Communicator`.
 
     Raises:
-        DataError: values are so large that the square of their spread overflows; on all ranks.
+        DataError: values are so large that the square of their spread overflows, or all rows of ``train`` weigh 0;
+            on all ranks.
     """
+    train.check_weight()
     standard = measure(train, comm)
     return tuple(share and apply(share, standard) for share in (train, *others))
 

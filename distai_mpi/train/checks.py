@@ -31,9 +31,10 @@ def check_settings(
     metric: str,
     patience: int | None,
 ) -> None:
-    """Raise `ConfigError` at a value that cannot work."""
+    """Raise `ConfigError` or `DataError` at a value that cannot work."""
     if data.rows == 0:
         raise ConfigError("there are no rows to train on")
+    data.check_weight()
     _check_types(optimizer, epochs, global_batch_size, seed)
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, got {epochs}")
