@@ -5,8 +5,10 @@ import os
 
 import numpy as np
 import pytest
+from problems import make_rows
 
 from distai_mpi import models
+from distai_mpi.files import claimed
 
 FIELDS = """schema status stop_reason data model optimizer ranks nodes device dtype allreduce seed global_batch_size
 parameters train_loss test_loss test_accuracy metrics epochs iterations seconds samples_per_second rounds bytes_moved
@@ -283,3 +285,22 @@ def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(mpirun, rows, 
     assert "rank 1 of 3" in done.stderr
     assert "the dog ate it" in done.stderr
     assert "rank 0 of 3" not in done.stderr
+
+
+def test_labels_of_minus_and_plus_one_are_predicted_as_such(mpirun, tmp_path):
+    x, y = make_rows(kind="binary")
+    np.savez(tmp_path / "signs.npz", x=x, y=2 * y - 1)
+    flags = ("--data", "signs.npz", "--model", "logistic", "--epochs", 20, "--out", "run", "-q")
+    assert train(mpirun, 2, *flags, cwd=tmp_path).returncode == 0
+    words = ("predict", "run", "--data", "signs.npz", "--out", "labels.npy")
+    assert mpirun(2, "-m", "distai_mpi", *words, cwd=tmp_path).returncode == 0
+    assert (np.load(tmp_path / "labels.npy") == 2 * y - 1).mean() > 0.8
+
+
+def test_two_runs_do_not_share_a_folder(mpirun, tmp_path):
+    with claimed(str(tmp_path / "run")):
+        done = train(mpirun, 2, "--epochs", 1, "--out", "run", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("another run writes to this folder") == 1
+    assert train(mpirun, 1, "--epochs", 1, "--out", "run", "-q", cwd=tmp_path).returncode == 0
+    assert ".lock" not in os.listdir(tmp_path / "run")

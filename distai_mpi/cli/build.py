@@ -91,6 +91,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
             "weight": settings["weight"],
             "base": share.base,
             "byte_scale": byte_scale,
+            "plus_minus": share.labels.plus_minus,
         }
         if dataset.standard is not None:
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}

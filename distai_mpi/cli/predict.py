@@ -48,6 +48,8 @@ def predict(comm: Any, model_path: str, name: str, label: str | None, weight: st
     share = scaled(share, extra)
     parts = [model.predict(w, batch.x) for batch in make_loader(model, share, comm).sequential()]
     mine = np.concatenate(parts) if parts else np.empty(0, model.target_dtype)
+    if extra.get("plus_minus") and model.loss_function.name == "logistic":
+        mine = 2 * mine - 1  # the labels that it was trained on
     predicted = np.empty(share.rows if comm.rank == 0 else 0, mine.dtype)
     comm.gatherv(mine, share.counts, predicted if comm.rank == 0 else None)
     with comm.agreed():

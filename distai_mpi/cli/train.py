@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -10,6 +12,7 @@ import click
 from ..comm import launch
 from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
+from ..files import claimed
 from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
@@ -31,10 +34,21 @@ def command(ctx: click.Context, **settings: Any) -> int:
     with Communicator(launch.world()) as comm:
         if comm.rank == 0 and not settings["quiet"]:
             warn_of_idle(comm)
-        status = train(comm, settings)
+        with claim(comm, settings["out"]):
+            status = train(comm, settings)
     if status:
         launch.leave_together()  # a launcher kills the others as soon as one has left with a status
     return status
+
+
+@contextlib.contextmanager
+def claim(comm: Any, folder: str | None) -> Iterator[None]:
+    """Hold the output folder, where there is one, against other runs; collective."""
+    with contextlib.ExitStack() as held:
+        with comm.agreed():
+            if comm.rank == 0 and folder:
+                held.enter_context(claimed(folder))
+        yield
 
 
 def warn_of_idle(comm: Any) -> None:

@@ -149,20 +149,20 @@ def identity(run: Run) -> dict[str, Any]:
             "dtype": model.dtype.name,
             "config": to_config(model) if known else None,  # type: ignore[arg-type]
         },
+        "seed": loader.seed,
+        "validation": run.stopping is not None and run.stopping.metric,
         "data": {
             "rows": share.rows,
             "features": share.features,
             "sample": data_sample(run),
             "standardized": share.dataset.standard is not None,
         },
-        "seed": loader.seed,
         "global_batch_size": loader.global_batch_size,
         "optimizer": method.name,
         "inner_optimizer": method.inner.name if averages else None,  # type: ignore[union-attr]
         "outer_momentum": averages and method.outer_momentum > 0,  # type: ignore[union-attr]
         "l2": objective.l2,
         "shuffle": share.shuffle,
-        "validation": run.stopping is not None and run.stopping.metric,
         "rows_of_ranks": list(share.counts) if averages or share.shuffle == "local" else None,
     }
     return json.loads(json.dumps(same))
@@ -218,7 +218,6 @@ WAYS = {
     "outer_momentum": "--outer-momentum as it was",
     "l2": "--l2 {}",
     "shuffle": "--shuffle {}",
-    "validation": "--metric {}",
 }
 
 
@@ -237,8 +236,21 @@ def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None
                 else f"{step}: its ranks held other numbers of rows; give the same --shards, {anew}"
             )
         if name in ("model", "data"):
-            shown = {key: value for key, value in there.items() if value != here.get(key) and key != "slots"}
-            told = ", ".join(f"{key} {value}, here {here.get(key)}" for key, value in shown.items())
-            raise ConfigError(f"{step}: is of other {name} ({told or 'its layers differ'}); give the same, {anew}")
+            told = _differences(_flat(there), _flat(here)) or "its layers differ"
+            flags = ", --test-fraction and --valid" if name == "data" else ""
+            raise ConfigError(f"{step}: is of other {name} ({told}); give the same {name}{flags}, {anew}")
+        if name == "validation":
+            way = f"--valid and --metric {there}" if there else "no --valid"
+            raise ConfigError(f"{step}: was trained with other validation rows; give {way}, {anew}")
         way = WAYS.get(name, f"{name} {{}}").format(there)
         raise ConfigError(f"{step}: was trained with {name} {there}, not {here}; give {way}, {anew}")
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts and those of the model's own description in one dictionary, without the long list of slots."""
+    own = facts.get("config") or {}
+    return {key: value for key, value in {**facts, **own}.items() if key not in ("config", "slots")}
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}, here {here.get(key)}" for key, value in there.items() if value != here.get(key))
