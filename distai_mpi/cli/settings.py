@@ -30,7 +30,7 @@ EITHER = (
 )
 
 
-def check_settings(settings: dict[str, Any]) -> None:
+def check_flags(settings: dict[str, Any]) -> None:
     """Refuse flags that do not go together, before MPI starts, alike on every rank."""
     optimizer = settings["optimizer_name"]
     chosen = {

@@ -16,7 +16,7 @@ from ..files import claimed
 from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
-from .settings import EITHER, check_settings
+from .settings import EITHER, check_flags
 
 MOST_SPEEDS = 16  # ranks whose speeds are told one by one
 INTERRUPTED = 75  # ended by a signal, and saved: EX_TEMPFAIL of sysexits.h, "try again"
@@ -28,7 +28,7 @@ INTERRUPTED = 75  # ended by a signal, and saved: EX_TEMPFAIL of sysexits.h, "tr
 def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
     settings = flags_win(ctx, settings, EITHER)
-    check_settings(settings)
+    check_flags(settings)
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
