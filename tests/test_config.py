@@ -36,6 +36,7 @@ def error_of(capfd, *words):
         ("[model]\nhidden = 3\n", ["line 1", "model", "tables"]),
         ("epochs = = 3\n", ["no TOML", "line 1"]),
         ("epochs = 1\nepochs = 2\n", ["no TOML", "line 2"]),
+        ("batch-size = 3\nlr = 0.1\nbatch_size = 4\n", ["line 3", "line 1", "batch-size is the same flag"]),
         ("batch-size = 3\nglobal-batch-size = 4\n", ["exclude each other"]),
         ("patience = 3\n", ["--patience", "--valid"]),
         ("weight-decay = 0.1\n", ["--weight-decay", "adamw"]),

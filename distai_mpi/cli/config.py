@@ -18,7 +18,8 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     """Make the values in the file ``path`` the defaults of the command's flags.
 
     Raises:
-        ConfigError: the file cannot be read, or a line of it names no flag or gives a value that the flag refuses.
+        ConfigError: the file cannot be read, or a line of it names no flag, names one again in another
+            spelling, or gives a value that the flag refuses.
     """
     if path is None:
         return
@@ -29,6 +30,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         raise ConfigError(f"{path}: is no TOML file: {error}") from None
     flags = {flag_name(p): p for p in ctx.command.params if isinstance(p, click.Option) and p is not param}
     defaults: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
     for key, value in values.items():
         name = key.replace("_", "-")
         where = f"{path}, line {_line_of(text, key)}: {key}"
@@ -37,6 +39,12 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
             raise ConfigError(
                 f"{where} is no flag of '{ctx.command_path}'{f'; did you mean {near[0]}?' if near else ''}"
             )
+        if name in spelled:
+            raise ConfigError(
+                f"{where} says again what line {_line_of(text, spelled[name])} says: {spelled[name]} is the same flag;"
+                " keep one"
+            )
+        spelled[name] = key
         defaults[flags[name].name or ""] = _checked(flags[name], value, ctx, where)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
