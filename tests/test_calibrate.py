@@ -1,5 +1,6 @@
 """Speeds of ranks measured on a model, and the shards that follow; time is the model's own here."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -71,6 +72,21 @@ def test_weights_are_the_speeds(comm, clock, sharding, size):
     if sharding == "whole":
         assert math.isclose(model.batches[0], max(1, min(size, len(y)) // comm.size), abs_tol=1)
     assert clock.now < 1 or size == 1000, "a second is enough"
+
+
+@mpi
+@pytest.mark.parametrize("threads", [3, None])
+def test_models_are_timed_with_the_threads_they_train_with(comm, clock, monkeypatch, threads):
+    told = []
+
+    class Counting(Slow):
+        def limit_threads(self, number):
+            told.append((number, len(self.batches)))
+
+    limits = contextlib.nullcontext(threads)
+    monkeypatch.setattr(sys.modules["distai_mpi.train.calibrate"], "limited_blas", lambda *_: limits)
+    calibrate(Counting(clock, 1e-3), whole_share(*make_rows(), comm), comm, 32)
+    assert told == ([] if threads is None else [(3, 0)]), "once, before the first batch"
 
 
 @mpi

@@ -63,7 +63,9 @@ def calibrate(
     cpus = node_cpus(comm)
     place = agree_on_device(device, model, comm)
     loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, place)
-    with limited_blas(comm.node.size, cpus), np.errstate(over="ignore", invalid="ignore"):
+    with limited_blas(comm.node.size, cpus) as threads, np.errstate(over="ignore", invalid="ignore"):
+        if threads is not None and hasattr(model, "limit_threads"):
+            model.limit_threads(threads)
         with comm.agreed():
             start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             w, grad = place.zeros(start.shape, start.dtype), place.zeros(start.shape, start.dtype)
