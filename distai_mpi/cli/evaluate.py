@@ -45,6 +45,7 @@ def evaluate(
     from .. import data
     from ..train.evaluation import evaluate as evaluate_rows
     from ..train.evaluation import make_loader
+    from ..train.progress import figure
 
     model, w, extra = load_model(comm, model_path)
     if name is None and not extra.get("data"):
@@ -79,11 +80,11 @@ def evaluate(
         fields = {"data": name, "rows": which, "count": share.rows, "loss": result.loss, "accuracy": result.accuracy}
         print(json.dumps(fields | {"metrics": result.metrics}), flush=True)
         return
-    parts = [f"{name}: {share.rows:,} {which} rows", f"loss {result.loss:.4f}"]
+    parts = [f"{name}: {share.rows:,} {which} rows", f"loss {figure(result.loss)}"]
     if result.accuracy is not None:
         parts.append(f"accuracy {100 * result.accuracy:.2f} %")
     others = {key: value for key, value in result.metrics.items() if key not in ("accuracy", "log_loss")}
-    parts += [f"{key} {value:.4f}" for key, value in others.items() if value is not None]
+    parts += [f"{key} {figure(value)}" for key, value in others.items() if value is not None]
     print("  ".join(parts), flush=True)
 
 

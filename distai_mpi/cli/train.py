@@ -168,11 +168,13 @@ def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
 
 def summary(result: Any, ranks: int, out: str | None) -> str:
     """The last line of a run."""
-    parts = [f"train loss {result.train_loss:.4f}"]
+    from ..train.progress import figure
+
+    parts = [f"train loss {figure(result.train_loss)}"]
     if result.test_accuracy is not None:
         parts.append(f"test accuracy {100 * result.test_accuracy:.2f} %")
     elif result.test_loss is not None:
-        parts.append(f"test loss {result.test_loss:.4f}")
+        parts.append(f"test loss {figure(result.test_loss)}")
     parts.append(f"{result.seconds:.2f} s on {ranks} rank{'s' if ranks > 1 else ''}")
     parts.append(f"{result.samples_per_second:,.0f} samples/s")
     return "  ".join(parts) + (f"  → {out}" if out else "")

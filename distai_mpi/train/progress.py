@@ -12,11 +12,16 @@ from .run import Run
 REFRESH = 0.1  # seconds between two looks of the bar
 
 
+def figure(value: float) -> str:
+    """``value`` with four decimals, and with an exponent where these would show next to nothing, or too much."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
     """One epoch in words."""
-    parts = [f"epoch {record['epoch']}/{epochs}", f"loss {record['running_loss']:.4f}"]
+    parts = [f"epoch {record['epoch']}/{epochs}", f"loss {figure(record['running_loss'])}"]
     if record.get("test_loss") is not None:
-        parts.append(f"test loss {record['test_loss']:.4f}")
+        parts.append(f"test loss {figure(record['test_loss'])}")
     if record.get("test_accuracy") is not None:
         parts.append(f"accuracy {100 * record['test_accuracy']:.2f} %")
     parts.append(f"{record['samples_per_second']:,.0f} samples/s")
@@ -72,7 +77,7 @@ class Bar(Callback):
         self._progress.update(
             self._task,
             completed=run.rows,
-            description=f"epoch {run.epoch + 1}/{run.epochs}  loss {loss:.4f}",
+            description=f"epoch {run.epoch + 1}/{run.epochs}  loss {figure(loss)}",
             rate=f"{rate:,.0f} samples/s",
         )
 
