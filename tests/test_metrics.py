@@ -9,7 +9,7 @@ from distai_mpi.errors import ConfigError
 from distai_mpi.train import evaluate
 from distai_mpi.train.early_stopping import EarlyStopping
 from distai_mpi.train.evaluation import make_loader
-from distai_mpi.train.metrics import METRICS, auc, errors
+from distai_mpi.train.metrics import METRICS, SAMPLES, SAMPLES_A_RANK, _by_score, _shown, auc, errors
 
 mpi = pytest.mark.mpi
 
@@ -51,6 +51,40 @@ def test_auc_of_sorted_shards_and_of_one_class(comm):
     assert auc(*mine(comm, score, positive | True, np.ones(40)), comm) is None
     assert auc(*mine(comm, np.where(score == 3, np.nan, score), positive, np.ones(40)), comm) is None
     assert auc(np.empty(0), np.empty(0, bool), np.empty(0), comm) is None
+
+
+@mpi
+@pytest.mark.parametrize("held", ["stretches", "turns", "one"])
+def test_scores_are_shared_out_by_their_order(comm, held):
+    rows = 20_000
+    score = np.sort(np.random.default_rng(3).normal(size=rows))
+    own = {
+        "stretches": mine(comm, score)[0],
+        "turns": np.ascontiguousarray(score[comm.rank :: comm.size]),
+        "one": score if comm.rank == 0 else score[:0],
+    }[held]
+    received = _by_score((own, own + 1, own + 2), comm)
+    lengths = comm.allgather_object(received[0].size)
+    parts = [np.concatenate(comm.allgather_object(part)) for part in received]
+    if held == "turns":  # the only ones that come from several ranks to one
+        assert np.array_equal(np.sort(parts[0]), score)
+    else:
+        assert np.array_equal(parts[0], score)
+    assert all(np.array_equal(part, parts[0] + i) for i, part in enumerate(parts))
+    assert max(lengths) - min(lengths) <= 0.01 * rows
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 7, 256, 3000])
+def test_few_scores_are_shown_however_many_ranks(ranks):
+    score = np.arange(100_000.0)
+    most = max(SAMPLES, SAMPLES_A_RANK * ranks)
+    shown = _shown(score, ranks * score.size, ranks)
+    assert most <= shown.size * ranks < most + ranks
+    assert np.ptp(np.diff(shown)) <= 1, "evenly spread"
+    assert abs(np.median(shown) - np.median(score)) <= score.size / shown.size
+    assert np.array_equal(_shown(score[:5], 5, ranks), score[:5])
+    assert _shown(score[:5], 1e9, ranks).size == 1
+    assert _shown(score[:0], 0, ranks).size == 0
 
 
 @mpi

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..comm import Communicator
 
 Array = Any
-SAMPLES = 64  # scores that each rank shows for every rank, to cut all scores into parts of about the same length
+SAMPLES = 4096  # scores that all ranks together show, to cut all scores into parts of about the same length,
+SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
 # Names of result.json and of early stopping, and whether more is better.
 METRICS = {
@@ -117,20 +118,27 @@ def _merge(score: Array, positive: Array, negative: Array) -> tuple[Array, Array
     )
 
 
+def _shown(score: Array, total: float, ranks: int) -> Array:
+    """Every so many of the ``total`` scores of all ``ranks``, of those that this rank has, shape (scores,)."""
+    samples = max(SAMPLES, SAMPLES_A_RANK * ranks)
+    wanted = min(score.size, math.ceil(samples * score.size / max(1, total)))
+    return score[(2 * np.arange(wanted) + 1) * score.size // max(1, 2 * wanted)]
+
+
 def _by_score(parts: tuple[Array, Array, Array], comm: Communicator) -> list[Array]:
     """Exchange ascending scores and what belongs to them so that rank r's lie below those of rank r + 1."""
     score = parts[0]
-    wanted = min(score.size, SAMPLES * comm.size)
-    shown = score[np.arange(wanted) * score.size // max(1, wanted)]
-    samples = np.sort(np.concatenate(comm.allgather_object(shown)))
+    total = comm.sum([score.size])[0]
+    samples = np.sort(np.concatenate(comm.allgather_object(_shown(score, total, comm.size))))
     if samples.size == 0:
         return list(parts)
     cuts = samples[np.arange(1, comm.size) * samples.size // comm.size]
     ends = [0, *np.searchsorted(score, cuts, side="right").tolist(), score.size]
-    counts = np.diff(ends).tolist()
-    arriving = [sent[comm.rank] for sent in comm.allgather_object(counts)]
+    counts = np.diff(ends)
+    arriving = np.empty_like(counts)
+    comm.alltoallv(counts, [1] * comm.size, arriving, [1] * comm.size)
     received = []
     for part in parts:
-        received.append(np.empty(sum(arriving)))
-        comm.alltoallv(np.ascontiguousarray(part, np.float64), counts, received[-1], arriving)
+        received.append(np.empty(arriving.sum()))
+        comm.alltoallv(np.ascontiguousarray(part, np.float64), counts.tolist(), received[-1], arriving.tolist())
     return received
