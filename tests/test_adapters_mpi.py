@@ -12,6 +12,7 @@ from distai_mpi.comm import ALGORITHMS
 from distai_mpi.data import Dataset
 from distai_mpi.data.share import whole
 from distai_mpi.errors import ConfigError, DataError
+from distai_mpi.train.checks import check_metric
 
 mpi = pytest.mark.mpi
 libraries = pytest.mark.parametrize("library", LIBRARIES)
@@ -131,6 +132,10 @@ def test_accuracy_is_none_where_a_model_cannot_tell(comm, library, kind):
         model = models.from_torch(torch.nn.Linear(6, 1), lambda outputs, y: (outputs[:, 0] - y) ** 2)
     share = whole_share(x, y, comm)
     result = fit(model, share, comm, test=share, optimizer=optim.SGD(0.05), epochs=2)
+    with pytest.raises(ConfigError, match="metric accuracy has no meaning"):
+        check_metric(model, share, "accuracy")
+    for metric in ("loss", *result.metrics):
+        check_metric(model, share, metric)
     assert result.test_accuracy is None
     assert set(result.metrics) == ({"mae", "rmse", "r2"} if (library, kind) == ("torch", "value") else set())
     assert result.test_loss == pytest.approx(result.train_loss, rel=1e-5)

@@ -7,6 +7,7 @@ from problems import local_share, make_rows, uneven, whole_share
 from distai_mpi import fit, models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.train import evaluate
+from distai_mpi.train.checks import check_metric
 from distai_mpi.train.early_stopping import EarlyStopping
 from distai_mpi.train.evaluation import make_loader
 from distai_mpi.train.metrics import METRICS, SAMPLES, SAMPLES_A_RANK, _by_score, _shown, auc, errors
@@ -125,6 +126,43 @@ def test_every_metric_that_has_a_meaning(comm, kind, model, names):
         outputs = model.outputs(w, x.astype(model.dtype))
         score = np.float64(outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 1] - outputs[:, 0])
         assert found.metrics["auc"] == pytest.approx(pairs(score, y > 0, np.ones(len(y))), rel=1e-6)
+
+
+@mpi
+@pytest.mark.parametrize(
+    ("kind", "model", "names"),
+    [
+        ("value", models.Linear, ["loss", "mae", "rmse", "r2"]),
+        ("class", models.Linear, ["loss", "mae", "rmse", "r2"]),
+        ("binary", models.Logistic, ["loss", "accuracy", "log_loss", "auc"]),
+        ("binary", lambda features: models.Softmax(features, 2), ["loss", "accuracy", "log_loss", "auc"]),
+        ("class", lambda features: models.Softmax(features, 3), ["loss", "accuracy", "log_loss"]),
+    ],
+)
+def test_metrics_without_a_meaning_are_known_before_training(comm, kind, model, names):
+    """What is let through gets a value, and nothing else does."""
+    x, y = make_rows(kind=kind)
+    share, model = whole_share(x, y, comm), model(6)
+    found = evaluate(
+        model, model.init(np.random.default_rng(0)), make_loader(model, share, comm), comm, every_metric=True
+    )
+    assert {"loss", *found.metrics} == set(names)
+    for metric in METRICS:
+        if metric in names:
+            check_metric(model, share, metric)
+        else:
+            with pytest.raises(ConfigError, match=rf"metric {metric} has no meaning .* choose {' or '.join(names)}"):
+                check_metric(model, share, metric)
+
+
+@mpi
+def test_rows_that_are_all_alike_define_fewer_metrics(comm):
+    x, _ = make_rows()
+    share = whole_share(x, np.ones(len(x), np.int64), comm)
+    with pytest.raises(ConfigError, match="labels from 1 to 1: choose loss or accuracy or log_loss"):
+        check_metric(models.Logistic(6), share, "auc")
+    with pytest.raises(ConfigError, match="values from 1 to 1: choose loss or mae or rmse"):
+        check_metric(models.Linear(6), share, "r2")
 
 
 def test_early_stopping_keeps_the_best_and_counts():

@@ -37,9 +37,10 @@ class Model(Protocol):
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
     Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`);
     ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
-    others in ``dtype``; ``can_predict``, false where ``predict`` does not work; ``limit_threads(threads)``,
-    which is told how many threads the rank may use; and ``on_devices``: where it is true the model can be trained
-    on a GPU, for it takes the functions for its arrays from `backend.namespace`.
+    others in ``dtype``; ``can_predict``, false where ``predict`` does not work; ``tells_labels``, false where
+    it gives no labels though targets are whole numbers; ``limit_threads(threads)``, which is told how many threads
+    the rank may use; and ``on_devices``: where it is true the model can be trained on a GPU, for it takes the
+    functions for its arrays from `backend.namespace`.
     Parameters are handed out read-only, but for ``sgd_step``.
     """
 

@@ -11,7 +11,8 @@ import numpy as np
 from ..data import Share
 from ..errors import ConfigError, DataError
 from ..models import Model
-from .metrics import METRICS
+from .evaluation import target_dtype
+from .metrics import METRICS, meaningful
 from .run import Optimizer
 
 if TYPE_CHECKING:
@@ -63,6 +64,22 @@ def _check_types(optimizer: Any, epochs: Any, global_batch_size: Any, seed: Any)
             raise ConfigError(f"{name} must be a whole number, got {value!r}")
     if seed < 0:
         raise ConfigError(f"the seed must be at least 0, got {seed}")
+
+
+def check_metric(model: Model, valid: Share, metric: str) -> None:
+    """Raise `ConfigError` if it is clear now that ``metric`` has no value for ``model`` on the rows of ``valid``."""
+    labels = valid.labels
+    dtype = target_dtype(model, valid)
+    known = list(meaningful(model, dtype))
+    if labels.rows and labels.low == labels.high:
+        known = [name for name in known if name not in ("auc", "r2")]
+    if metric in known:
+        return
+    kind = "values" if dtype.kind == "f" else "labels"
+    found = f"{kind} from {labels.low:g} to {labels.high:g}" if labels.rows else "no rows"
+    raise ConfigError(
+        f"metric {metric} has no meaning for this model on the validation rows, {found}: choose {' or '.join(known)}"
+    )
 
 
 def check_rows(model: Model, share: Share, which: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..backend import HOST, Device
 from ..data import Batch, Loader, Share
 from ..models import Model, Number, Sums
-from .metrics import measure
+from .metrics import meaningful, measure
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -32,6 +32,11 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float | None] = {}  # noqa: RUF012 - never written to
 
 
+def target_dtype(model: Model, share: Share) -> np.dtype:
+    """The type in which ``model`` takes the labels or targets of ``share``."""
+    return np.dtype(getattr(model, "target_dtype", np.int64 if share.labels.integral else model.dtype))
+
+
 def make_loader(
     model: Model,
     share: Share,
@@ -48,7 +53,7 @@ def make_loader(
         global_batch_size=global_batch_size,
         seed=seed,
         dtype=model.dtype,
-        target_dtype=getattr(model, "target_dtype", np.int64 if share.labels.integral else model.dtype),
+        target_dtype=target_dtype(model, share),
         device=device,
     )
 
@@ -75,7 +80,7 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     if every_metric:
         if classifies:
             metrics["accuracy"] = accuracy
-        if getattr(getattr(model, "loss_function", None), "classifies", False):
+        if "log_loss" in meaningful(model, loader.target_dtype):
             metrics["log_loss"] = loss
         metrics |= measure(model, w, loader, comm)
     return Evaluation(loss, accuracy, metrics)

@@ -33,15 +33,30 @@ METRICS = {
 }
 
 
+def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
+    """Names of `METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
+    predicts = getattr(model, "can_predict", True)
+    if target_dtype.kind == "f":
+        return ("loss", "mae", "rmse", "r2") if predicts else ("loss",)
+    known = {
+        "loss": True,
+        "accuracy": predicts and getattr(model, "tells_labels", True),
+        "log_loss": getattr(getattr(model, "loss_function", None), "classifies", False),
+        "auc": hasattr(model, "outputs") and hasattr(model, "widths") and model.widths[-1] <= 2,
+    }
+    return tuple(name for name, has in known.items() if has)
+
+
 def measure(model: Model, w: Array, loader: Loader, comm: Communicator) -> dict[str, float | None]:
     """The metrics that have a meaning for ``model`` at ``w``, shape (layout.size,), by name; collective.
 
     Where targets are values: ``mae``, ``rmse`` and ``r2``.  Where they are two classes and the model tells its
     outputs: ``auc``.  None stands for one that these rows do not define, such as the AUC of a single class.
     """
-    values = loader.target_dtype.kind == "f"
-    if not (getattr(model, "can_predict", True) if values else _has_margins(model)):
+    names = meaningful(model, loader.target_dtype)
+    if not {"mae", "auc"} & set(names):
         return {}
+    values = "mae" in names
     columns: list[list[Array]] = [[], [], []]
     for batch in loader.sequential():
         answers = model.predict(w, batch.x) if values else _margins(model, w, batch.x)
@@ -50,11 +65,6 @@ def measure(model: Model, w: Array, loader: Loader, comm: Communicator) -> dict[
             column.append(np.array(as_host(part), np.float64))
     answers, y, weight = (np.concatenate([np.empty(0), *column]) for column in columns)
     return errors(answers, y, weight, comm) if values else {"auc": auc(answers, y > 0, weight, comm)}
-
-
-def _has_margins(model: Model) -> bool:
-    """Whether the model tells two classes apart by outputs that it shows."""
-    return hasattr(model, "outputs") and hasattr(model, "widths") and model.widths[-1] <= 2
 
 
 def _margins(model: Any, w: Array, x: Array) -> Array:

@@ -36,6 +36,7 @@ class TorchModel(Adapted):
         dtype = _check_parameters(torch, trained)
         super().__init__([(name, p.detach().numpy()) for name, p in trained], dtype, target_dtype, decay)
         self.module, self._loss, self._predict = module, loss, predict
+        self.tells_labels = True  # unless the trial of `check_data` shows otherwise
         index = {id(p): i for i, (_, p) in enumerate(trained)}
         # every place of a module that holds a trained parameter: several, where it is tied
         self._places = [
@@ -132,7 +133,8 @@ class TorchModel(Adapted):
                 f"the module changes its buffer {changed[0]} in training: every rank would have values of its own; "
                 "use layers without running statistics, such as LayerNorm or GroupNorm"
             )
-        self._losses_and_predictions(self._start, batch)
+        _, predicted = self._losses_and_predictions(self._start, batch)
+        self.tells_labels = predicted is not None
 
     def _leaves(self, flat: Array, grad: bool = False) -> list[Any]:
         """The parameters as tensors that share memory with ``flat``, shape (layout.size,)."""
