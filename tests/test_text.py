@@ -274,10 +274,15 @@ BAD_CSV = [
     ("1,2,3\n1,2,\n", "line 2, column 2 .*empty"),
     ("1,2,3\n,2,3\n", "line 2, column 0 .*empty"),
     ("1,2,3\n1,x,3\n", "line 2, column 1 .*'x' is no finite number"),
-    ("a,b,c\n1,2,3\n\n#\n1,x y,3\n", r"line 5, column 1 \(b\).*'x y' is no"),
+    ("a,b,c\n1,2,3\n\n#\n1,x y,3\n", r"line 5, column b \(number 1, counted from 0\): 'x y' is no"),
     ("1,2,3\n1,2 3,3\n", "line 2, column 1 .*'2 3' is no"),
     ("1,2,3\n1,nan,3\n", "line 2, column 1 .*'nan' is no finite"),
     ("1,2,3\n1,2,-inf\n", "line 2, column 2 .*'-inf' is no finite"),
+    ("a,b,y\n1,2,cat\n1,2,dog\n", r"line 2, column y \(number 2.*'cat' is no .*labels must be numbers: .* --label"),
+    ("1,2,3\n1,2,'cat'\n", r"line 2, column 2 \(counted from 0\): .*'cat'.*labels must be numbers"),
+    ("1,2,3\n1,2,NaN\n", "line 2, column 2 .*'NaN' .*every field must be a number; mend or remove the line"),
+    ("1,2,3\n1,cat,3\n", "line 2, column 1 .*every field must be a number; mend or remove the line"),
+    (",b,c\nx,2,3\n", r"line 2, column 0 \(counted from 0\): 'x'"),
     ("1,2,3\n1,1e999,3\n", "line 2, column 1 .*'1e999' is beyond"),
     ('1,2,3\n1,"2,3\n', "line 2, column 1 .*no finite"),
     ("1,2,3\n1,2\n", "line 2 has 2 fields, not the first line's 3"),
@@ -327,7 +332,9 @@ def test_faults_are_named_by_line(folder, blocks, text, match):
 
 def test_weights_of_a_table_are_checked(folder):
     (folder / "a.csv").write_text("x,y,w\n1,2,3\n1,2,-1\n")
-    with pytest.raises(DataError, match=r"a.csv: line 3, column 2 \(w\).*'-1' is a weight below 0"):
+    with pytest.raises(
+        DataError, match=r"a.csv: line 3, column w \(number 2, counted from 0\): '-1' is a weight below 0"
+    ):
         load("a.csv", Alone(), weight="w")
     (folder / "a.csv").write_text("x,y,w\n1,2,0\n1,2,0\n")
     with pytest.raises(DataError, match="weights of all rows are 0"):

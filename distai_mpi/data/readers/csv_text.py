@@ -14,6 +14,7 @@ from .text import HARD_NUMBERS, Scratch, TextFile, field_at, whole
 Array = Any
 
 ADVICE = "every field must be a number; mend or remove the line"
+LABEL_ADVICE = "labels must be numbers: write the names of classes as 0, 1, ..., mend the line, or name another column with --label"
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,25 @@ class CsvFile(TextFile):
 
     def _explain(self, fault: int, text: Array, place: int, position: int, column: int) -> None:
         """Raise the DataError about ``fault`` in ``column``, at byte ``place`` of ``text``, itself at ``position``."""
-        name = f" ({self.names[column]})" if self.names is not None and column < self.columns else ""
-        where = f", column {column}{name} (counted from 0)"
+        name = self.names[column] if self.names is not None and column < self.columns else ""
+        where = f", column {name} (number {column}, counted from 0)" if name else f", column {column} (counted from 0)"
         found = field_at(text, place, b"" if self.delimiter == codes.SPACE else bytes([self.delimiter]))
+        advice = LABEL_ADVICE if column == self.label and _is_word(found) else ADVICE
         message = {
             codes.EMPTY: f"{where}: the field is empty; {ADVICE}",
-            codes.NO_NUMBER: f"{where}: {found} is no finite number; {ADVICE}",
+            codes.NO_NUMBER: f"{where}: {found} is no finite number; {advice}",
             codes.FEWER: f" has {column} fields, not the first line's {self.columns}; {ADVICE}",
             codes.MORE: f" has more than the {self.columns} fields of the first line; mend or remove it",
             codes.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
             codes.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",
         }[fault]
         self.fail(position + place, message)
+
+
+def _is_word(shown: str) -> bool:
+    """Whether a field, as `field_at` shows it, is no number at all, not even one that is not finite."""
+    try:
+        float(shown.strip("'\""))
+    except ValueError:
+        return True
+    return False
