@@ -80,7 +80,9 @@ def evaluate(
         fields = {"data": name, "rows": which, "count": share.rows, "loss": result.loss, "accuracy": result.accuracy}
         print(json.dumps(fields | {"metrics": result.metrics}), flush=True)
         return
-    parts = [f"{name}: {share.rows:,} {which} rows", f"loss {figure(result.loss)}"]
+    parts = [f"{name}: {share.rows:,} {which} rows"]
+    if result.loss is not None:
+        parts.append(f"loss {figure(result.loss)}")
     if result.accuracy is not None:
         parts.append(f"accuracy {100 * result.accuracy:.2f} %")
     others = {key: value for key, value in result.metrics.items() if key not in ("accuracy", "log_loss")}
