@@ -14,7 +14,7 @@ from .text import HARD_NUMBERS, Scratch, TextFile, field_at, whole
 Array = Any
 
 ADVICE = "every field must be a number; mend or remove the line"
-LABEL_ADVICE = "labels must be numbers: write the names of classes as 0, 1, ..., mend the line, or name another column with --label"
+LABEL_ADVICE = "labels must be numbers: write classes as 0, 1, ..., or name another column with --label"
 
 
 @dataclass(frozen=True)
