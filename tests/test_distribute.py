@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from alone import Alone
 
-from distai_mpi.data import Partition, Permutation, distribute, load, load_sets, merge, summarize
+from distai_mpi.data import Partition, Permutation, distribute, load, load_features, load_sets, merge, summarize
 from distai_mpi.data.division import Division
 from distai_mpi.data.partition import stretch
 from distai_mpi.errors import ConfigError, DataError
@@ -181,6 +181,11 @@ def test_one_row_is_not_split(files):
         ({"shuffle": "all"}, "--shuffle all: choose global or local"),
         ({"distribute": "scatter", "shuffle": "global"}, "use --shuffle local"),
         ({"test_fraction": 1.0}, "test fraction"),
+        ({"test": 3}, "test must be a path.*not 3"),
+        ({"valid": 1}, "valid must be a path.*not 1"),
+        ({"label": 0}, "label must be a string.*not 0"),
+        ({"weight": 2.5}, "weight must be a string.*not 2.5"),
+        ({"dtype": "int8"}, "float32 or float64, not int8"),
         ({"test_fraction": -0.1}, "test fraction"),
         ({"test_fraction": float("nan")}, "test fraction"),
     ],
@@ -188,6 +193,15 @@ def test_one_row_is_not_split(files):
 def test_choices_that_cannot_work(options, match):
     with pytest.raises(ConfigError, match=match):
         load("mnist", Alone(), **options)
+
+
+@pytest.mark.mpi
+def test_what_is_no_name_of_data_is_refused_on_all_ranks(comm):
+    """And not on rank 0 alone, which looks at files: the others would wait for it."""
+    for read in (load, load_features):
+        assert "data must be a path" in same_error(comm, ConfigError, None, read=read)
+        assert "label must be a string" in same_error(comm, ConfigError, "mnist", read=read, label=0)
+        assert "not int32" in same_error(comm, ConfigError, "mnist", read=read, dtype=np.int32)
 
 
 class Full(Alone):
@@ -311,10 +325,10 @@ def test_more_ranks_than_rows(comm, shared_files, rows, options):
     assert train.labels.high == max(Y[:rows])
 
 
-def same_error(comm, kind, path, **options):
+def same_error(comm, kind, path, read=load, **options):
     """The message of the error of this kind that all ranks raise alike."""
     with pytest.raises(kind) as caught:
-        load(path, comm, **options)
+        read(path, comm, **options)
     messages = comm.allgather_object(str(caught.value))
     assert len(set(messages)) == 1
     return messages[0]

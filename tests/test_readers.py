@@ -1,6 +1,7 @@
 """Every format, and every way in which a file can be wrong."""
 
 import gzip
+import os
 import struct
 import zipfile
 
@@ -204,7 +205,10 @@ def test_names_that_lead_nowhere(folder):
     bad("absent: there is no such file", "a.npz", "absent")
     bad("empty: the file is empty", "empty")
     bad("text: the format is not known", "text")
-    bad("text: the format is not known", "x.npy,text")
+    bad("text: is neither a .npy nor an IDX file, as the two of a pair X,Y must be", "x.npy,text")
+    os.mkfifo("pipe")
+    bad("pipe: is no regular file", "pipe")
+    bad("pipe: is no regular file", "x.npy,pipe")
     bad("gz: what is compressed in it is not known.*unpack", "gz")
     bad("cannot be read", str(folder))
     bad("x.npy: holds one array, but labels", "x.npy")

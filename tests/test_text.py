@@ -293,7 +293,8 @@ BAD_CSV = [
     ("1;2,5;3\n", "line 1, column 1 .*'2,5' is no"),
     ("1,2,x,4\n1,2,3,4\n", "line 1, column 2 .*'x' is no"),
     ("1\n2\n", "none is left for features"),
-    ("a,b\n", "format is not known"),
+    ("a,b\n", "holds one line of words, as of a header, and no rows"),
+    ("word\n", "format is not known"),
     ("word\nother word\n", "format is not known"),
     ("# nothing\n\n", "holds no rows"),
     ("1,2\n3,\0\n", "format is not known"),
@@ -332,9 +333,7 @@ def test_faults_are_named_by_line(folder, blocks, text, match):
 
 def test_weights_of_a_table_are_checked(folder):
     (folder / "a.csv").write_text("x,y,w\n1,2,3\n1,2,-1\n")
-    with pytest.raises(
-        DataError, match=r"a.csv: line 3, column w \(number 2, counted from 0\): '-1' is a weight below 0"
-    ):
+    with pytest.raises(DataError, match=r"a.csv: line 3, column w \(number 2, .*: '-1' is a weight below 0"):
         load("a.csv", Alone(), weight="w")
     (folder / "a.csv").write_text("x,y,w\n1,2,0\n1,2,0\n")
     with pytest.raises(DataError, match="weights of all rows are 0"):

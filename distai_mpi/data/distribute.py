@@ -100,6 +100,7 @@ def load_sets(
         DataError, ConfigError: the same on all ranks.
     """
     _check_choices(distribute, shuffle, test_fraction, valid)
+    _check_kinds({"data": data, "test": test, "valid": valid}, label, weight, dtype)
     if shards is not None:
         shards.check_ranks(comm.size)
     columns = Columns(label, weight, optional=columns_optional)
@@ -210,6 +211,7 @@ def load_features(
     Raises:
         DataError, ConfigError: the same on all ranks.
     """
+    _check_kinds({"data": data}, label, weight, dtype)
     found = _at_root(comm, lambda: find_features(data, Columns(label, weight), dtype))
     visible = _see_alike([found.path], comm)
     if not all(visible):
@@ -252,6 +254,20 @@ def _check_choices(
         raise ConfigError(f"the test fraction must be at least 0 and less than 1, not {test_fraction}")
     if isinstance(valid, float) and not 0 < valid < 1:
         raise ConfigError(f"the share of validation rows must lie between 0 and 1, not {valid:g}")
+
+
+def _check_kinds(specs: dict[str, Any], label: Any, weight: Any, dtype: DTypeLike) -> None:
+    """Raise a ConfigError at what is no name of data or of a column, or no type: on rank 0 alone it would go unseen."""
+    for argument, spec in specs.items():
+        if isinstance(spec, str | os.PathLike) or (argument != "data" and spec is None):
+            continue
+        if not (argument == "valid" and isinstance(spec, float)):
+            raise ConfigError(f"{argument} must be a path, or two with a comma between them, not {spec!r}")
+    for argument, column in (("label", label), ("weight", weight)):
+        if not isinstance(column, str | None):
+            raise ConfigError(f"{argument} must be a string, a column's name or its number, not {column!r}")
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ConfigError(f"the dtype of features must be float32 or float64, not {np.dtype(dtype)}")
 
 
 def _at_root(comm: Any, work: Callable[[], T]) -> T:

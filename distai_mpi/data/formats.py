@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -121,7 +122,7 @@ def _open(spec: str | os.PathLike, names: Sequence[tuple[str, str]], columns: Co
         if ("x", "y") not in names:
             return None
         first, second = text.split(",")
-        return Source(_open_array(first, "features"), _open_array(second, "labels"))
+        return Source(_open_array(first, "features", paired=True), _open_array(second, "labels", paired=True))
     start = _first_bytes(text)
     if start.startswith(ZIP):
         columns.refuse(text)
@@ -153,6 +154,8 @@ def _open_rows(
 
 def _first_bytes(path: str) -> bytes:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # a pipe would wait for its writer
+            raise DataError(f"{path}: is no regular file; copy what it gives to a file first")
         with open(path, "rb") as file:
             start = file.read(8)
     except FileNotFoundError:
@@ -185,8 +188,8 @@ def _is_idx(start: bytes) -> bool:
     return len(start) >= 4 and start[:2] == b"\0\0" and start[2] in IDX_TYPES and start[3] > 0
 
 
-def _open_array(path: str, name: str) -> ArrayFile:
-    """The one array of a .npy or IDX file, perhaps compressed by gzip."""
+def _open_array(path: str, name: str, paired: bool = False) -> ArrayFile:
+    """The one array of a .npy or IDX file, perhaps compressed by gzip; ``paired`` with another file."""
     start = _first_bytes(path)
     unpacked = _unpacked_bytes(path, start)
     if unpacked.startswith(NPY):
@@ -195,6 +198,11 @@ def _open_array(path: str, name: str) -> ArrayFile:
         return _open_idx(path, name, unpacked is not start)
     if start.startswith((ZIP, hdf5.SIGNATURE)):
         raise DataError(f"{path}: such a file holds features and labels: give it alone; {ACCEPTED}")
+    if paired:
+        raise DataError(
+            f"{path}: is neither a .npy nor an IDX file, as the two of a pair X,Y must be;"
+            f" give a table such as CSV alone; {ACCEPTED}"
+        )
     raise _foreign(path, start)
 
 

@@ -89,6 +89,8 @@ def _open_csv(path: str, packed: bool, lines: list[Line], columns: Columns, dtyp
     delimiter = _delimiter(first)
     fields = _fields(first, delimiter)
     header = _is_header(fields)
+    if header and len(lines) == 1 and delimiter != " " and len(fields) > 1:
+        raise DataError(f"{path}: holds one line of words, as of a header, and no rows below it")
     if header and (
         len(lines) == 1 or not any(map(_is_number, _fields(lines[1].text.decode("utf-8", "replace"), delimiter)))
     ):
