@@ -7,17 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import accumulate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from ..backend import HOST, Device, as_host, device_of
+from ..backend import HOST, Device, as_host
 from ..errors import ConfigError
 from ..params import Ownership
-from . import failure, launch, native, shared
+from . import exchange, failure, launch, native, shared
 from .collectives import ALGORITHMS, Algorithm
 from .pending import Pending
 from .staging import Staging
@@ -178,7 +177,7 @@ class Communicator:
 
     def bcast(self, x: Array, root: int = 0) -> None:
         """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
-        _check_contiguous(x)
+        exchange.check_contiguous(x)
         if self.size > 1:
             self.rounds += 1
             whole = slice(0, x.size)
@@ -193,25 +192,8 @@ class Communicator:
         sent from where it lies; any dtype, the same for ``recv``, shape
         (counts[rank],).
         """
-        _check_vector(recv)
-        if len(counts) != self.size or recv.size != counts[self.rank]:
-            raise ValueError(f"counts {list(counts)} do not fit {self.size} ranks and a buffer of {recv.size}")
+        exchange.scatterv(self._wire, send, counts, recv, root)
         self.rounds += self.size > 1
-        if self.rank != root:
-            self._wire.sendrecv(None, root, recv, root)
-            return
-        if send is None:
-            raise ValueError("the root of scatterv needs the array to send")
-        _check_vector(send)
-        if send.size != sum(counts) or send.dtype != recv.dtype:
-            raise ValueError(f"cannot scatter {send.size} {send.dtype} as {sum(counts)} {recv.dtype}")
-        stop = 0
-        for rank, count in enumerate(counts):
-            start, stop = stop, stop + count
-            if rank == root:
-                recv[:] = send[start:stop]
-            else:
-                self._wire.sendrecv(send[start:stop], rank, None, rank)
 
     def gatherv(self, send: Array, counts: Sequence[int], recv: Array | None, root: int = 0) -> None:
         """Collect ``counts[r]`` elements from each rank ``r``, one after another, in ``recv`` of rank ``root``.
@@ -219,22 +201,8 @@ class Communicator:
         ``send`` has shape (counts[rank],); ``recv``, shape (sum(counts),), of the same dtype,
         matters on rank ``root`` alone.
         """
-        _check_vector(send)
-        if len(counts) != self.size or send.size != counts[self.rank]:
-            raise ValueError(f"counts {list(counts)} do not fit {self.size} ranks and a vector of {send.size}")
+        exchange.gatherv(self._wire, send, counts, recv, root)
         self.rounds += self.size > 1
-        if self.rank != root:
-            self._wire.sendrecv(send, root, None, root)
-            return
-        if recv is None or recv.size != sum(counts) or recv.dtype != send.dtype:
-            raise ValueError(f"the root of gatherv needs an array for {sum(counts)} {send.dtype}")
-        stop = 0
-        for rank, count in enumerate(counts):
-            start, stop = stop, stop + count
-            if rank == root:
-                recv[start:stop] = send
-            else:
-                self._wire.sendrecv(None, rank, recv[start:stop], rank)
 
     def alltoallv(self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]) -> None:
         """Hand each rank ``r`` the next ``send_counts[r]`` elements of ``send``; take ``recv_counts[r]`` from it.
@@ -243,23 +211,8 @@ class Communicator:
         (sum(send_counts),) and (sum(recv_counts),); they must not overlap.  ``recv_counts[r]`` of this rank is
         ``send_counts[this rank]`` of rank ``r``.
         """
-        _check_vector(send)
-        _check_vector(recv)
-        sends, receives = [0, *accumulate(send_counts)], [0, *accumulate(recv_counts)]
-        fit = len(sends) == len(receives) == self.size + 1 and sends[-1] == send.size and receives[-1] == recv.size
-        if not fit or send.dtype != recv.dtype or send_counts[self.rank] != recv_counts[self.rank]:
-            raise ValueError(
-                f"counts {list(send_counts)} and {list(recv_counts)} do not fit {self.size} ranks and vectors of "
-                f"{send.size} {send.dtype} and {recv.size} {recv.dtype}"
-            )
+        exchange.alltoallv(self._wire, send, send_counts, recv, recv_counts)
         self.rounds += self.size > 1
-        for shift in range(self.size):
-            dest, source = (self.rank + shift) % self.size, (self.rank - shift) % self.size
-            out, into = send[sends[dest] : sends[dest + 1]], recv[receives[source] : receives[source + 1]]
-            if shift == 0:
-                into[:] = out
-            else:
-                self._wire.sendrecv(out, dest, into, source)
 
     def bcast_object(self, obj: Any, root: int = 0) -> Any:
         """Return rank ``root``'s (small, picklable) object on all ranks."""
@@ -367,7 +320,7 @@ class Communicator:
     def _choose(self, x: Array, algorithm: str | None) -> Algorithm:
         """Check ``x`` and pick its algorithm, the same on all ranks."""
         chosen = self._named(algorithm)
-        _check_contiguous(x)
+        exchange.check_contiguous(x)
         if x.dtype.kind not in "fiu":
             raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
         if x.dtype == np.float16 and chosen is ALGORITHMS["native"] and self.size > 1:
@@ -388,15 +341,3 @@ class Communicator:
                 f"a table for {owners.size} elements on {len(owners.slices)} ranks "
                 f"does not fit a vector of {x.size} on {self.size}"
             )
-
-
-def _check_vector(x: Array) -> None:
-    """Refuse what cannot be sent from where it lies."""
-    _check_contiguous(x)
-    if device_of(x) is not HOST:
-        raise ValueError("expected a vector in host memory, got one on a GPU: copy it first (backend.as_host)")
-
-
-def _check_contiguous(x: Array) -> None:
-    if x.ndim != 1 or not x.flags.c_contiguous:
-        raise ValueError(f"expected a contiguous vector, got shape {x.shape} with strides {x.strides}")
