@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,16 +13,15 @@ from numpy.typing import DTypeLike
 from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
 from . import deliver
-from .checks import check_rows, check_weights, first_not_finite
+from .checks import check_rows, check_weights
 from .dataset import Dataset
+from .deal import Dealer
 from .division import Division
 from .formats import Found, find, find_features
-from .labels import merge, summarize
 from .parsed import Parsed, read_stretches
 from .partition import Partition, stretch
-from .permutation import Permutation
 from .readers.columns import Columns
-from .share import Delivery, Share, Shuffle, from_local, sum_over_ranks
+from .share import Share, from_local
 from .sources import ArrayFile, Source, check_names, check_pair
 
 T = TypeVar("T")
@@ -120,7 +118,7 @@ def load_sets(
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
     sources = _read_found(found, comm, readers, memory_limit, features, base)
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes)
-    dealer = _Dealer(comm, str(data), sources, visible, *options)
+    dealer = Dealer(comm, str(data), sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
         sets = dealer.deal("local")
@@ -307,109 +305,3 @@ def _fingerprint(path: str) -> tuple[int, int] | None:
             return size, zlib.crc32(file.read(ENDS_BYTES), zlib.crc32(head))
     except OSError:
         return None
-
-
-@dataclass(frozen=True)
-class _Dealer:
-    """Brings rows to ranks in the way that was chosen; its methods are collective."""
-
-    comm: Any
-    name: str
-    sources: dict[str, Source | Parsed]
-    visible: Sequence[bool]
-    distribute: str | None
-    fractions: dict[str, float]  # of the training source's rows that make up other sets
-    seed: int
-    shards: Partition | None
-    memory_limit: int
-    chunk_bytes: int
-
-    def deal(self, shuffle: Shuffle) -> dict[str, Share]:
-        """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
-        shares: dict[str, Share] = {}
-        bring = self._whole if shuffle == "global" else self._own
-        plan = [(source, *self._division(name, source, shuffle)) for name, source in self.sources.items()]
-        brought = [bring(source, division) for source, _, division in plan]
-        for (source, names, division), (dataset, delivery) in zip(plan, brought, strict=True):
-            self._check_values(source, division, dataset, shuffle)
-            sets = [self._share(division, i, dataset, shuffle, delivery) for i in range(len(division.sets))]
-            labels = merge(share.labels for share in sets)  # a split may leave a class to one of the sets alone
-            shares |= {
-                name: replace(share, labels=replace(labels, rows=share.rows), base=source.base)
-                for name, share in zip(names, sets, strict=True)
-            }
-        return shares
-
-    def _division(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], Division]:
-        """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
-        partition = self.shards or Partition.even(self.comm.size)
-        if name != "train":
-            return [name], Division(None, (source.rows,), partition)
-        names, sets, left = [name], [], source.rows
-        for other, fraction in self.fractions.items():
-            if fraction > 0 and left > 1:
-                sets.append(min(left - 1, max(1, round(source.rows * fraction))))
-                names.append(other)
-                left -= sets[-1]
-        order = Permutation(source.rows, self.seed, "rows") if shuffle == "local" or sets else None
-        return names, Division(order, (left, *sets), partition)
-
-    def _whole(self, source: Source | Parsed, _: Division) -> tuple[Dataset, Delivery]:
-        """All rows within reach of this rank."""
-        if isinstance(source, Source) and source.mappable and all(self.visible):
-            with self.comm.agreed():
-                dataset = deliver.map_whole(source)
-            return dataset, "read"
-        try:
-            return deliver.hold_on_nodes(source, self.comm, self.visible, self.chunk_bytes), "node"
-        except MemoryError as error:
-            most = max(self.comm.allgather_object(self.comm.node.size))
-            if source.nbytes * most > self.memory_limit:
-                raise MemoryError(f"{error}, and {most} copies of {source.nbytes} bytes are too much") from None
-            return deliver.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
-
-    def _own(self, source: Source | Parsed, division: Division) -> tuple[Dataset, Delivery]:
-        """This rank's rows alone."""
-        if isinstance(source, Parsed):
-            way: Delivery = "scatter" if self.distribute == "scatter" else "read"
-            return deliver.send_own(source, division, self.comm, self.chunk_bytes), way
-        if self.distribute == "read" or (self.distribute is None and source.sliceable and all(self.visible)):
-            with self.comm.agreed():
-                dataset = deliver.read_own(source, division, self.comm.rank, self.chunk_bytes)
-            return dataset, "read"
-        return deliver.scatter(source, division, self.comm, self.chunk_bytes), "scatter"
-
-    def _check_values(self, source: Source | Parsed, division: Division, dataset: Dataset, shuffle: Shuffle) -> None:
-        """Raise a DataError on all ranks if any value is not finite; each rank looks at its part."""
-        if isinstance(source, Parsed):
-            return  # looked at when it was read
-        rank, size = self.comm.rank, self.comm.size
-        start, stop = (0, dataset.rows) if shuffle == "local" else stretch(dataset.rows, size, rank)
-        found = []
-        for array, values in ((source.x, dataset.x), (source.y, dataset.y.reshape(-1, 1))):
-            bad = first_not_finite(values[start:stop])
-            if bad is not None:
-                row, column, value = bad
-                row = int(division.rows_of(rank)[row]) if shuffle == "local" else start + row
-                found.append((array, row, column, value))
-        everywhere = [bad for part in self.comm.allgather_object(found) for bad in part]
-        if everywhere:
-            array, row, column, value = min(everywhere, key=lambda bad: (bad[0].name, bad[1:3]))
-            raise array.not_finite(row, column, value)
-
-    def _share(self, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery) -> Share:
-        """Set ``which`` as this rank holds it."""
-        rank, counts, first = self.comm.rank, division.counts(which), division.first(which)
-        if shuffle == "local":
-            kept = sum(division.counts(earlier)[rank] for earlier in range(which))
-            dataset = dataset.part(kept, kept + counts[rank])
-            y, weight = dataset.y, dataset.weight
-        else:
-            start, stop = division.partition.stretch(division.sets[which], rank)
-            order = division.order
-            rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
-            y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
-        labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
-        total = sum_over_ranks(weight, self.comm)
-        where = (division.order, first, delivery)
-        return Share(dataset, counts, rank, shuffle, labels, *where, self.name, total, self.shards)
