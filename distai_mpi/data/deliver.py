@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from .array_file import ArrayFile
 from .dataset import Dataset
 from .division import Division
 from .parsed import Parsed, join, spread
-from .sources import ArrayFile, Source
+from .sources import Source
 
 Array = Any
 

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
 from . import deliver
+from .array_file import ArrayFile
 from .checks import check_rows, check_weights
 from .dataset import Dataset
 from .deal import Dealer
@@ -22,7 +23,7 @@ from .parsed import Parsed, read_stretches
 from .partition import Partition, stretch
 from .readers.columns import Columns
 from .share import Share, from_local
-from .sources import ArrayFile, Source, check_names, check_pair
+from .sources import Source, check_names, check_pair
 
 T = TypeVar("T")
 

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import DataError
+from .array_file import ArrayFile, read_npy_header
 from .readers import hdf5, look, parquet
 from .readers.columns import Columns
 from .readers.stretch import StretchFile
-from .sources import ArrayFile, Source, check_pair, read_npy_header
+from .sources import Source, check_pair
 
 Found = Source | StretchFile  # what can be looked at, and what must be read first
 

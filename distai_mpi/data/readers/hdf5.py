@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ..array_file import ArrayFile, byte_scale
 from ..checks import check_rows, check_weights
 from ..dataset import storage_dtype
-from ..sources import ArrayFile, Source, byte_scale
+from ..sources import Source
 from .stretch import Stretch
 
 Array = Any

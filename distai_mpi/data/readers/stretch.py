@@ -52,7 +52,7 @@ class StretchFile(Protocol):
         sequential: whether it can only be read from beginning to end, by one rank.
         features: features of a row; None where only reading tells.
         dtype: in which features are held; target_dtype: likewise labels.
-        scale: what features are multiplied by; see `sources.ArrayFile.scale`.
+        scale: what features are multiplied by; see `array_file.ArrayFile.scale`.
     """
 
     @property
