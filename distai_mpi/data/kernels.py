@@ -92,19 +92,24 @@ def unpermute(images, n, left_bits, right_bits, keys, out):
             out[i] = _backward(out[i], left_bits, right_bits, keys)
 
 
+@numba.njit(inline="always")
+def _fetch_ahead(x, rows, i):
+    """Ask for the row of ``x`` that is copied `AHEAD` rows after the one at ``rows[i]``."""
+    if i + AHEAD < rows.size:
+        for offset in range(0, x.shape[1] * x.itemsize, CACHE_LINE):
+            prefetch(x, rows[i + AHEAD], offset)  # type: ignore[call-arg]
+
+
 @kernel()
 def gather(x, y, rows, scale, x_out, y_out):
     """Copy rows ``x[rows]``, times ``scale``, and ``y[rows]``, converted to the types of the outputs.
 
     Rows come from all over the memory: fetching them ahead halves the time.
     """
-    count, width = rows.size, x.shape[1]
-    for i in range(count):
-        if i + AHEAD < count:
-            for offset in range(0, width * x.itemsize, CACHE_LINE):
-                prefetch(x, rows[i + AHEAD], offset)  # type: ignore[call-arg]
+    for i in range(rows.size):
+        _fetch_ahead(x, rows, i)
         row = rows[i]
-        for j in range(width):
+        for j in range(x.shape[1]):
             x_out[i, j] = x_out.dtype.type(x[row, j]) * scale
         y_out[i] = y[row]
 
@@ -115,13 +120,10 @@ def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
 
     ``mean`` and ``factor`` have shape (features,), float64.
     """
-    count, width = rows.size, x.shape[1]
-    for i in range(count):
-        if i + AHEAD < count:
-            for offset in range(0, width * x.itemsize, CACHE_LINE):
-                prefetch(x, rows[i + AHEAD], offset)  # type: ignore[call-arg]
+    for i in range(rows.size):
+        _fetch_ahead(x, rows, i)
         row = rows[i]
-        for j in range(width):
+        for j in range(x.shape[1]):
             x_out[i, j] = (np.float64(x[row, j]) * scale - mean[j]) * factor[j]
         y_out[i] = y[row]
 
