@@ -30,7 +30,11 @@ def error_of(capfd, *words):
         ("epochs = 2.5\n", ["line 1", "epochs", "2.5", "whole number"]),
         ("lr = 0.1\nepochs = 0\n", ["line 2", "epochs", "0"]),
         ("bias = 1\n", ["line 1", "bias", "true or false"]),
-        ("lr = true\n", ["line 1", "lr", "True"]),
+        ("lr = true\n", ["line 1", "lr", "true is not a number"]),
+        ("lr = 'fast'\n", ["line 1", "lr", "'fast' is not a number"]),
+        ("epochs = 2\nlr = nan\n", ["line 2", "lr", "nan is no finite number"]),
+        ("epochs = true\n", ["line 1", "epochs", "true is not a whole number"]),
+        ("out = false\n", ["line 1", "out", "false is not what this flag takes: give a text"]),
         ("seed = 1\nhidden = [128, 0]\n", ["line 2", "hidden", "128,0"]),
         ("model = 'forest'\n", ["line 1", "model", "forest", "mlp"]),
         ("[model]\nhidden = 3\n", ["line 1", "model", "tables"]),
@@ -58,6 +62,11 @@ def test_files_that_cannot_be_read(tmp_path, capfd):
     assert "cannot be read" in error_of(capfd, "--config", tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     assert "UTF-8" in error_of(capfd, "--config", tmp_path / "bytes.toml")
+
+
+def test_a_byte_order_mark_is_no_setting(tmp_path, capfd):
+    (tmp_path / "run.toml").write_text("epochs = 'many'\n", encoding="utf-8-sig")
+    assert "line 1: epochs: 'many' is not a whole number" in error_of(capfd, "--config", tmp_path / "run.toml")
 
 
 def test_every_flag_has_a_name_of_its_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable
@@ -59,7 +60,7 @@ def flags_win(ctx: click.Context, settings: dict[str, Any], pairs: Iterable[tupl
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from None
@@ -83,17 +84,30 @@ def _checked(flag: click.Option, value: Any, ctx: click.Context, where: str) -> 
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
     switch = flag.is_flag or isinstance(flag.type, click.types.BoolParamType)
-    if switch != isinstance(value, bool):
-        raise ConfigError(f"{where}: {value!r} is not {'true or false' if switch else 'what this flag takes'}")
     if isinstance(value, dict):
         raise ConfigError(f"{where}: tables are not used here; write the flags one below the other")
-    if isinstance(flag.type, click.types.IntParamType) and not isinstance(value, int):
-        raise ConfigError(f"{where}: {value!r} is not a whole number")
+    kind, kinds = _kind(flag)
+    if switch != isinstance(value, bool) or (kinds and not isinstance(value, kinds)):
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise ConfigError(f"{where}: {shown} is not {kind}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {value} is no finite number")
     try:
         flag.type_cast_value(ctx, value if switch else str(value))
     except click.BadParameter as error:
         raise ConfigError(f"{where}: {error.message.rstrip('.')}") from None
     return value
+
+
+def _kind(flag: click.Option) -> tuple[str, tuple[type, ...]]:
+    """What a flag takes, in words, and the types that it takes alone; none where text may stand for it."""
+    if flag.is_flag or isinstance(flag.type, click.types.BoolParamType):
+        return "true or false", (bool,)
+    if isinstance(flag.type, click.types.IntParamType):
+        return "a whole number", (int,)
+    if isinstance(flag.type, click.types.FloatParamType):
+        return "a number", (int, float)
+    return "what this flag takes: give a text or a number", ()
 
 
 def write_config(settings: dict[str, Any], command: click.Command, comment: str) -> str:
