@@ -1,5 +1,6 @@
 """Data files of every format on the command line: train, evaluate, predict, and bench read."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 from test_tables import TABLES, write_all
+
+from distai_mpi.cli.main import main
 
 ROWS = 200
 X = np.random.default_rng(0).normal(size=(ROWS, 6))
@@ -95,6 +98,17 @@ def test_bench_read(folder):
     assert "two numbers" in run(folder, "bench", "read", "new.csv", "--make", "5", status=2)
     assert "no such file" in run(folder, "bench", "read", "absent", status=2)
     assert "no CSV file" in run(folder, "bench", "read", "made.svm", "--against", "numpy", status=2)
+    (folder / "hurt.csv").write_text("1,2\n1,x\n")
+    told = run(folder, "bench", "read", "hurt.csv", "--ranks", "1", "--repeats", "1", status=2)
+    assert "hurt.csv: line 2, column 1" in told
+    assert "Traceback" not in told
+
+
+def test_bench_read_names_a_peer_that_is_missing(folder, capfd, monkeypatch):
+    (folder / "a.svm").write_text("1 1:2\n")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "read", str(folder / "a.svm"), "--against", "sklearn"]) == 2
+    assert "--against sklearn: it is not installed" in capfd.readouterr().err
 
 
 def test_features_of_libsvm_rows_count_as_they_did_in_training(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from ...comm import launch
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, DistaiError
 
 # What peers are asked to do: they load once to warm up, as we do, and time the second load, imports left out.
 TIMED = """
@@ -88,6 +89,11 @@ def command(
     ours = [
         Contender(f"distai-mpi, {n} rank{'s' * (n > 1)}", ours_command(file, n, options["launcher"])) for n in ranks
     ]
+    for name in options["against"]:
+        if not options["python"] and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"--against {name}: it is not installed beside this Python; name one that has it, --python"
+            )
     python = options["python"] or sys.executable
     peers = [Contender(name, [python, "-c", peer_program(name, file), file]) for name in options["against"]]
     floor = Contender("reading the bytes", [sys.executable, "-c", TIMED.format(imports=FLOOR[0], load=FLOOR[1]), file])
@@ -159,7 +165,10 @@ def measure() -> None:
         for _ in range(2):
             comm.barrier()
             began = time.perf_counter()
-            data.load(path, comm, shuffle="global", test_fraction=0)
+            try:
+                data.load(path, comm, shuffle="global", test_fraction=0)
+            except DistaiError as error:  # the same on all ranks
+                sys.exit(str(error) if comm.rank == 0 else 1)
             comm.barrier()
             seconds = time.perf_counter() - began
         if comm.rank == 0:
