@@ -134,6 +134,17 @@ def test_ranks_agree_on_weights(comm):
 
 
 @mpi
+def test_weights_beyond_the_type_of_the_model_are_refused(comm):
+    x, y = make_rows(kind="binary")
+    share = whole(Dataset(x, y, np.full(len(y), 1e300)), comm.rank, comm.size)
+    with pytest.raises(DataError, match=r"training rows: their weights add up to 2.03e\+302.* 3.4e\+38 of float32"):
+        fit(models.Logistic(6), share, comm, epochs=1)
+    plain = fit(models.Logistic(6, dtype=np.float64), whole_share(x, y, comm), comm, epochs=1)
+    huge = fit(models.Logistic(6, dtype=np.float64), share, comm, epochs=1)
+    assert huge.train_loss == pytest.approx(plain.train_loss, rel=1e-10)
+
+
+@mpi
 def test_test_rows_that_weigh_nothing_have_no_figures(comm):
     x, y = make_rows(kind="value")
     train, weightless = whole_share(x, y, comm), from_local(Dataset(x[:9], y[:9], np.zeros(9)), comm)

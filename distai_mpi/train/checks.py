@@ -89,6 +89,12 @@ def check_rows(model: Model, share: Share, which: str) -> None:
             model.check_data(share.labels)
         except DataError as error:
             raise DataError(f"{share.name}, {which} rows: {error}") from None
+    most = float(np.finfo(model.dtype).max)  # of the weights that batches hold
+    if not share.total_weight <= most:
+        raise DataError(
+            f"{share.name}, {which} rows: their weights add up to {share.total_weight:.3g}, which is beyond the"
+            f" {most:.3g} of {np.dtype(model.dtype)}; divide all weights by the same number"
+        )
 
 
 def check_alike(comm: Communicator, **settings: Any) -> None:
