@@ -17,7 +17,7 @@ from ..optim import Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, node_cpus
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
-from .checks import check_alike, check_rows, check_settings
+from .checks import check_alike, check_metric, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .placement import agree_on_device
@@ -107,6 +107,8 @@ def fit(
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
+    if valid is not None:
+        check_metric(model, valid, metric)
     place = agree_on_device(device, model, comm)
     cpus = node_cpus(comm)
     batch_size = data.rows if optimizer.full_batch else global_batch_size
