@@ -190,7 +190,7 @@ RUN: Sequence[Option] = (
     click.option(
         "--device",
         type=click.Choice(["cpu", "gpu", "auto"]),
-        default="auto",
+        default="cpu",
         show_default=True,
         help="auto: a GPU for each rank, where CuPy is installed and sees one on every rank; else the CPU.",
     ),
