@@ -243,6 +243,15 @@ def test_ranks_that_want_different_things_are_told_so(comm, name, value):
         fit(make_model(), whole_share(x, y, comm), comm, **{name: value(comm.rank)})
 
 
+@mpi
+def test_functions_among_the_settings_are_no_difference(comm):
+    """Their addresses differ between ranks."""
+    x, y = make_rows()
+    schedule = optim.WarmUp(2, lambda step: 1 / (1 + step))
+    result = fit(make_model(), whole_share(x, y, comm), comm, schedule=schedule, epochs=1, global_batch_size=SIZE)
+    assert result.status == "completed"
+
+
 class Mean:
     """A user's own model without a base class: the mean of y, by squared loss."""
 

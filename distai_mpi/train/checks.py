@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,4 +115,4 @@ def check_alike(comm: Communicator, **settings: Any) -> None:
 def _spelled(value: Any) -> str:
     """``value`` in words that are the same on all ranks: an object that does not spell itself out goes by its class."""
     plain = value is None or isinstance(value, int | float | str) or is_dataclass(value)
-    return repr(value) if plain else type(value).__name__
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) if plain else type(value).__name__  # functions have addresses

@@ -57,7 +57,7 @@ def fit(
         data, test: this rank's share of the training and test rows, from `data.load`.
         comm: the ranks that train.
         valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
-            them are the result.  See `data.split`.
+            them are the result.  From `data.load_sets`.
         optimizer: a first-order method or `optim.ParameterAveraging`; default momentum.
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
@@ -101,7 +101,9 @@ def fit(
         metric=metric,
         patience=patience,
         checkpoint=checkpoint,
-        rows=data.rows,
+        data=data.rows,
+        valid=None if valid is None else valid.rows,
+        test=None if test is None else test.rows,
     )
     check_settings(data, optimizer, epochs, global_batch_size, seed, l2, tol, clip_norm, valid, metric, patience)
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):

@@ -29,7 +29,8 @@ class Result:
     Attributes:
         w: parameters, shape (layout.size,), replicated, in host memory.
         status: ``completed``, ``diverged`` or ``interrupted``.
-        stop_reason: ``epochs``, ``tolerance``, ``no improvement``, ``loss is not finite`` or ``signal``.
+        stop_reason: ``epochs``, ``tolerance``, ``no improvement``, ``loss is not finite``, ``signal``, or
+            ``signal, and the run could not be saved``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
         metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.
