@@ -103,7 +103,7 @@ def check_alike(comm: Communicator, **settings: Any) -> None:
 
     Ranks that take different numbers of steps would wait for each other for ever.
     """
-    ranks = comm.allgather_object({name: _spelled(value) for name, value in settings.items()})
+    ranks = comm.allgather_object({name: spelled(value) for name, value in settings.items()})
     for name, first in ranks[0].items():
         for rank, others in enumerate(ranks):
             if others[name] != first:
@@ -112,7 +112,7 @@ def check_alike(comm: Communicator, **settings: Any) -> None:
                 )
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
     """``value`` in words that are the same on all ranks: an object that does not spell itself out goes by its class."""
     plain = value is None or isinstance(value, int | float | str) or is_dataclass(value)
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) if plain else type(value).__name__  # functions have addresses

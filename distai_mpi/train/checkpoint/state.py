@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import zlib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from ...models import FeedForward, Sums
 from ...models.builtin import MODELS, to_config
 from ...optim import ParameterAveraging
 from ...params import Ownership
+from ..checks import spelled
 from ..run import Run
 from .files import Part
 
@@ -173,16 +173,12 @@ def variable(run: Run) -> dict[str, Any]:
     return {
         "ranks": run.comm.size,
         "epochs": run.epochs,
-        "optimizer": _spelled(run.optimizer),
-        "schedule": _spelled(run.schedule),
+        "optimizer": spelled(run.optimizer),
+        "schedule": spelled(run.schedule),
         "clip_norm": run.training.clip_norm,
         "allreduce": run.objective.algorithm or run.comm.default_algorithm,
         "shards": None if run.loader.share.partition is None else list(run.loader.share.partition.weights),
     }
-
-
-def _spelled(value: Any) -> str:
-    return repr(value) if dataclasses.is_dataclass(value) else type(value).__name__
 
 
 def data_sample(run: Run) -> int:
