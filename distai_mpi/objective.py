@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import device_of, namespace
+from .comm import SHARING
 from .data import Batch
 from .models import Model, Number, Sums
 from .params import Ownership
@@ -34,7 +35,8 @@ class Objective:
         loader: this rank's rows, which may be none.
         comm: the ranks whose rows count.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
-        algorithm: how gradients travel, by name; None takes the communicator's default.
+        algorithm: how gradients travel, by name; None takes the communicator's default.  ``self.algorithm`` is what
+            ``auto`` has come to.
 
     Raises:
         DataError: the model can tell that the rows do not fit it.
@@ -47,15 +49,22 @@ class Objective:
     ) -> None:
         if hasattr(model, "check_data"):
             model.check_data(loader.share.labels)
-        self.model, self.loader, self.comm, self.l2, self.algorithm = model, loader, comm, l2, algorithm
-        self.owners: Ownership = comm.ownership(model.layout.size, model.dtype, algorithm)
+        self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
+        self.algorithm = comm.resolve(algorithm, model.layout.size, model.dtype, loader.device)
+        self.owners: Ownership = comm.ownership(model.layout.size, model.dtype, self.algorithm)
         self.mine = self.owners.slices[comm.rank]
         self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._block_grad: Array | None = None
 
-    def empty(self, shared: bool = True) -> Array:
-        """A vector of zeros for parameters or a gradient, shape (layout.size,), where batches are; collective."""
-        return self.comm.empty(self.model.layout.size, self.model.dtype, shared, self.loader.device)
+    def empty(self, shared: bool = True, once: bool = False) -> Array:
+        """A vector of zeros for parameters or a gradient, shape (layout.size,), where batches are; collective.
+
+        Shared with the ranks of the node where the algorithm uses that, and with ``once`` the only one of the node;
+        private without ``shared``.
+        """
+        size, dtype = self.model.layout.size, self.model.dtype
+        shared = shared and self.algorithm in SHARING
+        return self.comm.empty(size, dtype, shared, self.loader.device, once and shared)
 
     @property
     def rounds(self) -> int:
@@ -103,9 +112,10 @@ class Objective:
         """The owned slice of the gradient of f, from every rank's gradient of its sum of losses.
 
         ``grad``, shape (layout.size,), local on entry, is overwritten: the result is its slice
-        ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.
+        ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.  The rest of it must not be
+        written before the ranks have met again, as in an allgather.
         """
-        owned = self.comm.reduce_scatter(grad, self.owners, self.algorithm)
+        owned = self.comm.reduce_scatter(grad, self.owners, self.algorithm, release=False)
         return self._mean_grad(owned, w[self.mine], weight, self._decay)
 
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from run import mpi_environment, mpiexec_command
 
 from distai_mpi.comm import ALGORITHMS, Communicator
-from distai_mpi.comm import shared as shared_module
+from distai_mpi.comm import memory as memory_module
 from distai_mpi.comm.failure import agreed
 from distai_mpi.errors import ConfigError, DataError, DistaiError
 from distai_mpi.params import Ownership
@@ -104,15 +104,18 @@ def test_node_array_is_one_array_per_node(comm):
 
 @mpi
 def test_node_array_that_does_not_fit_fails_on_all_ranks(comm, monkeypatch):
-    def room_but_on_the_last_rank(nbytes):
-        return comm.rank < comm.size - 1
+    def fail_on_the_last_rank(*args):
+        if comm.rank == comm.size - 1:
+            raise OSError("no")
+        return mapped(*args)
 
-    monkeypatch.setattr(shared_module, "has_room", room_but_on_the_last_rank)
+    mapped = memory_module._map
+    monkeypatch.setattr(memory_module, "_map", fail_on_the_last_rank)
     if comm.node.size > 1:
         with pytest.raises(MemoryError):
             comm.node_array((10,), np.float64)
-    with pytest.raises(MemoryError):
-        comm.node_array((1 << 58,), np.float64)
+        with pytest.raises(MemoryError):
+            comm.node_array((1 << 58,), np.float64)
     monkeypatch.undo()
     assert comm.node_array((10,), np.float64).shape == (10,)
 

@@ -15,7 +15,7 @@ MODELS = ("linear", "logistic", "softmax", "mlp")
 OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average")
 SCHEDULES = ("constant", "step", "cosine")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
-ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner")
+ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical", "auto")
 
 
 class Widths(click.ParamType):
@@ -183,9 +183,9 @@ RUN: Sequence[Option] = (
     click.option(
         "--allreduce",
         type=click.Choice(ALGORITHMS),
-        default="native",
+        default="auto",
         show_default=True,
-        help="How gradients are exchanged.",
+        help="How gradients are exchanged; auto takes what is fastest here.",
     ),
     click.option(
         "--device",

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "ALGORITHMS": "collectives",
+    "CHOICES": "collectives",
     "Communicator": "communicator",
     "Node": "communicator",
+    "SHARING": "collectives",
     "install_abort_hook": "failure",
 }
-__all__ = ["ALGORITHMS", "Communicator", "Node", "install_abort_hook"]
+__all__ = ["ALGORITHMS", "CHOICES", "SHARING", "Communicator", "Node", "install_abort_hook"]
 
 if TYPE_CHECKING:
-    from .collectives import ALGORITHMS
+    from .collectives import ALGORITHMS, CHOICES, SHARING
     from .communicator import Communicator, Node
     from .failure import install_abort_hook
 

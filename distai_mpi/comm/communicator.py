@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,15 +17,20 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..backend import HOST, Device, as_host
 from ..errors import ConfigError
 from ..params import Ownership
-from . import exchange, failure, launch, native, shared
-from .collectives import ALGORITHMS, Algorithm
+from . import exchange, failure, launch, native
+from .collectives import ALGORITHMS, CHOICES, SHARING, Algorithm
+from .memory import Shared
 from .pending import Pending
+from .sharing import Sharing
 from .staging import Staging
+from .topology import Topology, declared_nodes
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    from .hierarchical import Hierarchical
 
 LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
 
@@ -49,34 +55,65 @@ class Communicator:
     calls them in the same order.  Vectors are 1-D, contiguous NumPy arrays,
     alike in length and dtype on all ranks; those of `allreduce`, `reduce_scatter`,
     `allgather` and `bcast` may lie on a GPU, and travel through host memory.  A communicator
-    of one rank does no MPI work.  ``algorithm`` names one of `ALGORITHMS`; None stands for the
-    communicator's default.  ``chunk_bytes`` bounds a single message.
+    of one rank does no MPI work.
+
+    ``algorithm`` names one of `CHOICES`; None stands for the communicator's default.  ``shared`` and ``hierarchical``
+    sum vectors of `empty` where they lie in the memory of a node; other arrays travel by messages all the same.
 
     ``rounds`` counts the collective exchanges of arrays that were made (none
     on one rank), ``bytes_sent`` the bytes this rank sent in them: exactly for
     the package's own algorithms, and for the library's what an optimal one
-    sends on average, 2(N - 1)/N of an allreduced vector.
+    sends on average, 2(N - 1)/N of an allreduced vector.  In shared memory the bytes count that it read of others'
+    vectors.
+
+    Args:
+        mpi_comm: the ranks; it is duplicated.
+        algorithm: the default one.
+        chunk_bytes: bounds a single message.
+        nodes: how many ranks each node has, one node after another, to try on one machine what is meant for
+            several; None: ranks that share memory are a node, or what DISTAI_NODES says (``2,2``).
+
+    With DISTAI_CHECK=1 in the environment the ranks compare, at each exchange of vectors, what they ask for.
     """
 
-    def __init__(self, mpi_comm: MPI.Intracomm, algorithm: str = "native", chunk_bytes: int = CHUNK_BYTES) -> None:
-        from mpi4py import MPI
-
+    def __init__(
+        self,
+        mpi_comm: MPI.Intracomm,
+        algorithm: str = "auto",
+        chunk_bytes: int = CHUNK_BYTES,
+        nodes: Sequence[int] | None = None,
+    ) -> None:
         self.default_algorithm = algorithm
-        self._named(algorithm)
         self._comm = mpi_comm.Dup()
-        self._node_comm: Any = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self._comm.rank)
+        self._node_comm: Any = self._split_by_node(declared_nodes(self._comm.size) if nodes is None else nodes)
         self._wire = MPIWire(self._comm, chunk_bytes)
         self._work = Workspace()
         self._staging = Staging()
-        self._windows: list[MPI.Win] = []
         self._aside: Any = None  # what `pending` travels on: made when first used
         self._pending: Pending | None = None  # the last, so that its buffers live as long as MPI uses them
         self._float16: bool | None = None  # whether the library sums float16: asked once, when first needed
         self.rank: int = self._comm.rank
         self.size: int = self._comm.size
         self.node = Node(tuple(self._node_comm.allgather(self.rank)), self._node_comm.rank)
-        self.leaders: tuple[int, ...] = tuple(sorted(set(self._comm.allgather(self.node.ranks[0]))))
+        self.topology = Topology.of(self._comm.allgather(self.node.ranks[0]))
+        self.leaders: tuple[int, ...] = tuple(ranks[0] for ranks in self.topology.nodes)
+        self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
+        self._check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")
         self.rounds = 0
+        self._named(algorithm)
+
+    def _split_by_node(self, nodes: Sequence[int] | None) -> Any:
+        from mpi4py import MPI
+
+        real: Any = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self._comm.rank)
+        if nodes is None:
+            return real
+        if sum(nodes) != self._comm.size or min(nodes) < 1:
+            raise ConfigError(f"nodes of {', '.join(map(str, nodes))} ranks are not {self._comm.size} ranks")
+        of_ranks = [node for node, ranks in enumerate(nodes) for _ in range(ranks)]
+        declared = real.Split(of_ranks[self._comm.rank], self._comm.rank)
+        real.Free()
+        return declared
 
     def __enter__(self) -> Communicator:
         return self
@@ -90,9 +127,8 @@ class Communicator:
                 launch.abort(1)
 
     def free(self) -> None:
-        """Give back the shared arrays, which must not be used after, and the communicator.  Twice is harmless."""
-        while self._windows:
-            shared.release(self._windows.pop())
+        """Give back the communicator; arrays stay what they are.  Twice is harmless."""
+        self._sharing.free()
         for comm in (self._aside, self._node_comm, self._comm):
             if comm:
                 comm.Free()
@@ -100,16 +136,33 @@ class Communicator:
     @property
     def bytes_sent(self) -> int:
         """Bytes this rank has sent in collectives."""
-        return self._wire.bytes_sent
+        exchange = self._sharing.exchange
+        return self._wire.bytes_sent + (exchange.bytes_sent if exchange is not None else 0)
 
     # --- sums over all ranks
 
-    def allreduce(self, x: Array, algorithm: str | None = None) -> None:
-        """Sum ``x``, shape (n,), over all ranks in place, in its own dtype; all ranks get the same bits."""
-        chosen = self._choose(x, algorithm)
+    def allreduce(self, x: Array, algorithm: str | None = None, out: Array | None = None) -> None:
+        """Sum ``x``, shape (n,), over all ranks in its own dtype; all ranks get the same bits.
+
+        In place, or into ``out``, which is like ``x`` and may be a vector that the node has once: all of its ranks
+        find the sum there, and each element of it was written once.  What ``x`` then holds is undefined.
+        """
+        chosen, shared = self._choose(x, algorithm, "allreduce")
+        once = None
+        if out is not None:
+            exchange.check_alike(x, out)
+            once = self._sharing.find(out)
         if self.size > 1:
             self.rounds += 1
-            self._sum_all(chosen, x)
+            if shared is None:
+                self._sum_all(chosen, x)
+            elif once is not None and once.once:
+                self._exchange.allreduce_once(x, shared, out)  # type: ignore[arg-type]
+                return
+            else:
+                self._exchange.allreduce(x, shared)
+        if out is not None:
+            self._publish(x, out, once)
 
     def _sum_all(self, chosen: Algorithm, x: Array) -> None:
         whole = slice(0, x.size)
@@ -117,23 +170,41 @@ class Communicator:
         chosen.allreduce(self._wire, host, self._work)
         self._staging.up(host, x, [whole])
 
+    def _publish(self, x: Array, out: Array, once: Shared | None) -> None:
+        """Copy ``x``, the same on all ranks, to ``out``, into which one rank of a node writes if there is but one."""
+        several = once is not None and once.once and self.node.size > 1
+        if not several or self.node.rank == 0:
+            out[:] = x
+        if several:
+            self._exchange.barrier()
+
     def ownership(self, size: int, dtype: DTypeLike, algorithm: str | None = None) -> Ownership:
         """Share ``size`` elements out as the algorithm needs: sharded for a sliced one, else replicated."""
-        if self._named(algorithm).sliced:
-            return Ownership.sharded(size, self.size, np.dtype(dtype).itemsize)
+        itemsize = np.dtype(dtype).itemsize
+        name = self._named(algorithm)
+        if name in SHARING:
+            return self.topology.plan(size, itemsize).owners
+        if ALGORITHMS[name].sliced:
+            return Ownership.sharded(size, self.size, itemsize)
         return Ownership.replicate(size, self.size)
 
-    def reduce_scatter(self, x: Array, owners: Ownership, algorithm: str | None = None) -> Array:
+    def reduce_scatter(
+        self, x: Array, owners: Ownership, algorithm: str | None = None, *, release: bool = True
+    ) -> Array:
         """Sum this rank's slice of ``x``, shape (n,), over all ranks; return it, a view of ``x``.
 
-        The rest of ``x`` is scratch afterwards.  A replicated table makes it an `allreduce`.
+        The rest of ``x`` is scratch afterwards.  A replicated table makes it an `allreduce`.  Without ``release``
+        other ranks may go on reading the rest of a shared ``x``: it must not be written before the next `allgather`
+        or `barrier`, which a step of training makes anyway.
         """
-        chosen = self._choose(x, algorithm)
-        self._check_owners(x, owners)
+        chosen, shared = self._choose(x, algorithm, "reduce_scatter")
+        self._check_owners(x, owners, chosen, shared)
         if self.size > 1:
             self.rounds += 1
             if owners.replicated:
                 self._sum_all(chosen, x)
+            elif shared is not None:
+                self._exchange.reduce_scatter(x, shared, owners, release)
             else:
                 host = self._staging.down(x, slice(0, x.size))
                 self._sliced(chosen.reduce_scatter)(self._wire, host, owners.slices, self._work)
@@ -141,11 +212,17 @@ class Communicator:
         return x[owners.slices[self.rank]]
 
     def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None) -> None:
-        """Copy every rank's own slice of ``x``, shape (n,), to all ranks' ``x``.  Nothing for a replicated table."""
-        chosen = self._choose(x, algorithm)
-        self._check_owners(x, owners)
+        """Copy every rank's own slice of ``x``, shape (n,), to all ranks' ``x``.  Nothing for a replicated table.
+
+        Where the node has ``x`` once, its ranks' slices are there already, and seen by all of them afterwards.
+        """
+        chosen, shared = self._choose(x, algorithm, "allgather")
+        self._check_owners(x, owners, chosen, shared)
         if self.size > 1 and not owners.replicated:
             self.rounds += 1
+            if shared is not None:
+                self._exchange.allgather(x, shared, owners)
+                return
             mine = owners.slices[self.rank]
             host = self._staging.down(x, mine)
             self._sliced(chosen.allgather)(self._wire, host, owners.slices, self._work)
@@ -225,11 +302,7 @@ class Communicator:
     def barrier(self) -> None:
         """Wait for all ranks; what they wrote to node arrays before can be read after."""
         if self.size > 1:
-            for window in self._windows:
-                window.Sync()
-            self._comm.Barrier()
-            for window in self._windows:
-                window.Sync()
+            self._comm.Barrier()  # its messages order memory too: they are released and acquired one after another
 
     def barrier_asleep(self) -> None:
         """Wait for all ranks as `barrier` does, for long waits: asleep, and seeing no writes to node arrays.
@@ -265,79 +338,118 @@ class Communicator:
 
     # --- memory
 
-    def empty(self, size: int, dtype: DTypeLike, shared: bool = True, device: Device = HOST) -> Array:
+    def empty(
+        self, size: int, dtype: DTypeLike, shared: bool = True, device: Device = HOST, once: bool = False
+    ) -> Array:
         """Make a vector of ``size`` zeros that starts on a page; collective where it is ``shared``.
 
-        On another ``device`` than the host it is that device's.
+        A shared vector is this rank's own, but the other ranks of the node can read it; with ``once`` the node has
+        one for all its ranks, each of which writes its own slice.  `reduce_scatter`, `allgather` and `allreduce` by
+        ``shared`` or ``hierarchical`` use them where they lie.  Where a node cannot share memory, all ranks
+        get private vectors, and rank 0 says so once.  On another ``device`` than the host it is that device's.
 
-        Memory shared by the node is not given out yet: the vector is private
-        in either case, as it must be where the node cannot share.
+        Raises:
+            ConfigError: the ranks ask for different vectors; on all of them.
         """
         dtype = np.dtype(dtype)
         if device is not HOST:
             return device.zeros(size, dtype)
+        if shared and self.size > 1:
+            self._check_same(f"{size:,} {dtype}{', once a node' if once else ''}", "vectors made by empty")
+            vector = self._sharing.vector(size, dtype, once) if size else None
+            if vector is not None:
+                return vector
         if size == 0:
             return np.empty(0, dtype)
         return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size)
 
     def node_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """Make one uninitialised array per node that all its ranks read and write, until `free`.
+        """Make one uninitialised array per node that all its ranks read and write.
 
-        After `free`, as at the end of a ``with`` block, the memory is gone: touching the array then
-        ends the process.
         Writes are seen by the others after a `barrier`.  Raises MemoryError on
-        all ranks where any node has too little shared memory.
+        all ranks where any node has too little memory, or cannot share it.
         """
-        dtype = np.dtype(dtype)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        alone = self.node.size == 1
-        private, error = None, None
-        try:
-            if alone or nbytes == 0:
-                private = np.empty(shape, dtype)
-            elif not shared.has_room(nbytes):
-                raise MemoryError(f"{nbytes} bytes do not fit {shared.SHARED_FOLDER}")
-        except MemoryError as caught:
-            error = str(caught)
-        errors = [e for e in self.allgather_object(error) if e is not None]
-        if errors:
-            raise MemoryError(errors[0])
-        if private is not None:
-            return private
-        window, array = shared.allocate(self._node_comm, shape, dtype)
-        self._windows.append(window)
-        return array
+        return self._sharing.array(shape, np.dtype(dtype))
 
     # --- choices and checks
 
-    def _named(self, algorithm: str | None) -> Algorithm:
-        name = self.default_algorithm if algorithm is None else algorithm
-        try:
-            return ALGORITHMS[name]
-        except KeyError:
-            raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(ALGORITHMS)}") from None
+    def resolve(self, algorithm: str | None, size: int, dtype: DTypeLike, device: Device = HOST) -> str:
+        """The algorithm that serves for gradients of this size and type, where ``auto`` leaves the choice; collective.
 
-    def _choose(self, x: Array, algorithm: str | None) -> Algorithm:
-        """Check ``x`` and pick its algorithm, the same on all ranks."""
-        chosen = self._named(algorithm)
+        On a GPU vectors travel through host memory, which no rank shares.
+        """
+        name = self.default_algorithm if algorithm is None else algorithm
+        if name not in CHOICES:
+            raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(CHOICES)}")
+        if name == "auto":
+            name = "native" if device is not HOST or self.size == 1 else "hierarchical"
+        if name == "hierarchical" and len(self.leaders) == 1:
+            name = "shared"
+        return self._named(name)
+
+    def _named(self, algorithm: str | None) -> str:
+        name = self.default_algorithm if algorithm is None else algorithm
+        if name not in CHOICES:
+            raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(CHOICES)}")
+        if name == "auto":
+            return "hierarchical"
+        if name == "shared" and len(self.leaders) > 1:
+            raise ConfigError(
+                f"--allreduce shared is for one node, not {len(self.leaders)}: choose hierarchical or auto"
+            )
+        return name
+
+    @property
+    def _exchange(self) -> Hierarchical:
+        exchange = self._sharing.exchange
+        assert exchange is not None
+        return exchange
+
+    def _choose(self, x: Array, algorithm: str | None, call: str) -> tuple[Algorithm, Shared | None]:
+        """Check ``x``; how its messages travel, and the shared vectors it is one of; alike on all ranks."""
+        name = self._named(algorithm)
         exchange.check_contiguous(x)
         if x.dtype.kind not in "fiu":
             raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
-        if x.dtype == np.float16 and chosen is ALGORITHMS["native"] and self.size > 1:
-            if self._float16 is None:
-                self._float16 = native.sums_float16(self._wire)
-            if not self._float16:
-                return ALGORITHMS["rabenseifner"]
-        return chosen
+        if self._check:
+            self._check_same(f"{x.size:,} {x.dtype} by {name}", f"vectors of {call}")
+        shared = None
+        if name in SHARING:
+            name, shared = "native", self._sharing.find(x)
+        if x.dtype == np.float16 and self.size > 1:
+            if call != "allgather":  # the sums of shared memory are compiled, and know no float16
+                shared = None
+            if name == "native" and not self._sums_float16():
+                name = "ring"  # which takes any table
+        return ALGORITHMS[name], shared
+
+    def _sums_float16(self) -> bool:
+        """Whether the library sums float16; asked once."""
+        if self._float16 is None:
+            self._float16 = native.sums_float16(self._wire)
+        return self._float16
+
+    def _check_same(self, told: str, what: str) -> None:
+        """Raise on all ranks where one tells something else than rank 0."""
+        answers = self.allgather_object(told)
+        for rank, answer in enumerate(answers):
+            if answer != answers[0]:
+                raise ConfigError(f"{what} differ: rank 0 has {answers[0]}, rank {rank} has {answer}")
 
     def _sliced(self, exchange: Callable[..., None] | None) -> Callable[..., None]:
         if exchange is None:
             raise ValueError("this algorithm knows no slices: its table is replicated (see ownership)")
         return exchange
 
-    def _check_owners(self, x: Array, owners: Ownership) -> None:
+    def _check_owners(self, x: Array, owners: Ownership, chosen: Algorithm, shared: Shared | None) -> None:
         if owners.size != x.size or len(owners.slices) != self.size:
             raise ValueError(
                 f"a table for {owners.size} elements on {len(owners.slices)} ranks "
                 f"does not fit a vector of {x.size} on {self.size}"
             )
+        if shared is not None:
+            fits = len(self.leaders) == 1 or owners == self.topology.plan(x.size, x.itemsize).owners
+        else:
+            fits = chosen is not ALGORITHMS["rabenseifner"] or owners.replicated or owners.in_order
+        if not fits:
+            raise ValueError("this algorithm needs the slices that ownership() gives for it")

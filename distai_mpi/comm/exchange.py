@@ -77,6 +77,13 @@ def check_vector(x: Array) -> None:
         raise ValueError("expected a vector in host memory, got one on a GPU: copy it first (backend.as_host)")
 
 
+def check_alike(x: Array, out: Array) -> None:
+    """Refuse an ``out`` that is no place for a sum of vectors like ``x``."""
+    check_contiguous(out)
+    if out.size != x.size or out.dtype != x.dtype:
+        raise ValueError(f"cannot sum {x.size} {x.dtype} into {out.size} {out.dtype}")
+
+
 def check_contiguous(x: Array) -> None:
     """Refuse what is no vector, or has gaps."""
     if x.ndim != 1 or not x.flags.c_contiguous:

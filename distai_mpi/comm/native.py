@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,7 +33,8 @@ def reduce_scatter(wire: MPIWire, x: Array, slices: Sequence[slice], work: Works
     counts = [s.stop - s.start for s in slices]
     scratch = work.segment(x.dtype)
     small = min(SMALL_SLICE_BYTES, scratch.nbytes)
-    if max(counts) * x.itemsize <= small and x.nbytes <= wire.chunk_bytes:
+    in_order = all(a.stop == b.start for a, b in pairwise(slices))
+    if in_order and max(counts) * x.itemsize <= small and x.nbytes <= wire.chunk_bytes:
         # received aside: with IN_PLACE the result lies at the front of x, and it is slower besides
         result = scratch[: counts[wire.rank]]
         wire.comm.Reduce_scatter(x, result, counts)

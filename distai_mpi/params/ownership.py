@@ -12,8 +12,8 @@ ALIGNMENT = 64  # bytes: one cache line, so that two ranks never write to the sa
 class Ownership:
     """The slice of a vector of ``size`` elements that each rank owns.
 
-    Either the slices lie one after another in the order of the ranks and cover
-    the vector (*sharded*), or every rank owns the whole of it (*replicated*:
+    Either the slices cover the vector and don't overlap (*sharded*; mostly in the
+    order of the ranks), or every rank owns the whole of it (*replicated*:
     the table of algorithms that know no slices).  A slice may be empty.
     """
 
@@ -32,6 +32,11 @@ class Ownership:
     def replicate(cls, size: int, ranks: int) -> Ownership:
         """Let every rank own all ``size`` elements."""
         return cls(size, (slice(0, size),) * ranks)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the slices lie one after another in the order of the ranks."""
+        return all(a.stop == b.start for a, b in pairwise(self.slices))
 
     @property
     def replicated(self) -> bool:

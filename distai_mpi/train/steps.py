@@ -39,7 +39,7 @@ class Steps(ABC):
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
         self.objective, self.clip_norm = objective, clip_norm
-        self._w, self._w_next = objective.empty(), objective.empty()
+        self._w, self._w_next = objective.empty(once=True), objective.empty(once=True)
         _put(start, self._w)
         self.gradient_norm = math.nan
 
@@ -165,7 +165,7 @@ class AveragingSteps(Steps):
         super().__init__(objective, start, clip_norm)
         mine, layout = objective.mine, objective.model.layout
         self.method = method
-        self._grad, self._local = objective.empty(shared=False), objective.empty(shared=False)
+        self._grad, self._local = objective.empty(), objective.empty(shared=False)
         self._local[:] = self._w
         self.state = method.outer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
         self.inner_state = method.inner.init(self._local, layout.decay_ranges(0, layout.size))
@@ -209,7 +209,7 @@ class AveragingSteps(Steps):
         self._grad[:] = self._w
         self._grad -= self._local
         self._grad *= share
-        owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm)
+        owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm, release=False)
         self.method.outer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
         self._publish()
         self._local[:] = self._w

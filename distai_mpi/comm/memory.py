@@ -1,0 +1,147 @@
+"""Memory that the ranks of a node share.
+
+It belongs to an anonymous file of the kernel (memfd_create), which the node's lowest rank makes and the others open by
+way of /proc.  The windows of MPI-3 (`MPI.Win.Allocate_shared`) are files in /dev/shm: small there in containers, and
+left behind when a job is killed.  Anonymous memory has no name that could be left, no limit but the machine's memory,
+and goes when the last array over it has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..perf.machine import memory_left
+from .wire import Array
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+def allocate(node: MPI.Intracomm, nbytes: int) -> mmap.mmap | str:
+    """Map ``nbytes`` (> 0) of new memory, zeros, into every rank of ``node``; collective over it.
+
+    Pages belong to nobody yet: the rank that touches one first gets it from its own part of the machine's memory.
+    Returns why not where it cannot be had, on all ranks of the node or on some.
+    """
+    made: tuple[int, int, int] | str = _make(nbytes) if node.rank == 0 else ""
+    made = node.bcast(made)
+    if isinstance(made, str):
+        return made
+    pid, fd, inode = made
+    try:
+        return _map(pid, fd, inode, nbytes, node.rank == 0)
+    except OSError as error:
+        return f"memory of process {pid} cannot be mapped ({error.strerror or error})"
+    finally:
+        node.Barrier()
+        if node.rank == 0:
+            os.close(fd)
+
+
+def _make(nbytes: int) -> tuple[int, int, int] | str:
+    """(process, file descriptor, inode) of new memory, or why there is none."""
+    left = memory_left()
+    if nbytes > left:
+        return f"{nbytes:,} bytes are asked for and {left:,} left"
+    fd = -1
+    try:
+        fd = os.memfd_create("distai-mpi")
+        os.ftruncate(fd, nbytes)
+        return os.getpid(), fd, os.fstat(fd).st_ino
+    except (AttributeError, OSError, OverflowError) as error:  # another system than Linux, or its limits
+        if fd >= 0:
+            os.close(fd)
+        return f"shared memory cannot be made ({error})"
+
+
+def _map(pid: int, fd: int, inode: int, nbytes: int, own: bool) -> mmap.mmap:
+    file = fd if own else os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR)
+    try:
+        if os.fstat(file).st_ino != inode:  # containers may count processes each for themselves
+            raise OSError(f"/proc/{pid} is another process here")
+        return mmap.mmap(file, nbytes)
+    finally:
+        if not own:
+            os.close(file)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Vectors of one length that the ranks of a node can read: one of each rank's, or one for all of them.
+
+    Holds the memory weakly: it lives as long as there are arrays over it.
+
+    Attributes:
+        address: of the first vector's first element, in this process.
+        stride: bytes from one vector to the next; whole pages.
+        rows: how many there are: the ranks of the node, or 1.
+        size: elements of each.
+        dtype: their type.
+    """
+
+    address: int
+    stride: int
+    rows: int
+    size: int
+    dtype: np.dtype[Any]
+    _memory: weakref.ref[Array]
+
+    @classmethod
+    def over(cls, memory: Array, rows: int, size: int, dtype: np.dtype[Any]) -> Shared:
+        """Lay ``rows`` vectors out in ``memory``, uint8, shape (rows · `stride_of`,)."""
+        return cls(address(memory), memory.size // rows, rows, size, dtype, weakref.ref(memory))
+
+    @property
+    def once(self) -> bool:
+        """Whether the node has one vector in place of one of each rank's (the same on a node of one rank)."""
+        return self.rows == 1
+
+    def row(self, index: int) -> Array:
+        """Vector number ``index``, shape (size,), writable."""
+        memory = self._memory()
+        assert memory is not None, "nobody holds the vector any more"
+        start = index * self.stride
+        return memory[start : start + self.size * self.dtype.itemsize].view(self.dtype)
+
+
+def stride_of(size: int, dtype: np.dtype[Any]) -> int:
+    """Bytes that a vector takes, in whole pages."""
+    return -(-max(1, size * dtype.itemsize) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def address(array: Array) -> int:
+    """Where the first element lies in this process."""
+    return array.__array_interface__["data"][0]
+
+
+class Registry:
+    """The shared vectors of a communicator, found by the address of an array over one of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Shared] = {}
+
+    def add(self, segment: mmap.mmap, rows: int, row: int, size: int, dtype: np.dtype[Any]) -> Array:
+        """Enter ``rows`` vectors over the whole of ``segment``, until no array uses it any more; number ``row``."""
+        memory = np.frombuffer(segment, np.uint8)
+        shared = Shared.over(memory, rows, size, dtype)
+        places = [shared.address + row * shared.stride for row in range(rows)]
+        self._found |= dict.fromkeys(places, shared)
+        weakref.finalize(memory, self._remove, places).atexit = False
+        return shared.row(row)
+
+    def _remove(self, places: list[int]) -> None:
+        for place in places:
+            with contextlib.suppress(KeyError):
+                del self._found[place]
+
+    def find(self, x: Array) -> Shared | None:
+        """The vectors one of which ``x`` is, whole; None for any other array."""
+        shared = self._found.get(address(x))
+        return shared if shared is not None and shared.size == x.size and shared.dtype == x.dtype else None

@@ -1,0 +1,42 @@
+"""A barrier for the ranks of one node, by flags in their shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .kernels import LINE, announce, wait_for
+
+SPINS = 4000  # looks at a flag before the processor is given away: about 10 µs, the length of a short imbalance
+YIELDS = 200  # times that it is given away before MPI is looked at: it may tell that a rank has died
+
+
+class NodeBarrier:
+    """Waits until all ranks of a node have come: what they wrote before can be read after.
+
+    Every rank has a flag on cache lines of its own, which counts the barriers it has come to; it waits until all
+    others' flags have its own number.  With n ranks, each reads n lines: no line is written by two.  Measured on 2
+    cores against MPI_Barrier of Open MPI 5.0: see ``distai-mpi bench allreduce``.
+
+    Args:
+        flags: address of `size_of` (ranks) bytes of the node's shared memory, zeros.
+        rank, ranks: index of this rank on the node, and how many there are.
+        crowded: whether there are fewer processors than ranks: a rank that spins then keeps another from coming.
+        poll: called in long waits, again and again; sees to MPI, so that a job that is being aborted ends.
+    """
+
+    def __init__(self, flags: int, rank: int, ranks: int, crowded: bool, poll: Callable[[], object]) -> None:
+        self._flags, self._rank, self._ranks, self._poll = flags, rank, ranks, poll
+        self._spins = 0 if crowded else SPINS
+        self._turn = 0
+
+    @staticmethod
+    def size_of(ranks: int) -> int:
+        """Bytes of the flags."""
+        return ranks * LINE
+
+    def __call__(self) -> None:
+        """Wait for all ranks of the node."""
+        self._turn += 1
+        announce(self._flags, self._rank, self._turn)
+        while not wait_for(self._flags, self._ranks, self._turn, self._spins, YIELDS):
+            self._poll()
