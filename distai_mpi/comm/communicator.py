@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from .memory import Shared
 from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
-from .topology import Topology, declared_nodes
+from .topology import Node, Topology, declared_nodes
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
 
@@ -33,19 +32,6 @@ if TYPE_CHECKING:
     from .hierarchical import Hierarchical
 
 LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
-
-
-@dataclass(frozen=True)
-class Node:
-    """The ranks that share memory with this one: their numbers, and this one's index among them."""
-
-    ranks: tuple[int, ...]
-    rank: int
-
-    @property
-    def size(self) -> int:
-        """How many ranks share the node."""
-        return len(self.ranks)
 
 
 class Communicator:
@@ -255,6 +241,8 @@ class Communicator:
     def bcast(self, x: Array, root: int = 0) -> None:
         """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
         exchange.check_contiguous(x)
+        if self._check:
+            self._check_same(f"{x.size:,} {x.dtype}", "vectors of bcast")
         if self.size > 1:
             self.rounds += 1
             whole = slice(0, x.size)

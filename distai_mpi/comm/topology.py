@@ -14,6 +14,19 @@ from ..params.ownership import ALIGNMENT
 
 
 @dataclass(frozen=True)
+class Node:
+    """The ranks that share memory with this one: their numbers, and this one's index among them."""
+
+    ranks: tuple[int, ...]
+    rank: int
+
+    @property
+    def size(self) -> int:
+        """How many ranks share the node."""
+        return len(self.ranks)
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a vector travels when it is summed within nodes first, and then between them.
 
