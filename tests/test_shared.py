@@ -13,6 +13,7 @@ from run import mpi_environment, mpiexec_command
 
 from distai_mpi.comm import CHOICES, Communicator
 from distai_mpi.comm import memory as memory_module
+from distai_mpi.comm.launch import launcher
 from distai_mpi.comm.topology import Topology, declared_nodes
 from distai_mpi.errors import ConfigError
 from distai_mpi.params import Ownership
@@ -29,14 +30,11 @@ def node_sizes(ranks):
     return sorted(ways)
 
 
-@pytest.fixture(scope="module", params=range(5))
+@pytest.fixture(scope="module", params=node_sizes(launcher().size), ids=lambda nodes: "+".join(map(str, nodes)))
 def comm(request):
     from mpi4py import MPI
 
-    ways = node_sizes(MPI.COMM_WORLD.size)
-    if request.param >= len(ways):
-        pytest.skip(f"{MPI.COMM_WORLD.size} ranks make {len(ways)} kinds of nodes")
-    with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=ways[request.param]) as communicator:
+    with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=request.param) as communicator:
         yield communicator
 
 
