@@ -67,6 +67,13 @@ class FeedForward:
         self.widths = (features, *hidden, outputs)
         self.layout = self._layout()
         self.target_dtype = loss.target_dtype(self.dtype)
+        starts = {slot.name: slot.start for slot in self.layout.slots}
+        self._places = np.array(  # of each layer: inputs, units, and where its matrix and its bias (-1: none) start
+            [
+                (inputs, units, starts[f"layer{i}.weight"], starts.get(f"layer{i}.bias", -1))
+                for i, (inputs, units) in enumerate(pairwise(self.widths), start=1)
+            ]
+        )
         self._workspaces: dict[Device, Workspace] = {}
         self._keys: tuple[int, Array] | None = None
 
@@ -191,19 +198,8 @@ class FeedForward:
         optimizers' compensated sums avoid.  The losses are those before each update.
         """
         space = self._workspace(w)
-        code = ACTIVATIONS[self.activation]
-        threshold, scale = self._keep(batch.train)
-        starts = {slot.name: slot.start for slot in self.layout.slots}
-        weight_starts = np.array([starts[f"layer{i}.weight"] for i in range(1, self.layers + 1)])
-        bias_starts = np.array([starts.get(f"layer{i}.bias", -1) for i in range(1, self.layers + 1)])
-        scratch = np.empty((4, self.layers, max(self.widths)), self.dtype)
-        index = np.empty(scratch.shape[1:], np.int64)
-        weight = space.no_weights if batch.weight is None else batch.weight
-        loss = space.kernels.sgd_rows(
-            w, batch.x, batch.y, weight, np.array(self.widths), weight_starts, bias_starts,
-            self.loss_function.code, code, self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
-            self.dtype.type(rate), self.dtype.type(l2), scratch, index,
-        )  # fmt: skip
+        settings, scratch = self._row_settings(space, batch), space.row_scratch()
+        loss = space.kernels.sgd_rows(w, *settings, self.dtype.type(rate), self.dtype.type(l2), *scratch)
         return Sums(loss, _total_weight(space, batch))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,6 +213,15 @@ class FeedForward:
         if space is None:
             space = self._workspaces[device] = Workspace(device, self.widths, self.dtype)
         return space
+
+    def _row_settings(self, space: Workspace, batch: Batch) -> tuple[Any, ...]:
+        """What the kernels that go row by row are told of ``batch`` and the net, in the order of their arguments."""
+        threshold, scale = self._keep(batch.train)
+        weight = space.no_weights if batch.weight is None else batch.weight
+        return (
+            batch.x, batch.y, weight, self._places, self.loss_function.code, ACTIVATIONS[self.activation],
+            self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
+        )  # fmt: skip
 
     def _layers_of(self, flat: Array, absent: list[Array]) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""
