@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +42,7 @@ class FeedForward:
     """
 
     on_devices = True  # arrays of w and of batches may be a GPU's
+    tells_ready = True  # loss_and_grad takes on_ready
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class FeedForward:
                 for i, (inputs, units) in enumerate(pairwise(self.widths), start=1)
             ]
         )
+        self._starts = [*self._places[:, 2].tolist(), self.layout.size]
         self._workspaces: dict[Device, Workspace] = {}
         self._keys: tuple[int, Array] | None = None
 
@@ -132,29 +135,55 @@ class FeedForward:
             raise DataError(f"rows have {labels.features} features, but the model takes {self.widths[0]}")
         self.loss_function.check_labels(labels, self.widths[-1])
 
-    def loss_and_grad(self, w: Array, batch: Batch, grad: Array) -> Sums:
+    def loss_and_grad(
+        self, w: Array, batch: Batch, grad: Array, on_ready: Callable[[int, int], None] | None = None
+    ) -> Sums:
         """Overwrite ``grad`` with the gradient, at ``w``, of Σ weight · loss over the rows of ``batch``.
 
         Both have shape (layout.size,) and the model's dtype; dropout acts where ``batch.train``.
+        ``on_ready(start, stop)`` is called as soon as ``grad[start:stop]`` has its final value (on a GPU: in the
+        order of the stream): for each layer, from last to first, its matrix and bias in one piece.
         """
-        space = self._workspace(w)
+        space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
+        weight_grads, bias_grads = self._layers_of(grad, space.unused)
+        inputs = [batch.x, *(space.rows("a", i, rows) for i in range(last))]
+        deltas = [*(space.rows("delta", i, rows) for i in range(last)), space.rows("a", last, rows)]
+
+        def finish(i: int) -> None:
+            space.xp.dot(inputs[i].T, deltas[i], out=weight_grads[i])
+            if on_ready is not None:
+                on_ready(self._starts[i], self._starts[i + 1])
+
+        return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish)
+
+    def _sweep(
+        self,
+        space: Workspace,
+        w: Array,
+        batch: Batch,
+        inputs: list[Array],
+        deltas: list[Array],
+        bias_grads: list[Array],
+        finish: Callable[[int], None],
+    ) -> Sums:
+        """Forward and backward pass into the layers' ``inputs``, but the first, and ``deltas``, gradients by outputs.
+
+        ``finish(i)`` is called as soon as ``inputs[i]``, ``deltas[i]`` and ``bias_grads[i]`` have their final values,
+        for i from the last layer to the first.
+        """
         xp, last, rows = space.xp, self.layers - 1, len(batch.x)
         weights, biases = self._layers_of(w, space.no_bias)
-        weight_grads, bias_grads = self._layers_of(grad, space.unused)
-        activations, slopes = [batch.x], []
+        slopes = [space.rows("slope", i, rows) for i in range(last)]
         for i in range(last):
-            z = xp.dot(activations[i], weights[i], out=space.rows("a", i, rows))
-            slope = space.rows("slope", i, rows)
-            self._activate(space, z, biases[i], slope, i, batch)
-            activations.append(z)
-            slopes.append(slope)
-        delta = xp.dot(activations[last], weights[last], out=space.rows("a", last, rows))
-        sums = self._residual(space, delta, biases[last], batch, bias_grads[last])
+            xp.dot(inputs[i], weights[i], out=inputs[i + 1])
+            self._activate(space, inputs[i + 1], biases[i], slopes[i], i, batch)
+        xp.dot(inputs[last], weights[last], out=deltas[last])
+        sums = self._residual(space, deltas[last], biases[last], batch, bias_grads[last])
         for i in reversed(range(self.layers)):
-            xp.dot(activations[i].T, delta, out=weight_grads[i])
+            finish(i)
             if i > 0:
-                delta = xp.dot(delta, weights[i].T, out=space.rows("delta", i - 1, rows))
-                space.kernels.backpropagate(delta, slopes[i - 1], bias_grads[i - 1])
+                xp.dot(deltas[i], weights[i].T, out=deltas[i - 1])
+                space.kernels.backpropagate(deltas[i - 1], slopes[i - 1], bias_grads[i - 1])
         return sums
 
     def loss(self, w: Array, batch: Batch) -> Sums:
