@@ -297,3 +297,41 @@ def sgd_rows(w, x, y, weight, places, loss, activation, keys, first, threshold, 
                 for j in range(units):
                     w[bias + j] -= rate * d[j]
     return total
+
+
+@numba.njit(inline="always")
+def _copy(source, out):
+    for j in range(out.size):
+        out[j] = source[j]
+
+
+@kernel(fastmath=REORDER)
+def factor_rows(w, x, y, weight, places, loss, activation, keys, first, threshold, scale, factors, scratch, index):
+    """Sufficient factors of each row, see `kernels.factors`, into ``factors``; returns the weighted sum of losses.
+
+    The other arguments are those of `sgd_rows`, and so is the way it goes, row by row without BLAS.
+    """
+    layers, rows = len(places), len(x)
+    size = rows * (places[:, 0].sum() + places[:, 1].sum())
+    total = 0.0
+    a, slope, delta, value = scratch[0], scratch[1], scratch[2], scratch[3]
+    count = np.zeros(layers, np.int64)
+    for r in range(rows):
+        _forward(x[r], first + r, w, places, activation, keys, threshold, scale, a, slope, index, value, count)
+        output = a[layers - 1, : places[layers - 1, 1]]
+        row_weight = w.dtype.type(weight[r]) if weight.size else w.dtype.type(1)
+        total += row_weight * _row_residual(loss, output, y[r])
+        for j in range(output.size):
+            delta[layers - 1, j] = output[j] * row_weight
+        at = size
+        for i in range(layers - 1, -1, -1):
+            inputs, units, start = places[i, 0], places[i, 1], places[i, 2]
+            d = delta[i, :units]
+            if i > 0:
+                matrix = w[start : start + inputs * units].reshape((inputs, units))
+                _pull_back(matrix, d, slope[i - 1], delta[i - 1, :inputs])
+            at -= rows * units
+            _copy(d, factors[at + r * units : at + (r + 1) * units])
+            at -= rows * inputs
+            _copy(x[r] if i == 0 else a[i - 1, :inputs], factors[at + r * inputs : at + (r + 1) * inputs])
+    return total
