@@ -127,6 +127,10 @@ class Objective:
             self._mean_grad(owned, w_owned, weight, self._decay, part)
             yield part
 
+    def mean_grad(self, owned: Array, w: Array, weight: float, part: slice) -> None:
+        """Make elements ``part`` of the slice ``owned`` of a sum of gradients those of f, in place; local."""
+        self._mean_grad(owned, w[self.mine], weight, self._decay, part)
+
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
         """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""
         decay = self.model.layout.decay_ranges(0, w.size) if self.l2 else []
