@@ -22,7 +22,7 @@ LAYERS: dict[str, set[str]] = {
     "files": {"errors"},
     "params": set(),
     "backend": {"errors"},
-    "comm": {"params", "errors", "backend"},
+    "comm": {"params", "errors", "backend", "jit"},
     "perf": {"comm", "params", "errors"},
     "perf.laws": set(),
     "perf.costs": set(),
