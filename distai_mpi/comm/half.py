@@ -2,15 +2,15 @@
 
 Plain functions over a `Wire`, like those of `collectives`; their traffic is in ``perf/costs.py``.  A message scales
 its numbers by powers of two, block by block, so that none overflows (`half_kernels`); infinity and NaN arrive as
-what they are.  Pieces go directly from rank to rank, not around a ring: a summand that were passed on as a
-partial sum would be rounded on every rank it comes by.
+what they are.  Slices go directly from rank to rank, not around a ring, where partial sums would be rounded on
+every rank they come by.
 
-What is lost: a summand is rounded once, by 2**-11 of itself at most (or 2**-39 of its block's
-largest), independently of the others.  Parameters travel as their *change*, so that what is rounded is the
-step, not the parameter, and the owner keeps what rounding took for the next step ("error feedback": Seide et al.
-2014, "1-bit stochastic gradient descent", section 2; Karimireddy et al. 2019, "Error feedback fixes SignSGD",
-algorithm 2).  Gradients are rounded without feedback: it would take a float32 vector of their full length on
-every rank.
+A summand is rounded once, by 2**-11 of itself at most (or 2**-39 of its block's largest).  Parameters travel as
+their *change*, so that what is rounded is the step, not the parameter; and the owner keeps what rounding took for
+the next step ("error feedback": Seide et al. 2014, "1-bit stochastic gradient descent and its application to
+data-parallel distributed training of speech DNNs"; Karimireddy et al. 2019, "Error feedback fixes SignSGD and other
+gradient compression schemes", algorithm 2).  Gradients go without feedback: it would take a float32 vector of their
+full length on every rank.
 """
 
 from __future__ import annotations
@@ -53,12 +53,11 @@ def half_allgather(
         wire: the ranks.
         x: float32, shape (n,).  In: the slice that this rank owns, as it should be.  Out: the same bits on all ranks,
             the owner's included, if ``base`` had.
-        base: float32, shape (n,): what all ranks hold already, such as the parameters before the step.  It may
-            share memory with ``x`` but for the owned slice.
+        base: float32, shape (n,): what all ranks hold already, such as the last parameters; apart from ``x``.
         residual: float32, the owned slice's shape.  In: what the owned slice of ``x`` lacks, and is sent besides.  Out:
             what the new one lacks.  Nothing is lost if it is handed in again at the next step, unchanged; or if
             the optimizer adds it to its next update, as the ``carry`` of compensated sums is.
-        slices: the ranks' own slices.
+        slices: the ranks' own slices; what none of them covers is left alone.
         work: scratch memory, of the same size on all ranks.
 
     One rank rounds as several do.  Where a change overflows float32, or is not finite, so is the new ``x``.
