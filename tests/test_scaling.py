@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from alone import Alone
+from commands import run_here
 
 from distai_mpi import data
 from distai_mpi.cli.bench import scaling as command
@@ -244,36 +245,35 @@ def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
 
 
 @pytest.fixture
-def rows(tmp_path):
+def rows(shared_folder):
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "rows.npz", x=rng.random((400, 5)), y=rng.integers(0, 3, 400))
-    return str(tmp_path / "rows.npz")
+    x, y = rng.random((400, 5)), rng.integers(0, 3, 400)
+    return shared_folder(lambda folder: np.savez(folder / "rows.npz", x=x, y=y)) / "rows.npz"
 
 
-def bench(mpirun, ranks, *words):
-    return mpirun(ranks, "-m", "distai_mpi", "bench", "scaling", *words, timeout=120)
-
-
-def test_bench_scaling(mpirun, rows, tmp_path):
+@pytest.mark.mpi(min_size=2)
+def test_bench_scaling(comm, rows):
     pytest.importorskip("matplotlib", reason="not available: matplotlib")
-    files = ["--json", str(tmp_path / "s.json"), "--plot", str(tmp_path / "s.png")]
-    flags = ["--data", rows, "--model", "softmax", "--epochs", "2", "--batch-size", "8"]
-    run = bench(mpirun, 3, *files, "--repeats", "2", *flags)
+    folder = rows.parent
+    files = ["--json", folder / "s.json", "--plot", folder / "s.png"]
+    flags = ["--data", rows, "--model", "softmax", "--epochs", 2, "--batch-size", 8]
+    run = run_here("bench", "scaling", *files, "--repeats", 2, *flags)
     assert run.returncode == 0, run.stderr
     for words in ("strong scaling", "weak scaling", "Amdahl: parallel share p =", "Gustafson: parallel share p ="):
         assert run.stdout.count(words) == 1
-    report = json.loads((tmp_path / "s.json").read_text())
+    report = json.loads((folder / "s.json").read_text())
     assert report["placement"] == "packed"
     for kind, law in (("strong", "Amdahl"), ("weak", "Gustafson")):
         assert report[kind]["law"] == law
-        assert [point["ranks"] for point in report[kind]["points"]] == [1, 2, 3]
+        assert [point["ranks"] for point in report[kind]["points"]] == default_counts(comm.size)
         assert all(len(point["rates"]) == 2 and min(point["rates"]) > 0 for point in report[kind]["points"])
-    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(os.listdir(tmp_path)) == ["rows.npz", "s.json", "s.png"]
+    assert (folder / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir(folder)) == ["rows.npz", "s.json", "s.png"]
 
 
-def test_one_kind_and_chosen_counts(mpirun, rows):
-    run = bench(mpirun, 3, "--weak", "--ranks", "3", "--repeats", "1", "--data", rows, "--model", "softmax")
+@pytest.mark.mpi(min_size=3)
+def test_one_kind_and_chosen_counts(rows):
+    run = run_here("bench", "scaling", "--weak", "--ranks", 3, "--repeats", 1, "--data", rows, "--model", "softmax")
     assert run.returncode == 0, run.stderr
     assert "strong" not in run.stdout
     assert [line.split()[0] for line in run.stdout.splitlines() if line.split() and line.split()[0].isdigit()] == [
@@ -282,17 +282,20 @@ def test_one_kind_and_chosen_counts(mpirun, rows):
     ]
 
 
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "nowhere.npz"], "nowhere.npz"),  # found by the one rank that works, while the other sleeps
-        (["--ranks", "4"], "--ranks 4: give counts from 1 to 2"),
+        (["--data", "nowhere.npz"], "nowhere.npz"),  # found by the one rank that works, while the others sleep
+        (["--ranks", "{more}"], "--ranks {more}: give counts from 1 to {size}"),
         (["--plot", "x.pdf"], "--plot x.pdf"),
         (["--l2", "10", "--lr", "1e30", "--batch-size", "1"], "diverged"),
     ],
 )
-def test_errors_reach_all_ranks(mpirun, rows, flags, message):
-    run = bench(mpirun, 2, "--data", rows, "--model", "softmax", *flags)
+def test_errors_reach_all_ranks(comm, rows, flags, message):
+    counts = {"size": comm.size, "more": comm.size + 1}
+    flags = [flag.format(**counts) for flag in flags]
+    run = run_here("bench", "scaling", "--data", rows, "--model", "softmax", *flags)
     assert run.returncode == 2
     assert run.stderr.count("distai-mpi: error:") == 1
-    assert message in run.stderr
+    assert message.format(**counts) in run.stderr
