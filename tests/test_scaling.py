@@ -178,6 +178,13 @@ def test_same_rows_are_each_ranks_own_and_disjoint(shuffle):
 # --- parts of a communicator
 
 
+@pytest.fixture
+def rows(shared_folder):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((400, 5)), rng.integers(0, 3, 400)
+    return shared_folder(lambda folder: np.savez(folder / "rows.npz", x=x, y=y)) / "rows.npz"
+
+
 @pytest.mark.mpi
 def test_parts_are_communicators_of_their_own(comm):
     for ranks in ([0], list(range(comm.size)), list(reversed(range(comm.size))), [comm.size - 1]):
@@ -214,7 +221,7 @@ def test_those_who_wait_sleep(comm):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("kind", ["strong", "weak"])
-def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
+def test_all_counts_do_the_work_they_should(comm, rows, kind, monkeypatch):
     """What reaches `fit` at each count: rows, global batch, and the same one on all of a part's ranks."""
     from distai_mpi import train
 
@@ -225,12 +232,13 @@ def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
         return SimpleNamespace(status="completed", samples_per_second=100.0 * part.size)
 
     monkeypatch.setattr(train, "fit", fit)
-    settings = command.train_settings(("--model", "softmax", "--global-batch-size", "240", "--epochs", "3"))
+    flags = ("--data", str(rows), "--test-fraction", "0", "--global-batch-size", "240", "--epochs", "3")
+    settings = command.train_settings(("--model", "softmax", *flags))
     bench = command.Bench(comm, settings, default_counts(comm.size))
     rates = bench.run([kind], 2)
     assert rates == {kind: {n: [100.0 * n] * 2 for n in default_counts(comm.size)}}
     counts = [n for n in default_counts(comm.size) if comm.rank < n]
-    rows, batch = 60000, 240
+    rows, batch = 400, 240
     if kind == "strong":
         shares = {n: rows * (comm.rank + 1) // n - rows * comm.rank // n for n in counts}
         expected = [(n, rows, shares[n], batch) for n in counts]
@@ -244,14 +252,7 @@ def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
 # --- the command
 
 
-@pytest.fixture
-def rows(shared_folder):
-    rng = np.random.default_rng(0)
-    x, y = rng.random((400, 5)), rng.integers(0, 3, 400)
-    return shared_folder(lambda folder: np.savez(folder / "rows.npz", x=x, y=y)) / "rows.npz"
-
-
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=4)  # once: drawing takes long
 def test_bench_scaling(comm, rows):
     pytest.importorskip("matplotlib", reason="not available: matplotlib")
     folder = rows.parent
