@@ -90,6 +90,25 @@ def comm() -> Iterator[Communicator]:
         yield communicator
 
 
+@pytest.fixture(scope="module")
+def shared_folder(comm: Communicator, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``shared_folder(fill)``: a new folder that all ranks see, where one of them has called ``fill(folder)``."""
+
+    def make(fill: Callable[[Path], object] | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("shared")
+        if fill is not None and comm.rank == 0:
+            fill(folder)
+        return comm.bcast_object(folder)  # to those who wait for rank 0
+
+    return make
+
+
+@pytest.fixture
+def shared_path(shared_folder: Callable[..., Path]) -> Path:
+    """What ``tmp_path`` is to one process: an empty folder that all ranks see."""
+    return shared_folder()
+
+
 @pytest.fixture(scope="session")
 def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``mpirun(ranks, *words, env={}, timeout=60)``: ``python words...`` on so many ranks, as a job of its own.

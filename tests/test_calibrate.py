@@ -3,12 +3,12 @@
 import contextlib
 import json
 import math
-import subprocess
 import sys
 
 import click
 import numpy as np
 import pytest
+from commands import run_here
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import fit, models
@@ -129,41 +129,38 @@ def test_what_cannot_be_measured(comm):
 # --- the command line
 
 
-def train(mpirun, ranks, *flags, **kwargs):
-    return mpirun(ranks, "-m", "distai_mpi", "train", *map(str, flags), **kwargs)
-
-
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
+def rows(shared_folder):
     x, y = make_rows(300)
-    np.savez(folder / "good.npz", x=x, y=y)
-    return folder
+    return shared_folder(lambda folder: np.savez(folder / "good.npz", x=x, y=y))
 
 
+@mpi
 @pytest.mark.parametrize("shuffle", ["global", "local"])
-def test_shards_are_measured_reported_and_kept(mpirun, rows, tmp_path, shuffle):
-    flags = ("--data", "good.npz", "--epochs", 2, "--shuffle", shuffle, "--out", tmp_path, "-v")
-    done = train(mpirun, 3, *flags, "--shards", "speed", cwd=rows)
+def test_shards_are_measured_reported_and_kept(rows, shared_path, shuffle):
+    flags = ("--data", "good.npz", "--epochs", 2, "--shuffle", shuffle, "--out", shared_path, "-v")
+    done = run_here("train", *flags, "--shards", "speed", cwd=rows)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("speed: ")]
-    kept = json.loads((tmp_path / "result.json").read_text())["shards"]
+    kept = json.loads((shared_path / "result.json").read_text())["shards"]
     for rank, rate in enumerate(kept):
         assert f"rank {rank} {rate:,.0f}" in line
     counts = ", ".join(f"{count:,}" for count in Partition(tuple(kept)).counts(270))
     assert f"rows by rank: {counts}\n" in done.stdout
-    assert train(mpirun, 3, *flags[:-1], "-q", cwd=rows).stdout == ""
-    assert json.loads((tmp_path / "result.json").read_text())["shards"] is None
+    assert run_here("train", *flags[:-1], "-q", cwd=rows).stdout == ""
+    assert json.loads((shared_path / "result.json").read_text())["shards"] is None
 
 
-def test_given_shards_give_the_even_result(mpirun, rows, tmp_path):
+@mpi
+def test_given_shards_give_the_even_result(comm, rows):
     losses = []
-    for shards in ("even", "3,1,0", "0.1,0,7e3"):
+    for weights in (None, [3, 1, 0, 2], [0.1, 0, 7e3, 0]):
+        shards = ",".join(map(str, weights[: comm.size])) if weights else "even"
         flags = ("--data", "good.npz", "--dtype", "float64", "--epochs", 2, "--shards", shards, "--json", "-q")
-        done = train(mpirun, 3, *flags, cwd=rows)
+        done = run_here("train", *flags, cwd=rows)
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout.splitlines()[-1])
-        assert result["shards"] == (None if shards == "even" else [float(w) for w in shards.split(",")])
+        assert result["shards"] == (weights and weights[: comm.size])
         losses.append((result["train_loss"], result["test_loss"]))
     np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-10)
 
@@ -176,16 +173,19 @@ def test_many_speeds_are_told_in_one_line():
     assert many.startswith(f"speed: rank 0 1,000 to rank {MOST_SPEEDS} 1,016 rows/s")
 
 
-@pytest.mark.parametrize("shards", ["fast", "3,1", "1,nan,1"])
-def test_shards_that_cannot_be(mpirun, rows, tmp_path, shards):
-    flags = ("--data", "good.npz", "--shards", shards, "-q", "--out", tmp_path / "run")
-    done = train(mpirun, 3, *flags, cwd=rows, timeout=30)
+@mpi
+@pytest.mark.parametrize("kind", ["a word", "too many", "not a number"])
+def test_shards_that_cannot_be(comm, rows, shared_path, kind):
+    shards = {"a word": "fast", "too many": "3" + ",1" * comm.size, "not a number": "1," * (comm.size - 1) + "nan"}[
+        kind
+    ]
+    done = run_here("train", "--data", "good.npz", "--shards", shards, "-q", "--out", shared_path / "run", cwd=rows)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if "distai-mpi: error:" in line]
     assert len(errors) == 1, done.stderr
     assert "--shards" in errors[0]
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert not (shared_path / "run").exists()
 
 
 def test_shards_are_read_as_words_or_weights():
@@ -197,12 +197,10 @@ def test_shards_are_read_as_words_or_weights():
             kind.convert(text, None, None)
 
 
-def test_bench_shards_compares_with_the_ideal(mpirun, tmp_path):
-    done = mpirun(1, "-m", "distai_mpi", "bench", "shards", "--help")
-    assert "--slow" in done.stdout
-    words = ["bench", "shards", "--ranks", "2", "--delay", "0.02", "--global-batch-size", "40", "--repeats", "1"]
-    command = [sys.executable, "-m", "distai_mpi", *words, "--json", "report.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+def test_bench_shards_compares_with_the_ideal(tmp_path):
+    assert "--slow" in run_here("bench", "shards", "--help").stdout
+    words = ["bench", "shards", "--ranks", 2, "--delay", 0.02, "--global-batch-size", 40, "--repeats", 1]
+    done = run_here(*words, "--json", "report.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["ideal_seconds"] == pytest.approx(40 * 2e-5 / (1 + 1 / 3))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import in_one_job, run_here
 from problems import local_share, make_rows, uneven, whole_share
 from run import mpi_environment, mpiexec_command
 
@@ -367,18 +368,17 @@ def test_periods():
 FLAGS = ("--data", "rows.npz", "--dtype", "float64", "--global-batch-size", "30", "--optimizer", "adam", "--lr", "0.01")
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """A folder with a file of 300 rows."""
-    folder = tmp_path_factory.mktemp("rows")
+def write_rows(folder):
+    """A file of 300 rows."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 8))
     np.savez(folder / "rows.npz", x=x, y=(x @ rng.normal(size=(8, 3))).argmax(1))
-    return folder
 
 
-def command(mpirun, ranks, *flags, **kwargs):
-    return mpirun(ranks, "-m", "distai_mpi", "train", *FLAGS, *map(str, flags), **kwargs)
+@pytest.fixture(scope="module")
+def rows(shared_folder):
+    """The folder of the file."""
+    return shared_folder(write_rows)
 
 
 def left(folder):
@@ -390,15 +390,17 @@ def left(folder):
     return result, lines, weights
 
 
-def test_a_job_goes_on_on_other_numbers_of_ranks(mpirun, rows, tmp_path):
-    straight = tmp_path / "straight"
-    assert command(mpirun, 2, "--epochs", 6, "--out", straight, cwd=rows).returncode == 0
+@mpi(min_size=4)
+def test_a_job_goes_on_on_other_numbers_of_ranks(rows, shared_path):
+    straight = shared_path / "straight"
+    done = run_here("train", *FLAGS, "--epochs", 6, "--out", straight, cwd=rows, ranks=2)
+    assert done.returncode == 0, done.stderr
     for first, *then in ((3, 1), (2, 4, 1)):
-        out = tmp_path / f"{first}{then}"
+        out = shared_path / f"{first}{then}"
         flags = ("--out", out, "--checkpoint-every", 1, "--resume", "-q")
         epochs = 2
         for ranks in (first, *then):
-            done = command(mpirun, ranks, *flags, "--epochs", epochs, cwd=rows)
+            done = run_here("train", *FLAGS, *flags, "--epochs", epochs, cwd=rows, ranks=ranks)
             assert done.returncode == 0, done.stderr
             assert done.stdout == ""
             epochs += 4 // len(then)
@@ -433,15 +435,16 @@ def reached(out):
     return files.Stored(files.whole(str(out / "checkpoints"))[0]).body["common"]["epoch"]
 
 
-def goes_on_as_if_never_stopped(mpirun, rows, out, straight):
-    """Two more epochs are those of a run that was not stopped."""
-    flags = ("--allreduce", "ring", "--epochs", reached(out) + 2)
-    done = command(mpirun, 2, *flags, "--out", out, "--resume", cwd=rows)
-    assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
-    assert command(mpirun, 2, *flags, "--out", straight, cwd=rows).returncode == 0
+def goes_on_as_if_never_stopped(mpirun, rows, out, straight, *before):
+    """Two more epochs are those of a run that was not stopped; how the lines ``before``, in the same job, ended."""
+    words = ("train", *FLAGS, "--allreduce", "ring", "--epochs", reached(out) + 2, "--out")
+    *ends, resumed, whole = in_one_job(mpirun, 2, *before, (*words, out, "--resume"), (*words, straight), cwd=rows)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stderr
+    assert whole.returncode == 0, whole.stderr
     np.testing.assert_array_equal(left(out)[2], left(straight)[2])
     assert [line["running_loss"] for line in left(out)[1]] == [line["running_loss"] for line in left(straight)[1]]
+    return ends
 
 
 def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(mpirun, rows, tmp_path):
@@ -456,11 +459,12 @@ def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(mp
     result = json.loads((out / "result.json").read_text())
     assert (result["status"], result["stop_reason"]) == ("interrupted", "signal")
     assert not (out / "model.npz").exists()
-    again = command(mpirun, 2, *ENDLESS, "--out", out, cwd=rows)
+    anew = ("train", *FLAGS, *ENDLESS, "--out", out)
+    (again,) = goes_on_as_if_never_stopped(mpirun, rows, out, tmp_path / "straight", anew)
     assert again.returncode == 2
     assert "--resume goes on" in again.stderr
-    goes_on_as_if_never_stopped(mpirun, rows, out, tmp_path / "straight")
-    done = command(mpirun, 2, "--allreduce", "ring", "--epochs", reached(out), "--out", out, "--resume", cwd=rows)
+    flags = ("--allreduce", "ring", "--epochs", reached(out), "--out", out, "--resume")
+    done = run_here("train", *FLAGS, *flags, cwd=rows)
     assert done.returncode == 0, done.stderr
     assert "the run is complete" in done.stderr
     np.testing.assert_array_equal(left(out)[2], left(tmp_path / "straight")[2])
@@ -512,13 +516,13 @@ def test_a_real_limit_of_the_system(mpirun, rows, tmp_path):
     assert len((tmp_path / "x" / "metrics.jsonl").read_text().splitlines()) == 3, "training went on to its end"
 
 
-def test_rows_per_rank_stay_the_global_batch_that_the_run_began_with(mpirun, rows, tmp_path):
-    flags = ("--data", "rows.npz", "--batch-size", "10", "--out", str(tmp_path), "--checkpoint-every", "1", "--resume")
-    words = ("-m", "distai_mpi", "train", *flags)
-    assert mpirun(3, *words, "--epochs", "1", cwd=rows).returncode == 0
-    done = mpirun(2, *words, "--epochs", "2", cwd=rows)
+@mpi(min_size=3)
+def test_rows_per_rank_stay_the_global_batch_that_the_run_began_with(rows, shared_path):
+    flags = ("--data", "rows.npz", "--batch-size", 10, "--out", shared_path, "--checkpoint-every", 1, "--resume")
+    assert run_here("train", *flags, "--epochs", 1, cwd=rows, ranks=3).returncode == 0
+    done = run_here("train", *flags, "--epochs", 2, cwd=rows, ranks=2)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "result.json").read_text())["global_batch_size"] == 30
+    assert json.loads((shared_path / "result.json").read_text())["global_batch_size"] == 30
 
 
 @pytest.mark.parametrize("flags", [("--resume",), ("--checkpoint-every", "1")])
@@ -527,32 +531,36 @@ def test_flags_that_need_a_folder(flags, capsys):
     assert f"{flags[0]} needs --out" in capsys.readouterr().err
 
 
+@mpi
 @pytest.mark.parametrize(("every", "out", "word"), [("often", "x", "10min"), ("1", "/proc/x", "/proc/x")])
-def test_flags_that_cannot_work(mpirun, rows, every, out, word):
-    done = command(mpirun, 2, "--checkpoint-every", every, "--out", out, cwd=rows)
+def test_flags_that_cannot_work(rows, every, out, word):
+    done = run_here("train", *FLAGS, "--checkpoint-every", every, "--out", out, cwd=rows)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if "distai-mpi: error:" in line]
     assert len(errors) == 1, done.stderr
     assert word in errors[0]
 
 
-def test_rows_of_ranks_need_their_ranks(mpirun, rows, tmp_path):
-    words = ("-m", "distai_mpi", "train", "--data", "rows.npz", "--optimizer", "average", "--out", str(tmp_path))
-    assert mpirun(3, *words, "--epochs", "1", "--checkpoint-every", "1", cwd=rows).returncode == 0
-    done = mpirun(2, *words, "--epochs", "2", "--resume", cwd=rows)
+@mpi(min_size=2)
+def test_rows_of_ranks_need_their_ranks(comm, rows, shared_path):
+    words = ("train", "--data", "rows.npz", "--optimizer", "average", "--out", shared_path)
+    fewer = comm.size - 1
+    done = run_here(*words, "--epochs", 1, "--checkpoint-every", 1, cwd=rows, ranks=fewer)
+    assert done.returncode == 0, done.stderr
+    done = run_here(*words, "--epochs", 2, "--resume", cwd=rows)
     assert done.returncode == 2
-    assert "written by 3 ranks" in done.stderr
+    assert f"written by {fewer} ranks" in done.stderr
 
 
-def test_rows_that_went_by_speed_stay_where_they_are(mpirun, rows, tmp_path):
-    flags = ("--data", "rows.npz", "--optimizer", "average", "--shards", "speed", "--checkpoint-every", "1")
-    words = ("-m", "distai_mpi", "train", *flags, "--out", str(tmp_path), "--resume")
+@mpi
+def test_rows_that_went_by_speed_stay_where_they_are(rows, shared_path):
+    flags = ("--data", "rows.npz", "--optimizer", "average", "--shards", "speed", "--checkpoint-every", 1)
     shards = []
     for epochs in (1, 2):
-        done = mpirun(2, *words, "--epochs", str(epochs), cwd=rows)
+        done = run_here("train", *flags, "--out", shared_path, "--resume", "--epochs", epochs, cwd=rows)
         assert done.returncode == 0, done.stderr
         assert ("speed: " in done.stdout) == (epochs == 1), "measured once"
-        shards.append(json.loads((tmp_path / "result.json").read_text())["shards"])
+        shards.append(json.loads((shared_path / "result.json").read_text())["shards"])
     assert shards[0] == shards[1]
 
 

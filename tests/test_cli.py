@@ -1,24 +1,24 @@
-"""The command line as its users see it: whole jobs through mpiexec."""
+"""The command line as its users see it: whole jobs through mpiexec where that matters, else on ranks that are there."""
 
 import json
 import os
 
 import numpy as np
 import pytest
+from commands import run_here
 from problems import make_rows
 
 from distai_mpi import models
 from distai_mpi.files import claimed
 
+mpi = pytest.mark.mpi
 FIELDS = """schema status stop_reason data model optimizer ranks nodes device dtype allreduce seed global_batch_size
 parameters train_loss test_loss test_accuracy metrics epochs iterations seconds samples_per_second rounds bytes_moved
 converged""".split()
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """A folder with small data files, good and bad."""
-    folder = tmp_path_factory.mktemp("data")
+def write_files(folder):
+    """Small data files, good and bad."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 8)).astype(np.float32)
     y = (x @ rng.normal(size=(8, 3))).argmax(1)
@@ -42,10 +42,16 @@ def rows(tmp_path_factory):
     packed[60:200] = b"\xff" * 140
     (folder / "damaged.npz").write_bytes(packed)
     np.save(folder / "y.npy", y)
-    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(shared_folder):
+    """The folder of the data files."""
+    return shared_folder(write_files)
 
 
 def train(mpirun, ranks, *flags, **kwargs):
+    """A job of its own."""
     return mpirun(ranks, "-m", "distai_mpi", "train", *map(str, flags), **kwargs)
 
 
@@ -80,13 +86,14 @@ def test_mnist_trains_without_flags_but_the_epochs(mpirun, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [1]
 
 
+@mpi(min_size=4)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-10)])
-def test_losses_do_not_depend_on_the_number_of_ranks(mpirun, rows, tmp_path, dtype, tolerance):
+def test_losses_do_not_depend_on_the_number_of_ranks(rows, shared_path, dtype, tolerance):
     losses = []
     for ranks in (1, 2, 3, 4):
-        out = tmp_path / str(ranks)
+        out = shared_path / str(ranks)
         flags = ("--data", rows / "good.npz", "--dtype", dtype, "--epochs", 4, "--global-batch-size", 32)
-        done = train(mpirun, ranks, *flags, "--lr", 0.05, "--out", out, "-q")
+        done = run_here("train", *flags, "--lr", 0.05, "--out", out, "-q", ranks=ranks)
         assert done.returncode == 0, done.stderr
         assert done.stdout == ""
         result = result_of(out)
@@ -94,10 +101,11 @@ def test_losses_do_not_depend_on_the_number_of_ranks(mpirun, rows, tmp_path, dty
     np.testing.assert_allclose(losses, [losses[0]] * 4, rtol=tolerance)
 
 
-def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks(mpirun):
+@mpi(min_size=4)
+def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks():
     results = []
     for ranks in (1, 2, 3, 4):
-        done = train(mpirun, ranks, "--dtype", "float64", "--epochs", 1, "--json", "-q")
+        done = run_here("train", "--dtype", "float64", "--epochs", 1, "--json", "-q", ranks=ranks)
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout.splitlines()[-1]))
     for name in ("train_loss", "test_loss"):
@@ -105,6 +113,7 @@ def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks(mpirun):
     assert {r["test_accuracy"] for r in results} == {results[0]["test_accuracy"]}
 
 
+@mpi
 @pytest.mark.parametrize(
     ("flags", "metric"),
     [
@@ -117,14 +126,14 @@ def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks(mpirun):
         (("--optimizer", "sgd", "--batch-size", 8, "--allreduce", "ring", "--distribute", "scatter"), "accuracy"),
     ],
 )  # fmt: skip
-def test_models_and_flags_go_together(mpirun, rows, tmp_path, flags, metric):
+def test_models_and_flags_go_together(rows, shared_path, flags, metric):
     flags = flags if "--data" in flags else ("--data", "good.npz", *flags)
     if "--max-iter" not in flags:
         flags = (*flags, "--epochs", 20)
-    done = train(mpirun, 2, *flags, "--l2", 1e-4, "--json", "-q", "--out", tmp_path, cwd=rows)
+    done = run_here("train", *flags, "--l2", 1e-4, "--json", "-q", "--out", shared_path, cwd=rows)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result == result_of(tmp_path)
+    assert result == result_of(shared_path)
     if metric == "accuracy":
         assert result["test_accuracy"] > 0.8
     else:
@@ -132,55 +141,64 @@ def test_models_and_flags_go_together(mpirun, rows, tmp_path, flags, metric):
         assert result["test_loss"] < 0.05
 
 
-def test_a_trained_model_is_evaluated_and_predicts(mpirun, rows, tmp_path):
-    folder = tmp_path / "run"
-    assert train(mpirun, 2, "--data", rows / "good.npz", "--epochs", 20, "--out", folder).returncode == 0
+@mpi
+def test_a_trained_model_is_evaluated_and_predicts(comm, rows, shared_path):
+    folder = shared_path / "run"
+    done = run_here("train", "--data", rows / "good.npz", "--epochs", 20, "--out", folder, ranks=max(1, comm.size - 1))
+    assert done.returncode == 0, done.stderr
     with np.load(folder / "model.npz", allow_pickle=False) as file:
         assert file["layer1.weight"].shape == (8, 128)
-    done = mpirun(3, "-m", "distai_mpi", "evaluate", str(folder), "--json")
+    done = run_here("evaluate", folder, "--json")
     assert done.returncode == 0, done.stderr
     evaluated = json.loads(done.stdout.splitlines()[-1])
     assert (evaluated["rows"], evaluated["count"]) == ("test", 30), "the rows that training held back"
     assert evaluated["loss"] == pytest.approx(result_of(folder)["test_loss"], rel=1e-5)
-    done = mpirun(3, "-m", "distai_mpi", "evaluate", str(folder), "--data", str(rows / "good.npz"), "--json")
+    done = run_here("evaluate", folder, "--data", rows / "good.npz", "--json")
     evaluated = json.loads(done.stdout.splitlines()[-1])
     assert evaluated["count"] == 300
-    out = tmp_path / "labels.npy"
-    done = mpirun(3, "-m", "distai_mpi", "predict", str(folder), "--data", str(rows / "x.npy"), "--out", str(out))
+    out = shared_path / "labels.npy"
+    done = run_here("predict", folder, "--data", rows / "x.npy", "--out", out)
     assert done.returncode == 0, done.stderr
     assert np.mean(np.load(out) == np.load(rows / "y.npy")) == pytest.approx(evaluated["accuracy"])
-    model, w, _ = models.load_model(str(folder / "model.npz"))
-    models.save_model(str(tmp_path / "api.npz"), model, w)
-    nameless = mpirun(2, "-m", "distai_mpi", "evaluate", str(tmp_path / "api.npz"))
+    if comm.rank == 0:
+        model, w, _ = models.load_model(str(folder / "model.npz"))
+        models.save_model(str(shared_path / "api.npz"), model, w)
+    comm.barrier()
+    nameless = run_here("evaluate", shared_path / "api.npz")
     assert nameless.returncode != 0
     assert "give --data" in nameless.stderr
-    wide = mpirun(2, "-m", "distai_mpi", "evaluate", str(folder), "--data", str(rows / "wide.npz"))
+    wide = run_here("evaluate", folder, "--data", rows / "wide.npz")
     assert wide.returncode != 0
     assert "16 features" in wide.stderr
 
 
+@mpi
 @pytest.mark.parametrize("flags", [(), ("--test-fraction", 0, "--shuffle", "local"), ("--distribute", "scatter")])
-def test_more_ranks_than_rows(mpirun, rows, flags):
-    done = train(mpirun, 4, "--data", "tiny.npz", "--epochs", 2, *flags, cwd=rows)
+def test_more_ranks_than_rows(rows, flags):
+    done = run_here("train", "--data", "tiny.npz", "--epochs", 2, *flags, cwd=rows)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_batch_size_of_a_rank_makes_the_global_one(mpirun, rows):
-    done = train(mpirun, 3, "--data", "good.npz", "--batch-size", 8, "--epochs", 1, "--json", "-v", cwd=rows)
-    assert json.loads(done.stdout.splitlines()[-1])["global_batch_size"] == 24
+@mpi
+def test_the_batch_size_of_a_rank_makes_the_global_one(comm, rows):
+    done = run_here("train", "--data", "good.npz", "--batch-size", 8, "--epochs", 1, "--json", "-v", cwd=rows)
+    assert json.loads(done.stdout.splitlines()[-1])["global_batch_size"] == 8 * comm.size
     assert "model mlp: 8 → 128 → 3" in done.stdout
 
 
-def test_bytes_are_scaled_as_in_training_whatever_their_shape(mpirun, tmp_path):
+@mpi
+def test_bytes_are_scaled_as_in_training_whatever_their_shape(comm, shared_path):
     rng = np.random.default_rng(0)
     images, y = rng.integers(0, 256, (200, 4, 4), dtype=np.uint8), rng.integers(0, 3, 200)
-    np.savez(tmp_path / "images.npz", x=images, y=y)
-    np.savez(tmp_path / "rows.npz", x=images.reshape(200, 16), y=y)
+    if comm.rank == 0:
+        np.savez(shared_path / "images.npz", x=images, y=y)
+        np.savez(shared_path / "rows.npz", x=images.reshape(200, 16), y=y)
+    comm.barrier()
     flags = ("--data", "images.npz", "--epochs", 2, "--out", "run")
-    assert train(mpirun, 2, *flags, cwd=tmp_path).returncode == 0
+    assert run_here("train", *flags, cwd=shared_path).returncode == 0
     losses = []
     for name in ("images.npz", "rows.npz"):
-        done = mpirun(1, "-m", "distai_mpi", "evaluate", "run", "--data", name, "--json", cwd=tmp_path)
+        done = run_here("evaluate", "run", "--data", name, "--json", cwd=shared_path, ranks=1)
         losses.append(json.loads(done.stdout.splitlines()[-1])["loss"])
     assert losses[0] == losses[1]
 
@@ -203,7 +221,7 @@ BAD = {
         ("--data", "values.npz", "--model", "linear", "--optimizer", "gd", "--max-iter", 1, "--lr", 1e38),
         "--lr",
     ),
-    "tolerance": (("--optimizer", "gd", "--tol", "nan"), "tol"),
+    "tolerance": (("--data", "good.npz", "--optimizer", "gd", "--tol", "nan"), "tol"),
     "unknown flag": (("--epoch", 3), "--epochs"),
     "unknown model": (("--model", "forest"), "forest"),
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
@@ -212,31 +230,42 @@ BAD = {
     "foreign to the model": (("--model", "softmax", "--hidden", 8), "--hidden"),
     "batch size 0": (("--batch-size", 0), "batch-size"),
     "two batch sizes": (("--batch-size", 8, "--global-batch-size", 8), "exclude"),
-    "rate": (("--lr", "nan"), "lr"),
+    "rate": (("--data", "good.npz", "--lr", "nan"), "lr"),
     "scatter and global": (("--distribute", "scatter", "--shuffle", "global"), "local"),
     "diverging": (("--data", "values.npz", "--model", "linear", "--lr", 1e5), "--lr"),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_gives_one_message_and_leaves_nothing(mpirun, rows, tmp_path, case):
-    flags, word = BAD[case]
-    done = train(mpirun, 3, *flags, "-q", "--out", tmp_path / "run", cwd=rows, timeout=30)
+def check_refused(done, case, out):
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if "distai-mpi: error:" in line]
     assert len(errors) == 1, done.stderr
-    assert word in errors[0]
+    assert BAD[case][1] in errors[0]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     if not case.startswith("diverging"):
-        assert not (tmp_path / "run").exists()
+        assert not out.exists()
     else:
-        assert result_of(tmp_path / "run")["status"] == "diverged"
+        assert result_of(out)["status"] == "diverged"
 
 
+@mpi
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_message_and_leaves_nothing(rows, shared_path, case):
+    done = run_here("train", *BAD[case][0], "-q", "--out", shared_path / "run", cwd=rows)
+    check_refused(done, case, shared_path / "run")
+
+
+@pytest.mark.parametrize("case", ["not a number", "unknown algorithm", "diverging"])
+def test_a_job_with_bad_input_ends_in_order(mpirun, rows, tmp_path, case):
+    done = train(mpirun, 3, *BAD[case][0], "-q", "--out", tmp_path / "run", cwd=rows, timeout=30)
+    check_refused(done, case, tmp_path / "run")
+
+
+@mpi
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc"), reason="not available: a place closed to root")
-def test_an_output_folder_that_cannot_be_written(mpirun, rows):
-    done = train(mpirun, 2, "--data", "good.npz", "--out", "/proc/nowhere", cwd=rows)
+def test_an_output_folder_that_cannot_be_written(rows):
+    done = run_here("train", "--data", "good.npz", "--out", "/proc/nowhere", cwd=rows)
     assert done.returncode != 0
     assert done.stderr.count("distai-mpi: error:") == 1
     assert "/proc/nowhere" in done.stderr
@@ -287,20 +316,24 @@ def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(mpirun, rows, 
     assert "rank 0 of 3" not in done.stderr
 
 
-def test_labels_of_minus_and_plus_one_are_predicted_as_such(mpirun, tmp_path):
+@mpi
+def test_labels_of_minus_and_plus_one_are_predicted_as_such(comm, shared_path):
     x, y = make_rows(kind="binary")
-    np.savez(tmp_path / "signs.npz", x=x, y=2 * y - 1)
+    if comm.rank == 0:
+        np.savez(shared_path / "signs.npz", x=x, y=2 * y - 1)
+    comm.barrier()
     flags = ("--data", "signs.npz", "--model", "logistic", "--epochs", 20, "--out", "run", "-q")
-    assert train(mpirun, 2, *flags, cwd=tmp_path).returncode == 0
+    assert run_here("train", *flags, cwd=shared_path).returncode == 0
     words = ("predict", "run", "--data", "signs.npz", "--out", "labels.npy")
-    assert mpirun(2, "-m", "distai_mpi", *words, cwd=tmp_path).returncode == 0
-    assert (np.load(tmp_path / "labels.npy") == 2 * y - 1).mean() > 0.8
+    assert run_here(*words, cwd=shared_path).returncode == 0
+    assert (np.load(shared_path / "labels.npy") == 2 * y - 1).mean() > 0.8
 
 
-def test_two_runs_do_not_share_a_folder(mpirun, tmp_path):
+def test_two_runs_do_not_share_a_folder(mpirun, rows, tmp_path):
+    flags = ("--data", "good.npz", "--epochs", 1, "--out", tmp_path / "run")
     with claimed(str(tmp_path / "run")):
-        done = train(mpirun, 2, "--epochs", 1, "--out", "run", cwd=tmp_path)
+        done = train(mpirun, 2, *flags, cwd=rows)
         assert done.returncode == 2
         assert done.stderr.count("another run writes to this folder") == 1
-    assert train(mpirun, 1, "--epochs", 1, "--out", "run", "-q", cwd=tmp_path).returncode == 0
+    assert run_here("train", *flags, "-q", cwd=rows).returncode == 0
     assert ".lock" not in os.listdir(tmp_path / "run")

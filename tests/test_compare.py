@@ -2,9 +2,9 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,11 +69,15 @@ def test_a_program_that_fails_is_named(command, word):
 
 
 def test_a_program_that_takes_too_long_ends_with_its_children(tmp_path):
-    mark = tmp_path / "alive"
+    os.mkfifo(tmp_path / "held")
+    reader = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(DistaiError, match="not done after"):
-        compare.run(f"(sleep 3; touch {mark}) & wait", timeout=0.5)
-    time.sleep(3.5)
-    assert not mark.exists()
+        compare.run(f"exec 3> {tmp_path}/held; echo open >&3; sleep 20 & wait", timeout=1)
+    poll = select.poll()
+    poll.register(reader, 0)  # hung up once nobody holds the other end
+    assert os.read(reader, 5) == b"open\n"
+    assert poll.poll(5000) == [(reader, select.POLLHUP)]
+    os.close(reader)
 
 
 def test_the_peak_is_a_rate_of_this_machine():

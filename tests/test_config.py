@@ -4,14 +4,13 @@ import json
 
 import click
 import pytest
+from commands import run_here
 
 from distai_mpi.cli.config import flag_name
 from distai_mpi.cli.main import main
 from distai_mpi.cli.train import command
 
-
-def train(mpirun, ranks, *words):
-    return mpirun(ranks, "-m", "distai_mpi", "train", *map(str, words))
+mpi = pytest.mark.mpi
 
 
 def error_of(capfd, *words):
@@ -75,38 +74,40 @@ def test_every_flag_has_a_name_of_its_own():
     assert all(len(name) > 1 for name in names)
 
 
-def test_a_run_can_be_repeated_from_its_settings(mpirun, tmp_path):
+@mpi
+def test_a_run_can_be_repeated_from_its_settings(comm, shared_path):
     flags = ["--optimizer", "adamw", "--weight-decay", "0.02", "--schedule", "cosine", "--hidden", "16,8", "--no-bias"]
     flags += ["--batch-size", "300", "--epochs", "1", "--valid", "0.9", "--dtype", "float64", "-q"]
-    first = train(mpirun, 2, *flags, "--out", tmp_path / "a")
+    first = run_here("train", *flags, "--out", shared_path / "a")
     assert first.returncode == 0, first.stderr
-    again = train(mpirun, 1, "--config", tmp_path / "a" / "settings.toml", "--out", tmp_path / "b")
+    again = run_here("train", "--config", shared_path / "a" / "settings.toml", "--out", shared_path / "b", ranks=1)
     assert again.returncode == 0, again.stderr
-    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
+    one, other = (json.loads((shared_path / name / "result.json").read_text()) for name in "ab")
     assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-10)
-    assert one["global_batch_size"] == other["global_batch_size"] == 600
-    a, b = ((tmp_path / name / "settings.toml").read_text().replace(str(tmp_path / name), "") for name in "ab")
+    assert one["global_batch_size"] == other["global_batch_size"] == 300 * comm.size
+    a, b = ((shared_path / name / "settings.toml").read_text().replace(str(shared_path / name), "") for name in "ab")
     assert a == b
 
 
-def test_flags_beat_the_file_also_where_they_exclude_each_other(mpirun, tmp_path):
+def test_flags_beat_the_file_also_where_they_exclude_each_other(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("model = 'softmax'\noptimizer = 'sgd'\nglobal_batch_size = 500\nepochs = 2\nquiet = true\n")
-    done = train(mpirun, 1, "--config", file, "--batch-size", 1000, "--epochs", 1, "--json")
+    done = run_here("train", "--config", file, "--batch-size", 1000, "--epochs", 1, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["global_batch_size"], result["epochs"], result["optimizer"]) == (1000, 1, "sgd")
 
 
-def test_averaging_and_early_stopping_by_flags(mpirun, tmp_path):
+@mpi
+def test_averaging_and_early_stopping_by_flags(shared_path):
     words = "--optimizer average --inner-optimizer momentum --lr 0.05 --inner-state reset --sync-every 20"
     words += " --outer-lr 0.9 --outer-momentum 0.3 --batch-size 100 --epochs 2"
     words += " --valid 0.2 --metric accuracy --patience 1"
-    done = train(mpirun, 2, *words.split(), "--out", tmp_path / "run")
+    done = run_here("train", *words.split(), "--out", shared_path / "run")
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((shared_path / "run" / "result.json").read_text())
     assert result["optimizer"] == "average"
     assert result["best_epoch"] in (1, 2)
     assert result["metrics"]["accuracy"] == result["test_accuracy"] > 0.85
-    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    line = json.loads((shared_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert {"valid_loss", "valid_accuracy"} <= set(line)

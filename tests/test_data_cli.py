@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import run_here
 from test_tables import TABLES, write_all
 
 from distai_mpi.cli.main import main
@@ -17,8 +16,7 @@ Y = (X @ np.arange(6) > 0).astype(np.int64)
 
 
 def run(folder, *words, status=0):
-    command = [sys.executable, "-m", "distai_mpi", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = run_here(*words, cwd=folder)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 

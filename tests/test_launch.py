@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from commands import run_here
 from run import find_mpiexec, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import launch
@@ -95,8 +97,14 @@ def test_idle_share_names_what_is_left_over(size: int, nodes: int, words: list[s
     assert idle_share(size, nodes, None) is None
 
 
-def test_train_warns_of_an_idle_allocation_once(mpirun: Run) -> None:
-    run = mpirun(2, "-m", "distai_mpi", "train", "--epochs", "1", env=SALLOC)
+@pytest.mark.mpi
+def test_train_warns_of_an_idle_allocation_once(
+    shared_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SALLOC.items():
+        monkeypatch.setenv(name, value)
+    folder = shared_folder(lambda folder: np.savez(folder / "rows.npz", x=np.eye(20), y=np.arange(20) % 2))
+    run = run_here("train", "--data", "rows.npz", "--epochs", 1, cwd=folder)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("distai-mpi: warning: Slurm job 7 has 8 tasks on 2 nodes") == 1
 

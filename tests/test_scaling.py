@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from alone import Alone
+from commands import run_here
 
 from distai_mpi import data
 from distai_mpi.cli.bench import scaling as command
@@ -177,6 +178,13 @@ def test_same_rows_are_each_ranks_own_and_disjoint(shuffle):
 # --- parts of a communicator
 
 
+@pytest.fixture
+def rows(shared_folder):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((400, 5)), rng.integers(0, 3, 400)
+    return shared_folder(lambda folder: np.savez(folder / "rows.npz", x=x, y=y)) / "rows.npz"
+
+
 @pytest.mark.mpi
 def test_parts_are_communicators_of_their_own(comm):
     for ranks in ([0], list(range(comm.size)), list(reversed(range(comm.size))), [comm.size - 1]):
@@ -213,7 +221,7 @@ def test_those_who_wait_sleep(comm):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("kind", ["strong", "weak"])
-def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
+def test_all_counts_do_the_work_they_should(comm, rows, kind, monkeypatch):
     """What reaches `fit` at each count: rows, global batch, and the same one on all of a part's ranks."""
     from distai_mpi import train
 
@@ -224,12 +232,13 @@ def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
         return SimpleNamespace(status="completed", samples_per_second=100.0 * part.size)
 
     monkeypatch.setattr(train, "fit", fit)
-    settings = command.train_settings(("--model", "softmax", "--global-batch-size", "240", "--epochs", "3"))
+    flags = ("--data", str(rows), "--test-fraction", "0", "--global-batch-size", "240", "--epochs", "3")
+    settings = command.train_settings(("--model", "softmax", *flags))
     bench = command.Bench(comm, settings, default_counts(comm.size))
     rates = bench.run([kind], 2)
     assert rates == {kind: {n: [100.0 * n] * 2 for n in default_counts(comm.size)}}
     counts = [n for n in default_counts(comm.size) if comm.rank < n]
-    rows, batch = 60000, 240
+    rows, batch = 400, 240
     if kind == "strong":
         shares = {n: rows * (comm.rank + 1) // n - rows * comm.rank // n for n in counts}
         expected = [(n, rows, shares[n], batch) for n in counts]
@@ -243,37 +252,29 @@ def test_all_counts_do_the_work_they_should(comm, kind, monkeypatch):
 # --- the command
 
 
-@pytest.fixture
-def rows(tmp_path):
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "rows.npz", x=rng.random((400, 5)), y=rng.integers(0, 3, 400))
-    return str(tmp_path / "rows.npz")
-
-
-def bench(mpirun, ranks, *words):
-    return mpirun(ranks, "-m", "distai_mpi", "bench", "scaling", *words, timeout=120)
-
-
-def test_bench_scaling(mpirun, rows, tmp_path):
+@pytest.mark.mpi(min_size=4)  # once: drawing takes long
+def test_bench_scaling(comm, rows):
     pytest.importorskip("matplotlib", reason="not available: matplotlib")
-    files = ["--json", str(tmp_path / "s.json"), "--plot", str(tmp_path / "s.png")]
-    flags = ["--data", rows, "--model", "softmax", "--epochs", "2", "--batch-size", "8"]
-    run = bench(mpirun, 3, *files, "--repeats", "2", *flags)
+    folder = rows.parent
+    files = ["--json", folder / "s.json", "--plot", folder / "s.png"]
+    flags = ["--data", rows, "--model", "softmax", "--epochs", 2, "--batch-size", 8]
+    run = run_here("bench", "scaling", *files, "--repeats", 2, *flags)
     assert run.returncode == 0, run.stderr
     for words in ("strong scaling", "weak scaling", "Amdahl: parallel share p =", "Gustafson: parallel share p ="):
         assert run.stdout.count(words) == 1
-    report = json.loads((tmp_path / "s.json").read_text())
+    report = json.loads((folder / "s.json").read_text())
     assert report["placement"] == "packed"
     for kind, law in (("strong", "Amdahl"), ("weak", "Gustafson")):
         assert report[kind]["law"] == law
-        assert [point["ranks"] for point in report[kind]["points"]] == [1, 2, 3]
+        assert [point["ranks"] for point in report[kind]["points"]] == default_counts(comm.size)
         assert all(len(point["rates"]) == 2 and min(point["rates"]) > 0 for point in report[kind]["points"])
-    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(os.listdir(tmp_path)) == ["rows.npz", "s.json", "s.png"]
+    assert (folder / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir(folder)) == ["rows.npz", "s.json", "s.png"]
 
 
-def test_one_kind_and_chosen_counts(mpirun, rows):
-    run = bench(mpirun, 3, "--weak", "--ranks", "3", "--repeats", "1", "--data", rows, "--model", "softmax")
+@pytest.mark.mpi(min_size=3)
+def test_one_kind_and_chosen_counts(rows):
+    run = run_here("bench", "scaling", "--weak", "--ranks", 3, "--repeats", 1, "--data", rows, "--model", "softmax")
     assert run.returncode == 0, run.stderr
     assert "strong" not in run.stdout
     assert [line.split()[0] for line in run.stdout.splitlines() if line.split() and line.split()[0].isdigit()] == [
@@ -282,17 +283,20 @@ def test_one_kind_and_chosen_counts(mpirun, rows):
     ]
 
 
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "nowhere.npz"], "nowhere.npz"),  # found by the one rank that works, while the other sleeps
-        (["--ranks", "4"], "--ranks 4: give counts from 1 to 2"),
+        (["--data", "nowhere.npz"], "nowhere.npz"),  # found by the one rank that works, while the others sleep
+        (["--ranks", "{more}"], "--ranks {more}: give counts from 1 to {size}"),
         (["--plot", "x.pdf"], "--plot x.pdf"),
         (["--l2", "10", "--lr", "1e30", "--batch-size", "1"], "diverged"),
     ],
 )
-def test_errors_reach_all_ranks(mpirun, rows, flags, message):
-    run = bench(mpirun, 2, "--data", rows, "--model", "softmax", *flags)
+def test_errors_reach_all_ranks(comm, rows, flags, message):
+    counts = {"size": comm.size, "more": comm.size + 1}
+    flags = [flag.format(**counts) for flag in flags]
+    run = run_here("bench", "scaling", "--data", rows, "--model", "softmax", *flags)
     assert run.returncode == 2
     assert run.stderr.count("distai-mpi: error:") == 1
-    assert message in run.stderr
+    assert message.format(**counts) in run.stderr

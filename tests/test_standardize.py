@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from alone import Alone
+from commands import run_here
 from problems import make_rows, uneven
 
 from distai_mpi import fit, models, optim
@@ -173,29 +174,33 @@ def test_files_are_standardized_alike_however_they_come(comm, tmp_path, options)
     np.testing.assert_allclose(train.dataset.standard.mean, alone.mean, atol=1e-12)
 
 
-def command(mpirun, ranks, *words, **kwargs):
-    done = mpirun(ranks, "-m", "distai_mpi", *map(str, words), **kwargs)
+def command(*words, **kwargs):
+    done = run_here(*words, **kwargs)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1] if done.stdout else ""
 
 
-def test_a_model_keeps_what_its_features_were_standardized_by(mpirun, tmp_path):
+@mpi
+def test_a_model_keeps_what_its_features_were_standardized_by(comm, shared_path):
     rng = np.random.default_rng(0)
     x = 1e4 + 100 * rng.normal(size=(300, 6)).astype(np.float32)
     y = ((x - 1e4) @ rng.normal(size=(6, 3))).argmax(1)
-    np.savez(tmp_path / "rows.npz", x=x, y=y)
-    np.save(tmp_path / "x.npy", x)
+    if comm.rank == 0:
+        np.savez(shared_path / "rows.npz", x=x, y=y)
+        np.save(shared_path / "x.npy", x)
+        np.save(shared_path / "wide.npy", np.hstack([x, x]))
+    comm.barrier()
     flags = ("--data", "rows.npz", "--model", "softmax", "--epochs", 20, "--standardize", "--out", "run")
-    result = json.loads(command(mpirun, 3, "train", *flags, "--json", cwd=tmp_path))
+    result = json.loads(command("train", *flags, "--json", cwd=shared_path))
     assert result["test_accuracy"] > 0.8
-    with np.load(tmp_path / "run" / "model.npz", allow_pickle=False) as file:
+    with np.load(shared_path / "run" / "model.npz", allow_pickle=False) as file:
         np.testing.assert_allclose(file["extra.deviation"], 100, rtol=0.2)
-    evaluated = json.loads(command(mpirun, 2, "evaluate", "run", "--json", cwd=tmp_path))
+    fewer = {"cwd": shared_path, "ranks": max(1, comm.size - 1)}
+    evaluated = json.loads(command("evaluate", "run", "--json", **fewer))
     assert evaluated["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
-    everything = json.loads(command(mpirun, 2, "evaluate", "run", "--data", "rows.npz", "--json", cwd=tmp_path))
-    command(mpirun, 2, "predict", "run", "--data", "x.npy", "--out", "labels.npy", cwd=tmp_path)
-    assert np.mean(np.load(tmp_path / "labels.npy") == y) == pytest.approx(everything["accuracy"])
-    np.save(tmp_path / "wide.npy", np.hstack([x, x]))
-    wide = mpirun(2, "-m", "distai_mpi", "predict", "run", "--data", "wide.npy", "--out", "no.npy", cwd=tmp_path)
+    everything = json.loads(command("evaluate", "run", "--data", "rows.npz", "--json", **fewer))
+    command("predict", "run", "--data", "x.npy", "--out", "labels.npy", **fewer)
+    assert np.mean(np.load(shared_path / "labels.npy") == y) == pytest.approx(everything["accuracy"])
+    wide = run_here("predict", "run", "--data", "wide.npy", "--out", "no.npy", cwd=shared_path)
     assert wide.returncode != 0
     assert "12 features, but the model takes 6" in wide.stderr

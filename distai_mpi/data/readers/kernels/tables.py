@@ -166,6 +166,11 @@ def _index(text, place):
     return min(value, LARGEST_INDEX + 1), place
 
 
+# Called three times below: Numba's own inlining, which copies the function before it compiles it, takes three times as
+# long to compile and reads no faster.  In `read_csv`, which calls it once, that inlining reads a tenth faster.
+_number = numba.njit(forceinline=True)(number.py_func)
+
+
 @kernel()
 def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
     """Lines ``label[:weight] [qid:...] index:value ... [# comment]``, as a CSR matrix with indices as they stand.
@@ -186,7 +191,7 @@ def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
         if text[place] == NEWLINE or text[place] == HASH:
             place = _line_end(text, place) + 1
             continue
-        value, end, state = number(text, place)
+        value, end, state = _number(text, place)
         if state == WRONG or not (text[end] <= SPACE or text[end] == COLON or text[end] == HASH):
             return row, entry, weighted, hard_count, NO_NUMBER, place
         if state == HARD:
@@ -195,7 +200,7 @@ def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
         if text[end] == COLON:
             weighted = True
             place = end + 1
-            value, end, state = number(text, place)
+            value, end, state = _number(text, place)
             if state == WRONG or not (text[end] <= SPACE or text[end] == HASH):
                 return row, entry, weighted, hard_count, NO_NUMBER, place
             if value < 0:
@@ -225,7 +230,7 @@ def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
             if index <= before:
                 return row, entry, weighted, hard_count, NOT_ASCENDING, place
             before, place = index, end + 1
-            value, end, state = number(text, place)
+            value, end, state = _number(text, place)
             if state == WRONG or not (text[end] <= SPACE or text[end] == HASH):
                 return row, entry, weighted, hard_count, NO_NUMBER, place
             values[entry] = value
