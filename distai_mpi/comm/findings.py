@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..perf.machine import affinity, cpu_model
@@ -23,7 +24,8 @@ from .collectives import ALGORITHMS, SHARING
 Times = dict[str, float]  # seconds of an exchange, by algorithm
 
 FORMAT = 1  # of the file, and of what its times mean
-KEPT_SECONDS = 30 * 86400.0  # then a machine is looked at anew: its libraries and its network may have changed
+KEPT_SECONDS = 30 * 86400.0  # then a machine is looked at anew: its network may have changed
+UNSURE_SECONDS = 3600.0  # the same for what was measured on a busy machine
 BUDGET_SECONDS = 0.3  # that a process spends on measuring, for each kind of job
 TRANSPORT = (  # variables that change how messages travel
     "OMPI_MCA_pml",
@@ -77,68 +79,92 @@ def folder(env: Mapping[str, str] | None = None) -> str | None:
     return os.path.join(home, ".cache", "distai-mpi") if os.path.isabs(home) else None
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What one measurement has found.
+
+    Attributes:
+        times: seconds by algorithm.
+        sure: whether the machine was quiet, and had what the job needs.
+        when: seconds of the clock.
+    """
+
+    times: Times
+    sure: bool
+    when: float
+
+    @property
+    def current(self) -> bool:
+        """Whether it still counts."""
+        return 0 <= time.time() - self.when < (KEPT_SECONDS if self.sure else UNSURE_SECONDS)
+
+    @classmethod
+    def read(cls, stored: Any) -> Finding | None:
+        """From what the file says; None where that makes no sense, or no longer counts."""
+        if not isinstance(stored, dict) or set(stored) != {"times", "sure", "when"}:
+            return None
+        found = cls(**stored)
+        whole = sane(found.times) and type(found.sure) is bool and type(found.when) is float
+        return found if whole and found.current else None
+
+
 class Findings:
-    """The times known for one kind of job, by the name of what was measured.
+    """What is known of one kind of job, by the name of what was measured.
 
     Args:
         host: the kind, see `host`.
-        folder: where they are kept; None: in this process alone.
+        folder: where it is kept; None: in this process alone.
 
     Attributes:
         left: seconds that this process may still spend on measuring.
         path: the file; None without a folder.
+        earlier: names of what earlier runs have found.
     """
 
     def __init__(self, host: dict[str, Any], folder: str | None) -> None:
         self.host, self.left = host, BUDGET_SECONDS
         self.path = None if folder is None else os.path.join(folder, f"exchange-{digest(host)}.json")
-        self._since, self._times = self._load()
-        self._unsure: dict[str, Times] = {}
-        self.loaded = frozenset(self._times)
+        self._found = self._load()
+        self.earlier = frozenset(self._found)
 
-    def get(self, name: str) -> Times | None:
-        """The times found for ``name``; None where nothing is known."""
-        return self._times.get(name, self._unsure.get(name))
+    def get(self, name: str) -> Finding | None:
+        """What was found for ``name``; None where nothing is known."""
+        return self._found.get(name)
 
-    def sure(self, name: str) -> bool:
-        """Whether the times of ``name`` are more than a first impression."""
-        return name in self._times
+    def add(self, name: str, times: Times, sure: bool) -> None:
+        """Remember ``times``."""
+        self._found[name] = Finding(times, sure, time.time())
+        self._save()
 
-    def add(self, name: str, times: Times, sure: bool = True) -> None:
-        """Remember ``times``: in the file too, or as a first impression in this process alone."""
-        if sure:
-            self._times[name] = times
-            self._save()
-        else:
-            self._unsure[name] = times
+    def forget(self) -> None:
+        """Let all be measured anew, within a new budget; the file keeps what is not."""
+        self._found, self.earlier, self.left = {}, frozenset(), BUDGET_SECONDS
 
-    def _load(self) -> tuple[float, dict[str, Times]]:
-        """When the first times in the file were found, and those that make sense; none where the file does not."""
-        now, stored = time.time(), None
+    def _load(self) -> dict[str, Finding]:
+        """What the file holds that makes sense."""
+        stored = None
         if self.path is not None:
             with contextlib.suppress(OSError, ValueError, RecursionError), open(self.path, encoding="utf-8") as file:
                 stored = json.load(file)
         if not isinstance(stored, dict) or (stored.get("format"), stored.get("host")) != (FORMAT, self.host):
-            return now, {}
-        since, entries = stored.get("since"), stored.get("seconds")
-        if not isinstance(since, int | float) or not 0 <= now - since < KEPT_SECONDS or not isinstance(entries, dict):
-            return now, {}
-        return since, {name: times for name, times in entries.items() if sane(times)}
+            return {}
+        entries = stored.get("found")
+        read = {name: Finding.read(entry) for name, entry in entries.items()} if isinstance(entries, dict) else {}
+        return {name: found for name, found in read.items() if found is not None}
 
     def _save(self) -> None:
-        """Replace the file by one with what it had and what is known here; where that fails nothing happens."""
+        """Replace the file by one with what it has and what is known here; where that fails nothing happens."""
         if self.path is None:
             return
-        self._since, others = self._load()  # another job may have added to it
-        self._times = others | self._times
-        found = {"format": FORMAT, "host": self.host, "since": self._since, "seconds": self._times}
+        found = self._load() | self._found  # another job may have added to it
+        entries = {name: asdict(finding) for name, finding in sorted(found.items())}
         temporary = ""
         try:
             place = os.path.dirname(self.path)
             os.makedirs(place, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=place, suffix=".tmp", delete=False, encoding="utf-8") as file:
                 temporary = file.name
-                json.dump(found, file, indent=1)
+                json.dump({"format": FORMAT, "host": self.host, "found": entries}, file, indent=1)
             os.replace(temporary, self.path)
         except OSError:
             with contextlib.suppress(OSError):

@@ -124,13 +124,13 @@ class Registry:
     """The shared vectors of a communicator, found by the memory that an array is a view of."""
 
     def __init__(self) -> None:
-        self._sets: dict[int, Shared] = {}  # by the identity of their memory
+        self._found: dict[int, Shared] = {}  # by the identity of their memory
 
     def add(self, segment: mmap.mmap, rows: int, row: int, size: int, dtype: np.dtype[Any]) -> Array:
         """Enter ``rows`` vectors over the whole of ``segment``, until no array uses it any more; number ``row``."""
         memory = np.frombuffer(segment, np.uint8)
-        self._sets[id(memory)] = shared = Shared.over(memory, rows, size, dtype)
-        weakref.finalize(memory, self._sets.pop, id(memory), None).atexit = False
+        self._found[id(memory)] = shared = Shared.over(memory, rows, size, dtype)
+        weakref.finalize(memory, self._found.pop, id(memory), None).atexit = False
         return shared.row(row)
 
     def find(self, x: Array) -> Shared | None:
@@ -138,5 +138,5 @@ class Registry:
 
         NumPy lets a view of a view refer to what owns the memory: it is one look, where the address costs 1 µs.
         """
-        shared = self._sets.get(id(x.base))
+        shared = self._found.get(id(x.base))
         return shared if shared is not None and shared.size == x.size and shared.dtype == x.dtype else None

@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 # always among the measured, 1 / (1 + MARGIN) > 0.9 of its speed.
 ORDER = ("shared", "hierarchical", "native", "rabenseifner", "ring", "recursive_doubling", "tree")
 MARGIN = 0.1
-UNSURE = 1.0  # the margin on a machine too busy to tell
 REPLICATED = 1.25  # times which a step without slices must be faster: its update costs every rank the whole vector
 
 TINY_BYTES = 256  # shorter vectors are the library's: of the microseconds they take, most are the interpreter's
 HIGHEST = 23  # class; that of vectors of 2**(c - 1) to 2**c - 1 bytes is number c, and longer ones belong to this one
 SHORT_BYTES = 64 << 10  # vectors up to here may travel whole at every step of an algorithm
 RING_BYTES = 1 << 10  # of a slice: shorter ones are not worth a trip around the ring
-STEP_SECONDS, SUM_SECONDS = 0.15, 0.03  # for one class
+STEP_SECONDS, SUM_SECONDS = 0.1, 0.03  # for one class
 LEAST_SECONDS = 0.002  # less is no measurement
+# Where nothing can be measured, and where the machine was too busy to tell, vectors from here on are shared if they can
+# be.  (On a busy machine ranks that wait in shared memory give way to others, and those that wait for messages do not:
+# measured alone, that looks slow; in training on two busy cores it was 2 to 3 times faster.)
+USUAL_BYTES = 8 << 10
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ class Case:
             names += ["recursive_doubling", "tree"] if ranks > 2 else ["recursive_doubling"]
         return [name for name in ORDER if name in names]
 
+    def usual(self, nodes: Sequence[int]) -> str:
+        """The algorithm that is fastest most of the time."""
+        first = self.candidates(nodes)[0]
+        return first if self.nbytes >= USUAL_BYTES else "native"
+
 
 def kind_of(dtype: np.dtype[Any]) -> str:
     """``float``, ``integer``, or ``half`` for float16, which only messages sum."""
@@ -113,7 +121,8 @@ class Choice:
             return f"{self.name} ({self.source})"
         others = sorted(self.times.items(), key=lambda item: item[1])
         told = ", ".join(f"{name} {microseconds(seconds)}" for name, seconds in others)
-        return f"{self.name} (µs for {length(self.nbytes)}: {told}; {self.source})"
+        more = " or more" if self.nbytes >= 3 << HIGHEST >> 2 else ""
+        return f"{self.name} (µs for {length(self.nbytes)}{more}: {told}; {self.source})"
 
 
 def microseconds(seconds: float) -> str:
@@ -129,13 +138,13 @@ def length(nbytes: int) -> str:
     return f"{nbytes} bytes"
 
 
-def pick(times: Times, steps: bool, sure: bool = True) -> str:
-    """The algorithm to take of those measured, for certain or not; see `ORDER`."""
+def pick(times: Times, steps: bool) -> str:
+    """The algorithm to take of those measured; see `ORDER`."""
     weighed = {
         name: seconds * (1.0 if not steps or name in SHARING or ALGORITHMS[name].sliced else REPLICATED)
         for name, seconds in times.items()
     }
-    most = min(weighed.values()) * (1 + (MARGIN if sure else UNSURE))
+    most = min(weighed.values()) * (1 + MARGIN)
     return next(name for name in ORDER if weighed.get(name, math.inf) <= most)
 
 
@@ -150,9 +159,9 @@ def inferred(case: Case, known: Findings, reach: int, beyond: int = 0) -> Times 
     sides = []
     for step in (-1, 1):
         for distance in range(1, reach + 1):
-            times = known.get(str(case.at(case.level + step * distance)))
-            if times is not None:
-                sides.append((case.level + step * distance, times))
+            found = known.get(str(case.at(case.level + step * distance)))
+            if found is not None and found.sure:
+                sides.append((case.level + step * distance, found.times))
                 break
     if len(sides) == 2:
         return between(case.level, *sides)
@@ -193,6 +202,12 @@ class Tuner:
         """
         return self._choose(self._step_case(size, dtype, device), np.dtype(dtype))
 
+    def forget(self) -> None:
+        """Measure anew what is asked for next; collective where that is."""
+        self._chosen.clear()
+        if self._comm.rank == 0:
+            self._findings.forget()
+
     def explain(self, size: int, dtype: DTypeLike, device: Device = HOST) -> Choice | None:
         """What `step` gives, and why, where it needs no measurement; None where it does.  For rank 0, and local."""
         case = self._step_case(size, dtype, device)
@@ -223,30 +238,30 @@ class Tuner:
         times, settled = self._measure(comm, case.steps, case.nbytes, dtype, case.shared, names, seconds)
         if known is not None:
             known.left -= min(seconds, time.perf_counter() - began)  # compiling is not what is to be bounded
-            # what a busy machine tells, or one without memory to share, is not for other days
-            known.add(str(case), times, sure=settled and names[0] in times)
-            name = pick(times, case.steps, settled)
+            known.add(str(case), times, sure=settled and names[0] in times)  # else memory could not be shared
+            name = self._recall(case).name  # type: ignore[union-attr]
         return comm.bcast_object(name)
 
     def _recall(self, case: Case) -> Choice | None:
         """The choice from what is known of the case, or of the classes next to it on both sides."""
-        known = self._findings
-        times = known.get(str(case))
-        if times is not None:
-            sure = known.sure(str(case))
-            source = "kept from an earlier run" if str(case) in known.loaded else "measured"
-            source = source if sure else "measured on a busy machine"
-            return Choice(pick(times, case.steps, sure), times, case.nbytes, source)
-        return self._infer(case, reach=2)
+        known, name = self._findings, str(case)
+        found = known.get(name)
+        if found is None:
+            return self._infer(case, reach=2)
+        source = "in an earlier run" if name in known.earlier else "measured now"
+        usual = case.usual(self._nodes)
+        if found.sure or usual not in found.times:
+            return Choice(pick(found.times, case.steps), found.times, case.nbytes, source)
+        return Choice(usual, found.times, case.nbytes, f"{source}, too busy to tell")
 
     def _guess(self, case: Case) -> Choice:
         """The choice where nothing can be measured any more."""
-        first = case.candidates(self._nodes)[0]
-        return self._infer(case, reach=HIGHEST, beyond=4) or Choice(first, {}, case.nbytes, "not measured")
+        usual = Choice(case.usual(self._nodes), {}, case.nbytes, "not measured")
+        return self._infer(case, reach=HIGHEST, beyond=4) or usual
 
     def _infer(self, case: Case, reach: int, beyond: int = 0) -> Choice | None:
-        times, names = inferred(case, self._findings, reach, beyond), case.candidates(self._nodes)
-        times = {name: seconds for name, seconds in (times or {}).items() if name in names}
+        times = inferred(case, self._findings, reach, beyond) or {}
+        times = {name: seconds for name, seconds in times.items() if name in case.candidates(self._nodes)}
         return Choice(pick(times, case.steps), times, case.nbytes, "from other lengths") if times else None
 
     @cached_property
