@@ -15,7 +15,7 @@ MODELS = ("linear", "logistic", "softmax", "mlp")
 OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average")
 SCHEDULES = ("constant", "step", "cosine")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
-ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical", "auto")
+ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 
 
 class Widths(click.ParamType):
@@ -186,6 +186,11 @@ RUN: Sequence[Option] = (
         default="auto",
         show_default=True,
         help="How gradients are exchanged; auto measures what is fastest here, once for each kind of job.",
+    ),
+    click.option(
+        "--factors/--no-factors",
+        default=None,
+        help="Exchange the factors that gradients of dense layers are made of.  [default: where they are shorter]",
     ),
     click.option(
         "--device",

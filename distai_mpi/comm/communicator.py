@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from .memory import Shared
 from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
-from .topology import Node, Topology, declared_nodes
+from .topology import Node, Topology, split_by_node
 from .tuning import Tuner
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
@@ -74,7 +74,7 @@ class Communicator:
     ) -> None:
         self.default_algorithm = algorithm
         self._comm = mpi_comm.Dup()
-        self._node_comm: Any = self._split_by_node(declared_nodes(self._comm.size) if nodes is None else nodes)
+        self._node_comm: Any = split_by_node(self._comm, nodes)
         self._wire = MPIWire(self._comm, chunk_bytes)
         self._work = Workspace()
         self._staging = Staging()
@@ -92,19 +92,6 @@ class Communicator:
         self._uncounted = 0  # bytes that measurements have sent
         self.tuning = Tuner(self)
         self._named(algorithm)
-
-    def _split_by_node(self, nodes: Sequence[int] | None) -> Any:
-        from mpi4py import MPI
-
-        real: Any = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self._comm.rank)
-        if nodes is None:
-            return real
-        if sum(nodes) != self._comm.size or min(nodes) < 1:
-            raise ConfigError(f"nodes of {', '.join(map(str, nodes))} ranks are not {self._comm.size} ranks")
-        of_ranks = [node for node, ranks in enumerate(nodes) for _ in range(ranks)]
-        declared = real.Split(of_ranks[self._comm.rank], self._comm.rank)
-        real.Free()
-        return declared
 
     def __enter__(self) -> Communicator:
         return self
@@ -188,19 +175,33 @@ class Communicator:
         other ranks may go on reading the rest of a shared ``x``: it must not be written before the next `allgather`
         or `barrier`, which a step of training makes anyway.
         """
+        for _ in self.reduce_scatter_parts(x, owners, algorithm):
+            pass
+        if release and self._sharing.find(x) is not None:
+            self._exchange.barrier()
+        return x[owners.slices[self.rank]]
+
+    def reduce_scatter_parts(self, x: Array, owners: Ownership, algorithm: str | None = None) -> Iterator[slice]:
+        """As `reduce_scatter` without ``release``, yielding stretches of the slice one by one as they are summed.
+
+        They are counted from the slice's start, and cover it.  What is done with a stretch at once finds it in the
+        cache.  All of them must be taken.
+        """
         chosen, shared = self._choose(x, algorithm, "reduce_scatter")
         self._check_owners(x, owners, chosen, shared)
+        mine = owners.slices[self.rank]
         if self.size > 1:
             self.rounds += 1
+            if shared is not None:
+                yield from self._exchange.reduce_scatter_parts(x, shared, owners)
+                return
             if owners.replicated:
                 self._sum_all(chosen, x)
-            elif shared is not None:
-                self._exchange.reduce_scatter(x, shared, owners, release)
             else:
                 host = self._staging.down(x, slice(0, x.size))
                 self._sliced(chosen.reduce_scatter)(self._wire, host, owners.slices, self._work)
-                self._staging.up(host, x, [owners.slices[self.rank]])
-        return x[owners.slices[self.rank]]
+                self._staging.up(host, x, [mine])
+        yield slice(0, mine.stop - mine.start)
 
     def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None) -> None:
         """Copy every rank's own slice of ``x``, shape (n,), to all ranks' ``x``.  Nothing for a replicated table.
@@ -246,6 +247,8 @@ class Communicator:
     def bcast(self, x: Array, root: int = 0) -> None:
         """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
         exchange.check_contiguous(x)
+        if self._check:
+            self._check_same(f"{x.size:,} {x.dtype}", "vectors of bcast")
         if self.size > 1:
             self.rounds += 1
             whole = slice(0, x.size)

@@ -79,11 +79,11 @@ class Trial:
     def run(self, name: str, repeats: int) -> None:
         """Exchange ``repeats`` times; collective."""
         comm, (x, w, owners) = self._comm, self._ready[name]
-        mine = owners.slices[comm.rank]
+        grad, parameters = x[owners.slices[comm.rank]], w[owners.slices[comm.rank]]
         for _ in range(repeats):
             if self._steps:
-                grad = comm.reduce_scatter(x, owners, name, release=False)
-                np.subtract(w[mine], grad, out=w[mine])
+                for part in comm.reduce_scatter_parts(x, owners, name):
+                    np.subtract(parameters[part], grad[part], out=parameters[part])
                 comm.allgather(w, owners, name)
             else:
                 comm.allreduce(x, name)
