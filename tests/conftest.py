@@ -18,6 +18,8 @@ from run import find_mpiexec, mpi_environment, mpiexec_command
 from distai_mpi.comm import Communicator
 from distai_mpi.comm.launch import launcher
 
+os.environ.setdefault("DISTAI_CACHE", "0")  # what a test measures is for itself alone
+
 # A skip is fine for these reasons alone: something this machine does not have, a test too long to be run unasked,
 # and pytest-mpi's min_size.  Any other skip is a test that silently stopped testing.
 EXPECTED_SKIP = re.compile(r"(Skipped: )?(opt-in: |not available: |Test requires \d+ MPI processes)")

@@ -74,7 +74,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
 
     ``again`` is the text by which the run can be repeated, see `repeat`.
     """
-    from ..train.progress import progress
+    from ..train.progress import Exchange, progress
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = []
@@ -97,6 +97,8 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
         if dataset.standard is not None:
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again))
+    if rank == 0 and settings["verbose"]:
+        callbacks.append(Exchange(settings["allreduce"] == "auto"))
     if rank == 0 and not settings["quiet"]:
         callbacks.append(progress(launch.on_terminal()))
     if settings["as_json"]:

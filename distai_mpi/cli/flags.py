@@ -15,7 +15,7 @@ MODELS = ("linear", "logistic", "softmax", "mlp")
 OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average")
 SCHEDULES = ("constant", "step", "cosine")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
-ALGORITHMS = ("native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical", "auto")
+ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 
 
 class Widths(click.ParamType):
@@ -185,7 +185,7 @@ RUN: Sequence[Option] = (
         type=click.Choice(ALGORITHMS),
         default="auto",
         show_default=True,
-        help="How gradients are exchanged; auto takes what is fastest here.",
+        help="How gradients are exchanged; auto measures what is fastest here, once for each kind of job.",
     ),
     click.option(
         "--factors/--no-factors",
@@ -217,7 +217,7 @@ RUN: Sequence[Option] = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="Print settings and every rank's share."),
+    click.option("-v", "--verbose", is_flag=True, help="Print settings, every rank's share and the exchange."),
 )
 
 

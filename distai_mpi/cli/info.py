@@ -6,12 +6,18 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from ..comm import launch
 from ..comm.allocation import Allocation, allocation, idle_share
 from ..perf import machine
+
+if TYPE_CHECKING:
+    from ..comm.tuning import Choice
+
+SHOWN_SIZES = (1_000, 100_000, 10_000_000)  # numbers of parameters for which the exchange is shown
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Facts:
 
 
 @click.command(name="info")
-def command() -> None:
+@click.option("--measure", is_flag=True, help="Measure anew how gradients travel fastest, in place of what is known.")
+def command(measure: bool) -> None:
     """Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt."""
     started = launch.launcher()
     mpi_comm = launch.world(check=False)  # a world that does not fit is what this command is asked about
@@ -43,12 +50,17 @@ def command() -> None:
 
     with Communicator(mpi_comm) as comm, machine.limited_blas(comm.node.size, machine.node_cpus(comm)):
         ranks: list[Facts] = comm.allgather_object(gather(comm.node.ranks[0]))
+        if measure:
+            comm.tuning.forget()
+            for size in SHOWN_SIZES:
+                comm.resolve("auto", size, "float32")
         if comm.rank == 0 and (comm.size > 1 or started.rank == 0):
             lines = [
                 *describe_software(started),
                 *describe_job(allocation()),
                 *describe_nodes(ranks),
-                *describe_exchange(comm.default_algorithm, ranks),
+                *describe_exchange([comm.tuning.explain(size, "float32") for size in SHOWN_SIZES], ranks),
+                *describe_gpus(ranks),
             ]
             for label, text in lines:
                 click.echo(f"{label:12}{text}")
@@ -112,20 +124,29 @@ def describe_nodes(ranks: Sequence[Facts]) -> list[tuple[str, str]]:
     return lines
 
 
-def describe_exchange(algorithm: str, ranks: Sequence[Facts]) -> list[tuple[str, str]]:
-    """How gradients are exchanged, and the GPUs, as (label, text)."""
+def describe_exchange(choices: Sequence[Choice | None], ranks: Sequence[Facts]) -> list[tuple[str, str]]:
+    """How gradients are exchanged, where ``auto`` has made ``choices`` for some sizes, as (label, text)."""
+    from ..comm import CHOICES
+
+    lines = [("exchange", f"auto (--allreduce offers also {', '.join(name for name in CHOICES if name != 'auto')})")]
+    known = [("", str(choice)) for choice in choices if choice is not None]
+    if known or len(ranks) == 1:
+        return lines + known
+    return [*lines, ("", "not measured here yet: training does it when it starts, and distai-mpi info --measure")]
+
+
+def describe_gpus(ranks: Sequence[Facts]) -> list[tuple[str, str]]:
+    """The GPUs of the nodes, and who can use them, as (label, text)."""
     from importlib.util import find_spec
 
-    from ..comm import ALGORITHMS
     from ..comm.mpi_library import library
 
-    others = ", ".join(name for name in ALGORITHMS if name != algorithm)
-    lines = [("exchange", f"{algorithm} (--allreduce offers also {others})")]
+    lines = []
     for members in _by_node(ranks).values():
         first = ranks[members[0]]
         if first.gpus:
             lines.append(("GPU", f"{first.host}: {', '.join(first.gpus)}"))
-    if len(lines) == 1:
+    if not lines:
         lines.append(("GPU", "none found"))
     cupy = "installed" if find_spec("cupy") else "not installed"
     return [*lines, ("", f"CuPy {cupy}; MPI takes GPU memory: {library().gpu_memory}")]

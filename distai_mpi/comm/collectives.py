@@ -261,4 +261,4 @@ ALGORITHMS: dict[str, Algorithm] = {
     "rabenseifner": Algorithm(rabenseifner_allreduce, rabenseifner_reduce_scatter, rabenseifner_allgather),
 }
 SHARING = ("shared", "hierarchical")  # what is more than messages: see `hierarchical`
-CHOICES = (*ALGORITHMS, *SHARING, "auto")
+CHOICES = ("auto", *ALGORITHMS, *SHARING)

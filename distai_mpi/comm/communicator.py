@@ -23,6 +23,7 @@ from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
 from .topology import Node, Topology, split_by_node
+from .tuning import Tuner
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
 
@@ -45,6 +46,8 @@ class Communicator:
 
     ``algorithm`` names one of `CHOICES`; None stands for the communicator's default.  ``shared`` and ``hierarchical``
     sum vectors of `empty` where they lie in the memory of a node; other arrays travel by messages all the same.
+    ``auto`` is what is fastest here for an `allreduce` of vectors of this length, measured at the first of them (see
+    `tuning`); for the halves of one it is ``hierarchical``: ask `resolve` what is fastest, and name that.
 
     ``rounds`` counts the collective exchanges of arrays that were made (none
     on one rank), ``bytes_sent`` the bytes this rank sent in them: exactly for
@@ -86,6 +89,8 @@ class Communicator:
         self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
         self._check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")
         self.rounds = 0
+        self._uncounted = 0  # bytes that measurements have sent
+        self.tuning = Tuner(self)
         self._named(algorithm)
 
     def __enter__(self) -> Communicator:
@@ -110,7 +115,7 @@ class Communicator:
     def bytes_sent(self) -> int:
         """Bytes this rank has sent in collectives."""
         exchange = self._sharing.exchange
-        return self._wire.bytes_sent + (exchange.bytes_sent if exchange is not None else 0)
+        return self._wire.bytes_sent + (exchange.bytes_sent if exchange is not None else 0) - self._uncounted
 
     # --- sums over all ranks
 
@@ -155,7 +160,7 @@ class Communicator:
         """Share ``size`` elements out as the algorithm needs: sharded for a sliced one, else replicated."""
         itemsize = np.dtype(dtype).itemsize
         name = self._named(algorithm)
-        if name in SHARING:
+        if name in SHARING or name == "auto":
             return self.topology.plan(size, itemsize).owners
         if ALGORITHMS[name].sliced:
             return Ownership.sharded(size, self.size, itemsize)
@@ -363,25 +368,20 @@ class Communicator:
     # --- choices and checks
 
     def resolve(self, algorithm: str | None, size: int, dtype: DTypeLike, device: Device = HOST) -> str:
-        """The algorithm that serves for gradients of this size and type, where ``auto`` leaves the choice; collective.
+        """The algorithm for steps of training with gradients of this size and type; collective.
 
-        On a GPU vectors travel through host memory, which no rank shares.
+        ``auto`` becomes what is fastest here, see `tuning`.  On a GPU vectors travel through host memory, which no rank
+        shares.
         """
-        name = self.default_algorithm if algorithm is None else algorithm
-        if name not in CHOICES:
-            raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(CHOICES)}")
+        name = self._named(algorithm)
         if name == "auto":
-            name = "native" if device is not HOST or self.size == 1 else "hierarchical"
-        if name == "hierarchical" and len(self.leaders) == 1:
-            name = "shared"
-        return self._named(name)
+            name = self.tuning.step(size, dtype, device)
+        return "shared" if name == "hierarchical" and len(self.leaders) == 1 else name
 
     def _named(self, algorithm: str | None) -> str:
         name = self.default_algorithm if algorithm is None else algorithm
         if name not in CHOICES:
             raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(CHOICES)}")
-        if name == "auto":
-            return "hierarchical"
         if name == "shared" and len(self.leaders) > 1:
             raise ConfigError(
                 f"--allreduce shared is for one node, not {len(self.leaders)}: choose hierarchical or auto"
@@ -400,11 +400,16 @@ class Communicator:
         exchange.check_contiguous(x)
         if x.dtype.kind not in "fiu":
             raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
+        shared = self._sharing.find(x) if name in SHARING or name == "auto" else None
         if self._check:
-            self._check_same(f"{x.size:,} {x.dtype} by {name}", f"vectors of {call}")
-        shared = None
+            where = ", shared" if shared is not None else ""
+            self._check_same(f"{x.size:,} {x.dtype}{where} by {name}", f"vectors of {call}")
+        if name == "auto":
+            name = self.tuning.allreduce(x, shared) if call == "allreduce" else "hierarchical"
         if name in SHARING:
-            name, shared = "native", self._sharing.find(x)
+            name = "native"  # for those that are not shared
+        else:
+            shared = None
         if x.dtype == np.float16 and self.size > 1:
             if call != "allgather":  # the sums of shared memory are compiled, and know no float16
                 shared = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ def blas_threads(
     cores = physical_cores() if cores is None else cores
     quota = cpu_quota() if quota is None else quota
     return max(1, min(mask, int(min(cores, quota)) // max(1, ranks_on_node)))
+
+
+def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
+    """What the kernel calls this machine's processors."""
+    with contextlib.suppress(OSError), file.open() as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "CPU part", "cpu"):
+                return value.strip()
+    return platform.machine()
 
 
 def node_cpus(comm: Any) -> int:

@@ -28,6 +28,20 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
     return "  ".join(parts)
 
 
+class Exchange(Callback):
+    """A line on how gradients travel, and why where that was left to ``auto``."""
+
+    def __init__(self, auto: bool) -> None:
+        self.auto = auto
+
+    def on_start(self, run: Run) -> None:
+        """Print it."""
+        objective = run.objective
+        size, dtype, device = objective.model.layout.size, objective.model.dtype, run.loader.device
+        why = run.comm.tuning.explain(size, dtype, device) if self.auto else None
+        print(f"exchange {why or objective.algorithm}", flush=True)
+
+
 class Lines(Callback):
     """A line an epoch on standard output."""
 
