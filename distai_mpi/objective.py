@@ -19,6 +19,7 @@ from .comm import SHARING
 from .data import Batch
 from .models import Model, Number, Sums
 from .params import Ownership
+from .trace import REDUCE, UPDATE
 
 if TYPE_CHECKING:
     from .comm import Communicator
@@ -65,6 +66,13 @@ class Objective:
         size, dtype = self.model.layout.size, self.model.dtype
         shared = shared and self.algorithm in SHARING
         return self.comm.empty(size, dtype, shared, self.loader.device, once and shared)
+
+    def mark(self, phase: int) -> None:
+        """Tell the recorder of the run, where there is one, that this rank turns to ``phase``, and is done before."""
+        recorder = self.comm.recorder
+        if recorder is not None:
+            self.loader.device.synchronize()
+            recorder.mark(phase)
 
     @property
     def rounds(self) -> int:
@@ -115,7 +123,9 @@ class Objective:
         ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.  The rest of it must not be
         written before the ranks have met again, as in an allgather.
         """
+        self.mark(REDUCE)
         owned = self.comm.reduce_scatter(grad, self.owners, self.algorithm, release=False)
+        self.mark(UPDATE)
         return self._mean_grad(owned, w[self.mine], weight, self._decay)
 
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:

@@ -17,13 +17,16 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..backend import HOST, Device, as_host
 from ..errors import ConfigError
 from ..params import Ownership
+from ..trace import Recorder
 from . import exchange, failure, launch, native
+from .clocks import Offset, offsets
 from .collectives import ALGORITHMS, CHOICES, SHARING, Algorithm
 from .memory import Shared
 from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
 from .topology import Topology, declared_nodes
+from .tracing import traced
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
 
@@ -98,6 +101,7 @@ class Communicator:
         self.topology = Topology.of(self._comm.allgather(self.node.ranks[0]))
         self.leaders: tuple[int, ...] = tuple(ranks[0] for ranks in self.topology.nodes)
         self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
+        self._algorithms = ALGORITHMS
         self._check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")
         self.rounds = 0
         self._named(algorithm)
@@ -132,6 +136,25 @@ class Communicator:
         for comm in (self._aside, self._node_comm, self._comm):
             if comm:
                 comm.Free()
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Hears when this rank waits and when it sends, once it is set; local.  None: nobody does.
+
+        Set it on all ranks or on none: before messages are exchanged, ranks that are heard meet in a barrier.
+        """
+        return self._sharing.recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._sharing.trace(recorder)
+        self._algorithms = ALGORITHMS
+        if recorder is not None:
+            self._algorithms = {name: traced(algorithm, recorder) for name, algorithm in ALGORITHMS.items()}
+
+    def clock_offsets(self) -> list[Offset]:
+        """How far the clock of each node is ahead of that of rank 0, which alone gets the answer."""
+        return offsets(MPIWire(self._comm), self.leaders)
 
     @property
     def bytes_sent(self) -> int:
@@ -421,7 +444,7 @@ class Communicator:
                 shared = None
             if name == "native" and not self._sums_float16():
                 name = "ring"  # which takes any table
-        return ALGORITHMS[name], shared
+        return self._algorithms[name], shared
 
     def _sums_float16(self) -> bool:
         """Whether the library sums float16; asked once."""
@@ -450,6 +473,6 @@ class Communicator:
         if shared is not None:
             fits = len(self.leaders) == 1 or owners == self.topology.plan(x.size, x.itemsize).owners
         else:
-            fits = chosen is not ALGORITHMS["rabenseifner"] or owners.replicated or owners.in_order
+            fits = chosen is not self._algorithms["rabenseifner"] or owners.replicated or owners.in_order
         if not fits:
             raise ValueError("this algorithm needs the slices that ownership() gives for it")

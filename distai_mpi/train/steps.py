@@ -14,6 +14,7 @@ from ..data import Batch
 from ..models import Sums
 from ..objective import Objective, square
 from ..optim import FirstOrder, ParameterAveraging
+from ..trace import PUBLISH, REDUCE, UPDATE
 
 Array = Any
 
@@ -80,6 +81,7 @@ class Steps(ABC):
 
     def _publish(self) -> None:
         """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""
+        self.objective.mark(PUBLISH)
         self.objective.comm.allgather(self._w_next, self.objective.owners, self.objective.algorithm)
         self._w, self._w_next = self._w_next, self._w
 
@@ -186,6 +188,7 @@ class AveragingSteps(Steps):
         objective, before = self.objective, self.since["rows"]
         sums = objective.sums_and_grad(_read_only(self._local), self._counted(batches), self._grad)
         own = self.since["rows"] - before
+        objective.mark(UPDATE)
         if own:
             objective.local_grad(self._local, self._grad, weight * own / rows)
             if self.clip_norm is not None:
@@ -209,7 +212,9 @@ class AveragingSteps(Steps):
         self._grad[:] = self._w
         self._grad -= self._local
         self._grad *= share
+        objective.mark(REDUCE)
         owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm, release=False)
+        objective.mark(UPDATE)
         self.method.outer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
         self._publish()
         self._local[:] = self._w
