@@ -9,7 +9,7 @@ the global weight, so that ranks may hold different numbers of rows, or none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class Objective:
         self.mine = self.owners.slices[comm.rank]
         self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._block_grad: Array | None = None
+        self._penalty: Array | None = None  # l2 · w of a block
 
     def empty(self, shared: bool = True, once: bool = False) -> Array:
         """A vector of zeros for parameters or a gradient, shape (layout.size,), where batches are; collective.
@@ -123,26 +124,45 @@ class Objective:
         ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.  The rest of it must not be
         written before the ranks have met again, as in an allgather.
         """
+        for _ in self.reduce_grad_parts(w, grad, weight):
+            pass
+        return grad[self.mine]
+
+    def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
+        """As `reduce_grad`, yielding stretches of the owned slice, counted from its start, as they are ready."""
+        owned, w_owned = grad[self.mine], w[self.mine]
+        parts = self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm)
+        for part in parts if self.comm.recorder is None else self._marked(parts):
+            self._mean_grad(owned, w_owned, weight, self._decay, part)
+            yield part
+
+    def _marked(self, parts: Iterator[slice]) -> Iterator[slice]:
+        """``parts``, whose summing is told apart from what is done with them."""
         self.mark(REDUCE)
-        owned = self.comm.reduce_scatter(grad, self.owners, self.algorithm, release=False)
+        for part in parts:
+            self.mark(UPDATE)
+            yield part
+            self.mark(REDUCE)
         self.mark(UPDATE)
-        return self._mean_grad(owned, w[self.mine], weight, self._decay)
 
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
         """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""
         decay = self.model.layout.decay_ranges(0, w.size) if self.l2 else []
-        return self._mean_grad(grad, w, weight, decay)
-
-    def _mean_grad(self, grad: Array, w: Array, weight: float, decay: Sequence[tuple[int, int]]) -> Array:
-        """Divide ``grad`` by ``weight`` and add l2 · w in the stretches ``decay``, in place."""
-        grad *= grad.dtype.type(1.0 / weight)
-        l2 = grad.dtype.type(self.l2)
-        block = device_of(grad).block
-        for start, stop in decay:
-            for i in range(start, stop, block):
-                part = slice(i, min(i + block, stop))
-                grad[part] += l2 * w[part]
+        self._mean_grad(grad, w, weight, decay, slice(0, w.size))
         return grad
+
+    def _mean_grad(self, grad: Array, w: Array, weight: float, decay: Sequence[tuple[int, int]], part: slice) -> None:
+        """Divide the elements ``part`` of ``grad`` by ``weight``, add l2 · w in the stretches ``decay``; in place."""
+        device, number = device_of(grad), grad.dtype.type
+        grad[part] *= number(1.0 / weight)
+        for low, high in decay:
+            start, stop = max(low, part.start), min(high, part.stop)
+            for i in range(start, stop, device.block):
+                block = slice(i, min(i + device.block, stop))
+                if self._penalty is None:
+                    self._penalty = device.xp.empty(min(device.block, self.model.layout.size), grad.dtype)
+                penalty = device.xp.multiply(w[block], number(self.l2), out=self._penalty[: block.stop - i])
+                grad[block] += penalty
 
     def mean(self, w: Array, local: Sums) -> tuple[float, float]:
         """The mean of the ranks' ``local`` sums plus the penalty at ``w``, and the global weight; the same everywhere.

@@ -39,10 +39,17 @@ class Slow:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def loss_and_grad(self, w, batch, grad):
+    def _take(self, batch):
         self.clock.now += self.seconds * len(batch.x)
         self.batches.append(len(batch.x))
-        return self.model.loss_and_grad(w, batch, grad)
+
+    def loss_and_grad(self, w, batch, grad, on_ready=None):
+        self._take(batch)
+        return self.model.loss_and_grad(w, batch, grad, on_ready)
+
+    def loss_and_factors(self, w, batch, factors):
+        self._take(batch)
+        return self.model.loss_and_factors(w, batch, factors)
 
 
 @pytest.fixture

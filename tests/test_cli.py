@@ -52,14 +52,14 @@ def train(mpirun, ranks, *flags, **kwargs):
 def test_the_flags_name_all_that_is_registered():
     from distai_mpi import optim
     from distai_mpi.cli import flags
-    from distai_mpi.comm import ALGORITHMS
+    from distai_mpi.comm import CHOICES
     from distai_mpi.train.metrics import METRICS
 
     assert set(flags.MODELS) == set(models.MODELS)
     assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, optim.ParameterAveraging.name}
     assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
     assert set(flags.METRICS) == set(METRICS)
-    assert set(flags.ALGORITHMS) == set(ALGORITHMS)
+    assert flags.ALGORITHMS == CHOICES
 
 
 def result_of(folder):

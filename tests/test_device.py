@@ -117,6 +117,22 @@ def test_models_compute_on_a_device_as_on_the_host(name, weighted, dtype, device
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_stretches_told_ready_on_a_device_are_final(name, device):
+    model = MODELS[name](np.float64)
+    w, grad = on_device(device, np.full(model.layout.size, 0.1)), device.zeros(model.layout.size, np.float64)
+    then, told = np.full(model.layout.size, np.nan), []
+
+    def on_ready(low, high):
+        then[low:high] = as_host(grad[low:high])
+        told.append((low, high))
+
+    model.loss_and_grad(w, lift(device, make_batch(model, False, True)), grad, on_ready)
+    np.testing.assert_array_equal(then, as_host(grad))
+    assert sorted(told, reverse=True) == told
+    assert sum(high - low for low, high in told) == model.layout.size
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_no_rows_give_zero(name, device):
     model = MODELS[name](np.float64)
     batch = make_batch(model, False, True)
@@ -226,7 +242,7 @@ def train(comm, name, dtype, device, *, share=whole_share, weighted=False, **opt
         data = whole(Dataset(x, y, weight=np.random.default_rng(2).random(53) + 0.5), comm.rank, comm.size)
     else:
         data = whole_share(x, y, comm)
-    options = {"epochs": 2, "global_batch_size": 16, "l2": 0.01, "test": data} | options
+    options = {"epochs": 2, "global_batch_size": 16, "l2": 0.01, "test": data, "allreduce": "native"} | options
     return fit(MODELS[name](dtype), data, comm, device=device, **options)
 
 

@@ -12,7 +12,7 @@ _HOME = {
     "ALGORITHMS": "collectives",
     "CHOICES": "collectives",
     "Communicator": "communicator",
-    "Node": "communicator",
+    "Node": "topology",
     "SHARING": "collectives",
     "install_abort_hook": "failure",
 }
@@ -20,8 +20,9 @@ __all__ = ["ALGORITHMS", "CHOICES", "SHARING", "Communicator", "Node", "install_
 
 if TYPE_CHECKING:
     from .collectives import ALGORITHMS, CHOICES, SHARING
-    from .communicator import Communicator, Node
+    from .communicator import Communicator
     from .failure import install_abort_hook
+    from .topology import Node
 
 
 def __getattr__(name: str) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,14 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..backend import HOST, Device, as_host
 from ..errors import ConfigError
 from ..params import Ownership
-from ..trace import Recorder
 from . import exchange, failure, launch, native
-from .clocks import Offset, offsets
 from .collectives import ALGORITHMS, CHOICES, SHARING, Algorithm
 from .memory import Shared
 from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
-from .topology import Topology, declared_nodes
-from .tracing import traced
+from .topology import Node, Topology, split_by_node
+from .tracing import Traceable
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
 
@@ -38,20 +35,7 @@ if TYPE_CHECKING:
 LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
 
 
-@dataclass(frozen=True)
-class Node:
-    """The ranks that share memory with this one: their numbers, and this one's index among them."""
-
-    ranks: tuple[int, ...]
-    rank: int
-
-    @property
-    def size(self) -> int:
-        """How many ranks share the node."""
-        return len(self.ranks)
-
-
-class Communicator:
+class Communicator(Traceable):
     """A private duplicate of an mpi4py communicator, for vectors of numbers.
 
     All methods but the properties and `ownership` are collective: every rank
@@ -88,7 +72,7 @@ class Communicator:
     ) -> None:
         self.default_algorithm = algorithm
         self._comm = mpi_comm.Dup()
-        self._node_comm: Any = self._split_by_node(declared_nodes(self._comm.size) if nodes is None else nodes)
+        self._node_comm: Any = split_by_node(self._comm, nodes)
         self._wire = MPIWire(self._comm, chunk_bytes)
         self._work = Workspace()
         self._staging = Staging()
@@ -101,23 +85,9 @@ class Communicator:
         self.topology = Topology.of(self._comm.allgather(self.node.ranks[0]))
         self.leaders: tuple[int, ...] = tuple(ranks[0] for ranks in self.topology.nodes)
         self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
-        self._algorithms = ALGORITHMS
         self._check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")
         self.rounds = 0
         self._named(algorithm)
-
-    def _split_by_node(self, nodes: Sequence[int] | None) -> Any:
-        from mpi4py import MPI
-
-        real: Any = self._comm.Split_type(MPI.COMM_TYPE_SHARED, self._comm.rank)
-        if nodes is None:
-            return real
-        if sum(nodes) != self._comm.size or min(nodes) < 1:
-            raise ConfigError(f"nodes of {', '.join(map(str, nodes))} ranks are not {self._comm.size} ranks")
-        of_ranks = [node for node, ranks in enumerate(nodes) for _ in range(ranks)]
-        declared = real.Split(of_ranks[self._comm.rank], self._comm.rank)
-        real.Free()
-        return declared
 
     def __enter__(self) -> Communicator:
         return self
@@ -136,25 +106,6 @@ class Communicator:
         for comm in (self._aside, self._node_comm, self._comm):
             if comm:
                 comm.Free()
-
-    @property
-    def recorder(self) -> Recorder | None:
-        """Hears when this rank waits and when it sends, once it is set; local.  None: nobody does.
-
-        Set it on all ranks or on none: before messages are exchanged, ranks that are heard meet in a barrier.
-        """
-        return self._sharing.recorder
-
-    @recorder.setter
-    def recorder(self, recorder: Recorder | None) -> None:
-        self._sharing.trace(recorder)
-        self._algorithms = ALGORITHMS
-        if recorder is not None:
-            self._algorithms = {name: traced(algorithm, recorder) for name, algorithm in ALGORITHMS.items()}
-
-    def clock_offsets(self) -> list[Offset]:
-        """How far the clock of each node is ahead of that of rank 0, which alone gets the answer."""
-        return offsets(MPIWire(self._comm), self.leaders)
 
     @property
     def bytes_sent(self) -> int:
@@ -220,19 +171,33 @@ class Communicator:
         other ranks may go on reading the rest of a shared ``x``: it must not be written before the next `allgather`
         or `barrier`, which a step of training makes anyway.
         """
+        for _ in self.reduce_scatter_parts(x, owners, algorithm):
+            pass
+        if release and self._sharing.find(x) is not None:
+            self._exchange.barrier()
+        return x[owners.slices[self.rank]]
+
+    def reduce_scatter_parts(self, x: Array, owners: Ownership, algorithm: str | None = None) -> Iterator[slice]:
+        """As `reduce_scatter` without ``release``, yielding stretches of the slice one by one as they are summed.
+
+        They are counted from the slice's start, and cover it.  What is done with a stretch at once finds it in the
+        cache.  All of them must be taken.
+        """
         chosen, shared = self._choose(x, algorithm, "reduce_scatter")
         self._check_owners(x, owners, chosen, shared)
+        mine = owners.slices[self.rank]
         if self.size > 1:
             self.rounds += 1
+            if shared is not None:
+                yield from self._exchange.reduce_scatter_parts(x, shared, owners)
+                return
             if owners.replicated:
                 self._sum_all(chosen, x)
-            elif shared is not None:
-                self._exchange.reduce_scatter(x, shared, owners, release)
             else:
                 host = self._staging.down(x, slice(0, x.size))
                 self._sliced(chosen.reduce_scatter)(self._wire, host, owners.slices, self._work)
-                self._staging.up(host, x, [owners.slices[self.rank]])
-        return x[owners.slices[self.rank]]
+                self._staging.up(host, x, [mine])
+        yield slice(0, mine.stop - mine.start)
 
     def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None) -> None:
         """Copy every rank's own slice of ``x``, shape (n,), to all ranks' ``x``.  Nothing for a replicated table.
@@ -278,6 +243,8 @@ class Communicator:
     def bcast(self, x: Array, root: int = 0) -> None:
         """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
         exchange.check_contiguous(x)
+        if self._check:
+            self._check_same(f"{x.size:,} {x.dtype}", "vectors of bcast")
         if self.size > 1:
             self.rounds += 1
             whole = slice(0, x.size)

@@ -12,7 +12,7 @@ scalable intra-node collective operations using shared memory".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..params import Ownership
@@ -27,6 +27,7 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+PART_BYTES = 256 << 10  # of the owned slice that is summed, and then used, at once: it stays in the second-level cache
 STREAM_BYTES = 8 << 20  # a node's sum that is longer does not stay in a cache: it is stored past it
 
 
@@ -88,15 +89,20 @@ class Hierarchical:
         """How a vector like ``x`` travels."""
         return self.topology.plan(x.size, x.itemsize)
 
-    def reduce_scatter(self, x: Array, shared: Shared, owners: Ownership, release: bool) -> None:
-        """Leave the sum of this rank's slice over all ranks there, in ``x``.
+    def reduce_scatter_parts(self, x: Array, shared: Shared, owners: Ownership) -> Iterator[slice]:
+        """Leave the sum of this rank's slice over all ranks there, in ``x``, yielding its stretches as they are summed.
 
-        Without ``release`` other ranks may still read ``x`` afterwards, until the next barrier of the node.
+        They are counted from the slice's start; on one node a stretch is in the cache when it is yielded.  Other ranks
+        may still read ``x`` afterwards, until the next barrier of the node.
         """
         mine = owners.slices[self._rank]
         self.barrier()  # all vectors are written
         if not self._several:
-            self._sum(shared, mine, x[mine])
+            step = max(1, PART_BYTES // x.itemsize)
+            for start in range(mine.start, mine.stop, step):
+                part = slice(start, min(start + step, mine.stop))
+                self._sum(shared, part, x[part])
+                yield slice(part.start - mine.start, part.stop - mine.start)
         else:
             plan = self.plan(x)
             column, carrier = self._sum_column(x, shared, plan)
@@ -106,8 +112,7 @@ class Hierarchical:
                 self.barrier()
                 if carrier is not x:
                     x[mine] = carrier[mine]
-        if release:
-            self.barrier()
+            yield slice(0, mine.stop - mine.start)
 
     def allgather(self, x: Array, shared: Shared, owners: Ownership) -> None:
         """Let all ranks have every rank's slice: in the node's one vector, or in a copy of their own."""

@@ -7,10 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..params import Ownership
 from ..params.ownership import ALIGNMENT
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+@dataclass(frozen=True)
+class Node:
+    """The ranks that share memory with this one: their numbers, and this one's index among them."""
+
+    ranks: tuple[int, ...]
+    rank: int
+
+    @property
+    def size(self) -> int:
+        """How many ranks share the node."""
+        return len(self.ranks)
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,26 @@ class Topology:
                 ):
                     owned[rank], parts[rank] = mine, part
         return Plan(Ownership(size, tuple(owned)), tuple(columns), tuple(by_node), tuple(parts))
+
+
+def split_by_node(comm: MPI.Intracomm, nodes: Sequence[int] | None) -> Any:
+    """The ranks that share memory with this one, or those that ``nodes`` or DISTAI_NODES declare to; collective.
+
+    Raises:
+        ConfigError: the ``nodes``, numbers of ranks, do not add up.
+    """
+    from mpi4py import MPI
+
+    nodes = declared_nodes(comm.size) if nodes is None else nodes
+    real = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+    if nodes is None:
+        return real
+    if sum(nodes) != comm.size or min(nodes) < 1:
+        raise ConfigError(f"nodes of {', '.join(map(str, nodes))} ranks are not {comm.size} ranks")
+    of_ranks = [node for node, ranks in enumerate(nodes) for _ in range(ranks)]
+    declared = real.Split(of_ranks[comm.rank], comm.rank)
+    real.Free()
+    return declared
 
 
 def declared_nodes(ranks: int, env: Mapping[str, str] | None = None) -> list[int] | None:

@@ -1,12 +1,45 @@
-"""Collectives that tell a recorder when this rank waits and when it sends."""
+"""Exchanges that tell a recorder when this rank waits and when it sends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..trace import EXCHANGE, WAIT, Recorder
-from .collectives import Algorithm
+from .clocks import Offset, offsets
+from .collectives import ALGORITHMS, Algorithm
+from .wire import MPIWire
+
+if TYPE_CHECKING:
+    from .sharing import Sharing
+
+
+class Traceable:
+    """The part of a communicator that is about recorders."""
+
+    leaders: tuple[int, ...]
+    _comm: Any
+    _sharing: Sharing
+    _algorithms: Mapping[str, Algorithm] = ALGORITHMS
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Hears when this rank waits and when it sends, once it is set; local.  None: nobody does.
+
+        Set it on all ranks or on none: before messages are exchanged, ranks that are heard meet in a barrier.
+        """
+        return self._sharing.recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._sharing.trace(recorder)
+        self._algorithms = ALGORITHMS
+        if recorder is not None:
+            self._algorithms = {name: traced(algorithm, recorder) for name, algorithm in ALGORITHMS.items()}
+
+    def clock_offsets(self) -> list[Offset]:
+        """How far the clock of each node is ahead of that of rank 0, which alone gets the answer; collective."""
+        return offsets(MPIWire(self._comm), self.leaders)
 
 
 def traced(algorithm: Algorithm, recorder: Recorder) -> Algorithm:

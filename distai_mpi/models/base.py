@@ -41,6 +41,12 @@ class Model(Protocol):
     it gives no labels though targets are whole numbers; ``limit_threads(threads)``, which is told how many threads
     the rank may use; and ``on_devices``: where it is true the model can be trained on a GPU, for it takes the
     functions for its arrays from `backend.namespace`.
+    Optional too, for the exchange of gradients: ``tells_ready``: where it is true ``loss_and_grad`` takes one more
+    argument, ``on_ready``, None or a function; it calls ``on_ready(start, stop)`` as soon as grad[start:stop] has
+    its final value, for stretches that cover the vector once, also where there are no rows.  And
+    ``factor_size``, ``loss_and_factors`` and ``grad_of_factors``, all three or none: the sufficient factors of rows
+    in place of their gradient, and the gradient from them (see `FeedForward` and `models.factors`).  Who wraps or
+    overrides ``loss_and_grad`` has to do the same to these, or to hide them.
     Parameters are handed out read-only, but for ``sgd_step``.
     """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +17,15 @@ from .base import Number, Sums
 from .losses import Loss
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from .factors import Factors
+
 Array = Any
 ACTIVATIONS = {"relu": 0, "tanh": 1, "gelu": 2}  # codes of kernels.cpu
 ALWAYS_KEEP = 1 << 32  # a dropout threshold that no 32-bit number reaches
+# Up to so many rows a fused kernel makes their factors, above it BLAS.  Of the MNIST net: 3.7 and 12.5 µs for 1 row,
+# 11 and 18 for 4, 22 and 27 for 8; but 26 and 17 for 4 rows without zeros among the inputs, 50 and 26 for 8.
+FUSED_ROWS = 4
 
 
 class FeedForward:
@@ -41,6 +48,7 @@ class FeedForward:
     """
 
     on_devices = True  # arrays of w and of batches may be a GPU's
+    tells_ready = True  # loss_and_grad takes on_ready
 
     def __init__(
         self,
@@ -67,7 +75,16 @@ class FeedForward:
         self.widths = (features, *hidden, outputs)
         self.layout = self._layout()
         self.target_dtype = loss.target_dtype(self.dtype)
+        starts = {slot.name: slot.start for slot in self.layout.slots}
+        self._places = np.array(  # of each layer: inputs, units, and where its matrix and its bias (-1: none) start
+            [
+                (inputs, units, starts[f"layer{i}.weight"], starts.get(f"layer{i}.bias", -1))
+                for i, (inputs, units) in enumerate(pairwise(self.widths), start=1)
+            ]
+        )
+        self._starts = [*self._places[:, 2].tolist(), self.layout.size]
         self._workspaces: dict[Device, Workspace] = {}
+        self._factors: Factors | None = None
         self._keys: tuple[int, Array] | None = None
 
     def _layout(self) -> Layout:
@@ -125,29 +142,86 @@ class FeedForward:
             raise DataError(f"rows have {labels.features} features, but the model takes {self.widths[0]}")
         self.loss_function.check_labels(labels, self.widths[-1])
 
-    def loss_and_grad(self, w: Array, batch: Batch, grad: Array) -> Sums:
+    def loss_and_grad(
+        self, w: Array, batch: Batch, grad: Array, on_ready: Callable[[int, int], None] | None = None
+    ) -> Sums:
         """Overwrite ``grad`` with the gradient, at ``w``, of Σ weight · loss over the rows of ``batch``.
 
         Both have shape (layout.size,) and the model's dtype; dropout acts where ``batch.train``.
+        ``on_ready(start, stop)`` is called as soon as ``grad[start:stop]`` has its final value (on a GPU: in the
+        order of the stream): for each layer, from last to first, its matrix and bias in one piece.
         """
-        space = self._workspace(w)
+        space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
+        weight_grads, bias_grads = self._layers_of(grad, space.unused)
+        inputs = [batch.x, *(space.rows("a", i, rows) for i in range(last))]
+        deltas = [*(space.rows("delta", i, rows) for i in range(last)), space.rows("a", last, rows)]
+
+        def finish(i: int) -> None:
+            space.xp.dot(inputs[i].T, deltas[i], out=weight_grads[i])
+            if on_ready is not None:
+                on_ready(self._starts[i], self._starts[i + 1])
+
+        return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish)
+
+    @property
+    def factor_size(self) -> int:
+        """Numbers in the sufficient factors of one row: inputs and outputs of all layers; see `models.factors`."""
+        return sum(self.widths[:-1]) + sum(self.widths[1:])
+
+    def loss_and_factors(self, w: Array, batch: Batch, factors: Array) -> Sums:
+        """As `loss_and_grad`, but write the sufficient factors of the rows of ``batch``, and not the gradient.
+
+        They are the first rows * factor_size elements of ``factors``, in the order told in `models.factors.Factors`;
+        weights of rows are in them.  On the host alone.
+
+        Raises:
+            ValueError: ``factors`` is too short.
+        """
+        space, rows = self._workspace(w), len(batch.x)
+        if rows <= FUSED_ROWS:
+            self._factor_space().check(factors, rows)
+            settings = self._row_settings(space, batch)
+            loss = space.kernels.factor_rows(w, *settings, factors, *space.row_scratch())
+            return Sums(loss, _total_weight(space, batch))
+        inputs, deltas = self._factor_space().views(factors, rows)
+        inputs[0][:] = batch.x
+        return self._sweep(space, w, batch, inputs, deltas, space.unused, lambda i: None)
+
+    def grad_of_factors(self, sources: Sequence[tuple[Array, int]], start: int, stop: int, out: Array) -> None:
+        """Elements ``start`` to ``stop - 1`` of the gradient of all rows of ``sources``; see `models.factors.Factors`.
+
+        To rounding these are the sums of what `loss_and_grad` gives for the rows of each source, (factors, rows).
+        """
+        self._factor_space().grad(sources, start, stop, out)
+
+    def _sweep(
+        self,
+        space: Workspace,
+        w: Array,
+        batch: Batch,
+        inputs: list[Array],
+        deltas: list[Array],
+        bias_grads: list[Array],
+        finish: Callable[[int], None],
+    ) -> Sums:
+        """Forward and backward pass into the layers' ``inputs``, but the first, and ``deltas``, gradients by outputs.
+
+        ``finish(i)`` is called as soon as ``inputs[i]``, ``deltas[i]`` and ``bias_grads[i]`` have their final values,
+        for i from the last layer to the first.
+        """
         xp, last, rows = space.xp, self.layers - 1, len(batch.x)
         weights, biases = self._layers_of(w, space.no_bias)
-        weight_grads, bias_grads = self._layers_of(grad, space.unused)
-        activations, slopes = [batch.x], []
+        slopes = [space.rows("slope", i, rows) for i in range(last)]
         for i in range(last):
-            z = xp.dot(activations[i], weights[i], out=space.rows("a", i, rows))
-            slope = space.rows("slope", i, rows)
-            self._activate(space, z, biases[i], slope, i, batch)
-            activations.append(z)
-            slopes.append(slope)
-        delta = xp.dot(activations[last], weights[last], out=space.rows("a", last, rows))
-        sums = self._residual(space, delta, biases[last], batch, bias_grads[last])
+            xp.dot(inputs[i], weights[i], out=inputs[i + 1])
+            self._activate(space, inputs[i + 1], biases[i], slopes[i], i, batch)
+        xp.dot(inputs[last], weights[last], out=deltas[last])
+        sums = self._residual(space, deltas[last], biases[last], batch, bias_grads[last])
         for i in reversed(range(self.layers)):
-            xp.dot(activations[i].T, delta, out=weight_grads[i])
+            finish(i)
             if i > 0:
-                delta = xp.dot(delta, weights[i].T, out=space.rows("delta", i - 1, rows))
-                space.kernels.backpropagate(delta, slopes[i - 1], bias_grads[i - 1])
+                xp.dot(deltas[i], weights[i].T, out=deltas[i - 1])
+                space.kernels.backpropagate(deltas[i - 1], slopes[i - 1], bias_grads[i - 1])
         return sums
 
     def loss(self, w: Array, batch: Batch) -> Sums:
@@ -191,24 +265,13 @@ class FeedForward:
         optimizers' compensated sums avoid.  The losses are those before each update.
         """
         space = self._workspace(w)
-        code = ACTIVATIONS[self.activation]
-        threshold, scale = self._keep(batch.train)
-        starts = {slot.name: slot.start for slot in self.layout.slots}
-        weight_starts = np.array([starts[f"layer{i}.weight"] for i in range(1, self.layers + 1)])
-        bias_starts = np.array([starts.get(f"layer{i}.bias", -1) for i in range(1, self.layers + 1)])
-        scratch = np.empty((4, self.layers, max(self.widths)), self.dtype)
-        index = np.empty(scratch.shape[1:], np.int64)
-        weight = space.no_weights if batch.weight is None else batch.weight
-        loss = space.kernels.sgd_rows(
-            w, batch.x, batch.y, weight, np.array(self.widths), weight_starts, bias_starts,
-            self.loss_function.code, code, self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
-            self.dtype.type(rate), self.dtype.type(l2), scratch, index,
-        )  # fmt: skip
+        settings, scratch = self._row_settings(space, batch), space.row_scratch()
+        loss = space.kernels.sgd_rows(w, *settings, self.dtype.type(rate), self.dtype.type(l2), *scratch)
         return Sums(loss, _total_weight(space, batch))
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: all but the scratch arrays."""
-        return self.__dict__ | {"_workspaces": {}}
+        return self.__dict__ | {"_workspaces": {}, "_factors": None}
 
     def _workspace(self, w: Array) -> Workspace:
         """The scratch arrays, and the functions for arrays, where ``w`` lives."""
@@ -217,6 +280,22 @@ class FeedForward:
         if space is None:
             space = self._workspaces[device] = Workspace(device, self.widths, self.dtype)
         return space
+
+    def _factor_space(self) -> Factors:
+        if self._factors is None:
+            from .factors import Factors  # loads Numba
+
+            self._factors = Factors(self._places, self.dtype)
+        return self._factors
+
+    def _row_settings(self, space: Workspace, batch: Batch) -> tuple[Any, ...]:
+        """What the kernels that go row by row are told of ``batch`` and the net, in the order of their arguments."""
+        threshold, scale = self._keep(batch.train)
+        weight = space.no_weights if batch.weight is None else batch.weight
+        return (
+            batch.x, batch.y, weight, self._places, self.loss_function.code, ACTIVATIONS[self.activation],
+            self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
+        )  # fmt: skip
 
     def _layers_of(self, flat: Array, absent: list[Array]) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""

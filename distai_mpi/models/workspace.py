@@ -34,6 +34,7 @@ class Workspace:
         self.unused = [self.xp.empty(width, dtype) for width in widths[1:]]
         self.no_weights = self.xp.empty(0, dtype)
         self._held: dict[tuple[str, int], Array] = {}
+        self._row_scratch: tuple[Array, Array] | None = None
 
     def rows(self, name: str, layer: int, count: int) -> Array:
         """Scratch called ``name`` for the units of a layer in ``count`` rows, shape (count, units)."""
@@ -41,3 +42,10 @@ class Workspace:
         if held is None or len(held) < count:
             held = self._held[name, layer] = self.xp.empty((count, self._widths[layer + 1]), self._dtype)
         return held[:count]
+
+    def row_scratch(self) -> tuple[Array, Array]:
+        """What the kernels that go row by row work in: shapes (4, layers, widest), and (layers, widest) of int64."""
+        if self._row_scratch is None:
+            shape = (len(self._widths) - 1, max(self._widths))
+            self._row_scratch = self.xp.empty((4, *shape), self._dtype), self.xp.empty(shape, np.int64)
+        return self._row_scratch

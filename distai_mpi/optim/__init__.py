@@ -1,7 +1,7 @@
 """Optimizers on slices of a parameter vector; they know nothing of ranks."""
 
 from .averaging import ParameterAveraging
-from .first_order import OPTIMIZERS, SGD, Adam, AdamW, FirstOrder, GradientDescent, Momentum, Nesterov
+from .first_order import OPTIMIZERS, SGD, Adam, AdamW, Elementwise, FirstOrder, GradientDescent, Momentum, Nesterov
 from .schedules import SCHEDULES, Constant, Cosine, Schedule, Step, WarmUp
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Elementwise",
     "FirstOrder",
     "GradientDescent",
     "Momentum",

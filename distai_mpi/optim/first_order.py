@@ -45,12 +45,30 @@ class FirstOrder(Protocol):
 
         w, grad and out have shape (n,) and one dtype; out may be w and must not overlap grad.  The
         learning rate is ``factor`` · lr: what a schedule makes of it.
+
+        The package's own methods take the same step part by part as well: see `Elementwise`.
         """
         ...
 
 
+class Elementwise:
+    """A step that treats every element alike, so that it can be taken part by part while the gradient arrives."""
+
+    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
+        """See `FirstOrder.step`."""
+        self.advance(state)
+        self.update(w, grad, state, w if out is None else out, factor, slice(0, w.size))
+
+    def advance(self, state: State) -> None:
+        """Begin a step, whose parts are then given to `update`."""
+
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """Take the step that was begun for the elements ``part`` of the slices w, grad and out, shape (n,)."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(Elementwise):
     """Stochastic gradient descent: w ← w - lr · gradient of the global batch's mean loss.
 
     With a global batch of one row it is the classic one-sample method (Robbins & Monro 1951).
@@ -67,9 +85,9 @@ class SGD:
         """``carry``: zeros of w's shape and dtype, what rounding has taken from w so far."""
         return {"carry": _zeros_like(w)}
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
-        """See `FirstOrder.step`."""
-        _kernels(w).sgd(w, grad, state["carry"], w.dtype.type(factor * self.lr), w if out is None else out)
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """See `Elementwise.update`."""
+        _kernels(w).sgd(w[part], grad[part], state["carry"][part], w.dtype.type(factor * self.lr), out[part])
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ class GradientDescent(SGD):
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Elementwise):
     """Heavy-ball momentum (Polyak 1964): v ← momentum · v + gradient, w ← w - lr · v.
 
     The form in which the learning rate multiplies the velocity (as PyTorch has it, not
@@ -102,10 +120,16 @@ class Momentum:
         """``velocity`` and ``carry``: zeros of w's shape and dtype."""
         return {"velocity": _zeros_like(w), "carry": _zeros_like(w)}
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
-        """See `FirstOrder.step`."""
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """See `Elementwise.update`."""
         rate, momentum = w.dtype.type(factor * self.lr), w.dtype.type(self.momentum)
-        _kernels(w).momentum(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
+        self._rule(w)(
+            w[part], grad[part], state["velocity"][part], state["carry"][part], rate, momentum, out[part]
+        )  # fmt: skip
+
+    @staticmethod
+    def _rule(w: Array) -> Any:
+        return _kernels(w).momentum
 
 
 @dataclass(frozen=True)
@@ -118,14 +142,13 @@ class Nesterov(Momentum):
 
     name: ClassVar[str] = "nesterov"
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
-        """See `FirstOrder.step`."""
-        rate, momentum = w.dtype.type(factor * self.lr), w.dtype.type(self.momentum)
-        _kernels(w).nesterov(w, grad, state["velocity"], state["carry"], rate, momentum, w if out is None else out)
+    @staticmethod
+    def _rule(w: Array) -> Any:
+        return _kernels(w).nesterov
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Elementwise):
     """Adam (Kingma & Ba 2015, algorithm 1): steps by the mean gradient over the root of the mean square.
 
     The l2 penalty of the objective is part of the gradient; `AdamW` decays weights apart from it.
@@ -150,10 +173,13 @@ class Adam:
         zeros = {name: _zeros_like(w) for name in ("mean", "square", "carry")}
         return {**zeros, "steps": 0, "decay": tuple(decay)}
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
-        """See `FirstOrder.step`."""
+    def advance(self, state: State) -> None:
+        """See `Elementwise.advance`."""
         state["steps"] += 1
-        self._update(w, grad, state, w if out is None else out, slice(0, w.size), factor * self.lr, 0.0)
+
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """See `Elementwise.update`."""
+        self._update(w, grad, state, out, part, factor * self.lr, 0.0)
 
     def _update(self, w: Array, grad: Array, state: State, out: Array, part: slice, rate: float, decay: float) -> None:
         """Step number ``state["steps"]`` of the elements ``part`` at the learning rate ``rate``."""
@@ -189,14 +215,14 @@ class AdamW(Adam):
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise ConfigError(f"the weight decay must be a number from 0 up, got {self.weight_decay}")
 
-    def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
-        """See `FirstOrder.step`."""
-        state["steps"] += 1
-        out, rate = w if out is None else out, factor * self.lr
-        done = 0
-        for start, stop in (*state["decay"], (w.size, w.size)):
-            self._update(w, grad, state, out, slice(done, start), rate, 0.0)
-            self._update(w, grad, state, out, slice(start, stop), rate, rate * self.weight_decay)
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """See `Elementwise.update`."""
+        rate, done = factor * self.lr, part.start
+        for low, high in (*state["decay"], (w.size, w.size)):
+            start, stop = min(max(low, part.start), part.stop), min(max(high, part.start), part.stop)
+            for stretch, decay in ((slice(done, start), 0.0), (slice(start, stop), rate * self.weight_decay)):
+                if stretch.start < stretch.stop:
+                    self._update(w, grad, state, out, stretch, rate, decay)
             done = stop
 
 

@@ -13,7 +13,7 @@ from ..backend import device_of, number
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective, square
-from ..optim import FirstOrder, ParameterAveraging
+from ..optim import Elementwise, FirstOrder, ParameterAveraging
 from ..trace import PUBLISH, REDUCE, UPDATE
 
 Array = Any
@@ -124,11 +124,17 @@ class SynchronousSteps(Steps):
         """See `Steps`."""
         objective, mine = self.objective, self.objective.mine
         sums = objective.sums_and_grad(self.w, batches, self._grad)
-        owned = objective.reduce_grad(self._w, self._grad, weight)
-        if self._measures_norm:
-            self.gradient_norm = objective.norm(owned)
-            _clip(owned, self.gradient_norm, self.clip_norm)
-        self.optimizer.step(self._w[mine], owned, self.state, out=self._w_next[mine], factor=factor)
+        w, grad, w_next = self._w[mine], self._grad[mine], self._w_next[mine]
+        if self._measures_norm or not isinstance(self.optimizer, Elementwise):
+            objective.reduce_grad(self._w, self._grad, weight)
+            if self._measures_norm:
+                self.gradient_norm = objective.norm(grad)
+                _clip(grad, self.gradient_norm, self.clip_norm)
+            self.optimizer.step(w, grad, self.state, out=w_next, factor=factor)
+        else:
+            self.optimizer.advance(self.state)
+            for part in objective.reduce_grad_parts(self._w, self._grad, weight):
+                self.optimizer.update(w, grad, self.state, w_next, factor, part)
         self._publish()
         return sums
 

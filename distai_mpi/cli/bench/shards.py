@@ -112,9 +112,15 @@ class Delayed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def loss_and_grad(self, w: Any, batch: Any, grad: Any) -> Any:
+    def loss_and_grad(self, w: Any, batch: Any, grad: Any, on_ready: Any = None) -> Any:
         """As of `models.Model`."""
-        sums = self.model.loss_and_grad(w, batch, grad)
+        sums = self.model.loss_and_grad(w, batch, grad, on_ready)
+        time.sleep(self.seconds * len(batch.x))
+        return sums
+
+    def loss_and_factors(self, w: Any, batch: Any, factors: Any) -> Any:
+        """As of `models.Model`."""
+        sums = self.model.loss_and_factors(w, batch, factors)
         time.sleep(self.seconds * len(batch.x))
         return sums
 

@@ -239,46 +239,52 @@ def _pull_back(matrix, delta, slope, out):
 
 
 @kernel(fastmath=REORDER)
-def sgd_rows(
-    w, x, y, weight, widths, kernels, biases, loss, activation, keys, first, threshold, scale, rate, l2, scratch, index
-):
+def _forward(x, place, w, places, activation, keys, threshold, scale, a, slope, index, value, count):
+    """Outputs of one row, number ``place`` of the epoch, into the last row of ``a``; for the other arguments see
+    `sgd_rows`.  The inputs of layer i that are not zero are left in ``index[i]`` and ``value[i]``, ``count[i]`` many.
+    """
+    layers = len(places)
+    zero = w.dtype.type(0)
+    for i in range(layers):
+        inputs, units, start, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+        matrix = w[start : start + inputs * units].reshape((inputs, units))
+        z = a[i, :units]
+        for j in range(units):
+            z[j] = w[bias + j] if bias >= 0 else zero
+        count[i] = _nonzero(x if i == 0 else a[i - 1, :inputs], index[i], value[i])
+        _add_rows(matrix, index[i], value[i], count[i], z)
+        if i < layers - 1:
+            for j in range(units):
+                kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], place * units + j, threshold)
+                act, der = _activate_unit(activation, z[j])
+                z[j] = act * scale if kept else zero
+                slope[i, j] = der * scale if kept else zero
+
+
+@kernel(fastmath=REORDER)
+def sgd_rows(w, x, y, weight, places, loss, activation, keys, first, threshold, scale, rate, l2, scratch, index):
     """One-sample SGD: for each row in turn, its gradient and the update w ← w - rate (gradient + l2 w).
 
-    Layer i maps ``widths[i]`` to ``widths[i + 1]`` units; its matrix starts at ``w[kernels[i]]``
-    and its bias at ``w[biases[i]]`` (-1: none).  Inputs that are zero are skipped: neither
-    do they reach the layer nor does their row of the matrix change.  ``scratch``, shape (4, layers,
-    max width), and ``index``, int64, shape (layers, max width), are working space.  Returns the
-    weighted sum of losses before each update.
+    A row of ``places``, shape (layers, 4), tells of a layer its inputs and units, and where in ``w`` its matrix and
+    its bias start (-1: none).  Inputs that are zero are skipped: neither do they reach the layer nor
+    does their row of the matrix change.  ``scratch``, shape (4, layers, max width), and ``index``, int64, shape
+    (layers, max width), are working space.  Returns the weighted sum of losses before each update.
     """
-    layers = widths.size - 1
+    layers = len(places)
     total = 0.0
     one, zero = w.dtype.type(1), w.dtype.type(0)
     a, slope, delta, value = scratch[0], scratch[1], scratch[2], scratch[3]
     count = np.zeros(layers, np.int64)
     for r in range(x.shape[0]):
-        for i in range(layers):
-            inputs, units = widths[i], widths[i + 1]
-            matrix = w[kernels[i] : kernels[i] + inputs * units].reshape((inputs, units))
-            z = a[i, :units]
-            for j in range(units):
-                z[j] = w[biases[i] + j] if biases[i] >= 0 else zero
-            count[i] = _nonzero(x[r] if i == 0 else a[i - 1, :inputs], index[i], value[i])
-            _add_rows(matrix, index[i], value[i], count[i], z)
-            if i < layers - 1:
-                place = (first + r) * units
-                for j in range(units):
-                    kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], place + j, threshold)
-                    act, der = _activate_unit(activation, z[j])
-                    z[j] = act * scale if kept else zero
-                    slope[i, j] = der * scale if kept else zero
-        output = a[layers - 1, : widths[layers]]
+        _forward(x[r], first + r, w, places, activation, keys, threshold, scale, a, slope, index, value, count)
+        output = a[layers - 1, : places[layers - 1, 1]]
         row_weight = w.dtype.type(weight[r]) if weight.size else one
         total += row_weight * _row_residual(loss, output, y[r])
         for j in range(output.size):
             delta[layers - 1, j] = output[j] * row_weight
         for i in range(layers - 1, -1, -1):
-            inputs, units = widths[i], widths[i + 1]
-            matrix = w[kernels[i] : kernels[i] + inputs * units].reshape((inputs, units))
+            inputs, units, start, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+            matrix = w[start : start + inputs * units].reshape((inputs, units))
             d = delta[i, :units]
             if i > 0:
                 _pull_back(matrix, d, slope[i - 1], delta[i - 1, :inputs])
@@ -287,7 +293,45 @@ def sgd_rows(
                     for j in range(units):
                         matrix[k, j] *= one - rate * l2
             _subtract_outer(matrix, index[i], value[i], count[i], rate, d)
-            if biases[i] >= 0:
+            if bias >= 0:
                 for j in range(units):
-                    w[biases[i] + j] -= rate * d[j]
+                    w[bias + j] -= rate * d[j]
+    return total
+
+
+@numba.njit(inline="always")
+def _copy(source, out):
+    for j in range(out.size):
+        out[j] = source[j]
+
+
+@kernel(fastmath=REORDER)
+def factor_rows(w, x, y, weight, places, loss, activation, keys, first, threshold, scale, factors, scratch, index):
+    """Sufficient factors of each row, see `kernels.factors`, into ``factors``; returns the weighted sum of losses.
+
+    The other arguments are those of `sgd_rows`, and so is the way it goes, row by row without BLAS.
+    """
+    layers, rows = len(places), len(x)
+    size = rows * (places[:, 0].sum() + places[:, 1].sum())
+    total = 0.0
+    a, slope, delta, value = scratch[0], scratch[1], scratch[2], scratch[3]
+    count = np.zeros(layers, np.int64)
+    for r in range(rows):
+        _forward(x[r], first + r, w, places, activation, keys, threshold, scale, a, slope, index, value, count)
+        output = a[layers - 1, : places[layers - 1, 1]]
+        row_weight = w.dtype.type(weight[r]) if weight.size else w.dtype.type(1)
+        total += row_weight * _row_residual(loss, output, y[r])
+        for j in range(output.size):
+            delta[layers - 1, j] = output[j] * row_weight
+        at = size
+        for i in range(layers - 1, -1, -1):
+            inputs, units, start = places[i, 0], places[i, 1], places[i, 2]
+            d = delta[i, :units]
+            if i > 0:
+                matrix = w[start : start + inputs * units].reshape((inputs, units))
+                _pull_back(matrix, d, slope[i - 1], delta[i - 1, :inputs])
+            at -= rows * units
+            _copy(d, factors[at + r * units : at + (r + 1) * units])
+            at -= rows * inputs
+            _copy(x[r] if i == 0 else a[i - 1, :inputs], factors[at + r * inputs : at + (r + 1) * inputs])
     return total

@@ -1,0 +1,378 @@
+"""Vectors that a node's ranks share, and sums of them within nodes and between them, at any number of ranks."""
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run import mpi_environment, mpiexec_command
+
+from distai_mpi.comm import CHOICES, Communicator
+from distai_mpi.comm import memory as memory_module
+from distai_mpi.comm.launch import launcher
+from distai_mpi.comm.topology import Topology, declared_nodes
+from distai_mpi.errors import ConfigError
+from distai_mpi.params import Ownership
+
+mpi = pytest.mark.mpi
+DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8"]
+
+
+def node_sizes(ranks):
+    """Ways to declare nodes: all ranks on one, one rank each, and unequal ones."""
+    ways = {(ranks,), (1,) * ranks}
+    if ranks > 1:
+        ways |= {(ranks - 1, 1), (1, ranks - 1), (ranks // 2, ranks - ranks // 2)}
+    return sorted(ways)
+
+
+@pytest.fixture(scope="module", params=node_sizes(launcher().size), ids=lambda nodes: "+".join(map(str, nodes)))
+def comm(request):
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=request.param) as communicator:
+        yield communicator
+
+
+@pytest.fixture
+def world():
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD) as communicator:
+        yield communicator
+
+
+def vectors(comm, length, dtype):
+    """All ranks' vectors, small integers so that sums are exact, and their sum."""
+    x = np.random.default_rng([length, comm.size]).integers(0, 16, (comm.size, length)).astype(dtype)
+    return x, x.sum(axis=0, dtype=dtype)
+
+
+# --- sums
+
+
+@mpi
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_sums(comm, dtype, shared):
+    for length in (0, 1, 15, 1000, 70_001):
+        x, expected = vectors(comm, length, dtype)
+        owners = comm.ownership(length, dtype)
+        mine = owners.slices[comm.rank]
+        grad, w = comm.empty(length, dtype, shared), comm.empty(length, dtype, shared, once=True)
+        for _ in range(2):
+            grad[:] = x[comm.rank]
+            comm.allreduce(grad)
+            np.testing.assert_array_equal(grad, expected)
+            grad[:] = x[comm.rank]
+            comm.allreduce(grad, out=w)
+            np.testing.assert_array_equal(w, expected)
+            grad[:] = x[comm.rank]
+            part = comm.reduce_scatter(grad, owners)
+            np.testing.assert_array_equal(part, expected[mine])
+            assert part.size == 0 or np.shares_memory(part, grad)
+            w[mine] = part + part
+            comm.allgather(w, owners)
+            np.testing.assert_array_equal(w, expected + expected)
+            comm.barrier()
+
+
+@mpi
+def test_allgather_takes_only_what_is_owned(comm):
+    owners = comm.ownership(5000, np.float64)
+    x = comm.empty(5000, np.float64)
+    x[:] = np.nan
+    x[owners.slices[comm.rank]] = np.arange(5000.0)[owners.slices[comm.rank]]
+    comm.allgather(x, owners)
+    np.testing.assert_array_equal(x, np.arange(5000.0))
+
+
+@mpi
+def test_vectors_too_long_for_a_cache(comm):
+    """Results beyond STREAM_BYTES are stored past the cache, and all of them arrive."""
+    length = (9 << 20) // 4 + 3
+    x, out = comm.empty(length, np.float32), comm.empty(length, np.float32, once=True)
+    base = np.arange(length, dtype=np.float32) % 1000
+    for turn in range(3):
+        x[:] = base + comm.rank + turn
+        comm.allreduce(x, out=out)
+        np.testing.assert_array_equal(out, base * comm.size + comm.size * (comm.size - 1) // 2 + turn * comm.size)
+        comm.barrier()
+
+
+@mpi
+def test_all_ranks_of_all_nodes_get_the_same_bits(comm):
+    x = comm.empty(20_000, np.float32)
+    x[:] = np.random.default_rng(comm.rank).standard_normal(20_000)
+    comm.allreduce(x)
+    assert len(set(comm.allgather_object(x.tobytes()))) == 1
+
+
+@mpi
+def test_ranks_are_added_in_their_order():
+    """On one node the sum is that of a loop over the ranks, to the last bit."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    with Communicator(world, "shared", nodes=[world.size]) as comm:
+        all_x = np.random.default_rng(0).standard_normal((comm.size, 9000)).astype(np.float32)
+        x, out = comm.empty(9000, np.float32), comm.empty(9000, np.float32, once=True)
+        expected = all_x[0].copy()
+        for row in all_x[1:]:
+            expected += row
+        x[:] = all_x[comm.rank]
+        comm.allreduce(x, out=out)
+        assert out.tobytes() == expected.tobytes()
+        comm.allreduce(x)
+        assert x.tobytes() == expected.tobytes()
+
+
+@mpi
+def test_what_a_node_sends(comm):
+    """A node sends 2 (K - 1) / K of the vector's bytes over K nodes, however many ranks it has; one node nothing."""
+    length = 64 * 3 * 4 * 100
+    x, w = comm.empty(length, np.float64), comm.empty(length, np.float64, once=True)
+    owners = comm.ownership(length, np.float64)
+    comm.barrier()
+    before = sent_in_messages(comm)
+    comm.reduce_scatter(x, owners)
+    comm.allgather(w, owners)
+    sent = sent_in_messages(comm) - before
+    of_node = sum(number for ranks, number in comm.allgather_object((comm.node.ranks, sent)) if comm.rank in ranks)
+    nodes = len(comm.leaders)
+    assert of_node == 2 * (nodes - 1) * x.nbytes // nodes
+
+
+def sent_in_messages(comm):
+    wire = comm._sharing.exchange._wire if comm._sharing.exchange is not None else None
+    return 0 if wire is None else wire.bytes_sent
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("nodes", [(1,), (4,), (1, 1), (2, 2), (3, 1), (1, 3), (2, 3, 4), (5, 1, 2), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("size", [0, 1, 16, 1000, 70_001])
+def test_tables_cover_the_vector(nodes, size):
+    topology = Topology.of([node for node, ranks in enumerate(nodes) for _ in range(ranks)])
+    plan = topology.plan(size, 4)
+    for slices in (plan.owners.slices, plan.columns):
+        covered = np.zeros(size, int)
+        for part in slices:
+            covered[part] += 1
+            assert part.start % 16 == 0 or part.start == size
+        assert (covered == 1).all()
+    for ranks in topology.nodes:  # a node's ranks sum all of the vector
+        covered = np.zeros(size, int)
+        for rank in ranks:
+            covered[plan.parts[rank]] += 1
+        assert (covered == 1).all()
+    for rail, column in enumerate(plan.columns):
+        for ranks, share in zip(topology.nodes, plan.by_node[rail], strict=True):
+            owned = sum(plan.owners.slices[r].stop - plan.owners.slices[r].start for r in ranks[rail :: topology.rails])
+            assert owned == share.stop - share.start
+        assert plan.by_node[rail][-1].stop == column.stop - column.start
+
+
+def test_one_node_shares_out_as_ranks_do():
+    assert Topology.of([0] * 3).plan(1000, 4).owners == Ownership.sharded(1000, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks", "expected"),
+    [("", 4, None), ("2", 4, [2, 2]), ("3,1", 4, [3, 1]), ("4", 4, [4]), ("2,2", 4, [2, 2])],
+)
+def test_declared_nodes(text, ranks, expected):
+    assert declared_nodes(ranks, {"DISTAI_NODES": text}) == expected
+
+
+@pytest.mark.parametrize("text", ["3", "0", "-1", "2,1", "a", "4,0", "1.5"])
+def test_declared_nodes_that_do_not_fit(text):
+    with pytest.raises(ConfigError, match=f"DISTAI_NODES={text}: .*4"):
+        declared_nodes(4, {"DISTAI_NODES": text})
+
+
+# --- memory
+
+
+@mpi
+def test_a_vector_is_read_by_the_node(world):
+    x = world.empty(1000, np.float32)
+    assert x.ctypes.data % 4096 == 0
+    assert not x.any()
+    x[:] = world.rank
+    world.barrier()
+    if world.size > 1:
+        shared = world._sharing.find(x)
+        for local, rank in enumerate(world.node.ranks):
+            assert (shared.row(local) == rank).all()
+        assert world._sharing.find(x[:10]) is None
+        assert world._sharing.find(x.view(np.int32)) is None
+    world.barrier()
+
+
+@mpi
+def test_memory_goes_with_the_last_array_over_it(world):
+    if world.size == 1:
+        pytest.skip("one rank shares nothing")
+    world.empty(1, np.float32)  # the barrier's flags come with the first
+    gc.collect()
+    before = mapped()
+    x = world.empty(1 << 20, np.float32)
+    view = x[5:]
+    del x
+    gc.collect()
+    assert mapped() == before + 1
+    view[:] = 1
+    del view
+    gc.collect()
+    assert mapped() == before
+    assert not [row for row in world._sharing._registry._found.values() if row.size == 1 << 20]
+
+
+def mapped():
+    """Mappings of shared memory that this process holds."""
+    return sum("memfd:distai-mpi" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@mpi
+def test_vectors_outlive_their_communicator():
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD) as comm:
+        x, array = comm.empty(100, np.float64), comm.node_array((3, 4), np.float32)
+        x[:] = comm.rank
+        array[:] = 7
+    assert (x == MPI.COMM_WORLD.rank).all()
+    assert (array == 7).all()
+
+
+@mpi
+def test_where_one_rank_cannot_share_all_use_messages(monkeypatch, capfd):
+    from mpi4py import MPI
+
+    mapped, ranks = memory_module._map, MPI.COMM_WORLD.size
+
+    def fail_on_the_last_rank(*args):
+        if MPI.COMM_WORLD.rank == ranks - 1:
+            raise OSError("not here")
+        return mapped(*args)
+
+    monkeypatch.setattr(memory_module, "_map", fail_on_the_last_rank)
+    with Communicator(MPI.COMM_WORLD, "hierarchical") as comm:
+        for _ in range(2):
+            x, w = comm.empty(1000, np.float32), comm.empty(1000, np.float32, once=True)
+            owners = comm.ownership(1000, np.float32)
+            x[:] = comm.rank
+            w[owners.slices[comm.rank]] = comm.reduce_scatter(x, owners)
+            comm.allgather(w, owners)
+            assert (w == ranks * (ranks - 1) // 2).all()
+            assert comm._sharing.find(x) is None
+    told = capfd.readouterr().err
+    assert told.count("warning: ranks exchange gradients by messages") == (MPI.COMM_WORLD.rank == 0 and ranks > 1)
+
+
+@mpi
+def test_different_vectors_are_refused_on_all_ranks(world):
+    if world.size == 1:
+        pytest.skip("one rank has nobody to differ from")
+    last = world.size - 1
+    with pytest.raises(ConfigError, match=rf"rank 0 has 10 float32, rank {last} has 11 float32"):
+        world.empty(10 + (world.rank == last), np.float32)
+    with pytest.raises(ConfigError, match=rf"rank 0 has 10 float64, rank {last} has 10 float32"):
+        world.empty(10, np.float32 if world.rank == last else np.float64)
+    assert world.empty(10, np.float32).size == 10
+
+
+@mpi
+@pytest.mark.parametrize("name", CHOICES)
+def test_checked_calls(monkeypatch, name):
+    """Under DISTAI_CHECK=1 what the ranks ask for is compared at every exchange."""
+    from mpi4py import MPI
+
+    monkeypatch.setenv("DISTAI_CHECK", "1")
+    with Communicator(MPI.COMM_WORLD) as comm:
+        if comm.size == 1:
+            pytest.skip("one rank has nobody to differ from")
+        last = comm.size - 1
+        x = np.ones(100 + (comm.rank == last))
+        with pytest.raises(ConfigError, match=rf"allreduce differ: rank 0 has 100 .*, rank {last} has 101"):
+            comm.allreduce(x, name)
+        with pytest.raises(ConfigError, match="bcast differ"):
+            comm.bcast(x)
+        x = np.ones(100)
+        comm.allreduce(x, name)
+        assert (x == comm.size).all()
+
+
+@mpi
+def test_shared_is_for_one_node():
+    from mpi4py import MPI
+
+    ranks = MPI.COMM_WORLD.size
+    if ranks == 1:
+        pytest.skip("one rank is one node")
+    with Communicator(MPI.COMM_WORLD, nodes=[1] * ranks) as comm, pytest.raises(ConfigError, match="hierarchical"):
+        comm.allreduce(np.ones(3), "shared")
+
+
+@mpi
+def test_nodes_that_do_not_fit_the_ranks():
+    from mpi4py import MPI
+
+    with pytest.raises(ConfigError, match="are not"):
+        Communicator(MPI.COMM_WORLD, nodes=[MPI.COMM_WORLD.size, 1])
+
+
+@mpi
+def test_a_late_rank_is_waited_for(world):
+    """Longer than the spins and the yields of the barrier: what it wrote last is seen all the same."""
+    x, out = world.empty(100, np.float64), world.empty(100, np.float64, once=True)
+    for late in range(world.size):
+        if world.rank == late:
+            time.sleep(0.05)
+        x[:] = late + world.rank
+        world.allreduce(x, "hierarchical", out=out)
+        assert (out == late * world.size + world.size * (world.size - 1) // 2).all()
+        world.barrier()
+
+
+# --- the end of a job
+
+JOB = """
+import os, signal, sys, time
+from distai_mpi.comm import Communicator, launch
+comm = Communicator(launch.world())
+x, w, array = comm.empty(1 << 20, "f4"), comm.empty(1 << 20, "f4", once=True), comm.node_array((1000, 1000), "f8")
+comm.allreduce(x, "hierarchical", out=w)
+if comm.rank == 0:
+    print(*{line.split()[-1] for line in open("/proc/self/maps") if "/dev/shm/" in line}, flush=True)
+comm.barrier()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "fails"),
+    [
+        ("comm.free()", False),
+        ("if comm.rank: raise KeyError('boom')\ncomm.allreduce(x, 'hierarchical')", True),
+        ("if comm.rank: os.kill(os.getpid(), signal.SIGKILL)\ncomm.allreduce(x, 'hierarchical')", True),
+        ("time.sleep(0.3)\nif comm.rank == 0: os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(20)", True),
+    ],
+    ids=["normal", "exception", "killed", "SIGTERM"],
+)
+def test_nothing_is_left_in_shared_memory(end, fails):
+    """However a job ends; and ranks in the node's barrier do not wait for one that died."""
+    began = time.monotonic()
+    command = [*mpiexec_command(2), sys.executable, "-c", JOB + end]
+    done = subprocess.run(command, env=mpi_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - began < 20
+    assert (done.returncode != 0) == fails, done.stderr
+    deadline = time.monotonic() + 5  # what the library itself keeps there goes with the launcher
+    while left := [name for name in done.stdout.split() if os.path.exists(name)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
