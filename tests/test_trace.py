@@ -181,7 +181,13 @@ def test_drift_between_two_comparisons_is_taken_to_be_even():
     start, end = Offset(1_000_000, 10, 0), Offset(3_000_000, 10, 8_000_000_000)
     own = np.array([1_000_000, 4_002_000_000, 8_003_000_000])
     np.testing.assert_allclose(_Clock(start, end).of_rank_0(own) * TICK, [0, 4e9, 8e9], atol=2 * TICK + 1000)
-    np.testing.assert_array_equal(_Clock(start, start).of_rank_0(own) * TICK, (own - 1_000_000) // TICK * TICK)
+
+
+@pytest.mark.parametrize(("errors", "ahead"), [((700, 900), 5000), ((900, 700), 6500)])
+def test_no_drift_is_seen_where_two_comparisons_agree_within_their_errors(errors, ahead):
+    clock = _Clock(Offset(5000, errors[0], 0), Offset(6500, errors[1], 10_000))
+    own = np.array([0, 1000, 10_000_000])
+    np.testing.assert_array_equal(clock.of_rank_0(own), (own - ahead) // TICK)
 
 
 # --- the line

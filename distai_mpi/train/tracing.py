@@ -138,10 +138,19 @@ class Tracer:
 
 
 class _Clock:
-    """A node's clock, which is taken to run evenly between the two times that it was compared with that of rank 0."""
+    """A node's clock, compared with that of rank 0 twice, at the start and at the end.
+
+    It is taken to drift evenly between.  Where the two agree within their errors there is no drift to be seen, and the
+    surer one counts.
+    """
 
     def __init__(self, start: Offset, end: Offset) -> None:
-        self._start, self._end = start, end
+        self._from, self._drift = start, 0.0
+        more = end.ahead - start.ahead
+        if abs(more) > start.error + end.error:
+            self._drift = more / (end.at - start.at)
+        elif end.error < start.error:
+            self._from = end
 
     def of_rank_0(self, times: Array) -> Array:
         """``times`` of this clock, ns, as times of rank 0 in whole ticks.
@@ -149,10 +158,8 @@ class _Clock:
         A viewer reads microseconds as floating point and cuts them off to nanoseconds: a phase could then seem to end
         after its step.  Eighths of a microsecond are held exactly.
         """
-        start, end = self._start, self._end
-        drift = (end.ahead - start.ahead) / max(1, end.at - start.at)
-        since = times - start.ahead - start.at
-        return (times - start.ahead - (since * drift).astype(np.int64)) // TICK
+        shown = times - self._from.ahead
+        return (shown - ((shown - self._from.at) * self._drift).astype(np.int64)) // TICK
 
 
 def _version() -> str | None:
