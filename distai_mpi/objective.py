@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import device_of, namespace
+from .backend import HOST, device_of, namespace
 from .comm import SHARING
 from .data import Batch
 from .models import Model, Number, Sums
@@ -72,7 +72,9 @@ class Objective:
         """Tell the recorder of the run, where there is one, that this rank turns to ``phase``, and is done before."""
         recorder = self.comm.recorder
         if recorder is not None:
-            self.loader.device.synchronize()
+            device = self.loader.device
+            if device is not HOST:
+                device.synchronize()
             recorder.mark(phase)
 
     @property
@@ -138,12 +140,15 @@ class Objective:
 
     def _marked(self, parts: Iterator[slice]) -> Iterator[slice]:
         """``parts``, whose summing is told apart from what is done with them."""
+        size = self.mine.stop - self.mine.start
         self.mark(REDUCE)
         for part in parts:
             self.mark(UPDATE)
             yield part
-            self.mark(REDUCE)
-        self.mark(UPDATE)
+            if part.stop < size:
+                self.mark(REDUCE)
+        if size == 0:
+            self.mark(UPDATE)
 
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
         """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""

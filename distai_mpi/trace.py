@@ -60,7 +60,7 @@ class Recorder:
         """An empty piece, in the midst of ``phase``."""
         # lists, which take an item in half the time of an array
         self._times, self._phases = [now], [phase]
-        self._steps: list[tuple[int, int]] = []  # number of the step, and index of its first phase
+        self._steps: list[int] = []  # for each step its number and the index of its first phase
 
     # --- while the run goes on
 
@@ -76,7 +76,7 @@ class Recorder:
         """A step begins, with *compute*; it lasts until a phase *other*."""
         if len(self._phases) >= self._piece:
             self._put_away()
-        self._steps.append((number, len(self._phases)))
+        self._steps += (number, len(self._phases))
         self.mark(COMPUTE)
 
     def timed(self, phase: int, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 
 
 class Traceable:
-    """The part of a communicator that is about recorders."""
+    """The part of a communicator that is about recorders.
 
+    Attributes:
+        recorder: hears when this rank waits and when it sends; None: nobody does.  Set by `trace`.
+    """
+
+    recorder: Recorder | None = None
     leaders: tuple[int, ...]
     _comm: Any
     _sharing: Sharing
     _algorithms: Mapping[str, Algorithm] = ALGORITHMS
 
-    @property
-    def recorder(self) -> Recorder | None:
-        """Hears when this rank waits and when it sends, once it is set; local.  None: nobody does.
+    def trace(self, recorder: Recorder | None) -> None:
+        """Let ``recorder`` hear from now on when this rank waits and when it sends; None: nobody; local.
 
-        Set it on all ranks or on none: before messages are exchanged, ranks that are heard meet in a barrier.
+        On all ranks or on none: before messages are exchanged, ranks that are heard meet in a barrier.
         """
-        return self._sharing.recorder
-
-    @recorder.setter
-    def recorder(self, recorder: Recorder | None) -> None:
+        self.recorder = recorder
         self._sharing.trace(recorder)
         self._algorithms = ALGORITHMS
         if recorder is not None:

@@ -39,7 +39,7 @@ def tracing(path: str | None, run: Run) -> Iterator[Tracer]:
     try:
         yield Tracer(path, run)
     finally:
-        run.comm.recorder = None
+        run.comm.trace(None)
 
 
 class Tracer:
@@ -61,14 +61,15 @@ class Tracer:
         self._first_step = self.run.iterations
         self.comm.barrier()
         self._began = datetime.now(UTC)
-        self.comm.recorder = self._recorder = Recorder(max(FEWEST_ROWS, ROWS // self.comm.size))
+        self._recorder = Recorder(max(FEWEST_ROWS, ROWS // self.comm.size))
+        self.comm.trace(self._recorder)
 
     def stop(self) -> dict[str, list[float]] | None:
         """Record no more; return what `Result.time` says."""
         if self.path is None:
             return None
         self._recorder.close()
-        self.comm.recorder = None
+        self.comm.trace(None)
         self._clocks.append(self.comm.clock_offsets())
         sums = self.comm.allgather_object(self._recorder.sums.tolist())
         return {name: list(seconds) for name, seconds in zip(PHASES, zip(*sums, strict=True), strict=True)}
