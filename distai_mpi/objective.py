@@ -19,7 +19,6 @@ from .comm import SHARING
 from .data import Batch
 from .models import Model, Number, Sums
 from .params import Ownership
-from .trace import REDUCE, UPDATE
 
 if TYPE_CHECKING:
     from .comm import Communicator
@@ -133,22 +132,13 @@ class Objective:
     def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
         """As `reduce_grad`, yielding stretches of the owned slice, counted from its start, as they are ready."""
         owned, w_owned = grad[self.mine], w[self.mine]
-        parts = self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm)
-        for part in parts if self.comm.recorder is None else self._marked(parts):
+        for part in self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm):
             self._mean_grad(owned, w_owned, weight, self._decay, part)
             yield part
 
-    def _marked(self, parts: Iterator[slice]) -> Iterator[slice]:
-        """``parts``, whose summing is told apart from what is done with them."""
-        size = self.mine.stop - self.mine.start
-        self.mark(REDUCE)
-        for part in parts:
-            self.mark(UPDATE)
-            yield part
-            if part.stop < size:
-                self.mark(REDUCE)
-        if size == 0:
-            self.mark(UPDATE)
+    def mean_grad(self, owned: Array, w: Array, weight: float, part: slice) -> None:
+        """Make elements ``part`` of the slice ``owned`` of a sum of gradients those of f, in place; local."""
+        self._mean_grad(owned, w[self.mine], weight, self._decay, part)
 
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
         """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""

@@ -5,9 +5,10 @@ gaps.  Those of a step:
 
 * *compute*: batches are gathered, and the model gives losses and gradient
 * *wait*: for ranks that come later
-* *reduce*: gradients are summed where they lie in the memory of the node
+* *reduce*: gradients are summed where they lie in the memory of the node (or made from all rows' factors), and the
+  sum becomes a mean with its penalty
 * *exchange*: messages travel, and what they bring is added up
-* *update*: the sum becomes a mean with its penalty, and the optimizer takes its step
+* *update*: the optimizer takes its step
 * *publish*: the new parameters are handed to all ranks
 
 and besides *evaluate*, *checkpoint* and *other*: callbacks, shuffling, and what else lies between steps.

@@ -6,7 +6,7 @@ import scipy.optimize
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import Objective, fit, models, optim
-from distai_mpi.comm import ALGORITHMS
+from distai_mpi.comm import CHOICES
 from distai_mpi.train.evaluation import make_loader
 
 pytestmark = pytest.mark.mpi
@@ -44,7 +44,7 @@ def test_value_is_the_mean_over_all_rows_plus_the_penalty(comm, name, sharding):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", CHOICES)
 def test_gradient_agrees_with_central_differences(comm, name, algorithm):
     x, y = make_rows(kind=KINDS[name])
     model = make_model(name)

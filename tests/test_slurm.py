@@ -254,7 +254,7 @@ def wait_for(true, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-# --- on a cluster of two nodes
+# --- on a cluster of four nodes
 
 
 class Cluster:
@@ -287,7 +287,7 @@ def cluster() -> Iterator[Cluster]:
     jobs.mkdir()
     try:
         started = subprocess.run(
-            [f"{given}/start-slurm.sh", state, "2", "2"], capture_output=True, text=True, timeout=120, check=False
+            [f"{given}/start-slurm.sh", state, "4", "2"], capture_output=True, text=True, timeout=120, check=False
         )
         assert started.returncode == 0, started.stderr
         told = re.search(r"SLURM_CONF=(\S+)", (Path(state) / "env.sh").read_text())
@@ -366,3 +366,36 @@ def test_a_warned_job_goes_back_to_the_queue_and_resumes(cluster: Cluster) -> No
     assert told.count("saves") == 2
     assert told.count("arguments: train --out x --resume") == 2
     assert f"distai-mpi job {job}: start 1 on n[1-2]" in told
+
+
+HIERARCHY = """
+import sys
+import numpy as np
+from distai_mpi.comm import Communicator, launch
+
+with Communicator(launch.world(), "auto") as comm:
+    for length in (1000, 300_001):
+        x, w = comm.empty(length, np.float64), comm.empty(length, np.float64, once=True)
+        everyone = np.random.default_rng(length).integers(0, 99, (comm.size, length)).astype(float)
+        owners = comm.ownership(length, np.float64, "hierarchical")
+        mine = owners.slices[comm.rank]
+        for _ in range(3):
+            x[:] = everyone[comm.rank]
+            w[mine] = 2 * comm.reduce_scatter(x, owners, "hierarchical", release=False)
+            comm.allgather(w, owners, "hierarchical")
+            assert (w == 2 * everyone.sum(0)).all()
+            comm.allreduce(x, "native")
+    nodes = [len(ranks) for ranks in comm.topology.nodes]
+    if comm.rank == 0:
+        print("nodes", nodes, "shared", comm._sharing.find(x) is not None, flush=True)
+"""
+
+
+@pytest.mark.parametrize("ranks", [8, 7])
+def test_hierarchical_sums_on_four_nodes(cluster: Cluster, ranks: int) -> None:
+    """Memory is shared on each of them, also where the last has fewer ranks, and messages go between them."""
+    (cluster.folder / "hierarchy.py").write_text(HIERARCHY)
+    words = ["srun", "--mpi=pmix", "-N4", f"-n{ranks}", sys.executable, "-m", "mpi4py", "hierarchy.py"]
+    done = cluster(*words)
+    assert done.returncode == 0, done.stderr
+    assert f"nodes [2, 2, 2, {ranks - 6}] shared True" in done.stdout

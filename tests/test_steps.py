@@ -33,7 +33,7 @@ def clipped(grad, most):
 
 
 @mpi
-@pytest.mark.parametrize("algorithm", ["native", "tree"])
+@pytest.mark.parametrize("algorithm", ["native", "tree", "auto"])
 @pytest.mark.parametrize("most", [0.05, 0.6, 1e9])
 def test_clipping_is_by_the_norm_of_the_whole_gradient(comm, algorithm, most):
     x, y = make_rows()
@@ -94,7 +94,7 @@ METHODS = [
 
 
 @mpi
-@pytest.mark.parametrize("algorithm", ["native", "recursive_doubling"])
+@pytest.mark.parametrize("algorithm", ["native", "recursive_doubling", "auto"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.inner.name}-{m.sync_every}-{m.outer_momentum}")
 def test_averaging_is_what_its_formula_says_on_uneven_and_empty_shards(comm, algorithm, method):
     x, y = make_rows()

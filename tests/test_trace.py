@@ -271,7 +271,7 @@ def read(path):
     of_ranks = defaultdict(list)
     for event in whole["traceEvents"]:
         if event["ph"] == "X":
-            of_ranks[event["tid"]].append(event)
+            of_ranks[event["tid"] - 1].append(event)
     return whole, of_ranks
 
 
@@ -321,7 +321,7 @@ def test_a_traced_run_is_the_same_run_and_leaves_a_trace(exchange, folder):
             assert found[name] * 1e-6 == pytest.approx(result.time[name][rank], abs=count * 2 * TICK * 1e-9, rel=1e-9)
     named = {(e["pid"], e["tid"]): e["args"]["name"] for e in whole["traceEvents"] if e["name"] == "thread_name"}
     nodes = comm.topology.nodes
-    assert named == {(node, rank): f"rank {rank}" for node, ranks in enumerate(nodes) for rank in ranks}
+    assert named == {(node, rank + 1): f"rank {rank}" for node, ranks in enumerate(nodes, 1) for rank in ranks}
     places = {(e["pid"], e["tid"]) for e in whole["traceEvents"] if e["ph"] == "X"}
     assert places == set(named)
     hosts = [e["args"]["name"] for e in whole["traceEvents"] if e["name"] == "process_name"]

@@ -7,7 +7,7 @@ import pytest
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import Objective, fit, models, optim
-from distai_mpi.comm import ALGORITHMS
+from distai_mpi.comm import CHOICES
 from distai_mpi.data import Batch, Dataset, Permutation, from_local
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError, DataError
@@ -53,7 +53,7 @@ def reference(x, y, momentum, size=SIZE):
 
 
 @mpi
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", CHOICES)
 @pytest.mark.parametrize("name", ["sgd", "momentum"])
 def test_training_on_ranks_is_training_on_one(comm, algorithm, name):
     x, y = make_rows()

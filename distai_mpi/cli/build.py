@@ -46,6 +46,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "l2": settings["l2"],
         "seed": settings["seed"],
         "allreduce": settings["allreduce"],
+        "factors": settings["factors"],
         "tol": settings["tol"],
     }
 

@@ -188,6 +188,11 @@ RUN: Sequence[Option] = (
         help="How gradients are exchanged; auto takes what is fastest here.",
     ),
     click.option(
+        "--factors/--no-factors",
+        default=None,
+        help="Exchange the factors that gradients of dense layers are made of.  [default: where they are shorter]",
+    ),
+    click.option(
         "--device",
         type=click.Choice(["cpu", "gpu", "auto"]),
         default="cpu",

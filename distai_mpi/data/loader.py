@@ -110,6 +110,13 @@ class Loader:
         """
         return steps_per_epoch(self.share, self.global_batch_size)
 
+    def rows_of_step(self, rank: int) -> int:
+        """Most rows that ``rank`` takes in a step."""
+        if self._local:
+            return -(-self.share.counts[rank] // self.steps) if self.steps else 0
+        low, high = self._partition.stretch(min(self.global_batch_size, self.share.rows), rank)
+        return high - low
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
 

@@ -1,6 +1,6 @@
 """What the collective algorithms cost: messages, bytes and seconds in closed form.
 
-Two views of the same algorithms (those of ``comm/collectives.py``):
+Two views of the same algorithms (those of ``comm/collectives.py``, and ``half`` of ``comm/half.py``):
 
 * `sent` counts exactly what every rank sends, for slices of any sizes; a
   counting wire reproduces it message by message.
@@ -15,9 +15,11 @@ Two views of the same algorithms (those of ``comm/collectives.py``):
       ring                 2 (p-1) α + 2 (p-1)/p nβ + (p-1)/p nγ
       binomial tree        2 ⌈lg p⌉ (α + nβ) + ⌈lg p⌉ nγ
 
-  for p a power of two; `path` adds the fold of other rank counts.
+  for p a power of two; `path` adds the fold of other rank counts.  ``half`` sends
+  what the ring does in half the bytes, and sums as much.
 
-Nothing here knows MPI or the rest of the package.  Sizes are bytes.
+Nothing here knows MPI or the rest of the package.  Sizes are bytes: of vectors, float32 ones where they
+travel as float16 too.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ ALIGNMENT = 64
 COLLECTIVES = ("allreduce", "reduce_scatter", "allgather")
 SLICED = ("ring", "rabenseifner")
 ALGORITHMS = ("ring", "tree", "recursive_doubling", "rabenseifner")
+HALF = "half"  # rounds what it sends, so it is none of those that may stand for each other
+HALF_BLOCK = 4096  # elements under one 2-byte exponent
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def sent(
     ``slices`` are the sizes of the owned slices, one per rank, for
     reduce_scatter and allgather; by default `shares`.  ``segment`` is the
     largest message of the phases that sum (None: no limit); copies travel
-    whole, empty slices not at all.  Raises ValueError for unknown names.
+    whole, empty slices not at all.  ``half`` fills half a segment with a message,
+    in both phases.  Raises ValueError for unknown names.
     """
     _check(collective, algorithm)
     sizes = shares(nbytes, ranks) if slices is None else list(slices)
@@ -91,6 +96,8 @@ def sent(
         return [_doubling_sent(rank, ranks, nbytes, segment) for rank in range(ranks)]
     if algorithm == "rabenseifner":
         return _rabenseifner_sent(collective, sizes, segment)
+    if algorithm == HALF:
+        return _half_sent(collective, sizes, segment)
     total = [Traffic()] * ranks
     if collective != "allgather":
         total = [a + b for a, b in zip(total, _all_but(sizes, 0, segment), strict=True)]
@@ -124,7 +131,9 @@ def path(collective: str, algorithm: str, ranks: int, nbytes: float) -> Path:
     if algorithm == "recursive_doubling":
         fold = Path(2, 2 * nbytes, nbytes) if folded else Path(0, 0, 0)
         return fold + Path(doublings, doublings * nbytes, doublings * nbytes)
-    if algorithm == "ring":
+    if algorithm == HALF:
+        down, up = Path(ranks - 1, share / 2, share), Path(ranks - 1, share / 2, 0)
+    elif algorithm == "ring":
         down, up = Path(ranks - 1, share, share), Path(ranks - 1, share, 0)
     else:
         share = (core - 1) / core * nbytes
@@ -157,9 +166,9 @@ def seconds(
 
 
 def _check(collective: str, algorithm: str) -> None:
-    if collective not in COLLECTIVES or algorithm not in ALGORITHMS:
+    if collective not in COLLECTIVES or algorithm not in (*ALGORITHMS, HALF):
         raise ValueError(f"no cost known for {collective!r} by {algorithm!r}: know {COLLECTIVES} by {ALGORITHMS}")
-    if collective != "allreduce" and algorithm not in SLICED:
+    if collective != "allreduce" and algorithm not in (*SLICED, HALF):
         raise ValueError(f"{algorithm} has no {collective}: only {SLICED} have slices")
 
 
@@ -174,6 +183,30 @@ def _all_but(sizes: list[int], offset: int, segment: int | None) -> list[Traffic
     whole = together(parts)
     skipped = parts[offset:] + parts[:offset]
     return [Traffic(whole.messages - s.messages, whole.bytes - s.bytes) for s in skipped]
+
+
+def _half_sent(collective: str, sizes: list[int], segment: int | None) -> list[Traffic]:
+    """Every slice but the own one to its owner, then the own one to every other rank."""
+    parts = [_half_message(size, segment) for size in sizes]
+    whole, others = together(parts), len(parts) - 1
+    traffic = []
+    for own in parts:
+        down = Traffic(whole.messages - own.messages, whole.bytes - own.bytes)
+        up = Traffic(others * own.messages, others * own.bytes)
+        traffic.append({"reduce_scatter": down, "allgather": up, "allreduce": down + up}[collective])
+    return traffic
+
+
+def _half_message(nbytes: int, segment: int | None) -> Traffic:
+    """Traffic of ``nbytes`` of float32 as float16, with the exponents of its blocks; messages hold whole blocks."""
+    elements = nbytes // 4
+    longest = max(elements, 1)
+    if segment is not None:
+        words = segment // 4  # of 2 bytes, in half a segment
+        longest = words // (HALF_BLOCK + 1) * HALF_BLOCK or words - 1
+    whole, rest = divmod(elements, longest)
+    exponents = whole * -(-longest // HALF_BLOCK) + -(-rest // HALF_BLOCK)
+    return Traffic(whole + (rest > 0), 2 * (elements + exponents))
 
 
 def _tree_sent(rank: int, ranks: int, nbytes: int, segment: int | None) -> Traffic:

@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
+from .gradients import make_gradients
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
@@ -46,6 +47,7 @@ def fit(
     l2: float = 0.0,
     seed: int = 0,
     allreduce: str | None = None,
+    factors: bool | None = None,
     tol: float | None = None,
     metric: str = "loss",
     patience: int | None = None,
@@ -74,6 +76,8 @@ def fit(
             relu network amplifies: a unit that lands on the other side of zero is not rounding).
             Averaging depends on the number of ranks.
         allreduce: the algorithm that exchanges gradients, by name.
+        factors: whether ranks exchange the factors of their rows (inputs of layers, and gradients by their outputs) in
+            place of the gradient, to the same result; None: where these are shorter, as in small batches.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
@@ -103,6 +107,7 @@ def fit(
         l2=l2,
         seed=seed,
         allreduce=allreduce,
+        factors=factors,
         tol=tol,
         metric=metric,
         patience=patience,
@@ -142,7 +147,7 @@ def fit(
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
-            steps = _steps(objective, optimizer, start, clip_norm, tol)
+            steps = _steps(objective, optimizer, start, clip_norm, tol, factors)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
@@ -153,10 +158,19 @@ def fit(
             callback.on_close()
 
 
-def _steps(objective: Objective, optimizer: Optimizer, start: Any, clip_norm: float | None, tol: float | None) -> Steps:
+def _steps(
+    objective: Objective,
+    optimizer: Optimizer,
+    start: Any,
+    clip_norm: float | None,
+    tol: float | None,
+    factors: bool | None,
+) -> Steps:
     if isinstance(optimizer, ParameterAveraging):
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    return SynchronousSteps(objective, optimizer, start, clip_norm=clip_norm, measures_norm=tol is not None)
+    gradients = make_gradients(objective, factors)
+    norm = tol is not None
+    return SynchronousSteps(objective, optimizer, start, gradients=gradients, clip_norm=clip_norm, measures_norm=norm)
 
 
 def _run(

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..files import check_writable, write_whole
 from ..models import save_model
 from .callbacks import Callback
+from .gradients import FactorGradients
 from .run import Result, Run
 
 SCHEMA = 1  # of result.json; grows when a field changes its meaning
@@ -103,7 +104,8 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "nodes": len(comm.leaders),
         "device": run.loader.device.name,
         "dtype": model.dtype.name,
-        "allreduce": objective.algorithm or comm.default_algorithm,
+        "allreduce": objective.algorithm,
+        "factors": isinstance(getattr(run.training, "gradients", None), FactorGradients),
         "seed": run.loader.seed,
         "global_batch_size": run.loader.global_batch_size,
         "shards": list(partition.weights) if partition else None,

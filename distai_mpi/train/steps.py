@@ -15,6 +15,7 @@ from ..models import Sums
 from ..objective import Objective, square
 from ..optim import Elementwise, FirstOrder, ParameterAveraging
 from ..trace import PUBLISH, REDUCE, UPDATE
+from .gradients import Gradients, WholeGradients
 
 Array = Any
 
@@ -87,11 +88,12 @@ class Steps(ABC):
 
 
 class SynchronousSteps(Steps):
-    """w → loss_and_grad → reduce_scatter → optimizer on the owned slice → allgather → w
+    """w → loss and gradient → owned slice of its sum → optimizer → allgather → w
 
     Args:
         objective, start, clip_norm: see `Steps`.
         optimizer: the method.
+        gradients: how gradients are exchanged; None: whole.
         measures_norm: whether somebody wants ``gradient_norm``.
     """
 
@@ -101,12 +103,13 @@ class SynchronousSteps(Steps):
         optimizer: FirstOrder,
         start: Array,
         *,
+        gradients: Gradients | None = None,
         clip_norm: float | None = None,
         measures_norm: bool = False,
     ) -> None:
         super().__init__(objective, start, clip_norm)
         mine, layout = objective.mine, objective.model.layout
-        self.optimizer, self._grad = optimizer, objective.empty()
+        self.optimizer, self.gradients = optimizer, gradients or WholeGradients(objective)
         self.state = optimizer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
         self._measures_norm = measures_norm or clip_norm is not None
 
@@ -123,20 +126,36 @@ class SynchronousSteps(Steps):
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
         """See `Steps`."""
         objective, mine = self.objective, self.objective.mine
-        sums = objective.sums_and_grad(self.w, batches, self._grad)
-        w, grad, w_next = self._w[mine], self._grad[mine], self._w_next[mine]
+        sums = self.gradients.local(self.w, batches)
+        w, grad, w_next = self._w[mine], self.gradients.owned, self._w_next[mine]
+        parts = self.gradients.parts(self._w, weight)
+        if objective.comm.recorder is not None:
+            parts = self._marked(parts)
         if self._measures_norm or not isinstance(self.optimizer, Elementwise):
-            objective.reduce_grad(self._w, self._grad, weight)
+            for _ in parts:
+                pass
             if self._measures_norm:
                 self.gradient_norm = objective.norm(grad)
                 _clip(grad, self.gradient_norm, self.clip_norm)
             self.optimizer.step(w, grad, self.state, out=w_next, factor=factor)
         else:
             self.optimizer.advance(self.state)
-            for part in objective.reduce_grad_parts(self._w, self._grad, weight):
+            for part in parts:
                 self.optimizer.update(w, grad, self.state, w_next, factor, part)
         self._publish()
         return sums
+
+    def _marked(self, parts: Iterator[slice]) -> Iterator[slice]:
+        """``parts``, of which a recorder hears when they are made and when they are used."""
+        objective, size = self.objective, self.gradients.owned.size
+        objective.mark(REDUCE)
+        for part in parts:
+            objective.mark(UPDATE)
+            yield part
+            if part.stop < size:
+                objective.mark(REDUCE)
+        if size == 0:
+            objective.mark(UPDATE)
 
     def fused(self, batch: Batch, factor: float) -> Sums:
         """One-sample steps over the rows of ``batch`` in turn, fused by the model."""
@@ -149,11 +168,11 @@ class SynchronousSteps(Steps):
     def warm_up(self, batch: Batch, fuses: bool) -> None:
         """See `Steps`."""
         objective, scratch = self.objective, self._w_next
-        objective.sums_and_grad(self.w, [batch], self._grad)
+        self.gradients.local(self.w, [batch])
         if fuses:
             scratch[:] = self._w
             objective.model.sgd_step(scratch, batch, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
-        _warm_up(self.optimizer, scratch, self._grad)
+        _warm_up(self.optimizer, scratch, self.gradients.owned)
 
 
 class AveragingSteps(Steps):

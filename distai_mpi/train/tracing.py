@@ -10,7 +10,7 @@ import gzip
 import json
 import socket
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -170,25 +170,29 @@ def _version() -> str | None:
         return None
 
 
-def _names(node: int, ranks: Iterable[int], host: str) -> list[str]:
+def _place(node: int, rank: int) -> str:
+    """Process and thread of a rank: numbers from 1, for Perfetto takes 0 for the idle task of an operating system."""
+    return f'"pid":{node + 1},"tid":{rank + 1}'
+
+
+def _names(node: int, ranks: Sequence[int], host: str) -> list[str]:
     """Events that name a node and its ranks, and put them in order."""
     told: list[tuple[str, int, dict[str, Any]]] = [
-        ("process_name", 0, {"name": f"node {node} ({host})"}),
-        ("process_sort_index", 0, {"sort_index": node}),
+        ("process_name", ranks[0], {"name": f"node {node} ({host})"}),
+        ("process_sort_index", ranks[0], {"sort_index": node}),
     ]
     for rank in ranks:
         told.append(("thread_name", rank, {"name": f"rank {rank}"}))
         told.append(("thread_sort_index", rank, {"sort_index": rank}))
     return [
-        json.dumps({"ph": "M", "pid": node, "tid": tid, "name": name, "args": args}, ensure_ascii=False)
-        for name, tid, args in told
+        f'{{"ph":"M",{_place(node, rank)},"name":"{name}","args":{json.dumps(args, ensure_ascii=False)}}}'
+        for name, rank, args in told
     ]
 
 
 def _events(rows: Array, node: int, rank: int, zero: int) -> Iterator[str]:
     """Complete events of a rank's rows, whose times are in ticks."""
-    place = f'"pid":{node},"tid":{rank}'
-    heads = [f'{{"ph":"X",{place},"name":"{name}","ts":' for name in (*PHASES, "step", "steps left out")]
+    heads = [f'{{"ph":"X",{_place(node, rank)},"name":"{name}","ts":' for name in (*PHASES, "step", "steps left out")]
     times = ((rows[:, 2] - zero) * (TICK / 1000)).tolist()
     lengths = ((rows[:, 3] - rows[:, 2]) * (TICK / 1000)).tolist()
     for kind, value, ts, dur in zip(rows[:, 0].tolist(), rows[:, 1].tolist(), times, lengths, strict=True):

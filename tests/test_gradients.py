@@ -1,0 +1,155 @@
+"""Training by each way that gradients are exchanged is the same training, on nodes of any sizes."""
+
+import numpy as np
+import pytest
+from problems import local_share, make_rows, uneven, whole_share
+from test_shared import node_sizes
+
+from distai_mpi import fit, models, optim
+from distai_mpi.comm import Communicator
+from distai_mpi.comm.launch import launcher
+from distai_mpi.data import Dataset, whole
+from distai_mpi.errors import ConfigError
+from distai_mpi.train.gradients import FactorGradients, defined_together
+
+mpi = pytest.mark.mpi
+SEED, L2 = 5, 0.01
+
+
+@pytest.fixture(scope="module", params=node_sizes(launcher().size), ids=lambda nodes: "+".join(map(str, nodes)))
+def nodes(request):
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD, nodes=request.param) as communicator:
+        yield communicator
+
+
+def make_model(kind=models.MLP):
+    return kind(6, 3, (8, 5), dropout=0.3, dtype=np.float64)
+
+
+def train(comm, share, *, size, optimizer=None, **options):
+    return fit(
+        make_model(),
+        share,
+        comm,
+        optimizer=optimizer or optim.Momentum(0.05),
+        epochs=2,
+        global_batch_size=size,
+        l2=L2,
+        seed=SEED,
+        **options,
+    )
+
+
+@mpi
+@pytest.mark.parametrize("algorithm", ["native", "hierarchical", "auto"])
+@pytest.mark.parametrize("size", [1, 5, 32])
+def test_factors_train_as_gradients_do(nodes, algorithm, size):
+    x, y = make_rows(rows=67)
+    share = whole_share(x, y, nodes)
+    by_gradient = train(nodes, share, size=size, allreduce="native", factors=False)
+    by_factors = train(nodes, share, size=size, allreduce=algorithm, factors=True)
+    np.testing.assert_allclose(by_factors.w, by_gradient.w, rtol=1e-10, atol=1e-12)
+    assert by_factors.iterations == by_gradient.iterations
+
+
+@mpi
+@pytest.mark.parametrize("factors", [True, False])
+def test_uneven_and_empty_shards(nodes, factors):
+    x, y = make_rows(rows=67)
+    share = local_share(x, y, nodes, uneven(67, nodes.size))
+    one = train(nodes, share, size=12, allreduce="native", factors=False)
+    other = train(nodes, share, size=12, allreduce="hierarchical", factors=factors)
+    np.testing.assert_allclose(other.w, one.w, rtol=1e-10, atol=1e-12)
+
+
+@mpi
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_every_optimizer(nodes, name, clip):
+    x, y = make_rows(rows=40)
+    weighted = whole(Dataset(x, y, weight=np.random.default_rng(2).random(40) + 0.5), nodes.rank, nodes.size)
+    runs = [
+        train(nodes, weighted, size=8, optimizer=optim.OPTIMIZERS[name](lr=0.01), clip_norm=clip, **options)
+        for options in ({"allreduce": "tree"}, {"allreduce": "auto"}, {"factors": name != "gd" or None})
+    ]
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.w, runs[0].w, rtol=1e-9, atol=1e-11)
+
+
+@mpi
+def test_long_slices_are_updated_part_by_part(nodes, monkeypatch):
+    """Parts shorter than the slices, also such that cut matrices' rows: the same as in one piece."""
+    import distai_mpi.comm.hierarchical as hierarchical
+    import distai_mpi.train.gradients as gradients
+
+    x, y = make_rows(rows=40)
+    options = {"size": 8, "optimizer": optim.AdamW(0.01), "allreduce": "auto"}
+    whole_parts = [train(nodes, whole_share(x, y, nodes), factors=f, **options).w.copy() for f in (False, True)]
+    monkeypatch.setattr(hierarchical, "PART_BYTES", 128)
+    monkeypatch.setattr(gradients, "PART_BYTES", 128)
+    for expected, factors in zip(whole_parts, (False, True), strict=True):
+        w = train(nodes, whole_share(x, y, nodes), factors=factors, **options).w
+        np.testing.assert_allclose(w, expected, rtol=1e-12, atol=1e-14)
+
+
+@mpi
+def test_factors_are_taken_where_they_are_shorter(comm):
+    """The net has 6·8 + 8·5 + 5·3 weights and 16 biases, and a row's factors (6 + 8) + (8 + 5) + (5 + 3) numbers."""
+    x, y = make_rows(rows=67)
+    model = make_model()
+    assert (model.layout.size, model.factor_size) == (119, 35)
+    taken = []
+    for size in (3, 4):
+        seen = Watcher()
+        fit(model, whole_share(x, y, comm), comm, epochs=1, global_batch_size=size, callbacks=[seen])
+        taken.append(seen.factors)
+    assert taken == [True, False]
+
+
+class Watcher:
+    """Sees how a run exchanges gradients."""
+
+    def on_start(self, run):
+        self.factors = isinstance(run.training.gradients, FactorGradients)
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+@mpi
+def test_what_allows_no_factors_is_named(comm, monkeypatch):
+    class Own:
+        def __init__(self):
+            self.inner = make_model()
+
+        def loss_and_grad(self, w, batch, grad):
+            return self.inner.loss_and_grad(w, batch, grad)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    x, y = make_rows(rows=67)
+    options = {"epochs": 1, "global_batch_size": 2}
+    with pytest.raises(ConfigError, match="no factors"):
+        fit(Own(), whole_share(x, y, comm), comm, factors=True, **options)
+    fit(Own(), whole_share(x, y, comm), comm, **options)
+    monkeypatch.setattr("distai_mpi.data.loader.BLOCK_BYTES", 0)
+    x, y = make_rows(rows=700)
+    with pytest.raises(ConfigError, match=f"{-(-600 // comm.size)} rows a step"):
+        fit(make_model(), whole_share(x, y, comm), comm, factors=True, epochs=1, global_batch_size=600)
+
+
+def test_overriding_the_gradient_hides_the_factors():
+    class Changed(models.MLP):
+        def loss_and_grad(self, w, batch, grad):
+            return super().loss_and_grad(w, batch, grad)
+
+    class Renamed(models.MLP):
+        pass
+
+    assert defined_together(make_model(), "loss_and_grad", "loss_and_factors")
+    assert defined_together(make_model(Renamed), "loss_and_grad", "loss_and_factors")
+    assert not defined_together(make_model(Changed), "loss_and_grad", "loss_and_factors")
+    assert not defined_together(object(), "loss_and_grad")
