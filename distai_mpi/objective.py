@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import device_of, namespace
+from .backend import HOST, device_of, namespace
 from .comm import SHARING
 from .data import Batch
 from .models import Model, Number, Sums
@@ -66,6 +66,15 @@ class Objective:
         size, dtype = self.model.layout.size, self.model.dtype
         shared = shared and self.algorithm in SHARING
         return self.comm.empty(size, dtype, shared, self.loader.device, once and shared)
+
+    def mark(self, phase: int) -> None:
+        """Tell the recorder of the run, where there is one, that this rank turns to ``phase``, and is done before."""
+        recorder = self.comm.recorder
+        if recorder is not None:
+            device = self.loader.device
+            if device is not HOST:
+                device.synchronize()
+            recorder.mark(phase)
 
     @property
     def rounds(self) -> int:

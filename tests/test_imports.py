@@ -19,10 +19,11 @@ LONGEST = 450  # lines of a module
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "jit": set(),
+    "trace": set(),
     "files": {"errors"},
     "params": set(),
     "backend": {"errors"},
-    "comm": {"params", "errors", "backend", "jit", "perf.machine"},
+    "comm": {"params", "errors", "backend", "jit", "perf.machine", "trace"},
     "perf": {"comm", "params", "errors"},
     "perf.laws": set(),
     "perf.costs": set(),
@@ -30,8 +31,8 @@ LAYERS: dict[str, set[str]] = {
     "data": {"perf.machine", "params", "errors", "backend", "jit"},
     "models": {"data", "params", "errors", "backend", "jit", "files"},
     "optim": {"params", "errors", "backend", "jit"},
-    "objective": {"models", "data", "perf", "comm", "params", "errors", "backend"},
-    "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend", "files"},
+    "objective": {"models", "data", "perf", "comm", "params", "errors", "backend", "trace"},
+    "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend", "files", "trace"},
     "cli": {
         "",
         "train",

@@ -138,6 +138,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "test_data": absolute(settings["test_data"]),
         "valid": absolute(valid) if isinstance(valid, str) else valid,
         "out": os.path.abspath(settings["out"]),
+        "trace": settings["trace"] and os.path.abspath(settings["trace"]),
         "epochs": None if settings["max_iter"] else epochs(settings),
         "resume": None,
     }

@@ -215,6 +215,11 @@ RUN: Sequence[Option] = (
         is_flag=True,
         help="Go on from the newest checkpoint in DIR; without one, start from the beginning.",
     ),
+    click.option(
+        "--trace",
+        metavar="FILE.json[.gz]",
+        help="Write what each rank does when, for ui.perfetto.dev or chrome://tracing; the sums go to result.json.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     click.option("-v", "--verbose", is_flag=True, help="Print settings, every rank's share and the exchange."),

@@ -54,6 +54,8 @@ def check_flags(settings: dict[str, Any]) -> None:
     make_partition(settings)
     if settings["out"] == "":
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
+    if settings["trace"] is not None and not settings["trace"].endswith((".json", ".json.gz")):
+        raise ConfigError(f"--trace {settings['trace']}: name a file FILE.json, or FILE.json.gz to have it compressed")
     if optimizer == "gd" and (settings["global_batch_size"] or settings["batch_size"]):
         raise ConfigError("--optimizer gd takes all rows in every step: leave the batch size out")
 

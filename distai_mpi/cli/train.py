@@ -12,7 +12,7 @@ import click
 from ..comm import launch
 from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
-from ..files import claimed
+from ..files import check_writable, claimed
 from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
 from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
@@ -70,10 +70,11 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         with comm.agreed():
             device = backend.choose(device, comm.node.rank)
     checkpoint = make_checkpoint(settings)
-    if checkpoint is not None:
-        with comm.agreed():
-            if comm.rank == 0:
-                refuse_unfinished(checkpoint)
+    with comm.agreed():
+        if comm.rank == 0 and settings["trace"]:
+            check_writable(settings["trace"])
+        if comm.rank == 0 and checkpoint is not None:
+            refuse_unfinished(checkpoint)
     if settings["resume"]:
         settings = as_it_began(comm, settings)
     sets = load_data(settings, comm)
@@ -94,9 +95,12 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         metric=settings["metric"] or "loss",
         patience=settings["patience"],
         checkpoint=checkpoint,
+        trace=settings["trace"],
         callbacks=make_callbacks(settings, sets.train, comm.rank, repeat(settings, comm.size, command)),
         **options,
     )
+    if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
+        report(result, comm.size, settings)
     if result.status == "interrupted" and result.stop_reason == "signal":
         return INTERRUPTED
     if result.status == "interrupted":
@@ -106,8 +110,6 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
             f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
             f" lower --lr (now {options['optimizer'].lr:g}) or scale the features"
         )
-    if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
-        print(summary(result, comm.size, settings["out"]), flush=True)
     return 0
 
 
@@ -164,6 +166,16 @@ def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
     print(f"model {settings['model_name']}: {' → '.join(map(str, model.widths))}, {model.layout.size:,} parameters")
     print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.delivery}")
     print(f"shuffle {training.shuffle}, rows by rank: {', '.join(f'{count:,}' for count in training.counts)}")
+
+
+def report(result: Any, ranks: int, settings: dict[str, Any]) -> None:
+    """Print where the time of a traced run went, and what a completed one came to."""
+    from ..train.tracing import balance
+
+    if result.time is not None:
+        print(f"{balance(result.time)}  → {settings['trace']}", flush=True)
+    if result.status == "completed":
+        print(summary(result, ranks, settings["out"]), flush=True)
 
 
 def summary(result: Any, ranks: int, out: str | None) -> str:

@@ -23,6 +23,7 @@ from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
 from .topology import Node, Topology, split_by_node
+from .tracing import Traceable
 from .tuning import Tuner
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
 
 
-class Communicator:
+class Communicator(Traceable):
     """A private duplicate of an mpi4py communicator, for vectors of numbers.
 
     All methods but the properties and `ownership` are collective: every rank
@@ -415,7 +416,7 @@ class Communicator:
                 shared = None
             if name == "native" and not self._sums_float16():
                 name = "ring"  # which takes any table
-        return ALGORITHMS[name], shared
+        return self._algorithms[name], shared
 
     def _sums_float16(self) -> bool:
         """Whether the library sums float16; asked once."""
@@ -444,6 +445,6 @@ class Communicator:
         if shared is not None:
             fits = len(self.leaders) == 1 or owners == self.topology.plan(x.size, x.itemsize).owners
         else:
-            fits = chosen is not ALGORITHMS["rabenseifner"] or owners.replicated or owners.in_order
+            fits = chosen is not self._algorithms["rabenseifner"] or owners.replicated or owners.in_order
         if not fits:
             raise ValueError("this algorithm needs the slices that ownership() gives for it")

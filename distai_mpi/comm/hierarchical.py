@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..params import Ownership
+from ..trace import WAIT, Recorder
 from .collectives import Algorithm
 from .memory import Shared
 from .topology import Plan, Topology
+from .tracing import traced
 from .wire import Array, MPIWire
 from .workspace import Workspace
 
@@ -49,6 +51,7 @@ class Hierarchical:
         from mpi4py import MPI
 
         self.topology, self.barrier, self._flat = topology, barrier, flat
+        self._untraced = barrier, flat
         self._rank, self._node = comm.rank, topology.node_of(comm.rank)
         self._ranks = topology.nodes[self._node]
         self._local = self._ranks.index(comm.rank)
@@ -64,6 +67,12 @@ class Hierarchical:
             self._rail_comm = comm.Split(self._local if carries else MPI.UNDEFINED, self._node)
             if carries:
                 self._wire = MPIWire(self._rail_comm, chunk_bytes)
+
+    def trace(self, recorder: Recorder | None) -> None:
+        """Tell ``recorder`` from now on when this rank waits and when it sends; None: nobody."""
+        self.barrier, self._flat = self._untraced
+        if recorder is not None:
+            self.barrier, self._flat = recorder.timed(WAIT, self.barrier), traced(self._flat, recorder)
 
     def free(self) -> None:
         """Give the rails back; collective."""

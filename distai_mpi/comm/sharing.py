@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..perf.machine import affinity
+from ..trace import Recorder
 from . import memory
 from .collectives import ALGORITHMS
 from .memory import Registry, Shared
@@ -24,7 +25,7 @@ Gather = Callable[[Any], list[Any]]  # one small object of each rank to all rank
 
 
 class Sharing:
-    """The shared vectors of a communicator; all methods but `find` are collective over all its ranks.
+    """The shared vectors of a communicator; all methods but `find` and `trace` are collective over all its ranks.
 
     Args:
         comm: all ranks.
@@ -35,6 +36,7 @@ class Sharing:
 
     Attributes:
         exchange: sums of shared vectors; None until the first of them is made, or where none can be.
+        recorder: hears of exchanges; None: nobody does.
     """
 
     def __init__(
@@ -45,8 +47,15 @@ class Sharing:
         self._registry = Registry()
         self._flags: Array | None = None
         self._warned = False
+        self.recorder: Recorder | None = None
 
     exchange: Hierarchical | None
+
+    def trace(self, recorder: Recorder | None) -> None:
+        """Let ``recorder`` hear of exchanges from now on; None: nobody; local."""
+        self.recorder = recorder
+        if self.exchange is not None:
+            self.exchange.trace(recorder)
 
     def free(self) -> None:
         """Give up the communicators in use; memory goes with the last array over it."""
@@ -126,6 +135,7 @@ class Sharing:
         nodes = len(self.topology.nodes)
         flat = ALGORITHMS["rabenseifner" if nodes & (nodes - 1) == 0 else "ring"]
         self.exchange = Hierarchical(self._comm, self.topology, barrier, flat, self._chunk_bytes)
+        self.exchange.trace(self.recorder)
         return True
 
     def _warn(self, reason: str) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 from ..backend import Device, as_host
 from ..data import Loader, Share
 from ..errors import ConfigError
+from ..files import check_writable
 from ..models import Model, Sums
 from ..objective import Objective
 from ..optim import Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, node_cpus
+from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
@@ -24,6 +26,7 @@ from .gradients import make_gradients
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
+from .tracing import Tracer, tracing
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -50,6 +53,7 @@ def fit(
     patience: int | None = None,
     device: str | Device = "cpu",
     checkpoint: Checkpoint | None = None,
+    trace: str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -82,6 +86,8 @@ def fit(
             GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
             gradients travel through host memory.
         checkpoint: where and when the run is saved, and whether it goes on from there; a signal then ends it in order.
+        trace: a file to be written at the end, ``.json`` or ``.json.gz``: what each rank did when, see `tracing`.
+            ``Result.time`` has the sums.  Not written where an error ends the run.
         callbacks: see `Callback`.
 
     Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
@@ -106,6 +112,7 @@ def fit(
         metric=metric,
         patience=patience,
         checkpoint=checkpoint,
+        trace=trace,
         data=data.rows,
         valid=None if valid is None else valid.rows,
         test=None if test is None else test.rows,
@@ -116,6 +123,10 @@ def fit(
             check_rows(model, share, which)
     if valid is not None:
         check_metric(model, valid, metric)
+    if trace is not None:
+        with comm.agreed():
+            if comm.rank == 0:
+                check_writable(trace)
     place = agree_on_device(device, model, comm)
     cpus = node_cpus(comm)
     batch_size = data.rows if optimizer.full_batch else global_batch_size
@@ -140,8 +151,8 @@ def fit(
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
-            with saving(checkpoint, run) as saver:
-                return _run(run, watched, callbacks, tol, saver)
+            with saving(checkpoint, run) as saver, tracing(trace, run) as tracer:
+                return _run(run, watched, callbacks, tol, saver, tracer)
     finally:
         for callback in callbacks:
             callback.on_close()
@@ -168,12 +179,14 @@ def _run(
     callbacks: Sequence[Callback],
     tol: float | None,
     saver: Saver | None,
+    tracer: Tracer,
 ) -> Result:
     """All epochs, until the tolerance is met, nothing improves, the loss is lost, or a signal comes."""
     run.warm_up()
     resumed = saver is not None and saver.start()
     for callback in callbacks:
         callback.on_start(run)
+    tracer.start()
     if not resumed:
         run.count_from()
     result = Result(run.w, history=run.history)
@@ -187,15 +200,18 @@ def _run(
             callback.on_epoch(run, record)
         if saver is None:
             continue
-        if result.status == "diverged":
-            saver.drain()
-        elif saver.after_epoch(last=done or run.epoch >= run.epochs):
-            break
+        with during(run.comm.recorder, CHECKPOINT):
+            if result.status == "diverged":
+                saver.drain()
+            elif saver.after_epoch(last=done or run.epoch >= run.epochs):
+                break
     if saver is not None and saver.ending is not None:
         result.status, result.stop_reason = saver.ending
     _finish(run, result, watched)
+    result.time = tracer.stop()
     for callback in callbacks:
         callback.on_end(run, result)
+    tracer.write(result)
     return result
 
 
@@ -225,7 +241,8 @@ def _close_epoch(run: Run, watched: dict[str, Loader], tol: float | None) -> dic
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
-        found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
+        with during(run.comm.recorder, EVALUATE):
+            found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
@@ -272,6 +289,12 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     result.samples_per_second = run.rows / result.seconds
     if result.status != "completed":
         return
+    with during(run.comm.recorder, EVALUATE):
+        _evaluate_last(run, result, watched)
+
+
+def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None:
+    """The objective, and how good the parameters are on the test rows."""
     result.train_loss = run.objective.value(run.w)
     if not math.isfinite(result.train_loss):
         result.train_loss = None

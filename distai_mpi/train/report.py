@@ -124,6 +124,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "flops_per_second": rate * flops if rate and flops else None,
         "rounds": result.rounds,
         "bytes_moved": result.bytes_moved,
+        "time": result.time,
         "converged": result.converged,
     }
     return finite(fields)

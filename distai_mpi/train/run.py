@@ -14,6 +14,7 @@ from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
 from ..optim import SGD, Constant, FirstOrder, ParameterAveraging, Schedule
+from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
 from .steps import Steps, SynchronousSteps
 
@@ -41,6 +42,7 @@ class Result:
         samples_per_second: rows of all ranks trained on in a second of that time.
         rounds: collective calls made while training.
         bytes_moved: bytes that all ranks together sent in them.
+        time: by name of `trace.PHASES`, the seconds that each rank spent in it; None where the run was not traced.
         history: one record an epoch, as in ``metrics.jsonl``.
     """
 
@@ -59,6 +61,7 @@ class Result:
     samples_per_second: float | None = None
     rounds: int = 0
     bytes_moved: int = 0
+    time: dict[str, list[float]] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -136,13 +139,17 @@ class Run:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0."""
-        self.comm.barrier()
+        self._meet()
         self._began = time.perf_counter()
         yield
         self.loader.device.synchronize()
-        self.comm.barrier()
+        self._meet()
         self.seconds += self.comm.bcast_object(time.perf_counter() - self._began)
         self._began = None
+
+    def _meet(self) -> None:
+        with during(self.comm.recorder, WAIT):
+            self.comm.barrier()
 
     def steps(self) -> Iterator[None]:
         """Take the steps left of the current epoch, yielding after each (or after several that a model fused)."""
@@ -150,16 +157,24 @@ class Run:
             assert isinstance(self.training, SynchronousSteps)
             factor = self.schedule(0)
             for batch in self.loader.blocks(self.epoch, FUSED_ROWS, self.epoch_steps):
+                self._begin_step()
                 self._count(len(batch.x), self.training.fused(batch, factor), len(batch.x))
                 yield
         else:
             for rows, batches in self.loader.epoch(self.epoch, self.epoch_steps):
+                self._begin_step()
                 sums = self.training.step(rows, rows * self._row_weight, batches, self.schedule(self.iterations))
                 self._count(rows, sums, 1)
                 yield
         self.training.close_epoch()
+        self.objective.mark(OTHER)
+
+    def _begin_step(self) -> None:
+        if self.comm.recorder is not None:
+            self.comm.recorder.step(self.iterations)
 
     def _count(self, rows: int, sums: Sums, steps: int) -> None:
+        self.objective.mark(OTHER)
         self.sums += sums
         self.rows += rows
         self.iterations += steps

@@ -14,6 +14,7 @@ from ..data import Batch
 from ..models import Sums
 from ..objective import Objective, square
 from ..optim import Elementwise, FirstOrder, ParameterAveraging
+from ..trace import PUBLISH, REDUCE, UPDATE
 from .gradients import Gradients, WholeGradients
 
 Array = Any
@@ -81,6 +82,7 @@ class Steps(ABC):
 
     def _publish(self) -> None:
         """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""
+        self.objective.mark(PUBLISH)
         self.objective.comm.allgather(self._w_next, self.objective.owners, self.objective.algorithm)
         self._w, self._w_next = self._w_next, self._w
 
@@ -127,6 +129,8 @@ class SynchronousSteps(Steps):
         sums = self.gradients.local(self.w, batches)
         w, grad, w_next = self._w[mine], self.gradients.owned, self._w_next[mine]
         parts = self.gradients.parts(self._w, weight)
+        if objective.comm.recorder is not None:
+            parts = self._marked(parts)
         if self._measures_norm or not isinstance(self.optimizer, Elementwise):
             for _ in parts:
                 pass
@@ -140,6 +144,18 @@ class SynchronousSteps(Steps):
                 self.optimizer.update(w, grad, self.state, w_next, factor, part)
         self._publish()
         return sums
+
+    def _marked(self, parts: Iterator[slice]) -> Iterator[slice]:
+        """``parts``, of which a recorder hears when they are made and when they are used."""
+        objective, size = self.objective, self.gradients.owned.size
+        objective.mark(REDUCE)
+        for part in parts:
+            objective.mark(UPDATE)
+            yield part
+            if part.stop < size:
+                objective.mark(REDUCE)
+        if size == 0:
+            objective.mark(UPDATE)
 
     def fused(self, batch: Batch, factor: float) -> Sums:
         """One-sample steps over the rows of ``batch`` in turn, fused by the model."""
@@ -197,6 +213,7 @@ class AveragingSteps(Steps):
         objective, before = self.objective, self.since["rows"]
         sums = objective.sums_and_grad(_read_only(self._local), self._counted(batches), self._grad)
         own = self.since["rows"] - before
+        objective.mark(UPDATE)
         if own:
             objective.local_grad(self._local, self._grad, weight * own / rows)
             if self.clip_norm is not None:
@@ -220,7 +237,9 @@ class AveragingSteps(Steps):
         self._grad[:] = self._w
         self._grad -= self._local
         self._grad *= share
+        objective.mark(REDUCE)
         owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm, release=False)
+        objective.mark(UPDATE)
         self.method.outer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
         self._publish()
         self._local[:] = self._w

@@ -17,7 +17,10 @@ from ..settings import EITHER, check_flags, flag
 
 # Flags of `train` that write, or print, or end training early, or are meant for one number of ranks, and so have no
 # place in a measurement.
-LEFT_OUT = ("out", "checkpoint_every", "as_json", "verbose", "tol", "resume", "valid", "patience", "metric", "shards")
+LEFT_OUT = (
+    *("out", "checkpoint_every", "resume", "trace", "as_json", "verbose"),
+    *("tol", "valid", "patience", "metric", "shards"),
+)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

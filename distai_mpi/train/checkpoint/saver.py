@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backend import number
 from ...errors import ConfigError, DataError, DistaiError
+from ...trace import CHECKPOINT, during
 from . import files, state
 from .resume import clear, resume
 from .settings import Checkpoint
@@ -123,7 +124,8 @@ class Saver:
             self._ask()
             self._next = run.iterations + 1
             return False
-        return self._act()
+        with during(self.comm.recorder, CHECKPOINT):
+            return self._act()
 
     def after_epoch(self, last: bool) -> bool:
         """As `after_step` at the end of an epoch, ``last`` if training ends with it: then all is written on return."""
