@@ -24,7 +24,7 @@ LAYERS: dict[str, set[str]] = {
     "params": set(),
     "backend": {"errors"},
     "comm": {"params", "errors", "backend", "jit", "perf.machine", "trace"},
-    "perf": {"comm", "params", "errors"},
+    "perf": {"comm", "params", "errors", "jit"},
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left

@@ -23,15 +23,58 @@ def scaling_chart(curves: Sequence[Curve], title: str) -> bytes:
     Returns the bytes of a PNG file.  Needs no display: the figure is drawn by Agg, and the program's own
     pyplot, if any, is left alone.
     """
+    figure, grid = _figure(len(curves), title)
+    for column, curve in enumerate(curves):
+        _draw_curve(grid[0, column], grid[1, column], curve)
+    return _png(figure)
+
+
+def exchange_chart(rows: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]], title: str) -> bytes:
+    """Draw seconds over bytes for each algorithm and floor, and multiples of native below; a column for each type.
+
+    ``rows`` and ``memory`` are those of `exchange.rows`.  Returns the bytes of a PNG file.
+    """
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    figure, grid = _figure(len(dtypes), title)
+    for column, dtype in enumerate(dtypes):
+        top, bottom = grid[:, column]
+        _draw_times(top, bottom, [row for row in rows if row["dtype"] == dtype])
+        for out in ("in place", "once"):
+            floor = sorted(
+                (row["bytes"], row["seconds"]) for row in memory if (row["dtype"], row["out"]) == (dtype, out)
+            )
+            if floor:
+                dashes = "--" if out == "in place" else ":"
+                top.plot(*zip(*floor, strict=True), color="0.5", linestyle=dashes, label=f"floor, {out}")
+        top.set(title=dtype, ylabel="seconds", xscale="log", yscale="log")
+        bottom.set(xlabel="bytes", ylabel="multiple of native")
+        top.legend(fontsize="x-small", ncols=2)
+    return _png(figure)
+
+
+def _draw_times(top: Any, bottom: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Seconds into the axes ``top``, multiples of native into ``bottom``; a line for each algorithm."""
+    for name in dict.fromkeys(row["algorithm"] for row in rows):
+        own = sorted((row for row in rows if row["algorithm"] == name), key=lambda row: row["bytes"])
+        sizes = [row["bytes"] for row in own]
+        top.plot(sizes, [row["seconds"] for row in own], marker=".", label=name)
+        if own[0]["ratio_to_native"] is not None:
+            bottom.plot(sizes, [row["ratio_to_native"] for row in own], marker=".")
+            bottom.set_yscale("log")
+
+
+def _figure(columns: int, title: str) -> tuple[Any, Any]:
+    """A figure that Agg draws, and its axes: two rows, the upper one higher."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(curves), 6), layout="constrained")
+    figure = Figure(figsize=(5 * columns, 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    grid = figure.subplots(2, len(curves), squeeze=False, sharex="col", height_ratios=[2, 1])
-    for column, curve in enumerate(curves):
-        _draw_curve(grid[0, column], grid[1, column], curve)
+    return figure, figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=[2, 1])
+
+
+def _png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

@@ -11,10 +11,12 @@ COMMANDS = {
     "checkpoint": "Write speed of checkpoints, beside the disk's own.",
     "train": "Training rate in samples/s, beside other programs.",
     "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
+    "allreduce": "Seconds of sums over ranks, beside the MPI library's and the memory's own speed.",
+    "step": "Seconds from gradients to updated parameters, beside Allreduce and update.",
     "shards": "Step time with even shards and with shards by speed, one rank being slow.",
 }
 
 
 @click.command(name="bench", cls=lazy_group(__package__, COMMANDS))
 def command() -> None:
-    """Measure training on this machine; `train` starts its own ranks, the others run under mpiexec."""
+    """Measure training on this machine; scaling, allreduce and step run under mpiexec, others start their own ranks."""

@@ -1,0 +1,323 @@
+"""``distai-mpi bench step``: from every rank's gradient to updated parameters that all ranks see."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import click
+
+from ...comm import launch
+from ...errors import ConfigError, DistaiError
+from .allreduce import crowding, places
+from .checkpoint import Count
+
+REPLICA, KEPT = "native-replica", "native-replica-kept"
+Parts = tuple[float, float, float]  # seconds of waiting, reducing, updating
+FIELDS = ("waiting", "reducing", "updating")
+
+
+@click.command()
+@click.option("--parameters", type=Count(), default="1e7", show_default=True)
+@click.option("--optimizer", "optimizer_name", default="momentum", show_default=True, metavar="NAME")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True, help="Turns; medians are shown.")
+@click.option("--json", "json_file", metavar="FILE", help="Write all figures here.")
+def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json_file: str | None) -> None:
+    """Seconds from gradients to updated parameters on all ranks: mpiexec -n N distai-mpi bench step.
+
+    Training's own step, by sums in shared memory and by every algorithm whose slices travel by messages, beside
+    what programs without slices do: the MPI library's Allreduce, then the whole update on every rank, by the same
+    compiled update (native-replica; with a malloc that keeps what is freed: native-replica-kept).  These are spared
+    the division by the batch's weight, which training's steps make.
+
+    Before each step every rank writes its gradient anew; a step takes as long as on the slowest rank.  All take
+    turns.  × native is the time as a multiple of the faster replica's.  Waiting is for the node's other ranks,
+    where they share memory; reducing is all that is not waiting or updating, publishing included.
+    """
+    from ...comm import Communicator
+    from ...files import check_writable, write_whole
+
+    with Communicator(launch.world()) as comm:
+        if comm.size == 1:
+            raise ConfigError("one rank has nothing to exchange: start it with mpiexec -n N distai-mpi bench step")
+        optimizer = make_optimizer(optimizer_name)
+        with comm.agreed():
+            if comm.rank == 0 and json_file:
+                check_writable(json_file)
+        report = run(comm, parameters, optimizer, dtype, repeats)
+        with comm.agreed():
+            if comm.rank == 0:
+                show(report)
+                if json_file:
+                    text = json.dumps(report, indent=2) + "\n"
+                    write_whole(json_file, lambda file: file.write(text.encode()))
+
+
+def make_optimizer(name: str) -> Any:
+    """The method by name, with its default settings."""
+    from ...optim import OPTIMIZERS
+
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"--optimizer: there is no {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name]()
+
+
+class Stopwatch:
+    """A function, and the seconds that its calls took since somebody last took them."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self._seconds = function, 0.0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return self.function(*arguments, **options)
+        finally:
+            self._seconds += time.perf_counter() - began
+
+    def take(self) -> float:
+        """The seconds so far, which count no more."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+class Given:
+    """A model whose gradient is there already: where training wants it.  At first that is the pattern of ``rank``."""
+
+    def __init__(self, parameters: int, dtype: Any, rank: int) -> None:
+        import numpy as np
+
+        from ...params import Layout
+
+        self.layout, self.dtype = Layout.of([("w", (parameters,), True)]), np.dtype(dtype)
+        self.grad: Any = None
+        self._rank = rank
+
+    def loss_and_grad(self, w: Any, batch: Any, grad: Any) -> Any:
+        """See `Model`: nothing is to be done after the first step, for ``grad`` is the same vector in all steps."""
+        from ...models import Sums
+        from ...perf import pattern
+
+        if self.grad is None:
+            self.grad = grad
+            pattern.write(grad, self._rank)
+        return Sums(0.0, 0.0)
+
+
+class TrainingStep:
+    """A step as training makes it, from parameters of 1; gradients travel by ``algorithm``.
+
+    The first step is from the patterns of `perf.pattern`, the others from what ``grad`` holds.  Making one and calling
+    it is collective.
+
+    Attributes:
+        parts: of every call so far.
+    """
+
+    def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any, algorithm: str) -> None:
+        import numpy as np
+
+        from ... import data
+        from ...objective import Objective
+        from ...train.evaluation import make_loader
+        from ...train.steps import SynchronousSteps
+
+        self.parts: list[Parts] = []
+        model: Any = Given(parameters, dtype, comm.rank)
+        self._model = model
+        share = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
+        objective = Objective(model, make_loader(model, share, comm), comm, algorithm=algorithm)
+        own = replace(optimizer)
+        self._updating = Stopwatch(own.step)
+        object.__setattr__(own, "step", self._updating)  # it stays of its type, on which the way of training may depend
+        self._steps = SynchronousSteps(objective, own, np.ones(1, dtype))
+        self._waiting = watched_barrier(comm)
+
+    @property
+    def w(self) -> Any:
+        """The parameters, shape (n,), as this rank sees them; read-only."""
+        return self._steps.w
+
+    @property
+    def grad(self) -> Any:
+        """Where the next step expects this rank's gradient, shape (n,); after the first step."""
+        return self._model.grad
+
+    def __call__(self) -> None:
+        """Take a step; collective."""
+        began = time.perf_counter()
+        self._steps.step(1, 1.0, [None], 1.0)  # type: ignore[list-item]  # the model looks at no batch
+        seconds = time.perf_counter() - began
+        waiting, updating = self._waiting.take() if self._waiting else 0.0, self._updating.take()
+        self.parts.append((waiting, seconds - waiting - updating, updating))
+
+
+def watched_barrier(comm: Any) -> Stopwatch | None:
+    """The barrier of the node's ranks, timed from now on; None where no memory was shared yet."""
+    exchange = comm._sharing.exchange
+    if exchange is None:
+        return None
+    if not isinstance(exchange.barrier, Stopwatch):
+        exchange.barrier = Stopwatch(exchange.barrier)
+    return exchange.barrier
+
+
+class ReplicaStep:
+    """The library's Allreduce, then the whole update, in place, on every rank; else as `TrainingStep`."""
+
+    def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any) -> None:
+        from ...perf import pattern
+
+        self.parts: list[Parts] = []
+        self._comm, self._optimizer = comm, optimizer
+        self.w, self.grad = (comm.empty(parameters, dtype, shared=False) for _ in range(2))
+        self.w[:] = 1
+        pattern.write(self.grad, comm.rank)
+        self._state = optimizer.init(self.w, [(0, parameters)])
+
+    def __call__(self) -> None:
+        """Take a step; collective."""
+        began = time.perf_counter()
+        self._comm.allreduce(self.grad, "native")
+        reduced = time.perf_counter()
+        self._optimizer.step(self.w, self.grad, self._state)
+        self.parts.append((0.0, reduced - began, time.perf_counter() - reduced))
+
+    def twin(self) -> ReplicaStep:
+        """Another one that goes on with the same vectors."""
+        other = copy(self)
+        other.parts = []
+        return other
+
+
+def run(comm: Any, parameters: int, optimizer: Any, dtype: str, repeats: int) -> dict[str, Any]:
+    """Check and time all kinds of steps; collective."""
+    from ...comm.mpi_library import library
+    from ...perf import malloc
+    from ...perf.machine import node_cpus
+    from ...perf.turns import Candidate, in_turn
+
+    report: dict[str, Any] = {"ranks": comm.size, "nodes": len(comm.leaders), "mpi": library().name}
+    report |= {"load": os.getloadavg()[0], "cpus": node_cpus(comm)}
+    check_memory(comm, parameters, dtype)
+    steps = make_steps(comm, parameters, optimizer, dtype)
+    for name, step in steps.items():
+        check(comm, name, step, optimizer)
+    reasons = [reason for reason in comm.allgather_object(malloc.why_not()) if reason]
+    report["skipped"] = [{"algorithm": KEPT, "reason": reason} for reason in reasons[:1]]
+    if not reasons:
+        steps[KEPT] = steps[REPLICA].twin()
+    candidates = [
+        Candidate(name, step, partial(step.grad.fill, 1), malloc.keep if name == KEPT else malloc.give_back)
+        for name, step in steps.items()
+    ]
+    in_turn(comm, candidates, 0.0, fewest=repeats, most=repeats)
+    malloc.give_back()
+    parts = comm.allgather_object([median_parts(step.parts) for step in steps.values()])
+    facts = {"ranks": comm.size, "nodes": len(comm.leaders), "parameters": parameters, "dtype": dtype}
+    facts |= {"optimizer": optimizer.name}
+    return report | {"rows": rows(candidates, list(zip(*parts, strict=True)), facts)}
+
+
+def check_memory(comm: Any, parameters: int, dtype: str) -> None:
+    """Raise `ConfigError` on all ranks where a node has too little memory; collective."""
+    import numpy as np
+
+    from ...perf.machine import memory_left
+
+    # vectors of each rank: gradient and two buffers for three kinds of messages; the shared gradient; gradient,
+    # parameters and state of the replica; two as the library's scratch.  Those of a node: states, shared buffers
+    vectors = (3 * 3 + 1 + 5 + 2) * comm.node.size + 4 * 3 + 2
+    needed, left = vectors * parameters * np.dtype(dtype).itemsize, memory_left()
+    with comm.agreed():
+        if needed > left:
+            raise ConfigError(
+                f"{needed / 1e9:.1f} GB are needed on a node, and {left / 1e9:.1f} left; lower --parameters"
+            )
+
+
+def make_steps(comm: Any, parameters: int, optimizer: Any, dtype: str) -> dict[str, Any]:
+    """All kinds of steps by name; collective."""
+    from ...comm import ALGORITHMS
+
+    ours = comm.resolve("hierarchical", parameters, dtype)
+    sliced = [name for name, algorithm in ALGORITHMS.items() if algorithm.sliced]
+    steps: dict[str, Any] = {n: TrainingStep(comm, parameters, optimizer, dtype, n) for n in (ours, *sliced)}
+    return steps | {REPLICA: ReplicaStep(comm, parameters, optimizer, dtype)}
+
+
+def check(comm: Any, name: str, step: Any, optimizer: Any) -> None:
+    """Take the first step, and compare with the optimizer's own on one period of the pattern; collective.
+
+    Raises:
+        DistaiError: the parameters are wrong somewhere; on all ranks.
+    """
+    import numpy as np
+
+    from ...perf import pattern
+
+    w = np.ones(pattern.PERIOD, step.w.dtype)
+    optimizer.step(w, pattern.total(comm.size, w.dtype), optimizer.init(w, [(0, w.size)]))
+    step()
+    with comm.agreed():
+        if not pattern.repeats(step.w, w, tolerance=1e-6):
+            raise DistaiError(f"{name}: the parameters are wrong after one step")
+
+
+def median_parts(parts: Sequence[Parts]) -> Parts:
+    """The medians of a rank's parts over its calls but the first."""
+    waiting, reducing, updating = (statistics.median(column) for column in zip(*parts[1:], strict=True))
+    return waiting, reducing, updating
+
+
+def rows(candidates: Sequence[Any], parts: Sequence[Sequence[Parts]], facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was measured, a row for each candidate; ``parts`` has the parts of every rank for each.
+
+    Only barriers of the node can be told from other work: ``waiting`` is None where there are none.
+    """
+    from ...comm import SHARING
+
+    native = min((one for one in candidates if one.name in (REPLICA, KEPT)), key=lambda one: one.median)
+    found = []
+    for one, of_ranks in zip(candidates, parts, strict=True):
+        row = facts | {"algorithm": one.name, "seconds": one.median, "fastest": one.fastest}
+        row |= {"turns": len(one.seconds), "ratio_to_native": one.ratio(native)}
+        row |= dict(zip(FIELDS, map(statistics.mean, zip(*of_ranks, strict=True)), strict=True))
+        found.append(row if one.name in SHARING else row | {"waiting": None})
+    return found
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the table."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = report["rows"]
+    what = f"{rows[0]['parameters']:,} parameters of {rows[0]['dtype']}, {rows[0]['optimizer']}"
+    table = Table(title=f"steps of {what}, {places(report)}", title_justify="left", box=SIMPLE)
+    for title in ("algorithm", "ms", "× native", *FIELDS):
+        table.add_column(title, justify="left" if title == "algorithm" else "right")
+    for row in rows:
+        cells = [f"{1e3 * row['seconds']:.3f}", f"{row['ratio_to_native']:.2f}"]
+        parts = (row[field] for field in FIELDS)
+        table.add_row(row["algorithm"], *cells, *("" if part is None else f"{1e3 * part:.3f}" for part in parts))
+    watched = launch.on_terminal()  # mpiexec makes every output look like one
+    console = Console(force_terminal=watched, width=None if watched else 100, highlight=False)
+    console.print(table)
+    for text in remarks(report):
+        console.print(text)
+
+
+def remarks(report: dict[str, Any]) -> list[str]:
+    """What must be known to read the table."""
+    told = [f"{report['mpi']}; load before the run {report['load']:.1f}; parts in ms, means over the ranks"]
+    return told + crowding(report) + [f"left out: {one['algorithm']}: {one['reason']}" for one in report["skipped"]]
