@@ -6,9 +6,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from copy import copy
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -39,8 +37,8 @@ def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json
     the division by the batch's weight, which training's steps make.
 
     Before each step every rank writes its gradient anew; a step takes as long as on the slowest rank.  All take
-    turns.  × native is the time as a multiple of the faster replica's.  Waiting is for the node's other ranks,
-    where they share memory; reducing is all that is not waiting or updating, publishing included.
+    turns.  × native is the time as a multiple of the faster replica's.  Waiting, reducing (publishing included) and
+    updating are told of as many further steps, as a trace of training has them.
     """
     from ...comm import Communicator
     from ...files import check_writable, write_whole
@@ -68,25 +66,6 @@ def make_optimizer(name: str) -> Any:
     if name not in OPTIMIZERS:
         raise ConfigError(f"--optimizer: there is no {name!r}; choose from {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]()
-
-
-class Stopwatch:
-    """A function, and the seconds that its calls took since somebody last took them."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self._seconds = function, 0.0
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return self.function(*arguments, **options)
-        finally:
-            self._seconds += time.perf_counter() - began
-
-    def take(self) -> float:
-        """The seconds so far, which count no more."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
 
 
 class Given:
@@ -117,9 +96,6 @@ class TrainingStep:
 
     The first step is from the patterns of `perf.pattern`, the others from what ``grad`` holds.  Making one and calling
     it is collective.
-
-    Attributes:
-        parts: of every call so far.
     """
 
     def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any, algorithm: str) -> None:
@@ -130,16 +106,11 @@ class TrainingStep:
         from ...train.evaluation import make_loader
         from ...train.steps import SynchronousSteps
 
-        self.parts: list[Parts] = []
         model: Any = Given(parameters, dtype, comm.rank)
-        self._model = model
+        self._model, self._comm = model, comm
         share = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
         objective = Objective(model, make_loader(model, share, comm), comm, algorithm=algorithm)
-        own = replace(optimizer)
-        self._updating = Stopwatch(own.step)
-        object.__setattr__(own, "step", self._updating)  # it stays of its type, on which the way of training may depend
-        self._steps = SynchronousSteps(objective, own, np.ones(1, dtype))
-        self._waiting = watched_barrier(comm)
+        self._steps = SynchronousSteps(objective, optimizer, np.ones(1, dtype))
 
     @property
     def w(self) -> Any:
@@ -153,21 +124,22 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Take a step; collective."""
-        began = time.perf_counter()
         self._steps.step(1, 1.0, [None], 1.0)  # type: ignore[list-item]  # the model looks at no batch
-        seconds = time.perf_counter() - began
-        waiting, updating = self._waiting.take() if self._waiting else 0.0, self._updating.take()
-        self.parts.append((waiting, seconds - waiting - updating, updating))
 
+    def parts(self, turns: int) -> Parts:
+        """Mean parts of ``turns`` further steps, as a trace of training tells them; collective."""
+        from ...trace import EXCHANGE, OTHER, PUBLISH, REDUCE, UPDATE, WAIT, Recorder
 
-def watched_barrier(comm: Any) -> Stopwatch | None:
-    """The barrier of the node's ranks, timed from now on; None where no memory was shared yet."""
-    exchange = comm._sharing.exchange
-    if exchange is None:
-        return None
-    if not isinstance(exchange.barrier, Stopwatch):
-        exchange.barrier = Stopwatch(exchange.barrier)
-    return exchange.barrier
+        recorder = Recorder()
+        self._comm.trace(recorder)
+        for _ in range(turns):
+            self.grad.fill(1)
+            self()
+            recorder.mark(OTHER)
+        self._comm.trace(None)
+        recorder.close()
+        sums = recorder.sums / turns
+        return sums[WAIT], sums[REDUCE] + sums[EXCHANGE] + sums[PUBLISH], sums[UPDATE]
 
 
 class ReplicaStep:
@@ -176,7 +148,6 @@ class ReplicaStep:
     def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any) -> None:
         from ...perf import pattern
 
-        self.parts: list[Parts] = []
         self._comm, self._optimizer = comm, optimizer
         self.w, self.grad = (comm.empty(parameters, dtype, shared=False) for _ in range(2))
         self.w[:] = 1
@@ -185,17 +156,25 @@ class ReplicaStep:
 
     def __call__(self) -> None:
         """Take a step; collective."""
-        began = time.perf_counter()
         self._comm.allreduce(self.grad, "native")
-        reduced = time.perf_counter()
         self._optimizer.step(self.w, self.grad, self._state)
-        self.parts.append((0.0, reduced - began, time.perf_counter() - reduced))
 
-    def twin(self) -> ReplicaStep:
-        """Another one that goes on with the same vectors."""
-        other = copy(self)
-        other.parts = []
-        return other
+    def parts(self, turns: int) -> Parts:
+        """As `TrainingStep.parts`."""
+        clock, sums = time.perf_counter, [0.0, 0.0, 0.0]
+        for _ in range(turns):
+            self.grad.fill(1)
+            times = [clock()]
+            for part in (
+                self._comm.barrier,
+                partial(self._comm.allreduce, self.grad, "native"),
+                partial(self._optimizer.step, self.w, self.grad, self._state),
+            ):
+                part()
+                times.append(clock())
+            sums = [total + end - begin for total, begin, end in zip(sums, times, times[1:], strict=False)]
+        waiting, reducing, updating = (total / turns for total in sums)
+        return waiting, reducing, updating
 
 
 def run(comm: Any, parameters: int, optimizer: Any, dtype: str, repeats: int) -> dict[str, Any]:
@@ -214,14 +193,18 @@ def run(comm: Any, parameters: int, optimizer: Any, dtype: str, repeats: int) ->
     reasons = [reason for reason in comm.allgather_object(malloc.why_not()) if reason]
     report["skipped"] = [{"algorithm": KEPT, "reason": reason} for reason in reasons[:1]]
     if not reasons:
-        steps[KEPT] = steps[REPLICA].twin()
+        steps[KEPT] = steps[REPLICA]
     candidates = [
         Candidate(name, step, partial(step.grad.fill, 1), malloc.keep if name == KEPT else malloc.give_back)
         for name, step in steps.items()
     ]
     in_turn(comm, candidates, 0.0, fewest=repeats, most=repeats)
+    parts = []
+    for name, step in steps.items():
+        (malloc.keep if name == KEPT else malloc.give_back)()
+        parts.append(tuple(map(float, step.parts(repeats))))
     malloc.give_back()
-    parts = comm.allgather_object([median_parts(step.parts) for step in steps.values()])
+    parts = comm.allgather_object(parts)
     facts = {"ranks": comm.size, "nodes": len(comm.leaders), "parameters": parameters, "dtype": dtype}
     facts |= {"optimizer": optimizer.name}
     return report | {"rows": rows(candidates, list(zip(*parts, strict=True)), facts)}
@@ -272,26 +255,14 @@ def check(comm: Any, name: str, step: Any, optimizer: Any) -> None:
             raise DistaiError(f"{name}: the parameters are wrong after one step")
 
 
-def median_parts(parts: Sequence[Parts]) -> Parts:
-    """The medians of a rank's parts over its calls but the first."""
-    waiting, reducing, updating = (statistics.median(column) for column in zip(*parts[1:], strict=True))
-    return waiting, reducing, updating
-
-
 def rows(candidates: Sequence[Any], parts: Sequence[Sequence[Parts]], facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was measured, a row for each candidate; ``parts`` has the parts of every rank for each.
-
-    Only barriers of the node can be told from other work: ``waiting`` is None where there are none.
-    """
-    from ...comm import SHARING
-
+    """What was measured, a row for each candidate; ``parts`` has the parts of every rank for each."""
     native = min((one for one in candidates if one.name in (REPLICA, KEPT)), key=lambda one: one.median)
     found = []
     for one, of_ranks in zip(candidates, parts, strict=True):
         row = facts | {"algorithm": one.name, "seconds": one.median, "fastest": one.fastest}
         row |= {"turns": len(one.seconds), "ratio_to_native": one.ratio(native)}
-        row |= dict(zip(FIELDS, map(statistics.mean, zip(*of_ranks, strict=True)), strict=True))
-        found.append(row if one.name in SHARING else row | {"waiting": None})
+        found.append(row | dict(zip(FIELDS, map(statistics.mean, zip(*of_ranks, strict=True)), strict=True)))
     return found
 
 
@@ -308,8 +279,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_column(title, justify="left" if title == "algorithm" else "right")
     for row in rows:
         cells = [f"{1e3 * row['seconds']:.3f}", f"{row['ratio_to_native']:.2f}"]
-        parts = (row[field] for field in FIELDS)
-        table.add_row(row["algorithm"], *cells, *("" if part is None else f"{1e3 * part:.3f}" for part in parts))
+        table.add_row(row["algorithm"], *cells, *(f"{1e3 * row[field]:.3f}" for field in FIELDS))
     watched = launch.on_terminal()  # mpiexec makes every output look like one
     console = Console(force_terminal=watched, width=None if watched else 100, highlight=False)
     console.print(table)
