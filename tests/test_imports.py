@@ -46,6 +46,7 @@ LAYERS: dict[str, set[str]] = {
         "errors",
         "backend",
         "files",
+        "trace",
     },
     "__main__": {"cli"},
     "": {"train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
