@@ -14,7 +14,7 @@ from distai_mpi.files import claimed
 mpi = pytest.mark.mpi
 FIELDS = """schema status stop_reason data model optimizer ranks nodes device dtype allreduce seed global_batch_size
 parameters train_loss test_loss test_accuracy metrics epochs iterations seconds samples_per_second rounds bytes_moved
-converged""".split()
+time converged""".split()
 
 
 def write_files(folder):

@@ -92,6 +92,7 @@ def test_one_rank_has_nothing_to_compare():
     [
         (("--out", "x"), "--out"),
         (("--json",), "--json"),
+        (("--trace", "t.json"), "--trace"),
         (("--shards", "3,1"), "--shards"),
         (("--optimizer", "gd", "--tol", "1e-3"), "--tol"),
         (("--model", "softmax", "--hidden", "3"), "--hidden belongs to"),

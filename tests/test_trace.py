@@ -363,6 +363,27 @@ def test_averaging_on_uneven_shards_is_traced_too(comm, folder):
 
 
 @mpi
+@pytest.mark.parametrize("algorithm", ["shared", "ring"])
+@pytest.mark.parametrize("factors", [True, False])
+def test_gradients_from_factors_and_in_many_parts_are_traced_alike(comm, folder, monkeypatch, algorithm, factors):
+    monkeypatch.setattr("distai_mpi.comm.hierarchical.PART_BYTES", 64)
+    monkeypatch.setattr("distai_mpi.train.gradients.PART_BYTES", 64)
+    path = os.path.join(folder, f"parts-{algorithm}-{factors}.json")
+    x, y = make_rows()
+    model = models.MLP(6, 3, (8,), dtype=np.float64)
+    share = whole_share(x, y, comm)
+    options = {"epochs": 1, "global_batch_size": SIZE, "allreduce": algorithm, "factors": factors}
+    fit(model, share, comm, trace=path, **options)
+    if comm.rank == 0:
+        _, of_ranks = read(path)
+        for events in of_ranks.values():
+            check_events(events, range(STEPS))
+        in_parts = factors or (algorithm == "shared" and comm.size > 1)
+        updates = sum(e["name"] == "update" for e in of_ranks[0])
+        assert updates >= 2 * STEPS if in_parts else updates == STEPS
+
+
+@mpi
 def test_what_does_not_fit_is_left_out_and_told(comm, folder, monkeypatch):
     monkeypatch.setattr("distai_mpi.train.tracing.ROWS", 0)
     monkeypatch.setattr("distai_mpi.train.tracing.FEWEST_ROWS", 100)
