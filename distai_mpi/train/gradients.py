@@ -144,10 +144,10 @@ def are_shorter(objective: Objective) -> bool:
 
     On one node a rank reads the other ranks' factors, (N - 1)/N of all, in place of its slice of their gradients,
     (N - 1)/N of a vector's length.  Between K nodes either travels: factors to K - 1 nodes, gradients to the owners of
-    slices and parameters back, 2 (K - 1)/K of that length.
+    slices and parameters back, 2 (K - 1)/K of that length; as float16 numbers half as much.
     """
     model = objective.model
-    exchanged = 1 if len(objective.comm.leaders) == 1 else 2
+    exchanged = 1 if len(objective.comm.leaders) == 1 or objective.half is not None else 2
     return objective.loader.global_batch_size * model.factor_size < exchanged * model.layout.size  # type: ignore[attr-defined]
 
 

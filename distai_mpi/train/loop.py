@@ -45,6 +45,7 @@ def fit(
     seed: int = 0,
     allreduce: str | None = None,
     factors: bool | None = None,
+    wire: str = "float32",
     tol: float | None = None,
     metric: str = "loss",
     patience: int | None = None,
@@ -74,6 +75,10 @@ def fit(
         allreduce: the algorithm that exchanges gradients, by name.
         factors: whether ranks exchange the factors of their rows (inputs of layers, and gradients by their outputs) in
             place of the gradient, to the same result; None: where these are shorter, as in small batches.
+        wire: how numbers travel between nodes under ``hierarchical`` or ``auto``: as ``float32``, or as ``float16`` in
+            half the bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what
+            rounding takes from it is added to the next one (but lost where a run is resumed).  On one node nothing
+            travels and nothing is rounded.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
@@ -102,6 +107,7 @@ def fit(
         seed=seed,
         allreduce=allreduce,
         factors=factors,
+        wire=wire,
         tol=tol,
         metric=metric,
         patience=patience,
@@ -135,7 +141,7 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
+            objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce, wire=wire)
             steps = _steps(objective, optimizer, start, clip_norm, tol, factors)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None

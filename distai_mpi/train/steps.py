@@ -81,7 +81,9 @@ class Steps(ABC):
 
     def _publish(self) -> None:
         """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""
-        self.objective.comm.allgather(self._w_next, self.objective.owners, self.objective.algorithm)
+        objective = self.objective
+        changes = None if objective.half is None else objective.half.since(self._w)
+        objective.comm.allgather(self._w_next, objective.owners, objective.algorithm, changes)
         self._w, self._w_next = self._w_next, self._w
 
 
@@ -220,8 +222,9 @@ class AveragingSteps(Steps):
         self._grad[:] = self._w
         self._grad -= self._local
         self._grad *= share
-        owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm, release=False)
-        self.method.outer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
+        for _ in comm.reduce_scatter_parts(self._grad, objective.owners, objective.algorithm, objective.half):
+            pass
+        self.method.outer.step(self._w[mine], self._grad[mine], self.state, out=self._w_next[mine])
         self._publish()
         self._local[:] = self._w
         if not self.method.keep_state:
