@@ -48,6 +48,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "allreduce": settings["allreduce"],
         "factors": settings["factors"],
         "wire": settings["wire"],
+        "early": settings["early"],
         "tol": settings["tol"],
     }
 

@@ -200,6 +200,11 @@ RUN: Sequence[Option] = (
         help="How numbers travel between nodes: float16 halves the bytes, and rounds gradients and updates.",
     ),
     click.option(
+        "--early/--no-early",
+        default=None,
+        help="Send layers' gradients to other nodes during the backward pass already.  [default: where that is faster]",
+    ),
+    click.option(
         "--device",
         type=click.Choice(["cpu", "gpu", "auto"]),
         default="cpu",

@@ -46,6 +46,7 @@ def fit(
     allreduce: str | None = None,
     factors: bool | None = None,
     wire: str = "float32",
+    early: bool | None = None,
     tol: float | None = None,
     metric: str = "loss",
     patience: int | None = None,
@@ -79,6 +80,9 @@ def fit(
             half the bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what
             rounding takes from it is added to the next one (but lost where a run is resumed).  On one node nothing
             travels and nothing is rounded.
+        early: whether under ``hierarchical`` or ``auto`` gradients of layers start to travel between nodes as soon as
+            they are made, while the backward pass goes on; None: where a few trials before the first step find that
+            faster.  Never on one node.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
@@ -108,6 +112,7 @@ def fit(
         allreduce=allreduce,
         factors=factors,
         wire=wire,
+        early=early,
         tol=tol,
         metric=metric,
         patience=patience,
@@ -142,7 +147,7 @@ def fit(
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce, wire=wire)
-            steps = _steps(objective, optimizer, start, clip_norm, tol, factors)
+            steps = _steps(objective, optimizer, start, clip_norm, tol, factors, early)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
@@ -160,10 +165,13 @@ def _steps(
     clip_norm: float | None,
     tol: float | None,
     factors: bool | None,
+    early: bool | None,
 ) -> Steps:
     if isinstance(optimizer, ParameterAveraging):
+        if early:
+            raise ConfigError("--early: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, factors)
+    gradients = make_gradients(objective, factors, early)
     norm = tol is not None
     return SynchronousSteps(objective, optimizer, start, gradients=gradients, clip_norm=clip_norm, measures_norm=norm)
 

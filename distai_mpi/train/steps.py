@@ -75,6 +75,9 @@ class Steps(ABC):
     def warm_up(self, batch: Batch, fuses: bool) -> None:
         """Compile everything that a step on batches like this one needs; changes scratch arrays alone."""
 
+    def settle(self, batch: Batch) -> None:  # noqa: B027 - averaging has no choice
+        """Choose by trial how steps on batches like this one exchange gradients; changes scratch alone; collective."""
+
     def restored(self) -> None:
         """Make ``w`` follow from ``owned`` after it was written to; collective."""
         self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
@@ -159,6 +162,10 @@ class SynchronousSteps(Steps):
             scratch[:] = self._w
             objective.model.sgd_step(scratch, batch, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
         _warm_up(self.optimizer, scratch, self.gradients.owned)
+
+    def settle(self, batch: Batch) -> None:
+        """See `Steps`."""
+        self.gradients.settle(self.w, batch)
 
 
 class AveragingSteps(Steps):
