@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import HOST, device_of, namespace
-from .comm import SHARING
+from .comm import SHARING, choose_messages
 from .data import Batch
 from .models import Model, Number, Sums
 from .params import Ownership
@@ -37,19 +37,30 @@ class Objective:
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         algorithm: how gradients travel, by name; None takes the communicator's default.  ``self.algorithm`` is what
             ``auto`` has come to.
+        wire: how numbers travel between nodes, as float32 or rounded to float16; ``self.half`` are these messages,
+            None where nothing is rounded.
 
     Raises:
+        ConfigError: float16 cannot travel, see `comm.choose_messages`.
         DataError: the model can tell that the rows do not fit it.
 
     Every method that returns a value for all ranks is collective: call it on all of them.
     """
 
     def __init__(
-        self, model: Model, loader: Loader, comm: Communicator, *, l2: float = 0.0, algorithm: str | None = None
+        self,
+        model: Model,
+        loader: Loader,
+        comm: Communicator,
+        *,
+        l2: float = 0.0,
+        algorithm: str | None = None,
+        wire: str = "float32",
     ) -> None:
         if hasattr(model, "check_data"):
             model.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
+        algorithm, self.half = choose_messages(comm, wire, algorithm, model.dtype, loader.device)
         self.algorithm = comm.resolve(algorithm, model.layout.size, model.dtype, loader.device)
         self.owners: Ownership = comm.ownership(model.layout.size, model.dtype, self.algorithm)
         self.mine = self.owners.slices[comm.rank]
@@ -132,7 +143,7 @@ class Objective:
     def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
         """As `reduce_grad`, yielding stretches of the owned slice, counted from its start, as they are ready."""
         owned, w_owned = grad[self.mine], w[self.mine]
-        for part in self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm):
+        for part in self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm, self.half):
             self._mean_grad(owned, w_owned, weight, self._decay, part)
             yield part
 

@@ -47,6 +47,8 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "seed": settings["seed"],
         "allreduce": settings["allreduce"],
         "factors": settings["factors"],
+        "wire": settings["wire"],
+        "early": settings["early"],
         "tol": settings["tol"],
     }
 

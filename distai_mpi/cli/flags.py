@@ -193,6 +193,18 @@ RUN: Sequence[Option] = (
         help="Exchange the factors that gradients of dense layers are made of.  [default: where they are shorter]",
     ),
     click.option(
+        "--wire",
+        type=click.Choice(["float32", "float16"]),
+        default="float32",
+        show_default=True,
+        help="How numbers travel between nodes: float16 halves the bytes, and rounds gradients and updates.",
+    ),
+    click.option(
+        "--early/--no-early",
+        default=None,
+        help="Send layers' gradients to other nodes during the backward pass already.  [default: where that is faster]",
+    ),
+    click.option(
         "--device",
         type=click.Choice(["cpu", "gpu", "auto"]),
         default="cpu",

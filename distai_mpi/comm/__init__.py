@@ -12,16 +12,28 @@ _HOME = {
     "ALGORITHMS": "collectives",
     "CHOICES": "collectives",
     "Communicator": "communicator",
+    "HalfMessages": "half_messages",
     "Node": "topology",
     "SHARING": "collectives",
+    "choose_messages": "half_messages",
     "install_abort_hook": "failure",
 }
-__all__ = ["ALGORITHMS", "CHOICES", "SHARING", "Communicator", "Node", "install_abort_hook"]
+__all__ = [
+    "ALGORITHMS",
+    "CHOICES",
+    "SHARING",
+    "Communicator",
+    "HalfMessages",
+    "Node",
+    "choose_messages",
+    "install_abort_hook",
+]
 
 if TYPE_CHECKING:
     from .collectives import ALGORITHMS, CHOICES, SHARING
     from .communicator import Communicator
     from .failure import install_abort_hook
+    from .half_messages import HalfMessages, choose_messages
     from .topology import Node
 
 

@@ -31,6 +31,7 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from .half_messages import Changes, HalfMessages
     from .hierarchical import Hierarchical
 
 LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
@@ -182,11 +183,13 @@ class Communicator(Traceable):
             self._exchange.barrier()
         return x[owners.slices[self.rank]]
 
-    def reduce_scatter_parts(self, x: Array, owners: Ownership, algorithm: str | None = None) -> Iterator[slice]:
+    def reduce_scatter_parts(
+        self, x: Array, owners: Ownership, algorithm: str | None = None, half: HalfMessages | None = None
+    ) -> Iterator[slice]:
         """As `reduce_scatter` without ``release``, yielding stretches of the slice one by one as they are summed.
 
         They are counted from the slice's start, and cover it.  What is done with a stretch at once finds it in the
-        cache.  All of them must be taken.
+        cache.  All of them must be taken.  With ``half`` numbers travel as float16.
         """
         chosen, shared = self._choose(x, algorithm, "reduce_scatter")
         self._check_owners(x, owners, chosen, shared)
@@ -194,31 +197,32 @@ class Communicator(Traceable):
         if self.size > 1:
             self.rounds += 1
             if shared is not None:
-                yield from self._exchange.reduce_scatter_parts(x, shared, owners)
+                yield from self._exchange.reduce_scatter_parts(x, shared, owners, half)
                 return
             if owners.replicated:
                 self._sum_all(chosen, x)
             else:
                 host = self._staging.down(x, slice(0, x.size))
-                self._sliced(chosen.reduce_scatter)(self._wire, host, owners.slices, self._work)
+                self._sliced((half or chosen).reduce_scatter)(self._wire, host, owners.slices, self._work)
                 self._staging.up(host, x, [mine])
         yield slice(0, mine.stop - mine.start)
 
-    def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None) -> None:
+    def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None, half: Changes | None = None) -> None:
         """Copy every rank's own slice of ``x``, shape (n,), to all ranks' ``x``.  Nothing for a replicated table.
 
         Where the node has ``x`` once, its ranks' slices are there already, and seen by all of them afterwards.
+        With ``half`` changes travel, as float16.
         """
         chosen, shared = self._choose(x, algorithm, "allgather")
         self._check_owners(x, owners, chosen, shared)
         if self.size > 1 and not owners.replicated:
             self.rounds += 1
             if shared is not None:
-                self._exchange.allgather(x, shared, owners)
+                self._exchange.allgather(x, shared, owners, half)
                 return
             mine = owners.slices[self.rank]
             host = self._staging.down(x, mine)
-            self._sliced(chosen.allgather)(self._wire, host, owners.slices, self._work)
+            self._sliced((half or chosen).allgather)(self._wire, host, owners.slices, self._work)
             self._staging.up(host, x, [slice(0, mine.start), slice(mine.stop, x.size)])
 
     def sum(self, values: ArrayLike) -> Array:

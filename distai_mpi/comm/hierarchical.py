@@ -27,6 +27,8 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from .half_messages import Changes, HalfMessages
+
 PART_BYTES = 256 << 10  # of the owned slice that is summed, and then used, at once: it stays in the second-level cache
 STREAM_BYTES = 8 << 20  # a node's sum that is longer does not stay in a cache: it is stored past it
 
@@ -89,11 +91,13 @@ class Hierarchical:
         """How a vector like ``x`` travels."""
         return self.topology.plan(x.size, x.itemsize)
 
-    def reduce_scatter_parts(self, x: Array, shared: Shared, owners: Ownership) -> Iterator[slice]:
+    def reduce_scatter_parts(
+        self, x: Array, shared: Shared, owners: Ownership, half: HalfMessages | None = None
+    ) -> Iterator[slice]:
         """Leave the sum of this rank's slice over all ranks there, in ``x``, yielding its stretches as they are summed.
 
         They are counted from the slice's start; on one node a stretch is in the cache when it is yielded.  Other ranks
-        may still read ``x`` afterwards, until the next barrier of the node.
+        may still read ``x`` afterwards, until the next barrier of the node.  With ``half`` numbers travel as float16.
         """
         mine = owners.slices[self._rank]
         self.barrier()  # all vectors are written
@@ -107,27 +111,31 @@ class Hierarchical:
             plan = self.plan(x)
             column, carrier = self._sum_column(x, shared, plan)
             if self._wire is not None:
-                self._flat.reduce_scatter(self._wire, column, plan.by_node[self._rail], self._work)  # type: ignore[misc]
+                travel = half or self._flat
+                travel.reduce_scatter(self._wire, column, plan.by_node[self._rail], self._work)  # type: ignore[misc]
             if self._helped:
                 self.barrier()
                 if carrier is not x:
                     x[mine] = carrier[mine]
             yield slice(0, mine.stop - mine.start)
 
-    def allgather(self, x: Array, shared: Shared, owners: Ownership) -> None:
-        """Let all ranks have every rank's slice: in the node's one vector, or in a copy of their own."""
+    def allgather(self, x: Array, shared: Shared, owners: Ownership, half: Changes | None = None) -> None:
+        """Let all ranks have every rank's slice: in the node's one vector, or in a copy of their own.
+
+        With ``half`` changes travel, as float16.
+        """
         plan = self.plan(x)
         self.barrier()  # the node's slices are written
         if shared.once:
             if self._several:
-                self._gather_column(x, plan)
+                self._gather_column(x, plan, half)
                 self.barrier()
             return
         if self._several:
             for rank, local in zip(self._ranks, range(len(self._ranks)), strict=True):
                 if rank != self._rank and self._wire is not None and local % self.topology.rails == self._rail:
                     x[owners.slices[rank]] = shared.row(local)[owners.slices[rank]]
-            self._gather_column(x, plan)
+            self._gather_column(x, plan, half)
             self.barrier()
             self._copy_columns(x, shared, plan)
         else:
@@ -193,11 +201,12 @@ class Hierarchical:
         self.barrier()
         return carrier[plan.columns[self._rail]], carrier
 
-    def _gather_column(self, x: Array, plan: Plan) -> None:
+    def _gather_column(self, x: Array, plan: Plan, half: Changes | None) -> None:
         """Get the other nodes' slices of this rail's column into ``x``, which has this node's."""
         if self._wire is not None:
-            column, slices = x[plan.columns[self._rail]], plan.by_node[self._rail]
-            self._flat.allgather(self._wire, column, slices, self._work)  # type: ignore[misc]
+            column, slices = plan.columns[self._rail], plan.by_node[self._rail]
+            travel = self._flat if half is None else half.within(column)
+            travel.allgather(self._wire, x[column], slices, self._work)  # type: ignore[misc]
 
     def _copy_columns(self, x: Array, shared: Shared, plan: Plan) -> None:
         """Copy the columns from those of the node that carry them."""

@@ -25,9 +25,14 @@ class Gradients(ABC):
 
     Attributes:
         owned: this rank's slice of the mean gradient, shape (owned,), where `parts` leaves it.
+        early: whether gradients start to travel before they are whole.
     """
 
     owned: Array
+    early = False
+
+    def settle(self, w: Array, batch: Batch) -> None:  # noqa: B027 - most have no choice
+        """Try out at ``w`` what is left to choose, before the first step; collective.  ``batch`` is like a step's."""
 
     @abstractmethod
     def local(self, w: Array, batches: Iterable[Batch]) -> Sums:
@@ -107,21 +112,28 @@ class FactorGradients(Gradients):
             yield part
 
 
-def make_gradients(objective: Objective, factors: bool | None) -> Gradients:
+def make_gradients(objective: Objective, factors: bool | None, early: bool | None = None) -> Gradients:
     """The exchange for the steps of ``objective``'s loader; collective.
 
     Args:
         objective: what is minimised.
         factors: whether rows' factors are exchanged; None: where they are shorter than the gradient.
+        early: whether gradients start to travel before they are whole; None: where that is faster.
 
     Raises:
-        ConfigError: the model, the device or the rows of a step allow no factors.
+        ConfigError: the model, the device or the rows of a step allow no factors, or no early start.
     """
+    from .early import make_whole  # loads Numba
+
+    if factors and early:
+        raise ConfigError("--factors and --early exclude each other: give one")
+    if early and len(objective.comm.leaders) > 1:
+        factors = False
     obstacle = None if factors is False else find_obstacle(objective)
     if factors and obstacle:
         raise ConfigError(f"--factors: {obstacle}; leave it out")
     if factors is False or obstacle or not (factors or are_shorter(objective)):
-        return WholeGradients(objective)
+        return make_whole(objective, early)
     return FactorGradients(objective, most_rows(objective))
 
 
@@ -144,10 +156,10 @@ def are_shorter(objective: Objective) -> bool:
 
     On one node a rank reads the other ranks' factors, (N - 1)/N of all, in place of its slice of their gradients,
     (N - 1)/N of a vector's length.  Between K nodes either travels: factors to K - 1 nodes, gradients to the owners of
-    slices and parameters back, 2 (K - 1)/K of that length.
+    slices and parameters back, 2 (K - 1)/K of that length; as float16 numbers half as much.
     """
     model = objective.model
-    exchanged = 1 if len(objective.comm.leaders) == 1 else 2
+    exchanged = 1 if len(objective.comm.leaders) == 1 or objective.half is not None else 2
     return objective.loader.global_batch_size * model.factor_size < exchanged * model.layout.size  # type: ignore[attr-defined]
 
 

@@ -48,6 +48,8 @@ def fit(
     seed: int = 0,
     allreduce: str | None = None,
     factors: bool | None = None,
+    wire: str = "float32",
+    early: bool | None = None,
     tol: float | None = None,
     metric: str = "loss",
     patience: int | None = None,
@@ -78,6 +80,13 @@ def fit(
         allreduce: the algorithm that exchanges gradients, by name.
         factors: whether ranks exchange the factors of their rows (inputs of layers, and gradients by their outputs) in
             place of the gradient, to the same result; None: where these are shorter, as in small batches.
+        wire: how numbers travel between nodes under ``hierarchical`` or ``auto``: as ``float32``, or as ``float16`` in
+            half the bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what
+            rounding takes from it is added to the next one (but lost where a run is resumed).  On one node nothing
+            travels and nothing is rounded.
+        early: whether under ``hierarchical`` or ``auto`` gradients of layers start to travel between nodes as soon as
+            they are made, while the backward pass goes on; None: where a few trials before the first step find that
+            faster.  Never on one node.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
@@ -108,6 +117,8 @@ def fit(
         seed=seed,
         allreduce=allreduce,
         factors=factors,
+        wire=wire,
+        early=early,
         tol=tol,
         metric=metric,
         patience=patience,
@@ -146,8 +157,8 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce)
-            steps = _steps(objective, optimizer, start, clip_norm, tol, factors)
+            objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce, wire=wire)
+            steps = _steps(objective, optimizer, start, clip_norm, tol, factors, early)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
@@ -165,10 +176,13 @@ def _steps(
     clip_norm: float | None,
     tol: float | None,
     factors: bool | None,
+    early: bool | None,
 ) -> Steps:
     if isinstance(optimizer, ParameterAveraging):
+        if early:
+            raise ConfigError("--early: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, factors)
+    gradients = make_gradients(objective, factors, early)
     norm = tol is not None
     return SynchronousSteps(objective, optimizer, start, gradients=gradients, clip_norm=clip_norm, measures_norm=norm)
 

@@ -105,6 +105,8 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "device": run.loader.device.name,
         "dtype": model.dtype.name,
         "allreduce": objective.algorithm,
+        "wire": "float32" if objective.half is None else "float16",
+        "early": getattr(getattr(run.training, "gradients", None), "early", False),
         "factors": isinstance(getattr(run.training, "gradients", None), FactorGradients),
         "seed": run.loader.seed,
         "global_batch_size": run.loader.global_batch_size,

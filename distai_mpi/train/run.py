@@ -195,7 +195,7 @@ class Run:
         )
 
     def warm_up(self) -> None:
-        """Compile and load everything that a step needs, without changing anything but scratch arrays.
+        """Compile and load everything that a step needs, and choose what is faster; changes scratch alone; collective.
 
         A row of zeros stands in where a rank's first step is empty; there are models that compile for a length.
         """
@@ -208,3 +208,6 @@ class Run:
         x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
         row = loader.place(Batch(x, y, None, np.zeros(1, np.int64), 0, train=True))
         self.training.warm_up(row, self.fuses())
+        for _, batches in loader.epoch(0):
+            self.training.settle(next(iter(batches), row))
+            break

@@ -76,14 +76,19 @@ class Steps(ABC):
     def warm_up(self, batch: Batch, fuses: bool) -> None:
         """Compile everything that a step on batches like this one needs; changes scratch arrays alone."""
 
+    def settle(self, batch: Batch) -> None:  # noqa: B027 - averaging has no choice
+        """Choose by trial how steps on batches like this one exchange gradients; changes scratch alone; collective."""
+
     def restored(self) -> None:
         """Make ``w`` follow from ``owned`` after it was written to; collective."""
         self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
 
     def _publish(self) -> None:
         """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""
-        self.objective.mark(PUBLISH)
-        self.objective.comm.allgather(self._w_next, self.objective.owners, self.objective.algorithm)
+        objective = self.objective
+        objective.mark(PUBLISH)
+        changes = None if objective.half is None else objective.half.since(self._w)
+        objective.comm.allgather(self._w_next, objective.owners, objective.algorithm, changes)
         self._w, self._w_next = self._w_next, self._w
 
 
@@ -174,6 +179,10 @@ class SynchronousSteps(Steps):
             objective.model.sgd_step(scratch, batch, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
         _warm_up(self.optimizer, scratch, self.gradients.owned)
 
+    def settle(self, batch: Batch) -> None:
+        """See `Steps`."""
+        self.gradients.settle(self.w, batch)
+
 
 class AveragingSteps(Steps):
     """Every rank trains parameters of its own on its own rows; now and then their weighted mean becomes ``w``.
@@ -238,9 +247,10 @@ class AveragingSteps(Steps):
         self._grad -= self._local
         self._grad *= share
         objective.mark(REDUCE)
-        owned = comm.reduce_scatter(self._grad, objective.owners, objective.algorithm, release=False)
+        for _ in comm.reduce_scatter_parts(self._grad, objective.owners, objective.algorithm, objective.half):
+            pass
         objective.mark(UPDATE)
-        self.method.outer.step(self._w[mine], owned, self.state, out=self._w_next[mine])
+        self.method.outer.step(self._w[mine], self._grad[mine], self.state, out=self._w_next[mine])
         self._publish()
         self._local[:] = self._w
         if not self.method.keep_state:
