@@ -253,7 +253,7 @@ class Communicator(Traceable):
         """Copy ``x`` (1-D, any dtype) of rank ``root`` into every rank's ``x``."""
         exchange.check_contiguous(x)
         if self._check:
-            self._check_same(f"{x.size:,} {x.dtype}", "vectors of bcast")
+            exchange.check_same(self.allgather_object, f"{x.size:,} {x.dtype}", "vectors of bcast")
         if self.size > 1:
             self.rounds += 1
             whole = slice(0, x.size)
@@ -354,7 +354,9 @@ class Communicator(Traceable):
         if device is not HOST:
             return device.zeros(size, dtype)
         if shared and self.size > 1:
-            self._check_same(f"{size:,} {dtype}{', once a node' if once else ''}", "vectors made by empty")
+            exchange.check_same(
+                self.allgather_object, f"{size:,} {dtype}{', once a node' if once else ''}", "vectors made by empty"
+            )
             vector = self._sharing.vector(size, dtype, once) if size else None
             if vector is not None:
                 return vector
@@ -408,7 +410,7 @@ class Communicator(Traceable):
         shared = self._sharing.find(x) if name in SHARING or name == "auto" else None
         if self._check:
             where = ", shared" if shared is not None else ""
-            self._check_same(f"{x.size:,} {x.dtype}{where} by {name}", f"vectors of {call}")
+            exchange.check_same(self.allgather_object, f"{x.size:,} {x.dtype}{where} by {name}", f"vectors of {call}")
         if name == "auto":
             name = self.tuning.allreduce(x, shared) if call == "allreduce" else "hierarchical"
         if name in SHARING:
@@ -427,13 +429,6 @@ class Communicator(Traceable):
         if self._float16 is None:
             self._float16 = native.sums_float16(self._wire)
         return self._float16
-
-    def _check_same(self, told: str, what: str) -> None:
-        """Raise on all ranks where one tells something else than rank 0."""
-        answers = self.allgather_object(told)
-        for rank, answer in enumerate(answers):
-            if answer != answers[0]:
-                raise ConfigError(f"{what} differ: rank 0 has {answers[0]}, rank {rank} has {answer}")
 
     def _sliced(self, exchange: Callable[..., None] | None) -> Callable[..., None]:
         if exchange is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from ..backend import HOST, device_of
+from ..errors import ConfigError
 from .wire import Array, Wire
 
 
@@ -75,6 +76,14 @@ def check_vector(x: Array) -> None:
     check_contiguous(x)
     if device_of(x) is not HOST:
         raise ValueError("expected a vector in host memory, got one on a GPU: copy it first (backend.as_host)")
+
+
+def check_same(gather: Callable[[str], list[str]], told: str, what: str) -> None:
+    """Raise `ConfigError` on all ranks where one tells something else than rank 0; ``gather`` hands all to all."""
+    answers = gather(told)
+    for rank, answer in enumerate(answers):
+        if answer != answers[0]:
+            raise ConfigError(f"{what} differ: rank 0 has {answers[0]}, rank {rank} has {answer}")
 
 
 def check_alike(x: Array, out: Array) -> None:
