@@ -331,7 +331,8 @@ def test_a_run_that_diverges_leaves_no_checkpoint_of_that(comm, folder):
 def test_the_batch_size_that_a_run_began_with_is_found(comm, folder):
     assert stored_settings(folder, comm) is None
     train(comm, at(folder, 1), epochs=1)
-    assert stored_settings(folder, comm) == {"global_batch_size": SIZE, "rows_of_ranks": None, "shards": None}
+    rows = {"global_batch_size": SIZE, "rows_of_ranks": None, "shards": None}
+    assert stored_settings(folder, comm) == {"ranks": comm.size, "allreduce": "ring", **rows}
 
 
 @mpi

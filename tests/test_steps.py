@@ -136,7 +136,8 @@ def test_averaging_exchanges_nothing_between_averages(comm):
     for every in (1, 7):
         method = optim.ParameterAveraging(optim.SGD(0.1), sync_every=every)
         share = local_share(x, y, comm, uneven(len(y), comm.size))
-        result = fit(make_model(), share, comm, optimizer=method, epochs=1, global_batch_size=SIZE)
+        options = {"epochs": 1, "global_batch_size": SIZE, "allreduce": "native"}
+        result = fit(make_model(), share, comm, optimizer=method, **options)
         rounds.append(result.rounds)
     averages = 7 - 1  # steps of the epoch, and one average
     assert rounds[0] - rounds[1] == (3 * averages if comm.size > 1 else 0)

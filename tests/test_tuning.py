@@ -601,6 +601,18 @@ def test_training_measures_once_and_tells(mpirun, tmp_path):
     assert "exchange native\n" in job(mpirun, tmp_path, *flags, "-v", ranks=1)
 
 
+def test_a_run_that_goes_on_keeps_its_exchange(mpirun, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "rows.npz", x=rng.normal(size=(64, 40)), y=rng.integers(0, 2, 64))
+    flags = ("train", "--data", "rows.npz", "--model", "softmax", "--out", "run", "--checkpoint-every", "1", "-v")
+    job(mpirun, tmp_path, *flags, "--epochs", "1", "--allreduce", "rabenseifner")
+    told = job(mpirun, tmp_path, *flags, "--epochs", "2", "--resume")
+    assert "exchange rabenseifner\n" in told
+    assert json.loads((tmp_path / "run/result.json").read_text())["allreduce"] == "rabenseifner"
+    assert "rabenseifner" not in (tmp_path / "run/settings.toml").read_text()
+    assert "exchange native\n" in job(mpirun, tmp_path, *flags, "--epochs", "3", "--resume", ranks=1)
+
+
 def test_info_tells_what_is_known_and_measures_when_asked(mpirun, tmp_path):
     assert "not measured here yet" in job(mpirun, tmp_path, "info")
     shown = [job(mpirun, tmp_path, "info", *more) for more in (["--measure"], [])]

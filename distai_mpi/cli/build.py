@@ -45,7 +45,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "global_batch_size": rows,
         "l2": settings["l2"],
         "seed": settings["seed"],
-        "allreduce": settings["allreduce"],
+        "allreduce": settings.get("allreduce_began", settings["allreduce"]),
         "factors": settings["factors"],
         "wire": settings["wire"],
         "early": settings["early"],

@@ -117,7 +117,7 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run that goes on, with what ranks or their speed once decided; collective.
 
     Rows per rank were meant for the ranks that began: the rows of a step stay what they were then.  Where rows belong
-    to ranks, shards by speed are not measured again.
+    to ranks, shards by speed are not measured again; nor is, on as many ranks, what ``--allreduce auto`` came to.
     """
     from ..train.checkpoint import stored_settings, tell
 
@@ -133,6 +133,9 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
     if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
         kept["shards"] = tuple(stored["shards"])
+    if settings["allreduce"] == "auto" and stored["ranks"] == comm.size:
+        if stored["allreduce"] != "shared" or len(comm.leaders) == 1:
+            kept["allreduce_began"] = stored["allreduce"]
     return settings | kept
 
 

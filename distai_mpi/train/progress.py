@@ -39,7 +39,8 @@ class Exchange(Callback):
         objective = run.objective
         size, dtype, device = objective.model.layout.size, objective.model.dtype, run.loader.device
         why = run.comm.tuning.explain(size, dtype, device) if self.auto else None
-        print(f"exchange {why or objective.algorithm}", flush=True)
+        known = why is not None and why.name == objective.algorithm  # a run that goes on keeps what it had
+        print(f"exchange {why if known else objective.algorithm}", flush=True)
 
 
 class Lines(Callback):

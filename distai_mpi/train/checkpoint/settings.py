@@ -75,10 +75,10 @@ def _parse(every: str) -> tuple[int | None, float | None]:
 
 
 def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
-    """What the newest checkpoint in ``folder`` that can be read says of the rows of its run; None without one.
+    """What the newest checkpoint in ``folder`` that can be read says of its run; None without one.
 
-    ``global_batch_size``, the ``shards`` as weights (None: even), and ``rows_of_ranks``, None where rows belong to
-    no rank.  Collective.
+    ``ranks``, how they exchange gradients (``allreduce``), ``global_batch_size``, the ``shards`` as weights (None:
+    even), and ``rows_of_ranks``, None where rows belong to no rank.  Collective.
     """
     found = None
     if comm.rank == 0:
@@ -88,6 +88,6 @@ def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
             except DataError:
                 continue
             found = {name: body["identity"][name] for name in ("global_batch_size", "rows_of_ranks")}
-            found["shards"] = body["variable"]["shards"]
+            found |= {name: body["variable"][name] for name in ("ranks", "allreduce", "shards")}
             break
     return comm.bcast_object(found)
