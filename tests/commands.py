@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
@@ -31,20 +31,20 @@ def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> Compl
     that they have printed, rank by rank.  An exception that would end a job is raised here.  Errors that ranks
     agree on are for all ranks of the job alone: they leave together.
     """
-    world = launch.world()
+    world, line = launch.world(), [str(word) for word in words]
     ranks = world.size if ranks is None else ranks
     status, out, err = None, io.StringIO(), io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _part(ranks) as part:
         if part:
-            status = main([str(word) for word in words])
+            status = main(line)
     ends = world.allgather((status, out.getvalue(), err.getvalue()))
     statuses = {status for status, _, _ in ends[:ranks]}
     assert len(statuses) == 1, ends
-    return CompletedProcess(words, *statuses, *("".join(end[i] for end in ends) for i in (1, 2)))
+    return CompletedProcess(line, *statuses, *("".join(end[i] for end in ends) for i in (1, 2)))
 
 
 @contextlib.contextmanager
-def _part(ranks: int):
+def _part(ranks: int) -> Iterator[bool]:
     """Make the first ``ranks`` ranks the world of the block; False on the others, which then sleep until its end."""
     world = launch.world()
     if ranks == world.size:

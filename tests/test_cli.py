@@ -105,7 +105,7 @@ def test_losses_do_not_depend_on_the_number_of_ranks(rows, shared_path, dtype, t
 def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks():
     results = []
     for ranks in (1, 2, 3, 4):
-        done = run_here("train", "--dtype", "float64", "--epochs", 1, "--json", "-q", ranks=ranks)
+        done = run_here("train", "--dtype", "float64", "--hidden", 32, "--epochs", 1, "--json", "-q", ranks=ranks)
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout.splitlines()[-1]))
     for name in ("train_loss", "test_loss"):

@@ -102,7 +102,7 @@ def test_flags_beat_the_file_also_where_they_exclude_each_other(tmp_path):
 def test_averaging_and_early_stopping_by_flags(shared_path):
     words = "--optimizer average --inner-optimizer momentum --lr 0.05 --inner-state reset --sync-every 20"
     words += " --outer-lr 0.9 --outer-momentum 0.3 --batch-size 100 --epochs 2"
-    words += " --valid 0.2 --metric accuracy --patience 1"
+    words += " --valid 0.2 --metric accuracy --patience 1 --hidden 32"
     done = run_here("train", *words.split(), "--out", shared_path / "run")
     assert done.returncode == 0, done.stderr
     result = json.loads((shared_path / "run" / "result.json").read_text())
