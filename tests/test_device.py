@@ -336,9 +336,10 @@ def test_a_run_on_a_device_stops_in_the_middle_of_an_epoch_and_goes_on(comm, dev
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("algorithm", ["native", "ring", "tree"])
+@pytest.mark.parametrize("algorithm", ["native", "ring", "tree", "auto"])
 def test_collectives_take_device_vectors(algorithm, comm, device):
     n = 1000
+    comm.empty(n, np.float64)  # that there are vectors which `auto` may find
     mine = np.random.default_rng(comm.rank).normal(size=n)
     total = mine.copy()
     comm.allreduce(total, algorithm)

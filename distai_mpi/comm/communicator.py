@@ -407,16 +407,14 @@ class Communicator(Traceable):
         exchange.check_contiguous(x)
         if x.dtype.kind not in "fiu":
             raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
-        shared = self._sharing.find(x) if name in SHARING or name == "auto" else None
         if self._check:
-            where = ", shared" if shared is not None else ""
+            where = "" if self._sharing.find(x) is None else ", shared"
             exchange.check_same(self.allgather_object, f"{x.size:,} {x.dtype}{where} by {name}", f"vectors of {call}")
-        if name == "auto":
-            name = self.tuning.allreduce(x, shared) if call == "allreduce" else "hierarchical"
-        if name in SHARING:
-            name = "native"  # for those that are not shared
-        else:
-            shared = None
+        shared = None
+        if name == "auto" and call == "allreduce":
+            name, shared = self.tuning.allreduce(x)
+        elif name == "auto" or name in SHARING:
+            name, shared = "native", self._sharing.find(x)
         if x.dtype == np.float16 and self.size > 1:
             if call != "allgather":  # the sums of shared memory are compiled, and know no float16
                 shared = None

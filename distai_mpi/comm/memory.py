@@ -138,5 +138,5 @@ class Registry:
 
         NumPy lets a view of a view refer to what owns the memory: it is one look, where the address costs 1 µs.
         """
-        shared = self._found.get(id(x.base))
+        shared = self._found.get(id(getattr(x, "base", None)))  # device arrays need not have one
         return shared if shared is not None and shared.size == x.size and shared.dtype == x.dtype else None

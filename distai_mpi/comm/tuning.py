@@ -35,7 +35,7 @@ ORDER = ("shared", "hierarchical", "native", "rabenseifner", "ring", "recursive_
 MARGIN = 0.1
 REPLICATED = 1.25  # times which a step without slices must be faster: its update costs every rank the whole vector
 
-TINY_BYTES = 256  # shorter vectors are the library's: of the microseconds they take, most are the interpreter's
+TINY_BYTES = 2 << 10  # shorter vectors are the library's: of the microseconds they take, most are the interpreter's
 HIGHEST = 23  # class; that of vectors of 2**(c - 1) to 2**c - 1 bytes is number c, and longer ones belong to this one
 SHORT_BYTES = 64 << 10  # vectors up to here may travel whole at every step of an algorithm
 RING_BYTES = 1 << 10  # of a slice: shorter ones are not worth a trip around the ring
@@ -183,17 +183,18 @@ class Tuner:
         self._comm, self._measure = comm, measure
         self._chosen: dict[tuple[int, str, bool], str] = {}  # of sums: asked at every one of them
 
-    def allreduce(self, x: Array, shared: Shared | None) -> str:
-        """The algorithm for a sum of vectors like ``x``, which is one of ``shared`` vectors or of none; collective."""
+    def allreduce(self, x: Array) -> tuple[str, Shared | None]:
+        """How a sum of vectors like ``x`` travels: by messages, or as one of shared vectors; collective."""
         nbytes = x.nbytes
         if nbytes < TINY_BYTES:
-            return "native"
-        key = (nbytes.bit_length(), x.dtype.char, shared is not None)
+            return "native", None
+        shared = self._comm._sharing.find(x)
+        key = (nbytes.bit_length(), x.dtype.char, shared is None)
         name = self._chosen.get(key)
         if name is None:
             case = Case.of(False, nbytes, x.dtype, shared is not None)
             name = self._chosen[key] = self._choose(case, x.dtype)
-        return name
+        return ("native", shared) if name in SHARING else (name, None)
 
     def step(self, size: int, dtype: DTypeLike, device: Device = HOST) -> str:
         """The algorithm for steps of training with ``size`` parameters; collective.
