@@ -346,6 +346,38 @@ def test_a_slow_rank_computes_while_the_others_wait(exchange, folder):
         read(path)
 
 
+class Pause(Callback):
+    """Keeps rank 1 from going on after each step."""
+
+    def on_step(self, run):
+        time.sleep(0.03 if run.comm.rank == 1 else 0.0)
+
+
+@mpi
+@pytest.mark.parametrize("options", [{"wire": "float16"}, {"early": True}, {"wire": "float16", "early": True}], ids=str)
+def test_other_messages_between_nodes_are_told_from_waiting_too(folder, options):
+    from mpi4py import MPI
+
+    nodes = {1: [1], 2: [1, 1], 3: [1, 1, 1], 4: [2, 2]}[MPI.COMM_WORLD.size]
+    path = os.path.join(folder, f"{'-'.join(options)}.json")
+    x, y = make_rows()
+    with Communicator(MPI.COMM_WORLD, nodes=nodes) as comm:
+        share = whole_share(x.astype(np.float32), y, comm)
+        options = {"epochs": 1, "global_batch_size": SIZE, "factors": False, "callbacks": [Pause()], **options}
+        model = models.MLP(6, 3, (8,), dtype=np.float32)
+        time = fit(model, share, comm, allreduce="hierarchical", trace=path, **options).time
+    if comm.rank > 0 or comm.size == 1:
+        return
+    assert "rank 1 is slow: other" in balance(time)
+    _, of_ranks = read(path)
+    for rank, events in of_ranks.items():
+        check_events(events, range(STEPS))
+        messages = [e for e in events if e["name"] == "exchange"]
+        assert len(messages) >= 2 * STEPS
+        if rank != 1:
+            assert time["wait"][rank] >= 0.3 * 0.03 * STEPS
+
+
 @mpi
 def test_averaging_on_uneven_shards_is_traced_too(comm, folder):
     path = os.path.join(folder, "average.json")

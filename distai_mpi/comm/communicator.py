@@ -23,7 +23,7 @@ from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
 from .topology import Node, Topology, split_by_node
-from .tracing import Traceable
+from .tracing import Traceable, told
 from .tuning import Tuner
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
@@ -147,7 +147,7 @@ class Communicator(Traceable):
     def _sum_all(self, chosen: Algorithm, x: Array) -> None:
         whole = slice(0, x.size)
         host = self._staging.down(x, whole)
-        chosen.allreduce(self._wire, host, self._work)
+        told(self.recorder, self._comm.Barrier, chosen.allreduce)(self._wire, host, self._work)
         self._staging.up(host, x, [whole])
 
     def _publish(self, x: Array, out: Array, once: Shared | None) -> None:
@@ -420,7 +420,7 @@ class Communicator(Traceable):
                 shared = None
             if name == "native" and not self._sums_float16():
                 name = "ring"  # which takes any table
-        return self._algorithms[name], shared
+        return ALGORITHMS[name], shared
 
     def _sums_float16(self) -> bool:
         """Whether the library sums float16; asked once."""
@@ -431,7 +431,7 @@ class Communicator(Traceable):
     def _sliced(self, exchange: Callable[..., None] | None) -> Callable[..., None]:
         if exchange is None:
             raise ValueError("this algorithm knows no slices: its table is replicated (see ownership)")
-        return exchange
+        return told(self.recorder, self._comm.Barrier, exchange)
 
     def _check_owners(self, x: Array, owners: Ownership, chosen: Algorithm, shared: Shared | None) -> None:
         if owners.size != x.size or len(owners.slices) != self.size:
@@ -442,6 +442,6 @@ class Communicator(Traceable):
         if shared is not None:
             fits = len(self.leaders) == 1 or owners == self.topology.plan(x.size, x.itemsize).owners
         else:
-            fits = chosen is not self._algorithms["rabenseifner"] or owners.replicated or owners.in_order
+            fits = chosen is not ALGORITHMS["rabenseifner"] or owners.replicated or owners.in_order
         if not fits:
             raise ValueError("this algorithm needs the slices that ownership() gives for it")

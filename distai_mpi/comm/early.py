@@ -21,6 +21,7 @@ import numpy as np
 
 from .half import words
 from .node_barrier import YIELDS
+from .tracing import told
 from .wire import Array
 
 if TYPE_CHECKING:
@@ -166,11 +167,18 @@ class EarlySums:
 
         Other ranks of the node may go on reading the rest of it until their next barrier.
         """
-        from mpi4py import MPI
-
         self.stop()
         self._say(len(self._stretches))
         self._receive()
+        told(self._comm.recorder, self._comm.barrier, self._complete)()
+        self._comm.rounds += 1
+        self._before += len(self._stretches)
+        self._reset()
+
+    def _complete(self) -> None:
+        """Send what is left, and take what comes."""
+        from mpi4py import MPI
+
         while self._sent < len(self._stages):
             if self._node_has_next(YIELDS):
                 self._send_next()
@@ -179,9 +187,6 @@ class EarlySums:
         MPI.Request.Waitall(self._requests)
         for message, total in self._added:
             self._add(message, total)
-        self._comm.rounds += 1
-        self._before += len(self._stretches)
-        self._reset()
 
     def _say(self, made: int) -> None:
         from .kernels import announce

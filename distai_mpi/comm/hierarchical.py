@@ -20,7 +20,7 @@ from ..trace import WAIT, Recorder
 from .collectives import Algorithm
 from .memory import Shared
 from .topology import Plan, Topology
-from .tracing import traced
+from .tracing import told
 from .wire import Array, MPIWire
 from .workspace import Workspace
 
@@ -53,7 +53,8 @@ class Hierarchical:
         from mpi4py import MPI
 
         self.topology, self.barrier, self._flat = topology, barrier, flat
-        self._untraced = barrier, flat
+        self._recorder: Recorder | None = None
+        self._unheard = barrier
         self._rank, self._node = comm.rank, topology.node_of(comm.rank)
         self._ranks = topology.nodes[self._node]
         self._local = self._ranks.index(comm.rank)
@@ -72,9 +73,8 @@ class Hierarchical:
 
     def trace(self, recorder: Recorder | None) -> None:
         """Tell ``recorder`` from now on when this rank waits and when it sends; None: nobody."""
-        self.barrier, self._flat = self._untraced
-        if recorder is not None:
-            self.barrier, self._flat = recorder.timed(WAIT, self.barrier), traced(self._flat, recorder)
+        self._recorder = recorder
+        self.barrier = self._unheard if recorder is None else recorder.timed(WAIT, self._unheard)
 
     def free(self) -> None:
         """Give the rails back; collective."""
@@ -112,7 +112,7 @@ class Hierarchical:
             column, carrier = self._sum_column(x, shared, plan)
             if self._wire is not None:
                 travel = half or self._flat
-                travel.reduce_scatter(self._wire, column, plan.by_node[self._rail], self._work)  # type: ignore[misc]
+                self._told(travel.reduce_scatter)(self._wire, column, plan.by_node[self._rail], self._work)
             if self._helped:
                 self.barrier()
                 if carrier is not x:
@@ -154,7 +154,7 @@ class Hierarchical:
             return
         column, _ = self._sum_column(x, shared, plan)
         if self._wire is not None:
-            self._flat.allreduce(self._wire, column, self._work)
+            self._told(self._flat.allreduce)(self._wire, column, self._work)
         self.barrier()
         self._copy_columns(x, shared, plan)
         self.barrier()
@@ -168,7 +168,7 @@ class Hierarchical:
         if self._several:
             self.barrier()
             if self._wire is not None:
-                self._flat.allreduce(self._wire, out[plan.columns[self._rail]], self._work)
+                self._told(self._flat.allreduce)(self._wire, out[plan.columns[self._rail]], self._work)
         self.barrier()
 
     # --- within the node
@@ -193,6 +193,11 @@ class Hierarchical:
 
     # --- between nodes
 
+    def _told(self, exchange: Callable[..., None] | None) -> Callable[..., None]:
+        """``exchange`` among the ranks of the rail."""
+        assert exchange is not None  # the algorithm of rails has slices
+        return told(self._recorder, self._rail_comm.Barrier, exchange)
+
     def _sum_column(self, x: Array, shared: Shared, plan: Plan) -> tuple[Array, Array]:
         """The node's sum of this rail's column, and the vector of the rank that carries it, where the column lies."""
         carrier = x if self._local == self._rail else shared.row(self._rail)
@@ -206,7 +211,7 @@ class Hierarchical:
         if self._wire is not None:
             column, slices = plan.columns[self._rail], plan.by_node[self._rail]
             travel = self._flat if half is None else half.within(column)
-            travel.allgather(self._wire, x[column], slices, self._work)  # type: ignore[misc]
+            self._told(travel.allgather)(self._wire, x[column], slices, self._work)
 
     def _copy_columns(self, x: Array, shared: Shared, plan: Plan) -> None:
         """Copy the columns from those of the node that carry them."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..trace import EXCHANGE, WAIT, Recorder
 from .clocks import Offset, offsets
-from .collectives import ALGORITHMS, Algorithm
 from .wire import MPIWire
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ class Traceable:
     leaders: tuple[int, ...]
     _comm: Any
     _sharing: Sharing
-    _algorithms: Mapping[str, Algorithm] = ALGORITHMS
 
     def trace(self, recorder: Recorder | None) -> None:
         """Let ``recorder`` hear from now on when this rank waits and when it sends; None: nobody; local.
@@ -34,31 +32,26 @@ class Traceable:
         """
         self.recorder = recorder
         self._sharing.trace(recorder)
-        self._algorithms = ALGORITHMS
-        if recorder is not None:
-            self._algorithms = {name: traced(algorithm, recorder) for name, algorithm in ALGORITHMS.items()}
 
     def clock_offsets(self) -> list[Offset]:
         """How far the clock of each node is ahead of that of rank 0, which alone gets the answer; collective."""
         return offsets(MPIWire(self._comm), self.leaders)
 
 
-def traced(algorithm: Algorithm, recorder: Recorder) -> Algorithm:
-    """``algorithm``, of which ``recorder`` hears.
+def told(recorder: Recorder | None, meet: Callable[[], object], exchange: Callable[..., None]) -> Callable[..., None]:
+    """``exchange``, of which ``recorder`` hears, where there is one.
 
-    A rank that comes early waits inside of an exchange, where that cannot be told from the messages' own time.  Here
-    the ranks meet first: that is one barrier more for each exchange.
+    A rank that comes early waits inside of an exchange, where that cannot be told from the messages' own time.  While
+    they are heard ranks ``meet`` first, in one barrier more.
     """
-    exchanges = (algorithm.allreduce, algorithm.reduce_scatter, algorithm.allgather)
-    return Algorithm(*(None if exchange is None else _timed(exchange, recorder) for exchange in exchanges))  # type: ignore[arg-type]
+    if recorder is None:
+        return exchange
 
-
-def _timed(exchange: Callable[..., None], recorder: Recorder) -> Callable[..., None]:
-    def call(wire: Any, *args: Any) -> None:
+    def call(*args: Any) -> None:
         before = recorder.mark(WAIT)
-        wire.comm.Barrier()
+        meet()
         recorder.mark(EXCHANGE)
-        exchange(wire, *args)
+        exchange(*args)
         recorder.mark(before)
 
     return call
