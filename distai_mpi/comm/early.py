@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..trace import EXCHANGE, WAIT, during
 from .half import words
 from .node_barrier import YIELDS
 from .wire import Array
@@ -171,14 +172,19 @@ class EarlySums:
         self.stop()
         self._say(len(self._stretches))
         self._receive()
-        while self._sent < len(self._stages):
-            if self._node_has_next(YIELDS):
-                self._send_next()
-            else:
-                MPI.Request.Testall(self._requests)
-        MPI.Request.Waitall(self._requests)
-        for message, total in self._added:
-            self._add(message, total)
+        recorder = self._exchange.recorder
+        with during(recorder, WAIT):
+            while self._sent < len(self._stages):
+                if self._node_has_next(YIELDS):
+                    self._send_next()
+                else:
+                    MPI.Request.Testall(self._requests)
+            if recorder is not None:  # what comes then is no longer waited for: see `tracing`
+                self._rail.Barrier()
+        with during(recorder, EXCHANGE):
+            MPI.Request.Waitall(self._requests)
+            for message, total in self._added:
+                self._add(message, total)
         self._comm.rounds += 1
         self._before += len(self._stretches)
         self._reset()

@@ -20,7 +20,7 @@ from ..trace import WAIT, Recorder
 from .collectives import Algorithm
 from .memory import Shared
 from .topology import Plan, Topology
-from .tracing import traced
+from .tracing import timed, traced
 from .wire import Array, MPIWire
 from .workspace import Workspace
 
@@ -53,7 +53,7 @@ class Hierarchical:
         from mpi4py import MPI
 
         self.topology, self.barrier, self._flat = topology, barrier, flat
-        self._untraced = barrier, flat
+        self._untraced, self.recorder = (barrier, flat), None
         self._rank, self._node = comm.rank, topology.node_of(comm.rank)
         self._ranks = topology.nodes[self._node]
         self._local = self._ranks.index(comm.rank)
@@ -70,8 +70,11 @@ class Hierarchical:
             if carries:
                 self._wire = MPIWire(self._rail_comm, chunk_bytes)
 
+    recorder: Recorder | None
+
     def trace(self, recorder: Recorder | None) -> None:
         """Tell ``recorder`` from now on when this rank waits and when it sends; None: nobody."""
+        self.recorder = recorder
         self.barrier, self._flat = self._untraced
         if recorder is not None:
             self.barrier, self._flat = recorder.timed(WAIT, self.barrier), traced(self._flat, recorder)
@@ -111,8 +114,8 @@ class Hierarchical:
             plan = self.plan(x)
             column, carrier = self._sum_column(x, shared, plan)
             if self._wire is not None:
-                travel = half or self._flat
-                travel.reduce_scatter(self._wire, column, plan.by_node[self._rail], self._work)  # type: ignore[misc]
+                travel = self._flat.reduce_scatter if half is None else self._heard(half.reduce_scatter)
+                travel(self._wire, column, plan.by_node[self._rail], self._work)  # type: ignore[misc]
             if self._helped:
                 self.barrier()
                 if carrier is not x:
@@ -193,6 +196,10 @@ class Hierarchical:
 
     # --- between nodes
 
+    def _heard(self, travel: Callable[..., None]) -> Callable[..., None]:
+        """An exchange that is not of the flat algorithm, of which the recorder hears, if there is one."""
+        return travel if self.recorder is None else timed(travel, self.recorder)
+
     def _sum_column(self, x: Array, shared: Shared, plan: Plan) -> tuple[Array, Array]:
         """The node's sum of this rail's column, and the vector of the rank that carries it, where the column lies."""
         carrier = x if self._local == self._rail else shared.row(self._rail)
@@ -205,8 +212,8 @@ class Hierarchical:
         """Get the other nodes' slices of this rail's column into ``x``, which has this node's."""
         if self._wire is not None:
             column, slices = plan.columns[self._rail], plan.by_node[self._rail]
-            travel = self._flat if half is None else half.within(column)
-            travel.allgather(self._wire, x[column], slices, self._work)  # type: ignore[misc]
+            travel = self._flat.allgather if half is None else self._heard(half.within(column).allgather)
+            travel(self._wire, x[column], slices, self._work)  # type: ignore[misc]
 
     def _copy_columns(self, x: Array, shared: Shared, plan: Plan) -> None:
         """Copy the columns from those of the node that carry them."""

@@ -50,10 +50,12 @@ def traced(algorithm: Algorithm, recorder: Recorder) -> Algorithm:
     the ranks meet first: that is one barrier more for each exchange.
     """
     exchanges = (algorithm.allreduce, algorithm.reduce_scatter, algorithm.allgather)
-    return Algorithm(*(None if exchange is None else _timed(exchange, recorder) for exchange in exchanges))  # type: ignore[arg-type]
+    return Algorithm(*(None if exchange is None else timed(exchange, recorder) for exchange in exchanges))  # type: ignore[arg-type]
 
 
-def _timed(exchange: Callable[..., None], recorder: Recorder) -> Callable[..., None]:
+def timed(exchange: Callable[..., None], recorder: Recorder) -> Callable[..., None]:
+    """One function of an algorithm, of which ``recorder`` hears; see `traced`."""
+
     def call(wire: Any, *args: Any) -> None:
         before = recorder.mark(WAIT)
         wire.comm.Barrier()
