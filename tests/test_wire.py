@@ -33,6 +33,7 @@ def problem():
 
 def train(comm, wire, share=None, *, dtype=np.float32, hidden=(64,), **options):
     options = {"epochs": 3, "global_batch_size": 16, "optimizer": optim.Momentum(0.05), "factors": False} | options
+    options = {"allreduce": "hierarchical"} | options
     model = models.MLP(40, 3, hidden, activation="tanh", dtype=dtype)
     share = share or whole_share(*problem(), comm)
     before = sent_in_messages(comm)
@@ -118,7 +119,9 @@ def test_the_flag(mpirun, tmp_path):
     for nodes, expected in (("1", "float16"), ("2", "float32")):
         done = mpirun(2, *map(str, words), env={"DISTAI_NODES": nodes})
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["wire"] == expected
+        result = json.loads(done.stdout)
+        assert result["wire"] == expected
+        assert result["allreduce"] == "hierarchical" or expected == "float32"
     done = mpirun(2, *map(str, words), "--dtype", "float64")
     assert done.returncode != 0
     assert "--wire float16 stands for float32 numbers, not float64: leave it out" in done.stderr
@@ -134,3 +137,18 @@ def test_the_flag_names_all_wires():
         command = option(command)
     choices = {param.name: param.type for param in command.__click_params__}
     assert tuple(choices["wire"].choices) == WIRES
+
+
+@mpi
+@pytest.mark.parametrize("early", [True, False])
+def test_a_traced_run_tells_of_its_messages(nodes, tmp_path, early):
+    """And is the same run."""
+    equal = len({len(ranks) for ranks in nodes.topology.nodes}) == 1
+    options = {"early": early and equal}
+    plain, _ = train(nodes, "float16", **options)
+    path = nodes.bcast_object(tmp_path / "trace.json")
+    traced, _ = train(nodes, "float16", trace=str(path), **options)
+    assert traced.w.tobytes() == plain.w.tobytes()
+    if nodes.rank == 0 and len(nodes.leaders) > 1:
+        carriers = nodes.topology.rails * len(nodes.leaders)
+        assert path.read_text().count('"exchange"') >= 2 * traced.iterations * carriers

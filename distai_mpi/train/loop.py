@@ -157,6 +157,8 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
+            if early and len(comm.leaders) > 1 and (allreduce or comm.default_algorithm) == "auto":
+                allreduce = "hierarchical"  # which an early start needs
             objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce, wire=wire)
             steps = _steps(objective, optimizer, start, clip_norm, tol, factors, early)
             del start  # a copy of the parameters that nobody needs
