@@ -11,6 +11,7 @@ from test_shared import node_sizes, sent_in_messages
 from distai_mpi import fit, models, optim
 from distai_mpi.comm import Communicator, early
 from distai_mpi.comm.launch import launcher
+from distai_mpi.comm.tuning import Tuner
 from distai_mpi.errors import ConfigError
 from distai_mpi.train import early as training
 
@@ -48,7 +49,13 @@ class Watcher:
 
 def train(comm, early, share=None, *, model=None, dtype=np.float64, **options):
     x, y = make_rows(rows=131, features=20)
-    options = {"epochs": 2, "global_batch_size": 12, "optimizer": optim.Momentum(0.05), "l2": 0.01} | options
+    options = {
+        "epochs": 2,
+        "global_batch_size": 12,
+        "optimizer": optim.Momentum(0.05),
+        "l2": 0.01,
+        "allreduce": "hierarchical",
+    } | options
     seen = Watcher()
     result = fit(
         model or models.MLP(20, 3, (24, 16, 9), dropout=0.2, dtype=dtype),
@@ -131,6 +138,14 @@ def test_it_is_chosen_by_measurement(nodes, monkeypatch):
     monkeypatch.undo()
     _, chosen = train(nodes, None, epochs=1)  # whatever it is, here
     assert len(set(nodes.allgather_object(chosen))) == 1
+
+
+@mpi
+def test_what_auto_would_take_is_no_obstacle(nodes, monkeypatch):
+    monkeypatch.setattr(Tuner, "step", lambda *args: "native")
+    for allreduce in ("auto", None):
+        _, was_early = train(nodes, True if can_be(nodes) else None, epochs=1, allreduce=allreduce)
+        assert was_early == can_be(nodes)
 
 
 @mpi

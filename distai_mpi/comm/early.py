@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..trace import EXCHANGE, WAIT, during
 from .half import words
 from .node_barrier import YIELDS
 from .wire import Array
@@ -171,14 +172,19 @@ class EarlySums:
         self.stop()
         self._say(len(self._stretches))
         self._receive()
+        recorder = self._comm.recorder
         while self._sent < len(self._stages):
-            if self._node_has_next(YIELDS):
-                self._send_next()
-            else:
-                MPI.Request.Testall(self._requests)
-        MPI.Request.Waitall(self._requests)
-        for message, total in self._added:
-            self._add(message, total)
+            with during(recorder, WAIT):
+                while not self._node_has_next(YIELDS):
+                    MPI.Request.Testall(self._requests)
+            self._send_next()
+        if recorder is not None:  # as `tracing.traced` tells waiting and messages apart
+            with during(recorder, WAIT):
+                self._rail.Barrier()
+        with during(recorder, EXCHANGE):
+            MPI.Request.Waitall(self._requests)
+            for message, total in self._added:
+                self._add(message, total)
         self._comm.rounds += 1
         self._before += len(self._stretches)
         self._reset()

@@ -12,7 +12,7 @@ scalable intra-node collective operations using shared memory".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..params import Ownership
@@ -20,7 +20,7 @@ from ..trace import WAIT, Recorder
 from .collectives import Algorithm
 from .memory import Shared
 from .topology import Plan, Topology
-from .tracing import traced
+from .tracing import timed
 from .wire import Array, MPIWire
 from .workspace import Workspace
 
@@ -53,7 +53,8 @@ class Hierarchical:
         from mpi4py import MPI
 
         self.topology, self.barrier, self._flat = topology, barrier, flat
-        self._untraced = barrier, flat
+        self._untraced = barrier
+        self._recorder: Recorder | None = None
         self._rank, self._node = comm.rank, topology.node_of(comm.rank)
         self._ranks = topology.nodes[self._node]
         self._local = self._ranks.index(comm.rank)
@@ -72,9 +73,8 @@ class Hierarchical:
 
     def trace(self, recorder: Recorder | None) -> None:
         """Tell ``recorder`` from now on when this rank waits and when it sends; None: nobody."""
-        self.barrier, self._flat = self._untraced
-        if recorder is not None:
-            self.barrier, self._flat = recorder.timed(WAIT, self.barrier), traced(self._flat, recorder)
+        self._recorder = recorder
+        self.barrier = self._untraced if recorder is None else recorder.timed(WAIT, self._untraced)
 
     def free(self) -> None:
         """Give the rails back; collective."""
@@ -111,8 +111,7 @@ class Hierarchical:
             plan = self.plan(x)
             column, carrier = self._sum_column(x, shared, plan)
             if self._wire is not None:
-                travel = half or self._flat
-                travel.reduce_scatter(self._wire, column, plan.by_node[self._rail], self._work)  # type: ignore[misc]
+                self._send((half or self._flat).reduce_scatter, column, plan.by_node[self._rail])
             if self._helped:
                 self.barrier()
                 if carrier is not x:
@@ -154,7 +153,7 @@ class Hierarchical:
             return
         column, _ = self._sum_column(x, shared, plan)
         if self._wire is not None:
-            self._flat.allreduce(self._wire, column, self._work)
+            self._send(self._flat.allreduce, column)
         self.barrier()
         self._copy_columns(x, shared, plan)
         self.barrier()
@@ -168,7 +167,7 @@ class Hierarchical:
         if self._several:
             self.barrier()
             if self._wire is not None:
-                self._flat.allreduce(self._wire, out[plan.columns[self._rail]], self._work)
+                self._send(self._flat.allreduce, out[plan.columns[self._rail]])
         self.barrier()
 
     # --- within the node
@@ -205,8 +204,14 @@ class Hierarchical:
         """Get the other nodes' slices of this rail's column into ``x``, which has this node's."""
         if self._wire is not None:
             column, slices = plan.columns[self._rail], plan.by_node[self._rail]
-            travel = self._flat if half is None else half.within(column)
-            travel.allgather(self._wire, x[column], slices, self._work)  # type: ignore[misc]
+            self._send((self._flat if half is None else half.within(column)).allgather, x[column], slices)
+
+    def _send(self, exchange: Callable[..., None] | None, column: Array, *slices: Sequence[slice]) -> None:
+        """Let the rail run ``exchange``, and the recorder hear of it."""
+        assert exchange is not None, "rails run sliced algorithms"
+        if self._recorder is not None:
+            exchange = timed(exchange, self._recorder)
+        exchange(self._wire, column, *slices, self._work)
 
     def _copy_columns(self, x: Array, shared: Shared, plan: Plan) -> None:
         """Copy the columns from those of the node that carry them."""

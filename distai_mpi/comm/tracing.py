@@ -38,6 +38,10 @@ class Traceable:
         if recorder is not None:
             self._algorithms = {name: traced(algorithm, recorder) for name, algorithm in ALGORITHMS.items()}
 
+    def _heard(self, exchange: Callable[..., None]) -> Callable[..., None]:
+        """``exchange``, of which the recorder hears if there is one."""
+        return exchange if self.recorder is None else timed(exchange, self.recorder)
+
     def clock_offsets(self) -> list[Offset]:
         """How far the clock of each node is ahead of that of rank 0, which alone gets the answer; collective."""
         return offsets(MPIWire(self._comm), self.leaders)
@@ -50,10 +54,12 @@ def traced(algorithm: Algorithm, recorder: Recorder) -> Algorithm:
     the ranks meet first: that is one barrier more for each exchange.
     """
     exchanges = (algorithm.allreduce, algorithm.reduce_scatter, algorithm.allgather)
-    return Algorithm(*(None if exchange is None else _timed(exchange, recorder) for exchange in exchanges))  # type: ignore[arg-type]
+    return Algorithm(*(None if exchange is None else timed(exchange, recorder) for exchange in exchanges))  # type: ignore[arg-type]
 
 
-def _timed(exchange: Callable[..., None], recorder: Recorder) -> Callable[..., None]:
+def timed(exchange: Callable[..., None], recorder: Recorder) -> Callable[..., None]:
+    """``exchange``, of which ``recorder`` hears as told at `traced`."""
+
     def call(wire: Any, *args: Any) -> None:
         before = recorder.mark(WAIT)
         wire.comm.Barrier()
