@@ -242,7 +242,14 @@ def train(comm, name, dtype, device, *, share=whole_share, weighted=False, **opt
         data = whole(Dataset(x, y, weight=np.random.default_rng(2).random(53) + 0.5), comm.rank, comm.size)
     else:
         data = whole_share(x, y, comm)
-    options = {"epochs": 2, "global_batch_size": 16, "l2": 0.01, "test": data, "allreduce": "native"} | options
+    options = {
+        "epochs": 2,
+        "global_batch_size": 16,
+        "l2": 0.01,
+        "test": data,
+        "allreduce": "native",
+        "factors": False,
+    } | options
     return fit(MODELS[name](dtype), data, comm, device=device, **options)
 
 

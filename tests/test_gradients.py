@@ -141,6 +141,55 @@ def test_what_allows_no_factors_is_named(comm, monkeypatch):
         fit(make_model(), whole_share(x, y, comm), comm, factors=True, epochs=1, global_batch_size=600)
 
 
+@mpi
+def test_averaging_exchanges_no_factors(comm):
+    x, y = make_rows(rows=67)
+    with pytest.raises(ConfigError, match="--factors: averaging"):
+        fit(make_model(), whole_share(x, y, comm), comm, factors=True, optimizer=optim.ParameterAveraging())
+
+
+class First:
+    """Looks at what has been called when training starts."""
+
+    def __init__(self, calls):
+        self.calls, self.seen = calls, set()
+
+    def on_start(self, run):
+        self.seen = set(self.calls)
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+@mpi
+@pytest.mark.parametrize("kind", ["whole", "factors", "average"])
+def test_an_exchange_is_made_before_the_first_step(nodes, monkeypatch, kind):
+    """So that none of the time of steps is that of compiling it."""
+    calls = []
+
+    def watch(owner, name):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: calls.append(name) or function(*args))
+
+    watch(Communicator, "reduce_scatter_parts")
+    watch(models.MLP, "grad_of_factors")
+    x, y = make_rows(rows=67)
+    optimizer = optim.ParameterAveraging() if kind == "average" else None
+    first = First(calls)
+    factors = kind == "factors" or None if kind == "average" else kind == "factors"
+    fit(
+        make_model(),
+        whole_share(x, y, nodes),
+        nodes,
+        epochs=1,
+        optimizer=optimizer,
+        allreduce="native",
+        factors=factors,
+        callbacks=[first],
+    )
+    assert first.seen == {"grad_of_factors" if kind == "factors" else "reduce_scatter_parts"}
+
+
 def test_overriding_the_gradient_hides_the_factors():
     class Changed(models.MLP):
         def loss_and_grad(self, w, batch, grad):

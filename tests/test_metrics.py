@@ -1,12 +1,14 @@
 """Metrics over ranks against their definitions, row by row; and early stopping by them."""
 
+import time
+
 import numpy as np
 import pytest
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import fit, models, optim
 from distai_mpi.errors import ConfigError
-from distai_mpi.train import evaluate
+from distai_mpi.train import Callback, evaluate
 from distai_mpi.train.checks import check_metric
 from distai_mpi.train.early_stopping import EarlyStopping
 from distai_mpi.train.evaluation import make_loader
@@ -212,6 +214,37 @@ def test_training_ends_with_the_best_parameters(comm, algorithm):
     assert result.best_epoch == 1 + int(np.argmin(losses))
     again = evaluate(model, result.w, make_loader(model, valid, comm), comm)
     assert again.loss == result.test_loss == pytest.approx(min(losses), rel=1e-12)
+
+
+@mpi
+def test_the_best_parameters_wait_for_who_reads_the_last(comm):
+    """The ranks of a node have the parameters once: a callback of one must not see another write to them."""
+
+    class Reader(Callback):
+        torn = False
+
+        def on_epoch(self, run, record):
+            if run.comm.rank == 0:
+                before = run.w.copy()
+                time.sleep(0.05)
+                self.torn |= not np.array_equal(run.w, before)
+
+    x, y = make_rows(rows=60, kind="binary")
+    share, reader = whole_share(x, y, comm), Reader()
+    result = fit(
+        models.Logistic(6, dtype=np.float64),
+        share,
+        comm,
+        valid=share,
+        patience=2,
+        optimizer=optim.SGD(50.0),
+        global_batch_size=8,
+        epochs=20,
+        allreduce="shared",
+        callbacks=[reader],
+    )
+    assert result.best_epoch < result.epochs
+    assert not reader.torn
 
 
 @mpi

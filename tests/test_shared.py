@@ -310,6 +310,45 @@ def test_checked_calls(monkeypatch, name):
 
 
 @mpi
+def test_one_rank_that_asks_for_checks_is_enough(monkeypatch):
+    """Launchers may hand the environment to the first node alone."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    if world.rank == world.size - 1:
+        monkeypatch.setenv("DISTAI_CHECK", "1")
+    with Communicator(world) as comm:
+        x = np.ones(10)
+        comm.allreduce(x)
+        assert comm._check
+        assert (x == comm.size).all()
+
+
+@mpi
+def test_some_ranks_keep_their_nodes(comm):
+    ranks = [rank for rank in range(comm.size) if rank != 1]
+    part = comm.part(ranks)
+    if part is not None:
+        with part:
+            of_nodes = [[ranks.index(r) for r in node if r in ranks] for node in comm.topology.nodes]
+            assert part.topology.nodes == tuple(tuple(node) for node in of_nodes if node)
+            x = part.empty(1000, np.float32)
+            x[:] = part.rank
+            part.allreduce(x, "hierarchical")
+            assert (x == sum(range(part.size))).all()
+
+
+@mpi
+def test_a_replicated_table_makes_it_an_allreduce(comm):
+    for _ in range(10):
+        x = comm.empty(100_003, np.float32)
+        x[:] = comm.rank + 1
+        whole = comm.reduce_scatter(x, Ownership.replicate(x.size, comm.size))
+        assert whole.size == x.size
+        assert (whole == comm.size * (comm.size + 1) // 2).all()
+
+
+@mpi
 def test_shared_is_for_one_node():
     from mpi4py import MPI
 

@@ -257,7 +257,7 @@ class Tired(models.Softmax):
 
 def train(comm, path, algorithm="native", optimizer=None, seconds=0.0, share=None, **options):
     x, y = make_rows()
-    model = Tired(6, 3, dtype=np.float64)
+    model = options.pop("model", None) or Tired(6, 3, dtype=np.float64)
     model.seconds = seconds
     share = share or whole_share(x, y, comm)
     options = {"epochs": EPOCHS, "global_batch_size": SIZE, "test": whole_share(x, y, comm)} | options
@@ -413,6 +413,33 @@ def test_gradients_from_factors_and_in_many_parts_are_traced_alike(comm, folder,
         in_parts = factors or (algorithm == "shared" and comm.size > 1)
         updates = sum(e["name"] == "update" for e in of_ranks[0])
         assert updates >= 2 * STEPS if in_parts else updates == STEPS
+
+
+@mpi(min_size=2)
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("wire", ["float32", "float16"])
+def test_messages_of_all_kinds_are_exchange(folder, monkeypatch, wire, early):
+    """A late node's are waited for before, whether they are rounded or have started early."""
+    from mpi4py import MPI
+
+    model = models.MLP(6, 3, (8,), dtype=np.float32)
+    with Communicator(MPI.COMM_WORLD, nodes=[1] * MPI.COMM_WORLD.size) as comm:
+        x, y = make_rows()
+        last, work = comm.size - 1, model.loss_and_grad
+
+        class Late(models.MLP):
+            tells_ready = True
+
+            def loss_and_grad(self, *args, on_ready=None):
+                time.sleep(0.02 * (comm.rank == last))
+                return work(*args, on_ready)
+
+        share = whole_share(x.astype(np.float32), y, comm)
+        result = train(comm, os.path.join(folder, f"{wire}.json"), "hierarchical", share=share, test=None, wire=wire,
+                       early=early, factors=False, model=Late(6, 3, (8,), dtype=np.float32))  # fmt: skip
+    first = {name: seconds[0] for name, seconds in result.time.items()}
+    assert first["exchange"] > 0
+    assert first["wait"] > first["reduce"] + first["publish"]
 
 
 @mpi

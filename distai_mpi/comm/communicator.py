@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from .pending import Pending
 from .sharing import Sharing
 from .staging import Staging
 from .topology import Node, Topology, split_by_node
-from .tracing import Traceable, told
+from .tracing import Traceable
 from .tuning import Tuner
 from .wire import CHUNK_BYTES, Array, MPIWire
 from .workspace import Workspace
@@ -62,9 +62,10 @@ class Communicator(Traceable):
         algorithm: the default one.
         chunk_bytes: bounds a single message.
         nodes: how many ranks each node has, one node after another, to try on one machine what is meant for
-            several; None: ranks that share memory are a node, or what DISTAI_NODES says (``2,2``).
+            several; None: ranks that share memory are a node, or what DISTAI_NODES says (``2,2``).  Or a communicator
+            of the ranks of this node.
 
-    With DISTAI_CHECK=1 in the environment the ranks compare, at each exchange of vectors, what they ask for.
+    With DISTAI_CHECK=1 in any rank's environment all compare, at each exchange of vectors, what they ask for.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Communicator(Traceable):
         mpi_comm: MPI.Intracomm,
         algorithm: str = "auto",
         chunk_bytes: int = CHUNK_BYTES,
-        nodes: Sequence[int] | None = None,
+        nodes: Sequence[int] | MPI.Intracomm | None = None,
     ) -> None:
         self.default_algorithm = algorithm
         self._comm = mpi_comm.Dup()
@@ -86,10 +87,12 @@ class Communicator(Traceable):
         self.rank: int = self._comm.rank
         self.size: int = self._comm.size
         self.node = Node(tuple(self._node_comm.allgather(self.rank)), self._node_comm.rank)
-        self.topology = Topology.of(self._comm.allgather(self.node.ranks[0]))
+        check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")  # launchers may tell some of the nodes alone
+        told = self._comm.allgather((self.node.ranks[0], check))
+        self.topology = Topology.of([node for node, _ in told])
         self.leaders: tuple[int, ...] = tuple(ranks[0] for ranks in self.topology.nodes)
         self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
-        self._check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")
+        self._check = any(check for _, check in told)
         self.rounds = 0
         self._uncounted = 0  # bytes that measurements have sent
         self.tuning = Tuner(self)
@@ -147,7 +150,7 @@ class Communicator(Traceable):
     def _sum_all(self, chosen: Algorithm, x: Array) -> None:
         whole = slice(0, x.size)
         host = self._staging.down(x, whole)
-        told(self.recorder, self._comm.Barrier, chosen.allreduce)(self._wire, host, self._work)
+        self._told(chosen.allreduce)(self._wire, host, self._work)
         self._staging.up(host, x, [whole])
 
     def _publish(self, x: Array, out: Array, once: Shared | None) -> None:
@@ -196,14 +199,17 @@ class Communicator(Traceable):
         mine = owners.slices[self.rank]
         if self.size > 1:
             self.rounds += 1
-            if shared is not None:
+            if shared is not None and not owners.replicated:
                 yield from self._exchange.reduce_scatter_parts(x, shared, owners, half)
                 return
-            if owners.replicated:
+            if shared is not None:
+                self._exchange.allreduce(x, shared)
+            elif owners.replicated:
                 self._sum_all(chosen, x)
             else:
                 host = self._staging.down(x, slice(0, x.size))
-                self._sliced((half or chosen).reduce_scatter)(self._wire, host, owners.slices, self._work)
+                travel = exchange.check_sliced((half or chosen).reduce_scatter)
+                self._told(travel)(self._wire, host, owners.slices, self._work)
                 self._staging.up(host, x, [mine])
         yield slice(0, mine.stop - mine.start)
 
@@ -222,7 +228,8 @@ class Communicator(Traceable):
                 return
             mine = owners.slices[self.rank]
             host = self._staging.down(x, mine)
-            self._sliced((half or chosen).allgather)(self._wire, host, owners.slices, self._work)
+            travel = exchange.check_sliced((half or chosen).allgather)
+            self._told(travel)(self._wire, host, owners.slices, self._work)
             self._staging.up(host, x, [slice(0, mine.start), slice(mine.stop, x.size)])
 
     def sum(self, values: ArrayLike) -> Array:
@@ -324,10 +331,12 @@ class Communicator(Traceable):
         if not ranks or len(set(ranks)) < len(ranks) or not set(ranks) <= set(range(self.size)):
             raise ValueError(f"{list(ranks)} are not some of {self.size} ranks, each once")
         inside = self.rank in ranks
-        split: Any = self._comm.Split(0 if inside else MPI.UNDEFINED, ranks.index(self.rank) if inside else 0)
+        color, key = (0, ranks.index(self.rank)) if inside else (MPI.UNDEFINED, 0)
+        split: Any = self._comm.Split(color, key)
+        node = self._node_comm.Split(color, key)  # nodes stay what they are, declared ones too
         if not inside:
             return None
-        part = Communicator(split, self.default_algorithm, self._wire.chunk_bytes)
+        part = Communicator(split, self.default_algorithm, self._wire.chunk_bytes, node)
         split.Free()
         return part
 
@@ -428,20 +437,11 @@ class Communicator(Traceable):
             self._float16 = native.sums_float16(self._wire)
         return self._float16
 
-    def _sliced(self, exchange: Callable[..., None] | None) -> Callable[..., None]:
-        if exchange is None:
-            raise ValueError("this algorithm knows no slices: its table is replicated (see ownership)")
-        return told(self.recorder, self._comm.Barrier, exchange)
-
     def _check_owners(self, x: Array, owners: Ownership, chosen: Algorithm, shared: Shared | None) -> None:
-        if owners.size != x.size or len(owners.slices) != self.size:
-            raise ValueError(
-                f"a table for {owners.size} elements on {len(owners.slices)} ranks "
-                f"does not fit a vector of {x.size} on {self.size}"
-            )
+        exchange.check_table(owners, x, self.size)
         if shared is not None:
             fits = len(self.leaders) == 1 or owners == self.topology.plan(x.size, x.itemsize).owners
         else:
-            fits = chosen is not ALGORITHMS["rabenseifner"] or owners.replicated or owners.in_order
-        if not fits:
+            fits = chosen is not ALGORITHMS["rabenseifner"] or owners.in_order
+        if not (fits or owners.replicated):
             raise ValueError("this algorithm needs the slices that ownership() gives for it")

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from ..backend import HOST, device_of
 from ..errors import ConfigError
+from ..params import Ownership
 from .wire import Array, Wire
 
 
@@ -91,6 +92,22 @@ def check_alike(x: Array, out: Array) -> None:
     check_contiguous(out)
     if out.size != x.size or out.dtype != x.dtype:
         raise ValueError(f"cannot sum {x.size} {x.dtype} into {out.size} {out.dtype}")
+
+
+def check_table(owners: Ownership, x: Array, ranks: int) -> None:
+    """Refuse a table that is not for vectors like ``x`` on so many ranks."""
+    if owners.size != x.size or len(owners.slices) != ranks:
+        raise ValueError(
+            f"a table for {owners.size} elements on {len(owners.slices)} ranks "
+            f"does not fit a vector of {x.size} on {ranks}"
+        )
+
+
+def check_sliced(call: Callable[..., None] | None) -> Callable[..., None]:
+    """Return an algorithm's exchange of slices, which there may be none of."""
+    if call is None:
+        raise ValueError("this algorithm knows no slices: its table is replicated (see ownership)")
+    return call
 
 
 def check_contiguous(x: Array) -> None:

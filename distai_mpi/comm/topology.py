@@ -98,14 +98,18 @@ class Topology:
         return Plan(Ownership(size, tuple(owned)), tuple(columns), tuple(by_node), tuple(parts))
 
 
-def split_by_node(comm: MPI.Intracomm, nodes: Sequence[int] | None) -> Any:
+def split_by_node(comm: MPI.Intracomm, nodes: Sequence[int] | MPI.Intracomm | None) -> Any:
     """The ranks that share memory with this one, or those that ``nodes`` or DISTAI_NODES declare to; collective.
+
+    ``nodes`` may be a communicator of these ranks already, which is handed over.
 
     Raises:
         ConfigError: the ``nodes``, numbers of ranks, do not add up.
     """
     from mpi4py import MPI
 
+    if isinstance(nodes, MPI.Intracomm):
+        return nodes
     nodes = declared_nodes(comm.size) if nodes is None else nodes
     real = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
     if nodes is None:

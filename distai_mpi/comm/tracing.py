@@ -33,6 +33,10 @@ class Traceable:
         self.recorder = recorder
         self._sharing.trace(recorder)
 
+    def _told(self, exchange: Callable[..., None]) -> Callable[..., None]:
+        """``exchange`` among all ranks, of which the recorder hears, where there is one."""
+        return told(self.recorder, self._comm.Barrier, exchange)
+
     def clock_offsets(self) -> list[Offset]:
         """How far the clock of each node is ahead of that of rank 0, which alone gets the answer; collective."""
         return offsets(MPIWire(self._comm), self.leaders)

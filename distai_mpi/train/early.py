@@ -74,10 +74,11 @@ class EarlyGradients(WholeGradients):
         objective, stretches = self._objective, []
         objective.model.loss_and_grad(w, batch, self._grad, on_ready=lambda *stretch: stretches.append(stretch))  # type: ignore[call-arg]
         self._sums = sums_of.early_sums(objective.comm, self._grad, stretches, objective.half is not None)
-        if self._sums is not None and self._wanted:
-            self._seconds(w, batch, True)  # compiles, and connects ranks
-        elif self._sums is not None:
+        if self._sums is not None and self._wanted is None:
             self.early = self._is_faster(w, batch)
+        else:
+            self.early = self._sums is not None
+            super().settle(w, batch)
 
     def _is_faster(self, w: Array, batch: Batch) -> bool:
         """Whether the slowest rank gains by an early start; the same on all ranks."""

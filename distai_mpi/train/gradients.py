@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ..models import Sums
 from ..objective import Objective
 from ..params import Ownership
 from ..params.ownership import ALIGNMENT
+
+if TYPE_CHECKING:
+    from ..comm import Communicator
 
 Array = Any
 PART_BYTES = 256 << 10  # of the owned slice that is made, and then used, at once: it stays in the second-level cache
@@ -31,8 +34,14 @@ class Gradients(ABC):
     owned: Array
     early = False
 
-    def settle(self, w: Array, batch: Batch) -> None:  # noqa: B027 - most have no choice
-        """Try out at ``w`` what is left to choose, before the first step; collective.  ``batch`` is like a step's."""
+    def settle(self, w: Array, batch: Batch) -> None:
+        """Make a gradient of ``batch``, which is like a step's, at ``w``, and choose what is left to; collective.
+
+        Before the first step, which then finds all compiled, and ranks connected.
+        """
+        self.local(w, [batch])
+        for _ in self.parts(w, 1.0):
+            pass
 
     @abstractmethod
     def local(self, w: Array, batches: Iterable[Batch]) -> Sums:
@@ -110,6 +119,12 @@ class FactorGradients(Gradients):
             self._model.grad_of_factors(sources, first + part.start, first + part.stop, owned[part])  # type: ignore[attr-defined]
             objective.mean_grad(owned, w, weight, part)
             yield part
+
+
+def algorithm_for(comm: Communicator, algorithm: str | None, early: bool | None) -> str | None:
+    """The algorithm to resolve: ``auto`` becomes ``hierarchical`` where an early start is asked for between nodes."""
+    name = comm.default_algorithm if algorithm is None else algorithm
+    return "hierarchical" if early and name == "auto" and len(comm.leaders) > 1 else algorithm
 
 
 def make_gradients(objective: Objective, factors: bool | None, early: bool | None = None) -> Gradients:

@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .gradients import make_gradients
+from .gradients import algorithm_for, make_gradients
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
@@ -157,9 +157,8 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            if early and len(comm.leaders) > 1 and (allreduce or comm.default_algorithm) == "auto":
-                allreduce = "hierarchical"  # which an early start needs
-            objective = Objective(model, loader, comm, l2=l2, algorithm=allreduce, wire=wire)
+            algorithm = algorithm_for(comm, allreduce, early)
+            objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire)
             steps = _steps(objective, optimizer, start, clip_norm, tol, factors, early)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
@@ -181,8 +180,9 @@ def _steps(
     early: bool | None,
 ) -> Steps:
     if isinstance(optimizer, ParameterAveraging):
-        if early:
-            raise ConfigError("--early: averaging exchanges no gradients; leave it out")
+        for asked, flag in ((factors, "--factors"), (early, "--early")):
+            if asked:
+                raise ConfigError(f"{flag}: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
     gradients = make_gradients(objective, factors, early)
     norm = tol is not None
@@ -295,6 +295,7 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     if run.stopping is not None and run.stopping.best_epoch is not None:
         result.best_epoch = run.stopping.best_epoch
         if result.best_epoch < run.epoch:
+            run.comm.barrier()  # callbacks may still read the parameters, which a node may have once
             run.training.owned["w"][:] = run.stopping.best
             run.training.restored()
     result.w = as_host(run.w)

@@ -76,8 +76,9 @@ class Steps(ABC):
     def warm_up(self, batch: Batch, fuses: bool) -> None:
         """Compile everything that a step on batches like this one needs; changes scratch arrays alone."""
 
-    def settle(self, batch: Batch) -> None:  # noqa: B027 - averaging has no choice
-        """Choose by trial how steps on batches like this one exchange gradients; changes scratch alone; collective."""
+    @abstractmethod
+    def settle(self, batch: Batch) -> None:
+        """Exchange a gradient as steps on batches like this one do, and choose how; changes scratch; collective."""
 
     def restored(self) -> None:
         """Make ``w`` follow from ``owned`` after it was written to; collective."""
@@ -247,8 +248,7 @@ class AveragingSteps(Steps):
         self._grad -= self._local
         self._grad *= share
         objective.mark(REDUCE)
-        for _ in comm.reduce_scatter_parts(self._grad, objective.owners, objective.algorithm, objective.half):
-            pass
+        self._reduce()
         objective.mark(UPDATE)
         self.method.outer.step(self._w[mine], self._grad[mine], self.state, out=self._w_next[mine])
         self._publish()
@@ -256,6 +256,12 @@ class AveragingSteps(Steps):
         if not self.method.keep_state:
             _reset(self.inner_state)
         self.since.update(steps=0, rows=0)
+
+    def _reduce(self) -> None:
+        """Sum the scratch gradient over the ranks, each its slice; collective."""
+        objective = self.objective
+        for _ in objective.comm.reduce_scatter_parts(self._grad, objective.owners, objective.algorithm, objective.half):
+            pass
 
     def close_epoch(self) -> None:
         """See `Steps`: what ranks have learned since the last average counts too."""
@@ -267,6 +273,10 @@ class AveragingSteps(Steps):
         self.objective.sums_and_grad(self.w, [batch], self._grad)
         for method in (self.method.inner, self.method.outer):
             _warm_up(method, self._w_next, self._grad)
+
+    def settle(self, batch: Batch) -> None:
+        """See `Steps`."""
+        self._reduce()
 
 
 def _warm_up(optimizer: FirstOrder, w: Array, grad: Array) -> None:
