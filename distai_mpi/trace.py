@@ -141,14 +141,18 @@ class Recorder:
 
 def _rows(times: Array, phases: Array, steps: Array) -> Array:
     """The rows of a piece: ``phases`` begin and end at ``times``, one longer; ``steps`` are (number, first phase)."""
-    others = np.append(np.flatnonzero(phases == OTHER), len(phases))
-    numbers, firsts = steps[:, 0], steps[:, 1]
-    ends = np.minimum(others[np.searchsorted(others, firsts)], np.append(firsts[1:], len(phases))[: len(firsts)])
-    of_steps = np.stack([np.full_like(numbers, STEP), numbers, times[firsts], times[ends]], axis=1)
-    named = np.flatnonzero(phases != OTHER)
-    of_phases = np.stack([phases[named], np.zeros_like(named), times[named], times[named + 1]], axis=1)
-    rows = np.concatenate([of_steps, of_phases])
-    return rows[np.argsort(rows[:, 2], kind="stable")]
+    number, first = steps.T
+    named, others = np.flatnonzero(phases != OTHER), np.flatnonzero(phases == OTHER)
+    following = np.append(first[1:], len(phases))[: len(first)]
+    end = np.minimum(np.append(others, len(phases))[np.searchsorted(others, first)], following)
+    rows = np.zeros((len(first) + len(named), 4), np.int64)
+    place = np.arange(len(named)) + np.searchsorted(first, named, "right")
+    for column, values in ((0, phases[named]), (2, times[named]), (3, times[named + 1])):
+        rows[place, column] = values
+    place = np.arange(len(first)) + np.searchsorted(named, first)
+    for column, values in enumerate((STEP, number, times[first], times[end])):
+        rows[place, column] = values
+    return rows
 
 
 @contextmanager
