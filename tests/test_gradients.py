@@ -202,3 +202,17 @@ def test_overriding_the_gradient_hides_the_factors():
     assert defined_together(make_model(Renamed), "loss_and_grad", "loss_and_factors")
     assert not defined_together(make_model(Changed), "loss_and_grad", "loss_and_factors")
     assert not defined_together(object(), "loss_and_grad")
+
+
+@mpi
+def test_an_overridden_step_is_taken(comm):
+    """Not the parts of the class that it was inherited from."""
+
+    class Twice(optim.SGD):
+        def step(self, w, grad, state, out=None, factor=1.0):
+            super().step(w, grad, state, out, 2 * factor)
+
+    x, y = make_rows(rows=40)
+    once = train(comm, whole_share(x, y, comm), size=8, optimizer=optim.SGD(0.1))
+    twice = train(comm, whole_share(x, y, comm), size=8, optimizer=Twice(0.05))
+    np.testing.assert_allclose(twice.w, once.w, rtol=1e-12, atol=1e-14)

@@ -415,3 +415,47 @@ def test_nothing_is_left_in_shared_memory(end, fails):
     while left := [name for name in done.stdout.split() if os.path.exists(name)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+# --- what is refused, or travels by messages
+
+
+@mpi
+def test_a_vector_that_the_node_has_once_is_no_summand(comm):
+    x = comm.empty(100, np.float32, once=True)
+    if comm.size == 1:
+        pytest.skip("one rank shares nothing")
+    for name in ("native", "hierarchical", "auto"):
+        with pytest.raises(ValueError, match="once"):
+            comm.allreduce(x, name)
+        with pytest.raises(ValueError, match="once"):
+            comm.reduce_scatter(x, comm.ownership(100, np.float32), name)
+
+
+@mpi
+def test_lengths_that_are_none(world):
+    for size, error in ((-1, ValueError), (2.5, TypeError), ("3", TypeError)):
+        with pytest.raises(error):
+            world.empty(size, np.float32)
+    assert world.empty(np.int64(3), np.float32).size == 3
+
+
+@mpi
+@pytest.mark.parametrize("name", ["native", "ring", "hierarchical", "auto"])
+def test_read_only_and_foreign_vectors_are_refused(world, name):
+    x = world.empty(1000, np.float64)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        world.allreduce(x, name)
+    with pytest.raises(ValueError, match="byte order"):
+        world.allreduce(world.empty(1000, ">f8"), name)
+    assert not x.any()
+
+
+@mpi
+def test_long_doubles_travel_by_messages(comm):
+    x, expected = vectors(comm, 1000, np.longdouble)
+    mine = comm.empty(1000, np.longdouble)
+    mine[:] = x[comm.rank]
+    comm.allreduce(mine)
+    np.testing.assert_array_equal(mine, expected)

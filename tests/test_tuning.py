@@ -207,6 +207,12 @@ def test_inferred():
 # --- what is remembered
 
 
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch):
+    """Measurements count, whatever else runs while the tests do."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
 @pytest.fixture
 def fresh(monkeypatch):
     """A process that has measured nothing."""
@@ -623,3 +629,12 @@ def test_info_tells_what_is_known_and_measures_when_asked(mpirun, tmp_path):
     alone = job(mpirun, tmp_path, "info", "--measure", ranks=1)
     assert "µs" not in alone
     assert "not measured" not in alone
+
+
+@mpi
+def test_a_load_beyond_the_job_is_a_busy_machine(monkeypatch, world):
+    """On which measurements do not count."""
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    assert world.tuning._busy()
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.0, 0.0))
+    assert not world.tuning._busy()

@@ -358,8 +358,9 @@ class Communicator(Traceable):
 
         Raises:
             ConfigError: the ranks ask for different vectors; on all of them.
+            ValueError, TypeError: ``size`` is no whole number from 0 up.
         """
-        dtype = np.dtype(dtype)
+        size, dtype = exchange.check_size(size), np.dtype(dtype)
         if device is not HOST:
             return device.zeros(size, dtype)
         if shared and self.size > 1:
@@ -414,19 +415,21 @@ class Communicator(Traceable):
         """Check ``x``; how its messages travel, and the shared vectors it is one of; alike on all ranks."""
         name = self._named(algorithm)
         exchange.check_contiguous(x)
-        if x.dtype.kind not in "fiu":
-            raise ValueError(f"cannot sum {x.dtype}: expected floats or integers")
+        exchange.check_numbers(x)
+        found = self._sharing.find(x)
+        if found is not None and found.once and call != "allgather":
+            raise ValueError("a vector that the node has once is no summand: its ranks have none of their own")
         if self._check:
-            where = "" if self._sharing.find(x) is None else ", shared"
+            where = "" if found is None else ", shared"
             exchange.check_same(self.allgather_object, f"{x.size:,} {x.dtype}{where} by {name}", f"vectors of {call}")
         shared = None
         if name == "auto" and call == "allreduce":
             name, shared = self.tuning.allreduce(x)
         elif name == "auto" or name in SHARING:
-            name, shared = "native", self._sharing.find(x)
+            name, shared = "native", found
+        if x.dtype.char in "eg" and call != "allgather":  # sums of shared memory are compiled, which these cannot be
+            shared = None
         if x.dtype == np.float16 and self.size > 1:
-            if call != "allgather":  # the sums of shared memory are compiled, and know no float16
-                shared = None
             if name == "native" and not self._sums_float16():
                 name = "ring"  # which takes any table
         return ALGORITHMS[name], shared

@@ -195,6 +195,12 @@ class EarlySums:
         if self._several:
             announce(self._place, self._comm.node.rank, self._before + made)
 
+    def give_up(self) -> None:
+        """End the thread, and take back what was to come: the pass has failed, and others may fail to send."""
+        self.stop()
+        for request in self._requests:
+            request.Cancel()
+
     def stop(self) -> None:
         """End the thread, if there is one, and raise what it died of."""
         if self._thread is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -108,6 +109,21 @@ def check_sliced(call: Callable[..., None] | None) -> Callable[..., None]:
     if call is None:
         raise ValueError("this algorithm knows no slices: its table is replicated (see ownership)")
     return call
+
+
+def check_size(size: int) -> int:
+    """Refuse what is no number of elements."""
+    if (size := operator.index(size)) < 0:
+        raise ValueError(f"a vector cannot have {size} elements")
+    return size
+
+
+def check_numbers(x: Array) -> None:
+    """Refuse what has no sum, or cannot take it."""
+    if x.dtype.kind not in "fiu" or not x.dtype.isnative:
+        raise ValueError(f"cannot sum {x.dtype.str}: expected floats or integers in this machine's byte order")
+    if not getattr(x.flags, "writeable", True):  # CuPy's arrays always are
+        raise ValueError("expected a vector that can be written to, got a read-only one")
 
 
 def check_contiguous(x: Array) -> None:

@@ -81,6 +81,7 @@ class Shared:
         address: of the first vector's first element, in this process.
         stride: bytes from one vector to the next; whole pages.
         rows: how many there are: the ranks of the node, or 1.
+        once: whether the node has one in place of one of each rank's.
         size: elements of each.
         dtype: their type.
     """
@@ -88,19 +89,15 @@ class Shared:
     address: int
     stride: int
     rows: int
+    once: bool
     size: int
     dtype: np.dtype[Any]
     _memory: weakref.ref[Array]
 
     @classmethod
-    def over(cls, memory: Array, rows: int, size: int, dtype: np.dtype[Any]) -> Shared:
+    def over(cls, memory: Array, rows: int, once: bool, size: int, dtype: np.dtype[Any]) -> Shared:
         """Lay ``rows`` vectors out in ``memory``, uint8, shape (rows · `stride_of`,)."""
-        return cls(address(memory), memory.size // rows, rows, size, dtype, weakref.ref(memory))
-
-    @property
-    def once(self) -> bool:
-        """Whether the node has one vector in place of one of each rank's (the same on a node of one rank)."""
-        return self.rows == 1
+        return cls(address(memory), memory.size // rows, rows, once, size, dtype, weakref.ref(memory))
 
     def row(self, index: int) -> Array:
         """Vector number ``index``, shape (size,), writable."""
@@ -126,12 +123,15 @@ class Registry:
     def __init__(self) -> None:
         self._found: dict[int, Shared] = {}  # by the identity of their memory
 
-    def add(self, segment: mmap.mmap, rows: int, row: int, size: int, dtype: np.dtype[Any]) -> Array:
-        """Enter ``rows`` vectors over the whole of ``segment``, until no array uses it any more; number ``row``."""
+    def add(self, segment: mmap.mmap, rows: int, row: int | None, size: int, dtype: np.dtype[Any]) -> Array:
+        """Enter ``rows`` vectors over the whole of ``segment``, until no array uses it any more; number ``row``.
+
+        Without ``row`` they are one, that of the node.
+        """
         memory = np.frombuffer(segment, np.uint8)
-        self._found[id(memory)] = shared = Shared.over(memory, rows, size, dtype)
+        self._found[id(memory)] = shared = Shared.over(memory, rows, row is None, size, dtype)
         weakref.finalize(memory, self._found.pop, id(memory), None).atexit = False
-        return shared.row(row)
+        return shared.row(row or 0)
 
     def find(self, x: Array) -> Shared | None:
         """The vectors one of which ``x`` is, whole; None for any other array.

@@ -79,7 +79,7 @@ class Sharing:
         if isinstance(made, str):
             self._warn(made)
             return None
-        vector = self._registry.add(made, rows, 0 if once else self._node.rank, size, dtype)
+        vector = self._registry.add(made, rows, None if once else self._node.rank, size, dtype)
         if once:
             self._touch(vector)
         else:

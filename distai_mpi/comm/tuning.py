@@ -9,6 +9,7 @@ the others: every rank takes the same path.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..backend import HOST, Device
+from ..perf.machine import affinity
 from . import trial
 from .collectives import ALGORITHMS, SHARING
 from .findings import Findings, Times, findings, host
@@ -40,6 +42,7 @@ HIGHEST = 23  # class; that of vectors of 2**(c - 1) to 2**c - 1 bytes is number
 SHORT_BYTES = 64 << 10  # vectors up to here may travel whole at every step of an algorithm
 RING_BYTES = 1 << 10  # of a slice: shorter ones are not worth a trip around the ring
 STEP_SECONDS, SUM_SECONDS = 0.1, 0.03  # for one class
+BUSY = 2.0  # processes that want to run, on average, beyond those of the job or the processors
 LEAST_SECONDS = 0.002  # less is no measurement
 # Where nothing can be measured, and where the machine was too busy to tell, vectors from here on are shared if they can
 # be.  (On a busy machine ranks that wait in shared memory give way to others, and those that wait for messages do not:
@@ -239,7 +242,8 @@ class Tuner:
         times, settled = self._measure(comm, case.steps, case.nbytes, dtype, case.shared, names, seconds)
         if known is not None:
             known.left -= min(seconds, time.perf_counter() - began)  # compiling is not what is to be bounded
-            known.add(str(case), times, sure=settled and names[0] in times)  # else memory could not be shared
+            sure = settled and names[0] in times and not self._busy()  # without the first memory could not be shared
+            known.add(str(case), times, sure=sure)
             name = self._recall(case).name  # type: ignore[union-attr]
         return comm.bcast_object(name)
 
@@ -264,6 +268,10 @@ class Tuner:
         times = inferred(case, self._findings, reach, beyond) or {}
         times = {name: seconds for name, seconds in times.items() if name in case.candidates(self._nodes)}
         return Choice(pick(times, case.steps), times, case.nbytes, "from other lengths") if times else None
+
+    def _busy(self) -> bool:
+        """Whether others use this machine: what is measured then says little."""
+        return os.getloadavg()[0] > max(len(affinity()), self._comm.node.size) + BUSY
 
     @cached_property
     def _findings(self) -> Findings:

@@ -52,7 +52,7 @@ class EarlyGradients(WholeGradients):
                 assert sums is None, "an early start is for steps of one batch"
                 sums = self._objective.model.loss_and_grad(w, batch, grad, on_ready=self._sums.ready)  # type: ignore[call-arg]
         except BaseException:
-            self._sums.stop()
+            self._sums.give_up()
             raise
         if sums is None:
             grad[:] = 0

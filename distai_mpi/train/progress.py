@@ -7,6 +7,7 @@ from typing import Any
 
 from ..backend import number
 from .callbacks import Callback
+from .gradients import FactorGradients
 from .run import Run
 
 REFRESH = 0.1  # seconds between two looks of the bar
@@ -40,7 +41,12 @@ class Exchange(Callback):
         size, dtype, device = objective.model.layout.size, objective.model.dtype, run.loader.device
         why = run.comm.tuning.explain(size, dtype, device) if self.auto else None
         known = why is not None and why.name == objective.algorithm  # a run that goes on keeps what it had
-        print(f"exchange {why if known else objective.algorithm}", flush=True)
+        gradients = getattr(run.training, "gradients", None)
+        told = [str(why if known else objective.algorithm)]
+        told += ["factors of rows in place of gradients"] * isinstance(gradients, FactorGradients)
+        told += ["gradients start early"] * getattr(gradients, "early", False)
+        told += ["float16 between nodes"] * (objective.half is not None)
+        print(f"exchange {', '.join(told)}", flush=True)
 
 
 class Lines(Callback):

@@ -118,6 +118,8 @@ class SynchronousSteps(Steps):
         self.optimizer, self.gradients = optimizer, gradients or WholeGradients(objective)
         self.state = optimizer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
         self._measures_norm = measures_norm or clip_norm is not None
+        # who overrides `step` means it to be taken
+        self._in_parts = isinstance(optimizer, Elementwise) and type(optimizer).step is Elementwise.step
 
     @property
     def owned(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class SynchronousSteps(Steps):
         parts = self.gradients.parts(self._w, weight)
         if objective.comm.recorder is not None:
             parts = self._marked(parts)
-        if self._measures_norm or not isinstance(self.optimizer, Elementwise):
+        if self._measures_norm or not self._in_parts:
             for _ in parts:
                 pass
             if self._measures_norm:
@@ -145,9 +147,10 @@ class SynchronousSteps(Steps):
                 _clip(grad, self.gradient_norm, self.clip_norm)
             self.optimizer.step(w, grad, self.state, out=w_next, factor=factor)
         else:
-            self.optimizer.advance(self.state)
+            optimizer: Any = self.optimizer
+            optimizer.advance(self.state)
             for part in parts:
-                self.optimizer.update(w, grad, self.state, w_next, factor, part)
+                optimizer.update(w, grad, self.state, w_next, factor, part)
         self._publish()
         return sums
 

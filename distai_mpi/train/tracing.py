@@ -10,6 +10,7 @@ import gzip
 import json
 import socket
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from ..errors import DistaiError
 from ..files import write_whole
 from ..trace import EXCHANGE, LEFT_OUT, PHASES, STEP, WAIT, Recorder
 from .run import Result, Run
@@ -77,8 +79,7 @@ class Tracer:
     def write(self, result: Result) -> None:
         """Collect what the ranks have recorded, and write the file, whole or not at all.
 
-        Raises:
-            ConfigError: it cannot be written; on every rank.
+        Where it cannot be written rank 0 says so: the training that it tells of is done.
         """
         path, comm = self.path, self.comm
         if path is None:
@@ -88,10 +89,12 @@ class Tracer:
         counts = [4 * count for count, _, _ in facts]  # bounded by ROWS on all ranks together
         collected = np.empty(sum(counts), np.int64) if comm.rank == 0 else None
         comm.gatherv(rows.reshape(-1), counts, collected)
-        with comm.agreed():
-            if collected is not None:
-                of_ranks = np.split(collected.reshape(-1, 4), np.cumsum([count for count, _, _ in facts])[:-1])
+        if collected is not None:
+            of_ranks = np.split(collected.reshape(-1, 4), np.cumsum([count for count, _, _ in facts])[:-1])
+            try:
                 write_whole(path, lambda file: self._write(file, of_ranks, facts, result))
+            except (DistaiError, OSError) as error:
+                print(f"distai-mpi: warning: no trace was written: {error}", file=sys.stderr, flush=True)
 
     def _write(self, file: BinaryIO, of_ranks: list[Array], facts: list[Any], result: Result) -> None:
         """Write the file from each rank's rows; on rank 0."""
