@@ -30,9 +30,10 @@ HOST = {"cpu": "test", "nodes": [2]}
         ({"native": 1.0, "ring": 2.0}, False, "native"),
         ({"native": 1.0, "ring": 0.95}, False, "native"),  # within the margin: the order counts
         ({"native": 1.0, "ring": 0.85}, False, "ring"),
-        ({"shared": 1.05, "native": 1.0}, True, "shared"),
-        ({"shared": 1.12, "native": 1.0}, True, "native"),
-        ({"hierarchical": 1.09, "native": 1.0, "ring": 1.01}, True, "hierarchical"),
+        ({"shared": 1.0, "native": 1.0, "ring": 0.92}, True, "shared"),
+        ({"shared": 1.01, "native": 1.0}, True, "native"),
+        ({"hierarchical": 0.99, "native": 1.0, "ring": 0.91}, True, "hierarchical"),
+        ({"hierarchical": 0.99, "native": 1.0, "ring": 0.89}, True, "ring"),
         ({"hierarchical": 1.0, "native": 1.0, "rabenseifner": 0.5, "ring": 0.52}, True, "rabenseifner"),
         ({"native": 1.0, "recursive_doubling": 0.85}, False, "recursive_doubling"),
         ({"native": 1.0, "recursive_doubling": 0.85}, True, "native"),  # its update costs every rank the whole vector
@@ -48,12 +49,12 @@ def test_nothing_that_is_taken_is_slower_than_the_librarys_own():
     for steps, _ in product((False, True), range(500)):
         names = ["native", *rng.choice([name for name in ORDER if name != "native"], rng.integers(0, 5), replace=False)]
         times = dict(zip(names, np.exp(rng.normal(0, 0.3, len(names))), strict=True))
-        assert 0.9 * times[pick(times, steps)] <= times["native"]
+        assert times[pick(times, steps)] <= times["native"]
 
 
 def test_noise_within_the_margin_changes_nothing():
     rng = np.random.default_rng(4)
-    times = {"shared": 1.0, "native": 1.02, "ring": 0.99}
+    times = {"shared": 1.0, "native": 1.1, "ring": 0.99}
     for _ in range(200):
         noisy = {name: least * rng.uniform(1, 1 + MARGIN / 2) for name, least in times.items()}
         assert pick(noisy, True) == "shared"
@@ -80,7 +81,7 @@ def test_candidates():
     assert "ring" not in names([64], 1 << 13), "slices are too short"
 
 
-@pytest.mark.parametrize(("nbytes", "level", "stand_in"), [(256, 9, 384), (511, 9, 384), (512, 10, 768)])
+@pytest.mark.parametrize(("nbytes", "level", "stand_in"), [(256, 9, 256), (511, 9, 256), (512, 10, 512)])
 def test_classes(nbytes, level, stand_in):
     case = Case.of(True, nbytes, np.dtype("f4"), True)
     assert (case.level, case.nbytes) == (level, stand_in)
@@ -368,7 +369,7 @@ NODES = [None, [1, 1], [1, 2], [1, 3], [2, 2], [1, 1, 1, 1]]
 def test_rank_0_decides_for_all(world, faster):
     calls = []
     world.tuning = Tuner(world, fixed(world, calls, [faster]))
-    names = {nbytes: world.resolve("auto", nbytes // 4, "f4") for nbytes in (2048, 1 << 16, 1 << 26)}
+    names = {nbytes: world.resolve("auto", nbytes // 4, "f4") for nbytes in (4096, 1 << 16, 1 << 26)}
     assert len(set(world.allgather_object(tuple(names.items())))) == 1
     assert len(set(world.allgather_object(len(calls)))) == 1
     if world.size == 1:
@@ -376,7 +377,7 @@ def test_rank_0_decides_for_all(world, faster):
         return
     for (nbytes, name), call in zip(names.items(), calls, strict=True):
         assert name == (faster if faster in call[4] else "native")
-        assert call[:4] == (True, min(nbytes * 3 // 2, 6 << 20), "float32", True)
+        assert call[:4] == (True, min(nbytes, 4 << 20), "float32", True)
     assert calls[0][5] <= tuning.STEP_SECONDS
 
 
@@ -391,9 +392,11 @@ def test_what_was_measured_once_is_not_measured_again(world):
     world.allreduce(np.ones(11_000))
     world.allreduce(np.ones(20_000, "f4"))
     several = world.size > 1
-    assert [call[:4] for call in calls] == [(False, 98304, "float64", False), (True, 98304, "float64", True)] * several
+    assert [call[:4] for call in calls] == [(False, 65536, "float64", False), (True, 65536, "float64", True)] * several
     world.allreduce(np.ones(10_000, "i8"))
-    world.allreduce(world.empty(10_000, "f8"))
+    shared = world.empty(10_000, "f8")
+    world.allreduce(shared)
+    assert world.tuning.named(shared) == ("ring" if several else "native")
     assert [call[2:4] for call in calls[2:]] == [("int64", False), ("float64", True)] * several
     with Communicator(world._comm) as second:
         second.tuning = Tuner(second, fixed(second, []))
@@ -404,12 +407,12 @@ def test_what_was_measured_once_is_not_measured_again(world):
 def test_tiny_vectors_and_single_ranks_are_not_measured(world):
     calls = []
     world.tuning = Tuner(world, fixed(world, calls, ["ring"]))
-    for size in (0, 1, 255):
+    for size in (0, 1, 511):
         x = np.ones(size)
         world.allreduce(x)
         np.testing.assert_array_equal(x, world.size)
         assert world.resolve("auto", size, "f8") == "native"
-    assert world.tuning.explain(255, "f8") is None
+    assert world.tuning.explain(511, "f8") is None
     assert not calls
 
 
@@ -426,7 +429,7 @@ def test_the_budget_is_for_all_and_then_neighbours_tell(world):
     slow = fixed(world, calls, ["ring"])
     world.tuning = Tuner(world, measure)
     began = time.perf_counter()
-    sizes = [1 << power for power in range(11, 24)]
+    sizes = [1 << power for power in range(12, 24)]
     names = [world.tuning.allreduce(np.empty(nbytes, "u1"))[0] for nbytes in sizes]
     assert len(set(world.allgather_object(tuple(names)))) == 1
     assert sum(call[5] for call in calls) <= findings.BUDGET_SECONDS + 1e-9
@@ -499,7 +502,7 @@ def test_a_later_process_goes_by_the_file(world, cache, monkeypatch, damage):
     if world.rank == 0:
         told = str(world.tuning.explain(1 << 16, "f4"))
         assert ("in an earlier run" in told) != damage
-        assert re.match(r"(ring|native) \(µs for 384 KiB: ", told)
+        assert re.match(r"(ring|native) \(µs for 256 KiB: ", told)
         with open(os.path.join(cache, name)) as file:
             assert json.load(file)["host"]["nodes"] == [world.size]
 
@@ -552,6 +555,27 @@ def test_resolve_measures_counts_nothing_and_gives_what_steps_can_use(world, dty
 
 
 @mpi
+def test_a_recorder_hears_nothing_of_it(world):
+    class Heard(list):
+        def mark(self, phase):
+            self.append(phase)
+            return phase
+
+        def timed(self, phase, work):
+            return lambda: self.append(phase) or work()
+
+    heard = Heard()
+    world.empty(10, "f4")
+    world.trace(heard)
+    world.resolve("auto", 40_000, "f4")
+    assert len(heard) < 10  # a measurement has hundreds of exchanges
+    world.allreduce(np.ones(1000), "ring")
+    before = len(heard)
+    world.allreduce(np.ones(1000), "ring")
+    assert (len(heard) > before) == (world.size > 1)
+
+
+@mpi
 def test_scratch_is_given_back(world):
     world.empty(10, "f4")
     before = len(world._sharing._registry._found)
@@ -595,7 +619,7 @@ def test_training_measures_once_and_tells(mpirun, tmp_path):
     first, second, named = (
         job(mpirun, tmp_path, *flags, *more) for more in (["-v"], ["-v"], ["-v", "--allreduce", "ring"])
     )
-    pattern = r"^exchange (\w+) \(µs for 12 KiB: .*native [\d.,]+.*; (.*)\)$"
+    pattern = r"^exchange (\w+) \(µs for 8 KiB: .*native [\d.,]+.*; (.*)\)$"
     (chosen, how), (again, whence) = (re.search(pattern, text, re.MULTILINE).groups() for text in (first, second))
     assert how.startswith("measured now")
     assert whence.startswith("in an earlier run")
@@ -624,7 +648,7 @@ def test_info_tells_what_is_known_and_measures_when_asked(mpirun, tmp_path):
     shown = [job(mpirun, tmp_path, "info", *more) for more in (["--measure"], [])]
     for text, source in zip(shown, ("measured now", "in an earlier run"), strict=True):
         lines = [line for line in text.splitlines() if "(µs for" in line]
-        assert [re.search(r"for (.*?):", line)[1] for line in lines] == ["3 KiB", "384 KiB", "6 MiB or more"]
+        assert [re.search(r"for (.*?):", line)[1] for line in lines] == ["4 KiB", "256 KiB", "4 MiB or more"]
         assert all(source in line for line in lines)
     alone = job(mpirun, tmp_path, "info", "--measure", ranks=1)
     assert "µs" not in alone

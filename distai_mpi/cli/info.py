@@ -17,7 +17,7 @@ from ..perf import machine
 if TYPE_CHECKING:
     from ..comm.tuning import Choice
 
-SHOWN_SIZES = (1_000, 100_000, 10_000_000)  # numbers of parameters for which the exchange is shown
+SHOWN_SIZES = (2_000, 100_000, 10_000_000)  # numbers of parameters for which the exchange is shown
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from .communicator import Communicator
 
 # The first of these that is not slower than the fastest by more than MARGIN is taken, so that the noise of measurements
-# does not change the choice from run to run, and with it the last bits of sums.  What is taken reaches, for `native` is
-# always among the measured, 1 / (1 + MARGIN) > 0.9 of its speed.
+# does not change the choice from run to run, and with it the last bits of sums.  Nothing is taken that was slower than
+# the library's own: noise, and the look-up at each sum, may then cost a tenth of its speed.
 ORDER = ("shared", "hierarchical", "native", "rabenseifner", "ring", "recursive_doubling", "tree")
 MARGIN = 0.1
 REPLICATED = 1.25  # times which a step without slices must be faster: its update costs every rank the whole vector
 
-TINY_BYTES = 2 << 10  # shorter vectors are the library's: of the microseconds they take, most are the interpreter's
+TINY_BYTES = 4 << 10  # shorter vectors are the library's: of the microseconds they take, most are the interpreter's
 HIGHEST = 23  # class; that of vectors of 2**(c - 1) to 2**c - 1 bytes is number c, and longer ones belong to this one
 SHORT_BYTES = 64 << 10  # vectors up to here may travel whole at every step of an algorithm
 RING_BYTES = 1 << 10  # of a slice: shorter ones are not worth a trip around the ring
@@ -73,8 +73,8 @@ class Case:
 
     @property
     def nbytes(self) -> int:
-        """Length of the vectors that stand for the class, in its middle; the largest class goes on from there."""
-        return 3 << self.level >> 2
+        """Length of the vectors that stand for the class: its shortest, where the library's own is at its best."""
+        return 1 << self.level >> 1
 
     def __str__(self) -> str:
         words = ("step" if self.steps else "sum", self.kind, "shared" if self.shared else "private", str(self.level))
@@ -124,7 +124,7 @@ class Choice:
             return f"{self.name} ({self.source})"
         others = sorted(self.times.items(), key=lambda item: item[1])
         told = ", ".join(f"{name} {microseconds(seconds)}" for name, seconds in others)
-        more = " or more" if self.nbytes >= 3 << HIGHEST >> 2 else ""
+        more = " or more" if self.nbytes >= 1 << HIGHEST >> 1 else ""
         return f"{self.name} (µs for {length(self.nbytes)}{more}: {told}; {self.source})"
 
 
@@ -147,7 +147,7 @@ def pick(times: Times, steps: bool) -> str:
         name: seconds * (1.0 if not steps or name in SHARING or ALGORITHMS[name].sliced else REPLICATED)
         for name, seconds in times.items()
     }
-    most = min(weighed.values()) * (1 + MARGIN)
+    most = min(min(weighed.values()) * (1 + MARGIN), times["native"])
     return next(name for name in ORDER if weighed.get(name, math.inf) <= most)
 
 
@@ -183,7 +183,7 @@ class Tuner:
     """
 
     def __init__(self, comm: Communicator, measure: Measure = trial.measure) -> None:
-        self._comm, self._measure = comm, measure
+        self._comm, self._measure, self._find = comm, measure, comm._sharing.find
         self._chosen: dict[tuple[int, str, bool], str] = {}  # of sums: asked at every one of them
 
     def allreduce(self, x: Array) -> tuple[str, Shared | None]:
@@ -191,13 +191,20 @@ class Tuner:
         nbytes = x.nbytes
         if nbytes < TINY_BYTES:
             return "native", None
-        shared = self._comm._sharing.find(x)
+        shared = self._find(x)
         key = (nbytes.bit_length(), x.dtype.char, shared is None)
         name = self._chosen.get(key)
         if name is None:
             case = Case.of(False, nbytes, x.dtype, shared is not None)
             name = self._chosen[key] = self._choose(case, x.dtype)
         return ("native", shared) if name in SHARING else (name, None)
+
+    def named(self, x: Array) -> str:
+        """The name of the algorithm that `allreduce` takes for ``x``; collective."""
+        name, shared = self.allreduce(x)
+        if shared is None:
+            return name
+        return "shared" if len(self._nodes) == 1 else "hierarchical"
 
     def step(self, size: int, dtype: DTypeLike, device: Device = HOST) -> str:
         """The algorithm for steps of training with ``size`` parameters; collective.

@@ -137,10 +137,11 @@ def _contenders(
     skipped: dict[str, str] = {}
     for name in names:
         base = {KEPT: "native", PERSISTENT: "native"}.get(name, name.removesuffix(ONCE))
-        resolved = comm.resolve(base, size, dtype)
-        x = shared if resolved in SHARING else private
+        auto = base == "auto"  # chosen at every sum, for vectors that may be shared: what `resolve` says is for steps
+        resolved = comm.tuning.named(shared) if auto else comm.resolve(base, size, dtype)
+        x = shared if auto or resolved in SHARING else private
         out = once if name.endswith(ONCE) else None
-        call: Callable[[], object] | None = partial(comm.allreduce, x, resolved, out)
+        call: Callable[[], object] | None = partial(comm.allreduce, x, base if auto else resolved, out)
         if name == PERSISTENT:
             call = _persistent(mpi_comm, x, skipped, stack)
         elif name == KEPT and (reasons := [why for why in comm.allgather_object(malloc.why_not()) if why]):
