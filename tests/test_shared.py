@@ -215,10 +215,8 @@ def test_a_vector_is_read_by_the_node(world):
     world.barrier()
 
 
-@mpi
+@pytest.mark.mpi(min_size=2)
 def test_memory_goes_with_the_last_array_over_it(world):
-    if world.size == 1:
-        pytest.skip("one rank shares nothing")
     world.empty(1, np.float32)  # the barrier's flags come with the first
     gc.collect()
     before = mapped()
@@ -276,10 +274,8 @@ def test_where_one_rank_cannot_share_all_use_messages(monkeypatch, capfd):
     assert told.count("warning: ranks exchange gradients by messages") == (MPI.COMM_WORLD.rank == 0 and ranks > 1)
 
 
-@mpi
+@pytest.mark.mpi(min_size=2)
 def test_different_vectors_are_refused_on_all_ranks(world):
-    if world.size == 1:
-        pytest.skip("one rank has nobody to differ from")
     last = world.size - 1
     with pytest.raises(ConfigError, match=rf"rank 0 has 10 float32, rank {last} has 11 float32"):
         world.empty(10 + (world.rank == last), np.float32)
@@ -288,7 +284,7 @@ def test_different_vectors_are_refused_on_all_ranks(world):
     assert world.empty(10, np.float32).size == 10
 
 
-@mpi
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("name", CHOICES)
 def test_checked_calls(monkeypatch, name):
     """Under DISTAI_CHECK=1 what the ranks ask for is compared at every exchange."""
@@ -296,8 +292,6 @@ def test_checked_calls(monkeypatch, name):
 
     monkeypatch.setenv("DISTAI_CHECK", "1")
     with Communicator(MPI.COMM_WORLD) as comm:
-        if comm.size == 1:
-            pytest.skip("one rank has nobody to differ from")
         last = comm.size - 1
         x = np.ones(100 + (comm.rank == last))
         with pytest.raises(ConfigError, match=rf"allreduce differ: rank 0 has 100 .*, rank {last} has 101"):
@@ -348,13 +342,11 @@ def test_a_replicated_table_makes_it_an_allreduce(comm):
         assert (whole == comm.size * (comm.size + 1) // 2).all()
 
 
-@mpi
+@pytest.mark.mpi(min_size=2)
 def test_shared_is_for_one_node():
     from mpi4py import MPI
 
     ranks = MPI.COMM_WORLD.size
-    if ranks == 1:
-        pytest.skip("one rank is one node")
     with Communicator(MPI.COMM_WORLD, nodes=[1] * ranks) as comm, pytest.raises(ConfigError, match="hierarchical"):
         comm.allreduce(np.ones(3), "shared")
 
@@ -420,11 +412,9 @@ def test_nothing_is_left_in_shared_memory(end, fails):
 # --- what is refused, or travels by messages
 
 
-@mpi
+@pytest.mark.mpi(min_size=2)
 def test_a_vector_that_the_node_has_once_is_no_summand(comm):
     x = comm.empty(100, np.float32, once=True)
-    if comm.size == 1:
-        pytest.skip("one rank shares nothing")
     for name in ("native", "hierarchical", "auto"):
         with pytest.raises(ValueError, match="once"):
             comm.allreduce(x, name)
