@@ -568,7 +568,7 @@ def test_a_recorder_hears_nothing_of_it(world):
     world.empty(10, "f4")
     world.trace(heard)
     world.resolve("auto", 40_000, "f4")
-    assert len(heard) < 10  # a measurement has hundreds of exchanges
+    assert not heard
     world.allreduce(np.ones(1000), "ring")
     before = len(heard)
     world.allreduce(np.ones(1000), "ring")
