@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -215,3 +216,26 @@ def test_the_flag(mpirun, tmp_path):
         result = json.loads(done.stdout)
         assert result["early"] is expected
         assert result["allreduce"] == "hierarchical" or not expected
+
+
+@pytest.mark.mpi(min_size=2)
+def test_an_error_in_the_backward_pass_is_the_one_that_is_seen():
+    """Also where messages were on their way, some of them there already; the ranks can go on."""
+    from mpi4py import MPI
+
+    size = 300_000
+    for pause in (0.0, 0.05):
+        with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=[1] * MPI.COMM_WORLD.size) as comm:
+            x = comm.empty(size, np.float32)
+            sums = early.EarlySums(comm, x, [(size // 2, size), (0, size // 2)], False)
+            with pytest.raises(KeyError, match="boom"):
+                try:
+                    sums.ready(size // 2, size)
+                    time.sleep(pause)
+                    raise KeyError("boom")
+                except KeyError:
+                    sums.give_up()
+                    raise
+            total = np.ones(5)
+            comm.allreduce(total, "ring")
+            assert (total == comm.size).all()

@@ -196,10 +196,12 @@ class EarlySums:
             announce(self._place, self._comm.node.rank, self._before + made)
 
     def give_up(self) -> None:
-        """End the thread, and take back what was to come: the pass has failed, and others may fail to send."""
+        """End the thread, and take back what was to come: the pass has failed, and others may not send."""
         self.stop()
-        for request in self._requests:
-            request.Cancel()
+        for request in self._requests[: len(self._receives)]:  # sends cannot be taken back
+            if request:  # else it has come already
+                request.Cancel()
+                request.Free()
 
     def stop(self) -> None:
         """End the thread, if there is one, and raise what it died of."""
