@@ -219,23 +219,17 @@ def test_the_flag(mpirun, tmp_path):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_an_error_in_the_backward_pass_is_the_one_that_is_seen():
-    """Also where messages were on their way, some of them there already; the ranks can go on."""
+def test_a_pass_that_fails_takes_back_what_was_to_come():
+    """Without an error of its own, which would hide the pass's; also where some has come; the ranks can go on."""
     from mpi4py import MPI
 
     size = 300_000
     for pause in (0.0, 0.05):
         with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=[1] * MPI.COMM_WORLD.size) as comm:
-            x = comm.empty(size, np.float32)
-            sums = early.EarlySums(comm, x, [(size // 2, size), (0, size // 2)], False)
-            with pytest.raises(KeyError, match="boom"):
-                try:
-                    sums.ready(size // 2, size)
-                    time.sleep(pause)
-                    raise KeyError("boom")
-                except KeyError:
-                    sums.give_up()
-                    raise
+            sums = early.EarlySums(comm, comm.empty(size, np.float32), [(size // 2, size), (0, size // 2)], False)
+            sums.ready(size // 2, size)
+            time.sleep(pause)
+            sums.give_up()
             total = np.ones(5)
             comm.allreduce(total, "ring")
             assert (total == comm.size).all()
