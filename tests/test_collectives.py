@@ -5,8 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from distai_mpi.comm import ALGORITHMS, Communicator
-from distai_mpi.comm import native as native_module
+from distai_mpi.comm import ALGORITHMS, Communicator, wire
 from distai_mpi.params import Ownership
 
 pytestmark = pytest.mark.mpi
@@ -124,13 +123,10 @@ def test_float16_without_the_librarys_help(comm, monkeypatch):
     """A library that cannot sum float16 is found out together, and the package's own algorithm sums."""
     from mpi4py import MPI
 
-    def refuse(wire):
-        return False
-
     def fail(*args):
         raise AssertionError("the library was asked to sum float16")
 
-    monkeypatch.setattr(native_module, "sums_float16", refuse)
+    monkeypatch.setattr(wire, "_library_sums_float16", lambda: False)
     with Communicator(MPI.COMM_WORLD) as fresh:
         x, expected = vectors(fresh, 333, "float16")
         mine = x[fresh.rank]

@@ -191,17 +191,25 @@ def test_nothing_is_copied_without_need():
     assert not np.shares_memory(first, data.x)
 
 
-def test_single_rows_of_an_epoch_can_be_had_in_blocks():
-    (loader,) = loaders([whole(dataset(50))], 1)
-    single = [i for _, (part,) in epoch_of([loader], 2) for i in ids_of(part)]
-    blocks = [keep(batch) for batch in loader.blocks(2, 16)]
-    assert ids_of(blocks) == single
-    assert [len(batch.ids) for batch in blocks] == [16, 16, 16, 2]
-    assert [batch.position for batch in blocks] == [0, 16, 32, 48]
-    (small,) = loaders([whole(dataset(50))], 1, block_rows=3)
-    assert ids_of(keep(batch) for batch in small.blocks(2, 16)) == single
-    with pytest.raises(ValueError, match="single rank"):
-        next(loaders([whole(dataset(50), 0, 2)] * 2, 1)[0].blocks(0, 16))
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("first", [0, 3])
+def test_small_steps_of_an_epoch_can_be_had_many_at_a_time(ranks, size, first):
+    shares = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
+    some = loaders(shares, size, block_rows=3)
+    single = [[ids_of(part) for part in parts] for rows, parts in epoch_of(some, 2) if rows == size][first:]
+    for rank, loader in enumerate(some):
+        runs = [(steps, keep(batch)) for steps, batch in loader.runs(2, 16, first)]
+        assert [batch.position for _, batch in runs] == [(first + i) * size for i in range(0, len(single), 16)]
+        assert [steps for steps, _ in runs] == [min(16, len(single) - i) for i in range(0, len(single), 16)]
+        rows = loader.rows_of_step(rank)
+        taken = [ids.tolist() for steps, batch in runs for ids in np.reshape(batch.ids, (steps, rows))]
+        assert taken == [parts[rank] for parts in single]
+
+
+def test_runs_are_of_one_order():
+    with pytest.raises(ValueError, match="locally"):
+        next(loaders(local_shares(50, 2), 1)[0].runs(0, 16))
 
 
 def test_batches_carry_what_random_numbers_are_keyed_by():

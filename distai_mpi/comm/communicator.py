@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -18,6 +17,7 @@ from ..errors import ConfigError
 from ..params import Ownership
 from . import exchange, failure, launch, native
 from .collectives import ALGORITHMS, CHOICES, SHARING, Algorithm
+from .meeting import Meeting
 from .memory import Shared
 from .pending import Pending
 from .sharing import Sharing
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from .half_messages import Changes, HalfMessages
     from .hierarchical import Hierarchical
 
-LONG_WAIT_SECONDS = 0.01  # between two looks of `Communicator.barrier_asleep`
 
-
-class Communicator(Traceable):
+class Communicator(Meeting, Traceable):
     """A private duplicate of an mpi4py communicator, for vectors of numbers.
 
     All methods but the properties and `ownership` are collective: every rank
@@ -83,7 +81,6 @@ class Communicator(Traceable):
         self._staging = Staging()
         self._aside: Any = None  # what `pending` travels on: made when first used
         self._pending: Pending | None = None  # the last, so that its buffers live as long as MPI uses them
-        self._float16: bool | None = None  # whether the library sums float16: asked once, when first needed
         self.rank: int = self._comm.rank
         self.size: int = self._comm.size
         self.node = Node(tuple(self._node_comm.allgather(self.rank)), self._node_comm.rank)
@@ -305,21 +302,6 @@ class Communicator(Traceable):
         """Return every rank's (small, picklable) object, in the order of ranks, on all of them."""
         return [obj] if self.size == 1 else self._comm.allgather(obj)
 
-    def barrier(self) -> None:
-        """Wait for all ranks; what they wrote to node arrays before can be read after."""
-        if self.size > 1:
-            self._comm.Barrier()  # its messages order memory too: they are released and acquired one after another
-
-    def barrier_asleep(self) -> None:
-        """Wait for all ranks as `barrier` does, for long waits: asleep, and seeing no writes to node arrays.
-
-        MPI libraries spin while they wait, at the cost of a core; here a rank looks 100 times a second.
-        """
-        if self.size > 1:
-            request = self._comm.Ibarrier()
-            while not request.Test():
-                time.sleep(LONG_WAIT_SECONDS)
-
     def part(self, ranks: Sequence[int]) -> Communicator | None:
         """Make a communicator of some ``ranks``, numbered in this order; collective over all ranks.
 
@@ -429,16 +411,9 @@ class Communicator(Traceable):
             name, shared = "native", found
         if x.dtype.char in "eg" and call != "allgather":  # sums of shared memory are compiled, which these cannot be
             shared = None
-        if x.dtype == np.float16 and self.size > 1:
-            if name == "native" and not self._sums_float16():
-                name = "ring"  # which takes any table
+        if x.dtype == np.float16 and self.size > 1 and name == "native" and not self._wire.sums_float16():
+            name = "ring"  # which takes any table
         return ALGORITHMS[name], shared
-
-    def _sums_float16(self) -> bool:
-        """Whether the library sums float16; asked once."""
-        if self._float16 is None:
-            self._float16 = native.sums_float16(self._wire)
-        return self._float16
 
     def _check_owners(self, x: Array, owners: Ownership, chosen: Algorithm, shared: Shared | None) -> None:
         exchange.check_table(owners, x, self.size)

@@ -103,7 +103,7 @@ class EarlySums:
 
     def _set_flags(self) -> None:
         """One flag for each rank of the node, on cache lines of their own: the stretches that it has made."""
-        from .kernels import LINE
+        from ..flags import LINE
         from .memory import address
 
         node = self._comm.node
@@ -189,7 +189,7 @@ class EarlySums:
             self._add(message, total)
 
     def _say(self, made: int) -> None:
-        from .kernels import announce
+        from ..flags import announce
 
         self._made = made
         if self._several:
@@ -246,7 +246,7 @@ class EarlySums:
         """Whether all ranks of the node have made the next stretch."""
         if not self._several:
             return self._made > self._sent
-        from .kernels import wait_for
+        from ..flags import wait_for
 
         return wait_for(self._place, self._comm.node.size, self._before + self._sent + 1, 0, yields)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from .half_messages import Changes, HalfMessages
+    from .node_barrier import NodeBarrier
 
 PART_BYTES = 256 << 10  # of the owned slice that is summed, and then used, at once: it stays in the second-level cache
 STREAM_BYTES = 8 << 20  # a node's sum that is longer does not stay in a cache: it is stored past it
@@ -48,13 +49,14 @@ class Hierarchical:
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, topology: Topology, barrier: Callable[[], None], flat: Algorithm, chunk_bytes: int
+        self, comm: MPI.Intracomm, topology: Topology, barrier: NodeBarrier, flat: Algorithm, chunk_bytes: int
     ) -> None:
         from mpi4py import MPI
 
-        self.topology, self.barrier, self._flat = topology, barrier, flat
+        self.topology, self._flat = topology, flat
         self._recorder: Recorder | None = None
         self._unheard = barrier
+        self.barrier: Callable[[], None] = barrier
         self._rank, self._node = comm.rank, topology.node_of(comm.rank)
         self._ranks = topology.nodes[self._node]
         self._local = self._ranks.index(comm.rank)
@@ -81,6 +83,12 @@ class Hierarchical:
         if self._wire is not None:
             self._rail_comm.Free()
             self._wire = None
+
+    def meet(self, advance: Callable[..., tuple[int, bool]], nbytes: int) -> int:
+        """See `Communicator.meet`; returns how many times the ranks have met."""
+        met = self._unheard.within(advance)
+        self._read += met * nbytes
+        return met
 
     @property
     def bytes_sent(self) -> int:

@@ -1,4 +1,4 @@
-"""Numba kernels of shared memory: the synchronisation of a node's ranks, and sums straight from their vectors.
+"""Numba kernels of shared memory: sums straight from the vectors of a node's ranks.
 
 Vectors are told by address: row r of a set begins ``stride`` bytes · r after ``base``, in this process.  Kernels hold
 no Python object, and entering one costs less than with arrays.  Importing this module loads Numba.
@@ -16,35 +16,10 @@ from numba.extending import intrinsic
 
 from ..jit import kernel
 
-LINE = 128  # bytes between two flags: processors fetch cache lines in pairs
 BLOCK = 2048  # elements summed at once: 8 or 16 KiB stay in the first-level cache
-_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-# --- what Numba lacks: ordered loads and stores, addresses as arrays, stores past the cache
-
-
-@intrinsic
-def _load_acquire(typing, address):
-    """The int64 at ``address``; what its writer wrote before is visible afterwards."""
-
-    def generate(context, builder, signature, args):
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(pointer, "acquire", 8)
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
-def _store_release(typing, address, value):
-    """Store an int64 at ``address``, after everything that was written before."""
-
-    def generate(context, builder, signature, args):
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        builder.store_atomic(args[1], pointer, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
+# --- what Numba lacks: addresses as arrays, stores past the cache
 
 
 @intrinsic
@@ -97,32 +72,6 @@ def _row(base, stride, row, start, stop, like):
     """Elements ``start`` to ``stop - 1`` of a row, of the type of the array ``like``."""
     place = base + stride * row + start * like.itemsize
     return numba.carray(_pointer(place), (stop - start,), like.dtype)
-
-
-# --- synchronisation
-
-
-@kernel()
-def announce(flags, rank, turn):
-    """Say that ``rank`` has come to ``turn``: what it has written is there for who hears of it."""
-    _store_release(flags + rank * LINE, turn)
-
-
-@kernel()
-def wait_for(flags, ranks, turn, spins, yields):
-    """Wait until all ``ranks`` have come to ``turn``; false if some have not come in time.
-
-    Looks ``spins`` times at a flag, then gives the processor away ``yields`` times.
-    """
-    for rank in range(ranks):
-        looks = 0
-        while _load_acquire(flags + rank * LINE) < turn:
-            looks += 1
-            if looks > spins:
-                if looks > spins + yields:
-                    return False
-                _yield()
-    return True
 
 
 # --- sums

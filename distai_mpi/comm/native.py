@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from .wire import Array, MPIWire
 from .workspace import Workspace
 
@@ -70,20 +68,6 @@ def bcast(wire: MPIWire, x: Array, root: int) -> None:
     for piece in _pieces(x, wire.chunk_bytes):
         wire.comm.Bcast((piece, MPI.BYTE), root=root)
     _count(wire, x.nbytes)
-
-
-def sums_float16(wire: MPIWire) -> bool:
-    """Ask whether every rank's library sums float16 (Open MPI 4.1: no; 5.0 and MPICH: yes); collective."""
-    from mpi4py import MPI
-
-    one, two = np.ones(1, np.float16), np.full(1, 2, np.float16)
-    try:
-        MPI.SUM.Reduce_local(one, two)  # a local call: a refusal harms nobody
-    except (MPI.Exception, KeyError, TypeError, ValueError, NotImplementedError):
-        able = False
-    else:
-        able = float(two[0]) == 3.0
-    return bool(wire.comm.allreduce(able, MPI.LAND))
 
 
 def _pieces(x: Array, chunk_bytes: int) -> Iterator[Array]:

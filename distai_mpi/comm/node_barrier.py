@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .kernels import LINE, announce, wait_for
+from ..flags import LINE, announce, wait_for
 
 SPINS = 4000  # looks at a flag before the processor is given away: about 10 µs, the length of a short imbalance
 YIELDS = 200  # times that it is given away before MPI is looked at: it may tell that a rank has died
@@ -36,6 +36,20 @@ class NodeBarrier:
     def size_of(ranks: int) -> int:
         """Bytes of the flags."""
         return ranks * LINE
+
+    def within(self, advance: Callable[..., tuple[int, bool]]) -> int:
+        """Let compiled code meet the other ranks by the same flags; return how many times it has met them.
+
+        ``advance(flags, rank, turn, spins, yields)`` returns how many times it has, ``turn`` + 1 being the first, and
+        whether it gave up waiting in the next one, to be called again when MPI has been looked at.
+        """
+        first, waits = self._turn, True
+        while waits:
+            met, waits = advance(self._flags, self._rank, self._turn, self._spins, YIELDS)
+            self._turn += met
+            if waits:
+                self._poll()
+        return self._turn - first
 
     def __call__(self) -> None:
         """Wait for all ranks of the node."""

@@ -114,8 +114,12 @@ class Loader:
         """Most rows that ``rank`` takes in a step."""
         if self._local:
             return -(-self.share.counts[rank] // self.steps) if self.steps else 0
-        low, high = self._partition.stretch(min(self.global_batch_size, self.share.rows), rank)
+        low, high = self.stretch_of(rank)
         return high - low
+
+    def stretch_of(self, rank: int) -> tuple[int, int]:
+        """First row, and the one after the last, that ``rank`` takes of a global batch (not of the local shuffle)."""
+        return self._partition.stretch(min(self.global_batch_size, self.share.rows), rank)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
@@ -138,15 +142,25 @@ class Loader:
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
-    def blocks(self, epoch: int, rows: int, first_row: int = 0) -> Iterator[Batch]:
-        """Yield this epoch's rows from place ``first_row``, ``rows`` at a time: for a rank that fuses small steps."""
-        if self.ranks != 1:
-            raise ValueError("only a single rank sees all rows of an epoch")
-        if rows > self._capacity:
-            self._reserve(rows)
+    def runs(self, epoch: int, most: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
+        """Yield steps from ``first_step`` on, up to ``most`` at a time: how many, and this rank's rows of all of them.
+
+        For ranks that fuse small steps.  A short last step is left out.  The Batch's position is that of the first
+        row of the first step on any rank.
+        """
+        size, full = self.global_batch_size, self.share.rows // self.global_batch_size
+        if self._local and (self.ranks > 1 or size > 1):
+            raise ValueError("steps on rows that were shuffled locally are no stretches of one order")
+        low, high = self._partition.stretch(size, self.rank)
+        places = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
+        if places.size > self._capacity:
+            self._reserve(places.size)
         key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch)
-        for start in range(first_row, self.share.rows, rows):
-            yield self._batch(start, min(start + rows, self.share.rows), order, True, key)
+        for step in range(first_step, full, most):
+            steps = min(most, full - step)
+            rows, ids = self._rows_at(step * size, places[: steps * (high - low)], order)
+            x, y = self._gather(rows)
+            yield steps, self.place(Batch(x, y, self._weights(rows), ids, step * size, True, key))
 
     def sequential(self, *, train: bool = False, epoch: int = 0) -> Iterator[Batch]:
         """Yield this rank's rows, unshuffled: for evaluation, and for full-batch methods.
@@ -172,20 +186,24 @@ class Loader:
 
     def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:
         """The Batch of places ``start`` to ``stop - 1``, which must fit the buffers."""
-        share, count = self.share, stop - start
-        places, ids = self._rows[:count], self._ids[:count]
-        if order is None:
-            np.add(self._counting[:count], start, out=places)
-        else:
-            order.apply(self._counting[:count], places, start)
-        if share.order is None:
-            ids = np.add(places, self._start, out=ids) if self._start else places
-        else:
-            share.order.apply(places, ids, share.first + self._start)
-        rows = places if self._local else ids
-        in_a_row = order is None and (self._local or share.order is None)
+        rows, ids = self._rows_at(start, self._counting[: stop - start], order)
+        in_a_row = order is None and (self._local or self.share.order is None)
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
         return self.place(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
+
+    def _rows_at(self, start: int, places: Array, order: Permutation | None) -> tuple[Array, Array]:
+        """Which rows of the data the places start + ``places`` of the epoch's order are, and their ids."""
+        share, count = self.share, places.size
+        rows, ids = self._rows[:count], self._ids[:count]
+        if order is None:
+            np.add(places, start, out=rows)
+        else:
+            order.apply(places, rows, start)
+        if share.order is None:
+            ids = np.add(rows, self._start, out=ids) if self._start else rows
+        else:
+            share.order.apply(rows, ids, share.first + self._start)
+        return (rows if self._local else ids), ids
 
     def place(self, batch: Batch) -> Batch:
         """``batch``, which is on the host, where Batches are handed out; holds until the next one is."""

@@ -1,7 +1,7 @@
 """Models over one flat parameter vector: by name, from a JAX loss, from a PyTorch module."""
 
 from .adapters import from_jax, from_torch
-from .base import Model, Number, Sums
+from .base import Model, Number, Sums, Together
 from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, from_config, to_config
 from .feedforward import FeedForward
 from .losses import LOSSES, Loss
@@ -19,6 +19,7 @@ __all__ = [
     "Number",
     "Softmax",
     "Sums",
+    "Together",
     "build",
     "from_config",
     "from_jax",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +29,29 @@ class Sums(NamedTuple):
 
     def __add__(self, other: tuple) -> Sums:
         return Sums(self.loss + other[0], self.weight + other[1])
+
+
+class Together(NamedTuple):
+    """Ranks that take steps of few rows together, each with parameters of its own; see `FeedForward.sgd_step`.
+
+    Attributes:
+        indices, factors: where they show each other the factors of their rows, the same memory for all of them: int32
+            of shape (2, rows of a global batch, layers, width), and of the model's dtype (2, rows, 2, layers, width),
+            where (layers, width) is the model's ``row_shape``.
+        starts: the rows of a global batch that each rank takes begin here, int64, shape (ranks + 1,).
+        meet: lets compiled code meet the other ranks, see `Communicator.meet`.
+    """
+
+    indices: Array
+    factors: Array
+    starts: Array
+    meet: Callable[[Callable[..., tuple[int, bool]]], None]
+
+    @classmethod
+    def alone(cls, rows: int, row_shape: tuple[int, int], dtype: np.dtype) -> Together:
+        """One rank that takes all ``rows`` of its global batches."""
+        indices, factors = np.empty((2, rows, *row_shape), np.int32), np.empty((2, rows, 2, *row_shape), dtype)
+        return cls(indices, factors, np.array([0, rows]), lambda advance: advance(0, 0, 0, 0, 0) and None)
 
 
 class Model(Protocol):

@@ -13,7 +13,7 @@ from ..data import Batch, LabelSummary
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
-from .base import Number, Sums
+from .base import Number, Sums, Together
 from .losses import Loss
 from .workspace import Workspace
 
@@ -179,9 +179,11 @@ class FeedForward:
         """
         space, rows = self._workspace(w), len(batch.x)
         if rows <= FUSED_ROWS:
+            from .kernels import rows as kernels
+
             self._factor_space().check(factors, rows)
             settings = self._row_settings(space, batch)
-            loss = space.kernels.factor_rows(w, *settings, factors, *space.row_scratch())
+            loss = kernels.factor_rows(w, *settings, *space.row_scratch(), factors)
             return Sums(loss, _total_weight(space, batch))
         inputs, deltas = self._factor_space().views(factors, rows)
         inputs[0][:] = batch.x
@@ -256,17 +258,53 @@ class FeedForward:
         """Values (squared loss), 0/1 labels (logistic) or label numbers (softmax), shape (rows,)."""
         return self.loss_function.predict(self.outputs(w, x))
 
-    def sgd_step(self, w: Array, batch: Batch, rate: float, l2: float = 0.0) -> Sums:
-        """One-sample SGD over the rows of ``batch`` in turn: w ← w - rate · (gradient + l2 · w), in place.
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """(layers, width) of what ranks that take `sgd_step` together show each other of a row."""
+        return self._workspace(self._places).row_shape
 
-        On the host alone.  The same updates as one `loss_and_grad` and one step for each row, without forming the
-        gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Updates are
-        rounded into w one by one: where they fall below its last bit they are lost, which the
-        optimizers' compensated sums avoid.  The losses are those before each update.
+    def sgd_step(
+        self,
+        w: Array,
+        batch: Batch,
+        rate: float,
+        l2: float = 0.0,
+        together: Together | None = None,
+        steps: int | None = None,
+    ) -> Sums:
+        """SGD on global batches of few rows, one after another: w ← w - rate · (mean gradient + l2 · w), in place.
+
+        On the host alone.  The same updates as `loss_and_grad` and an optimizer's step for each of them, without
+        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Updates are
+        rounded into w row by row: where they fall below its last bit they are lost, which the optimizers'
+        compensated sums avoid.
+
+        Args:
+            w: this rank's own parameters, shape (layout.size,), the same on all ranks before and after.
+            batch: this rank's rows of all steps in turn; its position is that of the first global batch.
+            rate, l2: the learning rate, and the strength of the penalty.
+            together: the ranks that share out global batches; None: this one alone, a row each.
+            steps: how many; None: as many as there are rows.
+
+        Returns:
+            The sums of this rank's rows, of each before its step.
         """
-        space = self._workspace(w)
-        settings, scratch = self._row_settings(space, batch), space.row_scratch()
-        loss = space.kernels.sgd_rows(w, *settings, self.dtype.type(rate), self.dtype.type(l2), *scratch)
+        from .kernels import rows
+
+        space, number = self._workspace(w), self.dtype.type
+        together = together or Together.alone(1, self.row_shape, self.dtype)
+        settings, (scratch, _) = self._row_settings(space, batch), space.row_scratch()
+        ours = (scratch, number(rate), number(l2), together.indices, together.factors, together.starts)
+        count, done, waits, loss = len(batch.x) if steps is None else steps, 0, False, 0.0
+
+        def advance(*meeting: int) -> tuple[int, bool]:
+            nonlocal done, waits, loss
+            before = done
+            done, waits, more = rows.sgd_rows(w, *settings, *ours, *meeting, count, done, waits)
+            loss += more
+            return done - before, waits
+
+        together.meet(advance)
         return Sums(loss, _total_weight(space, batch))
 
     def __getstate__(self) -> dict[str, Any]:

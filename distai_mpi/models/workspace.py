@@ -44,8 +44,13 @@ class Workspace:
         return held[:count]
 
     def row_scratch(self) -> tuple[Array, Array]:
-        """What the kernels that go row by row work in: shapes (4, layers, widest), and (layers, widest) of int64."""
+        """What the kernels that go row by row work in; see `kernels.rows.factor_rows`."""
         if self._row_scratch is None:
-            shape = (len(self._widths) - 1, max(self._widths))
-            self._row_scratch = self.xp.empty((4, *shape), self._dtype), self.xp.empty(shape, np.int64)
+            shape = self.row_shape
+            self._row_scratch = self.xp.empty((4, *shape), self._dtype), self.xp.empty(shape, np.int32)
         return self._row_scratch
+
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """(layers, width) of the arrays of `kernels.rows`, in whole pairs of cache lines."""
+        return len(self._widths) - 1, (max(self._widths) // 32 + 1) * 32

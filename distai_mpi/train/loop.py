@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
+from .fused import make_fused
 from .gradients import algorithm_for, make_gradients
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
@@ -159,10 +160,11 @@ def fit(
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             algorithm = algorithm_for(comm, allreduce, early)
             objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire)
-            steps = _steps(objective, optimizer, start, clip_norm, tol, factors, early)
+            schedule = schedule or Constant()
+            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, algorithm)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
-            run = Run(objective, steps, optimizer, epochs, schedule or Constant(), stopping)
+            run = Run(objective, steps, optimizer, epochs, schedule, stopping)
             with saving(checkpoint, run) as saver, tracing(trace, run) as tracer:
                 return _run(run, watched, callbacks, tol, saver, tracer)
     finally:
@@ -174,10 +176,12 @@ def _steps(
     objective: Objective,
     optimizer: Optimizer,
     start: Any,
+    schedule: Schedule,
     clip_norm: float | None,
     tol: float | None,
     factors: bool | None,
     early: bool | None,
+    algorithm: str | None,
 ) -> Steps:
     if isinstance(optimizer, ParameterAveraging):
         for asked, flag in ((factors, "--factors"), (early, "--early")):
@@ -185,8 +189,11 @@ def _steps(
                 raise ConfigError(f"{flag}: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
     gradients = make_gradients(objective, factors, early)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, algorithm)
     norm = tol is not None
-    return SynchronousSteps(objective, optimizer, start, gradients=gradients, clip_norm=clip_norm, measures_norm=norm)
+    return SynchronousSteps(
+        objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
+    )
 
 
 def _run(

@@ -13,14 +13,14 @@ import numpy as np
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
-from ..optim import SGD, Constant, FirstOrder, ParameterAveraging, Schedule
+from ..optim import FirstOrder, ParameterAveraging, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
-from .steps import Steps, SynchronousSteps
+from .steps import Steps
 
 Array = Any
 Optimizer = FirstOrder | ParameterAveraging
-FUSED_ROWS = 256  # one-sample steps taken in one call: long enough to hide Python, short enough to show progress
+FUSED_ROWS = 256  # rows of steps taken in one call: long enough to hide Python, short enough to show progress
 
 
 @dataclass
@@ -152,20 +152,21 @@ class Run:
             self.comm.barrier()
 
     def steps(self) -> Iterator[None]:
-        """Take the steps left of the current epoch, yielding after each (or after several that a model fused)."""
-        if self.fuses():
-            assert isinstance(self.training, SynchronousSteps)
-            factor = self.schedule(0)
-            for batch in self.loader.blocks(self.epoch, FUSED_ROWS, self.epoch_steps):
+        """Take the steps left of the current epoch, yielding after each, or after several that a model fused.
+
+        Where ranks are recorded they fuse nothing, for they wait for each other inside of fused steps.
+        """
+        training, size = self.training, self.loader.global_batch_size
+        if training.fused is not None and (self.comm.size == 1 or self.comm.recorder is None):
+            for steps, batch in self.loader.runs(self.epoch, max(1, FUSED_ROWS // size), self.epoch_steps):
                 self._begin_step()
-                self._count(len(batch.x), self.training.fused(batch, factor), len(batch.x))
+                self._count(steps * size, training.take(steps, batch), steps)
                 yield
-        else:
-            for rows, batches in self.loader.epoch(self.epoch, self.epoch_steps):
-                self._begin_step()
-                sums = self.training.step(rows, rows * self._row_weight, batches, self.schedule(self.iterations))
-                self._count(rows, sums, 1)
-                yield
+        for rows, batches in self.loader.epoch(self.epoch, self.epoch_steps):
+            self._begin_step()
+            sums = training.step(rows, rows * self._row_weight, batches, self.schedule(self.iterations))
+            self._count(rows, sums, 1)
+            yield
         self.training.close_epoch()
         self.objective.mark(OTHER)
 
@@ -180,20 +181,6 @@ class Run:
         self.iterations += steps
         self.epoch_steps += steps
 
-    def fuses(self) -> bool:
-        """Whether steps are one-sample SGD on one rank at a constant rate, which a model may fuse."""
-        return (
-            isinstance(self.training, SynchronousSteps)
-            and type(self.optimizer) is SGD
-            and self.loader.global_batch_size == 1
-            and self.loader.device.compiled
-            and self.comm.size == 1
-            and self.training.clip_norm is None
-            and isinstance(self.schedule, Constant)
-            and self._row_weight == 1
-            and hasattr(self.objective.model, "sgd_step")
-        )
-
     def warm_up(self) -> None:
         """Compile and load everything that a step needs, and choose what is faster; changes scratch alone; collective.
 
@@ -202,12 +189,12 @@ class Run:
         loader = self.loader
         for _, batches in loader.epoch(0):
             for batch in batches:
-                self.training.warm_up(batch, False)
+                self.training.warm_up(batch)
                 break
             break
         x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
         row = loader.place(Batch(x, y, None, np.zeros(1, np.int64), 0, train=True))
-        self.training.warm_up(row, self.fuses())
+        self.training.warm_up(row)
         for _, batches in loader.epoch(0):
             self.training.settle(next(iter(batches), row))
             break

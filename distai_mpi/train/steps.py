@@ -15,6 +15,7 @@ from ..models import Sums
 from ..objective import Objective, square
 from ..optim import Elementwise, FirstOrder, ParameterAveraging
 from ..trace import PUBLISH, REDUCE, UPDATE
+from .fused import FusedSteps
 from .gradients import Gradients, WholeGradients
 
 Array = Any
@@ -35,6 +36,7 @@ class Steps(ABC):
         clip_norm: gradients longer than this are shortened to it; None: they are not.
 
     Attributes:
+        fused: what takes many small steps at once, by `take`; None: nothing does.
         gradient_norm: Euclidean norm of the last step's gradient of the objective, before clipping; nan where
             nobody asked for it.
     """
@@ -43,6 +45,7 @@ class Steps(ABC):
         self.objective, self.clip_norm = objective, clip_norm
         self._w, self._w_next = objective.empty(once=True), objective.empty(once=True)
         _put(start, self._w)
+        self.fused: FusedSteps | None = None
         self.gradient_norm = math.nan
 
     @property
@@ -68,12 +71,16 @@ class Steps(ABC):
         ``factor`` multiplies the learning rate.
         """
 
+    def take(self, steps: int, batch: Batch) -> Sums:
+        """Take ``steps`` fused steps from this rank's rows of all of them; return its sums of losses before each."""
+        raise NotImplementedError
+
     @abstractmethod
     def close_epoch(self) -> None:
         """Bring ``w`` up to date at the end of an epoch; collective."""
 
     @abstractmethod
-    def warm_up(self, batch: Batch, fuses: bool) -> None:
+    def warm_up(self, batch: Batch) -> None:
         """Compile everything that a step on batches like this one needs; changes scratch arrays alone."""
 
     @abstractmethod
@@ -100,6 +107,7 @@ class SynchronousSteps(Steps):
         objective, start, clip_norm: see `Steps`.
         optimizer: the method.
         gradients: how gradients are exchanged; None: whole.
+        fused: takes small steps in place of `step`, to the same result.
         measures_norm: whether somebody wants ``gradient_norm``.
     """
 
@@ -110,12 +118,13 @@ class SynchronousSteps(Steps):
         start: Array,
         *,
         gradients: Gradients | None = None,
+        fused: FusedSteps | None = None,
         clip_norm: float | None = None,
         measures_norm: bool = False,
     ) -> None:
         super().__init__(objective, start, clip_norm)
         mine, layout = objective.mine, objective.model.layout
-        self.optimizer, self.gradients = optimizer, gradients or WholeGradients(objective)
+        self.optimizer, self.gradients, self.fused = optimizer, gradients or WholeGradients(objective), fused
         self.state = optimizer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
         self._measures_norm = measures_norm or clip_norm is not None
         # who overrides `step` means it to be taken
@@ -166,22 +175,23 @@ class SynchronousSteps(Steps):
         if size == 0:
             objective.mark(UPDATE)
 
-    def fused(self, batch: Batch, factor: float) -> Sums:
-        """One-sample steps over the rows of ``batch`` in turn, fused by the model."""
-        rate = factor * self.optimizer.lr
-        return self.objective.model.sgd_step(self._w, batch, rate, self.objective.l2)  # type: ignore[attr-defined]
+    def take(self, steps: int, batch: Batch) -> Sums:
+        """See `Steps`."""
+        assert self.fused is not None
+        sums = self.fused.take(self._w, self._w_next, self.optimizer.lr, batch, steps)
+        if self.objective.comm.size > 1:
+            self._publish()
+        return sums
 
     def close_epoch(self) -> None:
         """See `Steps`: ``w`` is up to date after every step."""
 
-    def warm_up(self, batch: Batch, fuses: bool) -> None:
+    def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
-        objective, scratch = self.objective, self._w_next
         self.gradients.local(self.w, [batch])
-        if fuses:
-            scratch[:] = self._w
-            objective.model.sgd_step(scratch, batch, self.optimizer.lr, objective.l2)  # type: ignore[attr-defined]
-        _warm_up(self.optimizer, scratch, self.gradients.owned)
+        if self.fused is not None:
+            self.fused.take(self._w, self._w_next, self.optimizer.lr, batch, 0)
+        _warm_up(self.optimizer, self._w_next, self.gradients.owned)
 
     def settle(self, batch: Batch) -> None:
         """See `Steps`."""
@@ -271,7 +281,7 @@ class AveragingSteps(Steps):
         if self.since["steps"]:
             self._average()
 
-    def warm_up(self, batch: Batch, fuses: bool) -> None:
+    def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
         self.objective.sums_and_grad(self.w, [batch], self._grad)
         for method in (self.method.inner, self.method.outer):

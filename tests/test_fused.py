@@ -1,0 +1,132 @@
+"""Small steps that are taken in one compiled loop are the plain steps, on ranks that wait for each other."""
+
+import time
+
+import numpy as np
+import pytest
+from problems import local_share, make_rows, uneven, whole_share
+
+from distai_mpi import fit, models, optim
+from distai_mpi.comm import node_barrier
+from distai_mpi.data import Dataset, Partition, whole
+from distai_mpi.train import fused
+
+mpi = pytest.mark.mpi
+KINDS = {
+    "mlp": lambda: models.MLP(6, 3, (8, 5), dropout=0.3, dtype=np.float64),
+    "softmax": lambda: models.Softmax(6, 3, dtype=np.float64),
+    "no bias": lambda: models.MLP(6, 3, (4,), bias=False, activation="tanh", dtype=np.float64),
+}
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The numbers of steps that were fused."""
+    numbers, plain = [], fused.FusedSteps.take
+
+    def take(self, w, w_next, rate, batch, steps):
+        numbers.append(steps)
+        return plain(self, w, w_next, rate, batch, steps)
+
+    monkeypatch.setattr(fused.FusedSteps, "take", take)
+    return numbers
+
+
+def train(comm, share, size, model=None, optimizer=None, **options):
+    model, optimizer = model or KINDS["mlp"](), optimizer or optim.SGD(0.05)
+    return fit(model, share, comm, optimizer=optimizer, epochs=2, global_batch_size=size, seed=4, **options)
+
+
+def plainly(monkeypatch, *args, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "MOST_ROWS", 0)
+        return train(*args, **options)
+
+
+def agree(comm, ours, plain):
+    np.testing.assert_allclose(ours.w, plain.w, rtol=1e-9, atol=1e-12)
+    assert ours.iterations == plain.iterations
+    for one, other in zip(ours.history, plain.history, strict=True):
+        assert one["running_loss"] == pytest.approx(other["running_loss"], rel=1e-9)
+    assert len(set(comm.allgather_object(ours.w.tobytes()))) == 1
+
+
+@mpi
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+@pytest.mark.parametrize("size", [1, 2, 5, 16])
+def test_fused_steps_are_the_plain_ones(comm, monkeypatch, taken, kind, l2, size):
+    """Also where a rank has no row of a step, and with a short last step."""
+    x, y = make_rows(rows=67)
+    share = whole_share(x, y, comm)
+    plain = plainly(monkeypatch, comm, share, size, KINDS[kind](), l2=l2, factors=True)
+    assert not taken
+    ours = train(comm, share, size, KINDS[kind](), l2=l2, factors=True)
+    assert sum(taken) == 2 * (67 // size)
+    agree(comm, ours, plain)
+    assert ours.rounds <= plain.rounds
+    assert (ours.bytes_moved > 0) == (comm.size > 1)
+
+
+@mpi
+def test_unequal_shards(comm, monkeypatch, taken):
+    x, y = make_rows(rows=67)
+    share = whole(Dataset(x, y), comm.rank, comm.size, partition=Partition(tuple(range(1, comm.size + 1))))
+    dealt = local_share(x, y, comm, uneven(67, comm.size))
+    train(comm, dealt, 5, factors=True)
+    assert not taken  # rows that were shuffled locally are no part of one order
+    agree(comm, train(comm, share, 5, factors=True), plainly(monkeypatch, comm, share, 5, factors=True))
+
+
+@mpi
+def test_who_waits_long_looks_at_mpi_and_goes_on(comm, monkeypatch, taken):
+    """Ranks come late in turn, and nobody spins: the loop is left and entered again in the middle of a step."""
+    x, y = make_rows(rows=300)
+    share = whole_share(x, y, comm)
+    plain = plainly(monkeypatch, comm, share, 2, factors=True)
+    monkeypatch.setattr(node_barrier, "YIELDS", 0)
+    begin, looks = fused.FusedSteps.take, []
+
+    def late(self, *args):
+        exchange = comm._sharing.exchange
+        if exchange is not None:
+            meeting = exchange._unheard
+            monkeypatch.setattr(meeting, "_spins", 0)
+            monkeypatch.setattr(meeting, "_poll", lambda: looks.append(len(taken)))
+        time.sleep(0.01 * (len(taken) % comm.size == comm.rank))
+        return begin(self, *args)
+
+    monkeypatch.setattr(fused.FusedSteps, "take", late)
+    agree(comm, train(comm, share, 2, factors=True), plain)
+    assert looks or comm.size == 1
+
+
+@mpi
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": optim.Momentum(0.05)},
+        {"schedule": optim.Cosine(20)},
+        {"clip_norm": 1.0},
+        {"size": 17},
+        {"weighted": True},
+        {"model": type("Own", (models.MLP,), {"loss_and_grad": lambda self, *a: models.MLP.loss_and_grad(self, *a)})},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_is_no_plain_sgd_in_small_steps_is_not_fused(comm, taken, options):
+    x, y = make_rows(rows=40)
+    options = dict(options)
+    weight = np.random.default_rng(1).random(40) if options.pop("weighted", False) else None
+    kind = options.pop("model", models.MLP)
+    share = whole(Dataset(x, y, weight=weight), comm.rank, comm.size)
+    train(comm, share, options.pop("size", 2), kind(6, 3, (4,), dtype=np.float64), **options)
+    assert not taken
+
+
+@mpi
+def test_who_is_traced_fuses_nothing_with_others(comm, taken, tmp_path):
+    x, y = make_rows(rows=40)
+    share = whole_share(x, y, comm)
+    train(comm, share, 2, factors=True, trace=comm.bcast_object(str(tmp_path / "trace.json")))
+    assert (sum(taken) > 0) == (comm.size == 1)
