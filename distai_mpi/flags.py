@@ -61,3 +61,10 @@ def wait_for(flags, ranks, turn, spins, yields):
                     return False
                 _yield()
     return True
+
+
+@kernel()
+def meet(flags, rank, ranks, turn, spins, yields):
+    """`announce`, then `wait_for`: one call from Python takes half the time of two."""
+    announce(flags, rank, turn)
+    return wait_for(flags, ranks, turn, spins, yields)

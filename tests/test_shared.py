@@ -449,3 +449,32 @@ def test_long_doubles_travel_by_messages(comm):
     mine[:] = x[comm.rank]
     comm.allreduce(mine)
     np.testing.assert_array_equal(mine, expected)
+
+
+@mpi
+def test_sums_made_again_are_checked_and_counted_as_the_first(comm):
+    """The second call of a kind takes a shorter way: the same sums, bytes and rounds, and the same refusals."""
+    x, out = comm.empty(1000, np.float64), comm.empty(1000, np.float64, once=True)
+    other = comm.empty(1000, np.float64, once=True)
+    expected, counted = comm.size * (comm.size + 1) / 2, []
+    for turn in range(3):
+        for place in (None, out, other):
+            before = comm.rounds, comm.bytes_sent
+            x[:] = comm.rank + 1
+            comm.barrier()
+            comm.allreduce(x, "hierarchical", out=place)
+            np.testing.assert_array_equal(x if place is None else place, expected)
+            counted.append((turn, comm.rounds - before[0], comm.bytes_sent - before[1]))
+            comm.barrier()
+    assert [row[1:] for row in counted[:3]] == [row[1:] for row in counted[3:6]] == [row[1:] for row in counted[6:]]
+    frozen = x.view()
+    frozen.flags.writeable = False
+    for wrong, place in ((x[::-1], None), (frozen, None), (x, out[::-1]), (x, comm.empty(1000, np.float32))):
+        with pytest.raises(ValueError, match=r"contiguous|read-only|cannot sum"):
+            comm.allreduce(wrong, "hierarchical", out=place)
+    del out, place
+    again = comm.empty(1000, np.float64, once=True)  # may lie where the other did
+    x[:] = 1
+    comm.barrier()
+    comm.allreduce(x, "hierarchical", out=again)
+    np.testing.assert_array_equal(again, comm.size)

@@ -127,6 +127,11 @@ class Communicator(Meeting, Traceable):
         In place, or into ``out``, which is like ``x`` and may be a vector that the node has once: all of its ranks
         find the sum there, and each element of it was written once.  What ``x`` then holds is undefined.
         """
+        call = self._sharing.call(x, algorithm, out)
+        if call is not None and self.recorder is None:
+            self.rounds += 1
+            call()
+            return
         chosen, shared = self._choose(x, algorithm, "allreduce")
         once = None
         if out is not None:
@@ -138,9 +143,13 @@ class Communicator(Meeting, Traceable):
                 self._sum_all(chosen, x)
             elif once is not None and once.once:
                 self._exchange.allreduce_once(x, shared, out)  # type: ignore[arg-type]
+                if not self._check:
+                    self._sharing.keep(shared, algorithm, once)
                 return
             else:
                 self._exchange.allreduce(x, shared)
+                if not self._check and out is None:
+                    self._sharing.keep(shared, algorithm, None)
         if out is not None:
             self._publish(x, out, once)
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..params import Ownership
 from ..trace import WAIT, Recorder
 from .collectives import Algorithm
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from .node_barrier import NodeBarrier
 
 PART_BYTES = 256 << 10  # of the owned slice that is summed, and then used, at once: it stays in the second-level cache
-STREAM_BYTES = 8 << 20  # a node's sum that is longer does not stay in a cache: it is stored past it
 
 
 class Hierarchical:
@@ -66,6 +67,7 @@ class Hierarchical:
         self._work = Workspace()
         self._wire: MPIWire | None = None
         self._rail_comm: Any = None
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._read = 0  # bytes of other ranks' vectors
         if self._several:
             carries = self._local < topology.rails
@@ -97,7 +99,10 @@ class Hierarchical:
 
     def plan(self, x: Array) -> Plan:
         """How a vector like ``x`` travels."""
-        return self.topology.plan(x.size, x.itemsize)
+        plan = self._plans.get((x.size, x.itemsize))
+        if plan is None:
+            plan = self._plans[x.size, x.itemsize] = self.topology.plan(x.size, x.itemsize)
+        return plan
 
     def reduce_scatter_parts(
         self, x: Array, shared: Shared, owners: Ownership, half: HalfMessages | None = None
@@ -179,15 +184,31 @@ class Hierarchical:
                 self._told(self._flat.allreduce)(self._wire, out[plan.columns[self._rail]], self._work)
         self.barrier()
 
+    def prepared(self, shared: Shared, once: Shared | None) -> Callable[[], None]:
+        """`allreduce` of the one node's vectors ``shared``, or `allreduce_once` into ``once``, as one compiled call."""
+        from . import kernels
+
+        itemsize = shared.dtype.itemsize
+        part = self.topology.plan(shared.size, itemsize).parts[self._rank]
+        way = kernels.EVERYWHERE if once is None else kernels.STREAM if shared.long else kernels.SUM
+        out = 0 if once is None else once.address + part.start * itemsize
+        like = np.empty(0, shared.dtype)
+        where = (way, shared.address, shared.stride, shared.rows, part.start, part.stop, out, like)
+        around, nbytes = self._unheard.around, (shared.rows - 1) * (part.stop - part.start) * itemsize
+
+        def call() -> None:
+            around(kernels.sum_between, *where)
+            self._read += nbytes
+
+        return call
+
     # --- within the node
 
     def _sum(self, shared: Shared, part: slice, out: Array) -> None:
         """out ← the node's sum of the elements ``part``."""
         from . import kernels
 
-        long = shared.rows > 1 and shared.size * shared.dtype.itemsize > STREAM_BYTES
-        apart = long and not _overlaps(shared, out)
-        kernel = kernels.stream_rows if apart else kernels.sum_rows
+        kernel = kernels.stream_rows if self._streams(shared, out) else kernels.sum_rows
         kernel(shared.address, shared.stride, shared.rows, part.start, part.stop, out)
         self._read += (shared.rows - 1) * out.nbytes
 
@@ -195,9 +216,12 @@ class Hierarchical:
         """Put the node's sum of the elements ``part`` in all its vectors."""
         from . import kernels
 
-        if shared.rows > 1:
-            kernels.sum_everywhere(shared.address, shared.stride, shared.rows, part.start, part.stop, x)
-            self._read += (shared.rows - 1) * (part.stop - part.start) * x.itemsize
+        kernels.sum_everywhere(shared.address, shared.stride, shared.rows, part.start, part.stop, x)
+        self._read += (shared.rows - 1) * (part.stop - part.start) * x.itemsize
+
+    def _streams(self, shared: Shared, out: Array) -> bool:
+        """Whether a sum into ``out`` is stored past the cache: where it is long, and not in its place."""
+        return shared.long and not _overlaps(shared, out)
 
     # --- between nodes
 

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ..flags import announce, wait_for
 from ..jit import kernel
 
 BLOCK = 2048  # elements summed at once: 8 or 16 KiB stay in the first-level cache
@@ -162,3 +163,25 @@ def sum_everywhere(base, stride, rows, start, stop, like):
             part = _row(base, stride, row, low, high, like)
             for i in range(high - low):
                 part[i] = total[i]
+
+
+SUM, STREAM, EVERYWHERE = 0, 1, 2  # `sum_rows`, `stream_rows` and `sum_everywhere`
+
+
+@kernel()
+def sum_between(flags, rank, ranks, turn, spins, yields, stage, way, base, stride, rows, start, stop, address, like):
+    """One of the sums above into ``address``, between two meetings of the node's ranks; see `NodeBarrier.around`."""
+    if stage == -1:
+        announce(flags, rank, turn + 1)
+    if stage < 1:
+        if not wait_for(flags, ranks, turn + 1, spins, yields):
+            return 0
+        out = _row(address, 0, 0, 0, stop - start, like)
+        if way == SUM:
+            sum_rows(base, stride, rows, start, stop, out)
+        elif way == STREAM:
+            stream_rows(base, stride, rows, start, stop, out)
+        else:
+            sum_everywhere(base, stride, rows, start, stop, like)
+        announce(flags, rank, turn + 2)
+    return 2 if wait_for(flags, ranks, turn + 2, spins, yields) else 1

@@ -11,7 +11,8 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from .wire import Array
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+STREAM_BYTES = 8 << 20  # sums that are longer do not stay in a cache
 
 
 def allocate(node: MPI.Intracomm, nbytes: int) -> mmap.mmap | str:
@@ -84,6 +87,7 @@ class Shared:
         once: whether the node has one in place of one of each rank's.
         size: elements of each.
         dtype: their type.
+        calls: sums of them that are ready to be made again; see `Sharing.call`.
     """
 
     address: int
@@ -93,11 +97,17 @@ class Shared:
     size: int
     dtype: np.dtype[Any]
     _memory: weakref.ref[Array]
+    calls: dict[Any, Callable[[], None]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def over(cls, memory: Array, rows: int, once: bool, size: int, dtype: np.dtype[Any]) -> Shared:
         """Lay ``rows`` vectors out in ``memory``, uint8, shape (rows · `stride_of`,)."""
         return cls(address(memory), memory.size // rows, rows, once, size, dtype, weakref.ref(memory))
+
+    @property
+    def long(self) -> bool:
+        """Whether a sum of several vectors is too long to stay in a cache, and so is stored past it."""
+        return self.rows > 1 and self.size * self.dtype.itemsize > STREAM_BYTES
 
     def row(self, index: int) -> Array:
         """Vector number ``index``, shape (size,), writable."""
@@ -140,3 +150,8 @@ class Registry:
         """
         shared = self._found.get(id(getattr(x, "base", None)))  # device arrays need not have one
         return shared if shared is not None and shared.size == x.size and shared.dtype == x.dtype else None
+
+    def forget_calls(self) -> None:
+        """Forget the sums that are ready to be made again."""
+        for shared in self._found.values():
+            shared.calls.clear()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from ..flags import LINE, announce, wait_for
+from ..flags import LINE, meet, wait_for
 
 SPINS = 4000  # looks at a flag before the processor is given away: about 10 µs, the length of a short imbalance
 YIELDS = 200  # times that it is given away before MPI is looked at: it may tell that a rank has died
@@ -51,9 +52,26 @@ class NodeBarrier:
                 self._poll()
         return self._turn - first
 
+    def around(self, work: Callable[..., int], *arguments: Any) -> None:
+        """Wait for all ranks of the node before and after compiled ``work``, in one call of it.
+
+        ``work(flags, rank, ranks, turn, spins, yields, stage, *arguments)`` comes to turns ``turn`` + 1 and + 2.  It
+        returns 2 when done; 0 or 1 where it gave up waiting in the first or in the second, to be called again with that
+        ``stage``, which is -1 at first.
+        """
+        stage = -1
+        while stage < 2:
+            stage = work(
+                self._flags, self._rank, self._ranks, self._turn, self._spins, YIELDS, stage, *arguments
+            )  # fmt: skip
+            if stage < 2:
+                self._poll()
+        self._turn += 2
+
     def __call__(self) -> None:
         """Wait for all ranks of the node."""
         self._turn += 1
-        announce(self._flags, self._rank, self._turn)
-        while not wait_for(self._flags, self._ranks, self._turn, self._spins, YIELDS):
+        if not meet(self._flags, self._rank, self._ranks, self._turn, self._spins, YIELDS):
             self._poll()
+            while not wait_for(self._flags, self._ranks, self._turn, self._spins, YIELDS):
+                self._poll()

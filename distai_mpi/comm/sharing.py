@@ -67,6 +67,32 @@ class Sharing:
         """The shared vectors that ``x`` is one of; None for any other array."""
         return self._registry.find(x) if self.exchange is not None else None
 
+    def call(self, x: Array, algorithm: str | None, out: Array | None) -> Callable[[], None] | None:
+        """A sum that was made before with the same arguments, ready to be made again; None: go the long way.
+
+        The long way costs 10 µs where a core's cache holds no more of Python, a third of a sum of 1 MiB.
+        """
+        shared = self._registry.find(x)
+        if shared is None or not x.flags.carray:
+            return None
+        if out is None:
+            return shared.calls.get(algorithm)
+        once = self._registry.find(out)
+        if once is None or not out.flags.carray or once.size != shared.size or once.dtype != shared.dtype:
+            return None
+        return shared.calls.get((algorithm, once.address))
+
+    def keep(self, shared: Shared, algorithm: str | None, once: Shared | None) -> None:
+        """Have `call` find this sum, which was just made, where all of it is on one node."""
+        if len(self.topology.nodes) == 1:
+            assert self.exchange is not None
+            key = algorithm if once is None else (algorithm, once.address)
+            shared.calls[key] = self.exchange.prepared(shared, once)
+
+    def forget_calls(self) -> None:
+        """Have `call` find nothing: how sums are made may be chosen anew."""
+        self._registry.forget_calls()
+
     def vector(self, size: int, dtype: np.dtype[Any], once: bool) -> Array | None:
         """A vector of zeros that the node's ranks can read: this rank's, or with ``once`` the only one of the node.
 

@@ -216,6 +216,7 @@ class Tuner:
     def forget(self) -> None:
         """Measure anew what is asked for next; collective where that is."""
         self._chosen.clear()
+        self._comm._sharing.forget_calls()
         if self._comm.rank == 0:
             self._findings.forget()
 
