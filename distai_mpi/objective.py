@@ -143,24 +143,25 @@ class Objective:
     def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
         """As `reduce_grad`, yielding stretches of the owned slice, counted from its start, as they are ready."""
         owned, w_owned = grad[self.mine], w[self.mine]
-        for part in self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm, self.half):
-            self._mean_grad(owned, w_owned, weight, self._decay, part)
+        for part in self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm, self.half, 1.0 / weight):
+            self._add_penalty(owned, w_owned, self._decay, part)
             yield part
 
     def mean_grad(self, owned: Array, w: Array, weight: float, part: slice) -> None:
         """Make elements ``part`` of the slice ``owned`` of a sum of gradients those of f, in place; local."""
-        self._mean_grad(owned, w[self.mine], weight, self._decay, part)
+        owned[part] *= owned.dtype.type(1.0 / weight)
+        self._add_penalty(owned, w[self.mine], self._decay, part)
 
     def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
         """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""
         decay = self.model.layout.decay_ranges(0, w.size) if self.l2 else []
-        self._mean_grad(grad, w, weight, decay, slice(0, w.size))
+        grad *= grad.dtype.type(1.0 / weight)
+        self._add_penalty(grad, w, decay, slice(0, w.size))
         return grad
 
-    def _mean_grad(self, grad: Array, w: Array, weight: float, decay: Sequence[tuple[int, int]], part: slice) -> None:
-        """Divide the elements ``part`` of ``grad`` by ``weight``, add l2 · w in the stretches ``decay``; in place."""
+    def _add_penalty(self, grad: Array, w: Array, decay: Sequence[tuple[int, int]], part: slice) -> None:
+        """Add l2 · w to the elements ``part`` of ``grad`` in the stretches ``decay``; in place."""
         device, number = device_of(grad), grad.dtype.type
-        grad[part] *= number(1.0 / weight)
         for low, high in decay:
             start, stop = max(low, part.start), min(high, part.stop)
             for i in range(start, stop, device.block):

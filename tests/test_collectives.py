@@ -157,3 +157,16 @@ def test_more_elements_than_an_int_counts(comm, name):
     received = np.empty(length if comm.rank == comm.size - 1 else 0, np.uint8)
     comm.scatterv(mine, [0] * (comm.size - 1) + [length], received)
     assert comm.rank < comm.size - 1 or np.array_equal(received[-9:], mine[-9:])
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "hierarchical"])
+def test_sums_of_slices_are_scaled(comm, name):
+    x = comm.empty(1000, np.float64)
+    x[:] = np.arange(1000) * (comm.rank + 1.0)
+    owners = comm.ownership(1000, np.float64, name)
+    mine, parts = owners.slices[comm.rank], []
+    for part in comm.reduce_scatter_parts(x, owners, name, scale=0.125):
+        parts.append(x[mine][part].copy())
+    total = np.arange(1000.0) * sum(range(1, comm.size + 1)) / 8
+    np.testing.assert_array_equal(np.concatenate(parts), total[mine])
+    comm.barrier()

@@ -193,12 +193,17 @@ class Communicator(Meeting, Traceable):
         return x[owners.slices[self.rank]]
 
     def reduce_scatter_parts(
-        self, x: Array, owners: Ownership, algorithm: str | None = None, half: HalfMessages | None = None
+        self,
+        x: Array,
+        owners: Ownership,
+        algorithm: str | None = None,
+        half: HalfMessages | None = None,
+        scale: float = 1.0,
     ) -> Iterator[slice]:
         """As `reduce_scatter` without ``release``, yielding stretches of the slice one by one as they are summed.
 
         They are counted from the slice's start, and cover it.  What is done with a stretch at once finds it in the
-        cache.  All of them must be taken.  With ``half`` numbers travel as float16.
+        cache.  All of them must be taken.  Sums are multiplied by ``scale``.  With ``half`` numbers travel as float16.
         """
         chosen, shared = self._choose(x, algorithm, "reduce_scatter")
         self._check_owners(x, owners, chosen, shared)
@@ -206,7 +211,7 @@ class Communicator(Meeting, Traceable):
         if self.size > 1:
             self.rounds += 1
             if shared is not None and not owners.replicated:
-                yield from self._exchange.reduce_scatter_parts(x, shared, owners, half)
+                yield from self._exchange.reduce_scatter_parts(x, shared, owners, half, scale)
                 return
             if shared is not None:
                 self._exchange.allreduce(x, shared)
@@ -217,6 +222,8 @@ class Communicator(Meeting, Traceable):
                 travel = exchange.check_sliced((half or chosen).reduce_scatter)
                 self._told(travel)(self._wire, host, owners.slices, self._work)
                 self._staging.up(host, x, [mine])
+        if scale != 1:
+            x[mine] *= x.dtype.type(scale)
         yield slice(0, mine.stop - mine.start)
 
     def allgather(self, x: Array, owners: Ownership, algorithm: str | None = None, half: Changes | None = None) -> None:

@@ -105,9 +105,9 @@ class Hierarchical:
         return plan
 
     def reduce_scatter_parts(
-        self, x: Array, shared: Shared, owners: Ownership, half: HalfMessages | None = None
+        self, x: Array, shared: Shared, owners: Ownership, half: HalfMessages | None = None, scale: float = 1.0
     ) -> Iterator[slice]:
-        """Leave the sum of this rank's slice over all ranks there, in ``x``, yielding its stretches as they are summed.
+        """Leave the sum of this rank's slice over all ranks, times ``scale``, in ``x``, and yield it by stretches.
 
         They are counted from the slice's start; on one node a stretch is in the cache when it is yielded.  Other ranks
         may still read ``x`` afterwards, until the next barrier of the node.  With ``half`` numbers travel as float16.
@@ -118,7 +118,7 @@ class Hierarchical:
             step = max(1, PART_BYTES // x.itemsize)
             for start in range(mine.start, mine.stop, step):
                 part = slice(start, min(start + step, mine.stop))
-                self._sum(shared, part, x[part])
+                self._sum(shared, part, x[part], scale)
                 yield slice(part.start - mine.start, part.stop - mine.start)
         else:
             plan = self.plan(x)
@@ -130,6 +130,8 @@ class Hierarchical:
                 self.barrier()
                 if carrier is not x:
                     x[mine] = carrier[mine]
+            if scale != 1:
+                x[mine] *= x.dtype.type(scale)
             yield slice(0, mine.stop - mine.start)
 
     def allgather(self, x: Array, shared: Shared, owners: Ownership, half: Changes | None = None) -> None:
@@ -204,12 +206,15 @@ class Hierarchical:
 
     # --- within the node
 
-    def _sum(self, shared: Shared, part: slice, out: Array) -> None:
-        """out ← the node's sum of the elements ``part``."""
+    def _sum(self, shared: Shared, part: slice, out: Array, scale: float = 1.0) -> None:
+        """out ← scale · the node's sum of the elements ``part``."""
         from . import kernels
 
-        kernel = kernels.stream_rows if self._streams(shared, out) else kernels.sum_rows
-        kernel(shared.address, shared.stride, shared.rows, part.start, part.stop, out)
+        where = (shared.address, shared.stride, shared.rows, part.start, part.stop, out)
+        if scale == 1 and shared.long and not _overlaps(shared, out):
+            kernels.stream_rows(*where)
+        else:
+            kernels.sum_rows(*where, out.dtype.type(scale))
         self._read += (shared.rows - 1) * out.nbytes
 
     def _sum_everywhere(self, x: Array, shared: Shared, part: slice) -> None:
@@ -218,10 +223,6 @@ class Hierarchical:
 
         kernels.sum_everywhere(shared.address, shared.stride, shared.rows, part.start, part.stop, x)
         self._read += (shared.rows - 1) * (part.stop - part.start) * x.itemsize
-
-    def _streams(self, shared: Shared, out: Array) -> bool:
-        """Whether a sum into ``out`` is stored past the cache: where it is long, and not in its place."""
-        return shared.long and not _overlaps(shared, out)
 
     # --- between nodes
 

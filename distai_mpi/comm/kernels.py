@@ -79,26 +79,27 @@ def _row(base, stride, row, start, stop, like):
 
 
 @kernel()
-def sum_rows(base, stride, rows, start, stop, out):
-    """out ← the sum of all rows' elements ``start`` to ``stop - 1``, in the order of rows.
+def sum_rows(base, stride, rows, start, stop, out, scale):
+    """out ← scale · the sum of all rows' elements ``start`` to ``stop - 1``, in the order of rows.
 
     ``out``, shape (stop - start,), may be that stretch of one of the rows.
     """
     first = _row(base, stride, 0, start, stop, out)
     if rows == 1:
-        out[:] = first
+        for i in range(out.size):
+            out[i] = scale * first[i]
     elif rows == 2:
         second = _row(base, stride, 1, start, stop, out)
         # one loop for each case of aliasing: the compiler makes vector code of what it can tell apart
         if second.ctypes.data == out.ctypes.data:
             for i in range(out.size):
-                second[i] = first[i] + second[i]
+                second[i] = scale * (first[i] + second[i])
         elif first.ctypes.data == out.ctypes.data:
             for i in range(out.size):
-                first[i] = first[i] + second[i]
+                first[i] = scale * (first[i] + second[i])
         else:
             for i in range(out.size):
-                out[i] = first[i] + second[i]
+                out[i] = scale * (first[i] + second[i])
     else:
         total = np.empty(BLOCK, out.dtype)
         for low in range(start, stop, BLOCK):
@@ -106,7 +107,7 @@ def sum_rows(base, stride, rows, start, stop, out):
             _sum_block(base, stride, rows, low, high, total)
             part = out[low - start : high - start]
             for i in range(part.size):
-                part[i] = total[i]
+                part[i] = scale * total[i]
 
 
 @numba.njit(inline="always")
@@ -178,7 +179,7 @@ def sum_between(flags, rank, ranks, turn, spins, yields, stage, way, base, strid
             return 0
         out = _row(address, 0, 0, 0, stop - start, like)
         if way == SUM:
-            sum_rows(base, stride, rows, start, stop, out)
+            sum_rows(base, stride, rows, start, stop, out, like.dtype.type(1))
         elif way == STREAM:
             stream_rows(base, stride, rows, start, stop, out)
         else:

@@ -17,7 +17,7 @@ from ...errors import ConfigError, DistaiError
 from .allreduce import crowding, places
 from .checkpoint import Count
 
-REPLICA, KEPT = "native-replica", "native-replica-kept"
+REPLICA, KEPT, FLOOR = "native-replica", "native-replica-kept", "floor"
 Parts = tuple[float, float, float]  # seconds of waiting, reducing, updating
 FIELDS = ("waiting", "reducing", "updating")
 
@@ -37,8 +37,9 @@ def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json
     the division by the batch's weight, which training's steps make.
 
     Before each step every rank writes its gradient anew; a step takes as long as on the slowest rank.  All take
-    turns.  × native is the time as a multiple of the faster replica's.  Waiting, reducing (publishing included) and
-    updating are told of as many further steps, as a trace of training has them.
+    turns.  × native is the time as a multiple of the faster replica's.  On one node the floor is a step's reads and
+    writes alone: all ranks at once, each in private memory, and nobody waits for another.  Waiting, reducing
+    (publishing included) and updating are told of as many further steps, as a trace of training has them.
     """
     from ...comm import Communicator
     from ...files import check_writable, write_whole
@@ -177,6 +178,40 @@ class ReplicaStep:
         return waiting, reducing, updating
 
 
+class FloorStep:
+    """What a rank reads and writes in a step on one node, made in private memory; waits for nobody."""
+
+    def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any) -> None:
+        from ...comm.hierarchical import PART_BYTES
+        from ...perf import pattern
+
+        self._optimizer, share = optimizer, -(-parameters // comm.size)
+        self.grad = comm.empty(comm.size * share, dtype, shared=False)  # the ranks' slices, one after another
+        self._rows = self.grad.reshape(comm.size, share)
+        self.w, self._w_next = (comm.empty(share, dtype, shared=False) for _ in range(2))
+        self.w[:] = 1
+        for rank, row in enumerate(self._rows):
+            pattern.write(row, rank)
+        self._state, self._part = optimizer.init(self.w, [(0, share)]), PART_BYTES // self.w.itemsize
+
+    def __call__(self) -> None:
+        """Sum the slices into the first of them and update, part by part; local."""
+        from ...comm.kernels import sum_rows
+        from ...comm.memory import address
+
+        rows, one = self._rows, self.w.dtype.type(1)
+        base, total = address(self.grad), rows[0]
+        self._optimizer.advance(self._state)
+        for start in range(0, total.size, self._part):
+            part = slice(start, min(start + self._part, total.size))
+            sum_rows(base, rows.strides[0], len(rows), part.start, part.stop, total[part], one)
+            self._optimizer.update(self.w, total, self._state, self._w_next, 1.0, part)
+        self.w, self._w_next = self._w_next, self.w
+
+    def parts(self, turns: int) -> None:
+        """It is not told apart what reads and what writes."""
+
+
 def run(comm: Any, parameters: int, optimizer: Any, dtype: str, repeats: int) -> dict[str, Any]:
     """Check and time all kinds of steps; collective."""
     from ...comm.mpi_library import library
@@ -194,15 +229,17 @@ def run(comm: Any, parameters: int, optimizer: Any, dtype: str, repeats: int) ->
     report["skipped"] = [{"algorithm": KEPT, "reason": reason} for reason in reasons[:1]]
     if not reasons:
         steps[KEPT] = steps[REPLICA]
+    if FLOOR in steps:
+        steps[FLOOR] = steps.pop(FLOOR)  # at the end
     candidates = [
         Candidate(name, step, partial(step.grad.fill, 1), malloc.keep if name == KEPT else malloc.give_back)
         for name, step in steps.items()
     ]
     in_turn(comm, candidates, 0.0, fewest=repeats, most=repeats)
-    parts = []
+    parts: list[Parts | None] = []
     for name, step in steps.items():
         (malloc.keep if name == KEPT else malloc.give_back)()
-        parts.append(tuple(map(float, step.parts(repeats))))
+        parts.append(step.parts(repeats))
     malloc.give_back()
     parts = comm.allgather_object(parts)
     facts = {"ranks": comm.size, "nodes": len(comm.leaders), "parameters": parameters, "dtype": dtype}
@@ -217,8 +254,9 @@ def check_memory(comm: Any, parameters: int, dtype: str) -> None:
     from ...perf.machine import memory_left
 
     # vectors of each rank: gradient and two buffers for three kinds of messages; the shared gradient; gradient,
-    # parameters and state of the replica; two as the library's scratch.  Those of a node: states, shared buffers
-    vectors = (3 * 3 + 1 + 5 + 2) * comm.node.size + 4 * 3 + 2
+    # parameters and state of the replica; two as the library's scratch; the floor's slices.  Those of a node: states
+    # (the floor's too), shared buffers, and the floor's
+    vectors = (3 * 3 + 1 + 5 + 2 + 1) * comm.node.size + 5 * 3 + 2 + 2
     needed, left = vectors * parameters * np.dtype(dtype).itemsize, memory_left()
     with comm.agreed():
         if needed > left:
@@ -234,7 +272,8 @@ def make_steps(comm: Any, parameters: int, optimizer: Any, dtype: str) -> dict[s
     ours = comm.resolve("hierarchical", parameters, dtype)
     sliced = [name for name, algorithm in ALGORITHMS.items() if algorithm.sliced]
     steps: dict[str, Any] = {n: TrainingStep(comm, parameters, optimizer, dtype, n) for n in (ours, *sliced)}
-    return steps | {REPLICA: ReplicaStep(comm, parameters, optimizer, dtype)}
+    steps[REPLICA] = ReplicaStep(comm, parameters, optimizer, dtype)
+    return steps | ({FLOOR: FloorStep(comm, parameters, optimizer, dtype)} if len(comm.leaders) == 1 else {})
 
 
 def check(comm: Any, name: str, step: Any, optimizer: Any) -> None:
@@ -255,14 +294,18 @@ def check(comm: Any, name: str, step: Any, optimizer: Any) -> None:
             raise DistaiError(f"{name}: the parameters are wrong after one step")
 
 
-def rows(candidates: Sequence[Any], parts: Sequence[Sequence[Parts]], facts: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(
+    candidates: Sequence[Any], parts: Sequence[Sequence[Parts | None]], facts: dict[str, Any]
+) -> list[dict[str, Any]]:
     """What was measured, a row for each candidate; ``parts`` has the parts of every rank for each."""
     native = min((one for one in candidates if one.name in (REPLICA, KEPT)), key=lambda one: one.median)
     found = []
     for one, of_ranks in zip(candidates, parts, strict=True):
         row = facts | {"algorithm": one.name, "seconds": one.median, "fastest": one.fastest}
         row |= {"turns": len(one.seconds), "ratio_to_native": one.ratio(native)}
-        found.append(row | dict(zip(FIELDS, map(statistics.mean, zip(*of_ranks, strict=True)), strict=True)))
+        told = [ours for ours in of_ranks if ours is not None]
+        means = [statistics.mean(values) for values in zip(*told, strict=True)] or [None] * len(FIELDS)
+        found.append(row | dict(zip(FIELDS, means, strict=True)))
     return found
 
 
@@ -279,7 +322,8 @@ def show(report: dict[str, Any]) -> None:
         table.add_column(title, justify="left" if title == "algorithm" else "right")
     for row in rows:
         cells = [f"{1e3 * row['seconds']:.3f}", f"{row['ratio_to_native']:.2f}"]
-        table.add_row(row["algorithm"], *cells, *(f"{1e3 * row[field]:.3f}" for field in FIELDS))
+        cells += ["" if row[field] is None else f"{1e3 * row[field]:.3f}" for field in FIELDS]
+        table.add_row(row["algorithm"], *cells)
     watched = launch.on_terminal()  # mpiexec makes every output look like one
     console = Console(force_terminal=watched, width=None if watched else 100, highlight=False)
     console.print(table)
