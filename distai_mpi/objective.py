@@ -176,22 +176,22 @@ class Objective:
 
         Each rank adds up the penalty of its own slice: one reduced sum, the same bits on all ranks.
         """
-        loss, weight, squares = self.comm.sum([*local, self._owned_square(w)]).tolist()
+        loss, weight, squares = self.comm.sum([*local, self.owned_square(w)]).tolist()
         return loss / weight + 0.5 * self.l2 * squares, weight
 
     def norm(self, owned: Array) -> float:
         """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""
-        return math.sqrt(self.comm.sum([square(owned) if self._counts else 0.0])[0])
+        return math.sqrt(self.comm.sum([square(owned) if self.counts else 0.0])[0])
 
     @property
-    def _counts(self) -> bool:
+    def counts(self) -> bool:
         """Whether this rank's slice belongs to sums over slices: of replicated ones rank 0's alone does."""
         return self.comm.rank == 0 or not self.owners.replicated
 
-    def _owned_square(self, w: Array) -> Number:
-        """‖w‖² over the slots with decay in the owned slice."""
+    def owned_square(self, w: Array) -> Number:
+        """‖w‖² over the slots with decay in the owned slice, this rank's part of a sum over ranks; local."""
         owned = w[self.mine]
-        return sum(square(owned[start:stop]) for start, stop in self._decay) if self._counts else 0.0
+        return sum(square(owned[start:stop]) for start, stop in self._decay) if self.counts else 0.0
 
 
 def square(x: Array) -> Number:

@@ -62,7 +62,7 @@ def test_the_flags_name_all_that_is_registered():
     from distai_mpi.train.metrics import METRICS
 
     assert set(flags.MODELS) == set(models.MODELS)
-    assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, optim.ParameterAveraging.name}
+    assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, optim.ParameterAveraging.name, optim.LBFGS.name}
     assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
     assert set(flags.METRICS) == set(METRICS)
     assert flags.ALGORITHMS == CHOICES

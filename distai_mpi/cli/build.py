@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..comm import launch
+from .flags import FULL_BATCH
 
 
 def load_data(settings: dict[str, Any], comm: Any) -> Any:
@@ -49,7 +50,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "factors": settings["factors"],
         "wire": settings["wire"],
         "early": settings["early"],
-        "tol": settings["tol"],
+        "tol": settings["tol"] or (1e-5 if settings["optimizer_name"] == "lbfgs" else None),
     }
 
 
@@ -141,10 +142,10 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "valid": absolute(valid) if isinstance(valid, str) else valid,
         "out": os.path.abspath(settings["out"]),
         "trace": settings["trace"] and os.path.abspath(settings["trace"]),
-        "epochs": None if settings["max_iter"] else epochs(settings),
+        "epochs": None if settings["max_iter"] or settings["optimizer_name"] == "lbfgs" else epochs(settings),
         "resume": None,
     }
-    if settings["optimizer_name"] != "gd":
+    if settings["optimizer_name"] not in FULL_BATCH:
         fixed |= {"batch_size": None, "global_batch_size": batch_size(settings, ranks)}
     return write_config(settings | fixed, command, "distai-mpi train --config FILE runs this again")
 
@@ -159,9 +160,11 @@ def absolute(name: str | None) -> str | None:
 
 def make_optimizer(settings: dict[str, Any]) -> Any:
     """The optimizer that the flags describe."""
-    from ..optim import OPTIMIZERS, ParameterAveraging
+    from ..optim import LBFGS, OPTIMIZERS, ParameterAveraging
 
     name = settings["optimizer_name"]
+    if name == "lbfgs":
+        return LBFGS() if settings["memory"] is None else LBFGS(settings["memory"])
     chosen = {key: settings[key] for key in ("lr", "momentum", "weight_decay") if settings[key] is not None}
     if name != "average":
         return OPTIMIZERS[name](**chosen)
@@ -185,8 +188,8 @@ def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
 
 
 def epochs(settings: dict[str, Any]) -> int:
-    """Passes over the training rows."""
-    return settings["max_iter"] or settings["epochs"] or 5
+    """Passes over the training rows, or iterations."""
+    return settings["max_iter"] or settings["epochs"] or (100 if settings["optimizer_name"] == "lbfgs" else 5)
 
 
 def validation(settings: dict[str, Any]) -> Any:

@@ -12,7 +12,8 @@ from .config import read_config
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MODELS = ("linear", "logistic", "softmax", "mlp")
-OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average")
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average", "lbfgs")
+FULL_BATCH = ("gd", "lbfgs")  # these take all rows in every step
 SCHEDULES = ("constant", "step", "cosine")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
@@ -143,7 +144,7 @@ OPTIMIZER: Sequence[Option] = (
     ),
     click.option(
         "--inner-optimizer",
-        type=click.Choice([name for name in OPTIMIZERS if name not in ("gd", "average")]),
+        type=click.Choice([name for name in OPTIMIZERS if name not in ("gd", "average", "lbfgs")]),
         help="What average takes on each rank.  [default: sgd]",
     ),
     click.option("--sync-every", type=POSITIVE, help="Steps of average between two averages.  [default: 10]"),
@@ -163,11 +164,14 @@ OPTIMIZER: Sequence[Option] = (
     click.option(
         "--patience", type=POSITIVE, help="Stop after so many epochs without a better metric.  [default: never]"
     ),
-    click.option("--max-iter", type=POSITIVE, help="Iterations of gd, in place of epochs."),
+    click.option("--memory", type=POSITIVE, help="Pairs of vectors that lbfgs keeps.  [default: 10]"),
+    click.option(
+        "--max-iter", type=POSITIVE, help="Iterations of gd, in place of epochs, and of lbfgs.  [default: 100]"
+    ),
     click.option(
         "--tol",
         type=click.FloatRange(0, min_open=True),
-        help="Stop gd when the gradient's norm, relative to the first one, falls to this.",
+        help="Stop gd or lbfgs when the gradient's norm, relative to the first one, falls to this.  [lbfgs: 1e-5]",
     ),
 )
 RUN: Sequence[Option] = (

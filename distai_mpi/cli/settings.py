@@ -6,13 +6,17 @@ from typing import Any
 
 from ..errors import ConfigError
 from .build import make_partition
+from .flags import FULL_BATCH, OPTIMIZERS
 
+LEARNING = tuple(name for name in OPTIMIZERS if name != "lbfgs")  # these have a learning rate
 # Flags that mean something beside certain values of another one alone: (flags, that other, its values).
 BELONGS = (
     (("hidden", "activation", "dropout"), "model", ("mlp",)),
     (("momentum",), "optimizer", ("momentum", "nesterov")),
     (("weight_decay",), "optimizer", ("adamw",)),
-    (("max_iter", "tol"), "optimizer", ("gd",)),
+    (("max_iter", "tol"), "optimizer", FULL_BATCH),
+    (("memory",), "optimizer", ("lbfgs",)),
+    (("lr", "schedule", "warmup", "clip_norm", "epochs"), "optimizer", LEARNING),
     (("inner_optimizer", "inner_state", "sync_every", "outer_lr", "outer_momentum"), "optimizer", ("average",)),
     (("decay_every", "decay_factor"), "schedule", ("step",)),
     (("lr_floor",), "schedule", ("cosine",)),
@@ -56,8 +60,8 @@ def check_flags(settings: dict[str, Any]) -> None:
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
     if settings["trace"] is not None and not settings["trace"].endswith((".json", ".json.gz")):
         raise ConfigError(f"--trace {settings['trace']}: name a file FILE.json, or FILE.json.gz to have it compressed")
-    if optimizer == "gd" and (settings["global_batch_size"] or settings["batch_size"]):
-        raise ConfigError("--optimizer gd takes all rows in every step: leave the batch size out")
+    if optimizer in FULL_BATCH and (settings["global_batch_size"] or settings["batch_size"]):
+        raise ConfigError(f"--optimizer {optimizer} takes all rows in every step: leave the batch size out")
 
 
 def flag(name: str) -> str:

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..files import check_writable, claimed
 from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
-from .flags import DATA, MODEL, OPTIMIZER, RUN, flags
+from .flags import DATA, FULL_BATCH, MODEL, OPTIMIZER, RUN, flags
 from .settings import EITHER, check_flags
 
 MOST_SPEEDS = 16  # ranks whose speeds are told one by one
@@ -106,9 +106,10 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
     if result.status == "interrupted":
         raise ConfigError(f"training was stopped by a {result.stop_reason}; --resume goes on from an older checkpoint")
     if result.status != "completed":
+        lr = options["optimizer"].lr
+        way_out = "" if lr is None else f"lower --lr (now {lr:g}) or "
         raise ConfigError(
-            f"training {result.status} in epoch {result.epochs}: the {result.stop_reason};"
-            f" lower --lr (now {options['optimizer'].lr:g}) or scale the features"
+            f"training {result.status} in epoch {result.epochs}: the {result.stop_reason}; {way_out}scale the features"
         )
     return 0
 
@@ -144,7 +145,7 @@ def by_speed(sets: Any, model: Any, comm: Any, settings: dict[str, Any], device:
     from .. import data
     from ..train import calibrate
 
-    rows = sets.train.rows if settings["optimizer_name"] == "gd" else batch_size(settings, comm.size)
+    rows = sets.train.rows if settings["optimizer_name"] in FULL_BATCH else batch_size(settings, comm.size)
     partition = calibrate(model, sets.train, comm, rows, seed=settings["seed"], device=device)
     if comm.rank == 0 and not settings["quiet"]:
         print(speeds(partition), flush=True)

@@ -2,14 +2,18 @@
 
 from .averaging import ParameterAveraging
 from .first_order import OPTIMIZERS, SGD, Adam, AdamW, Elementwise, FirstOrder, GradientDescent, Momentum, Nesterov
+from .lbfgs import LBFGS
+from .line_search import Armijo, StrongWolfe
 from .schedules import SCHEDULES, Constant, Cosine, Schedule, Step, WarmUp
 
 __all__ = [
+    "LBFGS",
     "OPTIMIZERS",
     "SCHEDULES",
     "SGD",
     "Adam",
     "AdamW",
+    "Armijo",
     "Constant",
     "Cosine",
     "Elementwise",
@@ -20,5 +24,6 @@ __all__ = [
     "ParameterAveraging",
     "Schedule",
     "Step",
+    "StrongWolfe",
     "WarmUp",
 ]

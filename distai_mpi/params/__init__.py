@@ -2,5 +2,6 @@
 
 from .layout import Layout, Slot
 from .ownership import Ownership
+from .space import VectorSpace
 
-__all__ = ["Layout", "Ownership", "Slot"]
+__all__ = ["Layout", "Ownership", "Slot", "VectorSpace"]

@@ -14,12 +14,13 @@ from ..errors import ConfigError
 from ..files import check_writable
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import Constant, Momentum, ParameterAveraging, Schedule
+from ..optim import LBFGS, Constant, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, node_cpus
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
+from .deterministic import QuasiNewtonSteps
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .fused import make_fused
@@ -183,6 +184,9 @@ def _steps(
     early: bool | None,
     algorithm: str | None,
 ) -> Steps:
+    if isinstance(optimizer, LBFGS):
+        _check_deterministic(optimizer, schedule, clip_norm, factors, early)
+        return QuasiNewtonSteps(objective, optimizer, start)
     if isinstance(optimizer, ParameterAveraging):
         for asked, flag in ((factors, "--factors"), (early, "--early")):
             if asked:
@@ -194,6 +198,23 @@ def _steps(
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
     )
+
+
+def _check_deterministic(
+    optimizer: LBFGS, schedule: Schedule, clip_norm: float | None, factors: bool | None, early: bool | None
+) -> None:
+    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows."""
+    asked = {
+        "a schedule of the learning rate": not isinstance(schedule, Constant),
+        "the norm to clip at (clip_norm)": clip_norm is not None,
+        "--factors": factors,
+        "--early": early,
+    }
+    for what, given in asked.items():
+        if given:
+            raise ConfigError(
+                f"{what} is nothing for {optimizer.name}, which searches along its directions: leave it out"
+            )
 
 
 def _run(
@@ -212,7 +233,7 @@ def _run(
     tracer.start()
     if not resumed:
         run.count_from()
-    result = Result(run.w, history=run.history)
+    result = Result(run.w, history=run.history, stop_reason="iterations" if run.training.searches else "epochs")
     done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, tol)
     while run.epoch < run.epochs and not done:
         if _train_epoch(run, callbacks, saver):
@@ -252,15 +273,11 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -
 
 def _close_epoch(run: Run, watched: dict[str, Loader], tol: float | None) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
-    running, weight = run.objective.mean(run.w, run.sums)
+    if run.training.value is None:
+        running = _mean_of_epoch(run)
+    else:
+        running = run.training.value
     run.sums = Sums(0.0, 0.0)
-    expected = run.loader.share.total_weight
-    rounding = float(np.finfo(run.objective.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
-    if not math.isclose(weight, expected, rel_tol=max(1e-9, rounding)):
-        raise ConfigError(
-            f"the model gives {run.loader.share.rows:,} rows the weight {weight:g} in place of {expected:g};"
-            " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
-        )
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
@@ -272,11 +289,24 @@ def _close_epoch(run: Run, watched: dict[str, Loader], tol: float | None) -> dic
     run.history.append(record)
     if math.isfinite(running):
         if tol is not None and run.first_norm is None:
-            run.first_norm = run.gradient_norm
+            run.first_norm = run.training.first_norm or run.gradient_norm
         if run.stopping is not None:
             value = record.get(f"valid_{run.stopping.metric}")
             run.stopping.look(run.epoch, value, run.training.owned["w"])
     return record
+
+
+def _mean_of_epoch(run: Run) -> float:
+    """The mean of the losses that rows had when their steps were taken, and the penalty; collective."""
+    running, weight = run.objective.mean(run.w, run.sums)
+    expected = run.loader.share.total_weight
+    rounding = float(np.finfo(run.objective.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
+    if not math.isclose(weight, expected, rel_tol=max(1e-9, rounding)):
+        raise ConfigError(
+            f"the model gives {run.loader.share.rows:,} rows the weight {weight:g} in place of {expected:g};"
+            " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
+        )
+    return running
 
 
 def _ends(run: Run, result: Result, tol: float | None) -> bool:
@@ -293,6 +323,9 @@ def _ends(run: Run, result: Result, tol: float | None) -> bool:
             return True
     if run.stopping is not None and run.stopping.exhausted:
         result.stop_reason = "no improvement"
+        return True
+    if run.training.stop_reason is not None:
+        result.stop_reason = run.training.stop_reason
         return True
     return False
 

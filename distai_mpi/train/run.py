@@ -13,13 +13,13 @@ import numpy as np
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
-from ..optim import FirstOrder, ParameterAveraging, Schedule
+from ..optim import LBFGS, FirstOrder, ParameterAveraging, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
 from .steps import Steps
 
 Array = Any
-Optimizer = FirstOrder | ParameterAveraging
+Optimizer = FirstOrder | ParameterAveraging | LBFGS
 FUSED_ROWS = 256  # rows of steps taken in one call: long enough to hide Python, short enough to show progress
 
 
@@ -30,7 +30,8 @@ class Result:
     Attributes:
         w: parameters, shape (layout.size,), replicated, in host memory.
         status: ``completed``, ``diverged`` or ``interrupted``.
-        stop_reason: ``epochs``, ``tolerance``, ``no improvement``, ``loss is not finite``, ``signal``, or
+        stop_reason: ``epochs``, ``iterations`` (the most that a searching method may make), ``no further decrease``,
+            ``tolerance``, ``no improvement``, ``loss is not finite``, ``signal``, or
             ``signal, and the run could not be saved``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.

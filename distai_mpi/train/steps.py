@@ -37,21 +37,33 @@ class Steps(ABC):
 
     Attributes:
         fused: what takes many small steps at once, by `take`; None: nothing does.
+        stop_reason: why no further step is possible; None: one is.
         gradient_norm: Euclidean norm of the last step's gradient of the objective, before clipping; nan where
             nobody asked for it.
+        first_norm: that at the start, where ``gradient_norm`` is that after the step; else None.
+        searches: whether steps are iterations of a method that searches along directions.
     """
+
+    searches = False
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
         self.objective, self.clip_norm = objective, clip_norm
         self._w, self._w_next = objective.empty(once=True), objective.empty(once=True)
         _put(start, self._w)
         self.fused: FusedSteps | None = None
+        self.stop_reason: str | None = None
+        self.first_norm: float | None = None
         self.gradient_norm = math.nan
 
     @property
     def w(self) -> Array:
         """The parameters, shape (layout.size,), replicated; read-only."""
         return _read_only(self._w)
+
+    @property
+    def value(self) -> float | None:
+        """The objective at ``w``, penalty included, where steps found it out; None where they did not."""
+        return None
 
     @property
     @abstractmethod
@@ -90,6 +102,11 @@ class Steps(ABC):
     def restored(self) -> None:
         """Make ``w`` follow from ``owned`` after it was written to; collective."""
         self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
+
+    def _spread(self, w: Array) -> None:
+        """Let all ranks have the owned slices of ``w``, exactly; collective."""
+        self.objective.mark(PUBLISH)
+        self.objective.comm.allgather(w, self.objective.owners, self.objective.algorithm)
 
     def _publish(self) -> None:
         """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""

@@ -1,0 +1,182 @@
+"""Limited-memory BFGS on slices: the history is shared out with the parameters; a small sum an iteration is enough.
+
+The direction is a combination of the history's vectors and the gradient, and its coefficients follow from their inner
+products alone (Chen, Wang & Zhou 2014, "Large-scale L-BFGS using MapReduce", algorithm 3).  An iteration passes twice
+over the history: once for the products with what is new, once for the direction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..params.space import BLOCK, local_gram
+from .line_search import Search, StrongWolfe
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5) over all rows, with a line search.
+
+    Attributes:
+        memory: pairs of steps and changes of the gradient that are kept.
+        search: the line search.
+        caution: a pair is kept where the cosine of the angle between step and change of the gradient is larger, so
+            that the estimate stays positive definite where the objective is not convex (cautious updates, Li &
+            Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
+            problems"; theirs compare with the gradient's norm, which depends on the objective's scale).
+    """
+
+    memory: int = 10
+    search: Search = field(default_factory=StrongWolfe)
+    caution: float = 1e-8
+    name: ClassVar[str] = "lbfgs"
+    full_batch: ClassVar[bool] = True
+    lr: ClassVar[None] = None  # steps have the length that the search finds
+
+    def __post_init__(self) -> None:
+        if self.memory < 1:
+            raise ConfigError(f"L-BFGS needs a memory of at least 1 pair, got {self.memory}")
+
+
+class History:
+    """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
+
+    A pair is begun by `tell` at a trial point, and kept by `keep` when that is accepted.  There is room for one pair
+    more than are kept: a pair that is dropped costs none.
+
+    Args:
+        memory: pairs.
+        size, dtype: of the owned slice.
+
+    Attributes:
+        steps, changes: shape (memory + 1, size); rows are used in turn.
+        place: the row of the oldest pair, ``first``, and how many are kept, ``count``; may be written to, see `renew`.
+    """
+
+    def __init__(self, memory: int, size: int, dtype: Any) -> None:
+        self.memory, rows = memory, memory + 1
+        self.steps, self.changes = np.zeros((rows, size), dtype), np.zeros((rows, size), dtype)
+        self.place = {"first": 0, "count": 0}
+        self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
+        self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
+
+    @property
+    def order(self) -> list[int]:
+        """Rows of the pairs that are kept, the oldest first."""
+        first, count = self.place["first"], self.place["count"]
+        return [(first + i) % (self.memory + 1) for i in range(count)]
+
+    @property
+    def _free(self) -> int:
+        """The row of the pair that is begun next."""
+        return (self.place["first"] + self.place["count"]) % (self.memory + 1)
+
+    @property
+    def _filled(self) -> int:
+        """Rows up to the last that is in use, or is begun next."""
+        return self.memory + 1 if self.place["first"] else self.place["count"] + 1
+
+    def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
+        """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return this rank's part of its products.
+
+        They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first is sᵀ ``grad``.
+        """
+        row, filled, dtype = self._free, self._filled, self.steps.dtype
+        products, block_products = np.zeros((2, 3, filled)), np.empty(filled, dtype)
+        for start in range(0, grad.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            s, y, g = self.steps[row, block], self.changes[row, block], grad[block]
+            np.multiply(direction[block], dtype.type(t), out=s)
+            np.subtract(g, before[block], out=y)
+            for which, vectors in enumerate((self.steps[:filled, block], self.changes[:filled, block])):
+                for column, vector in enumerate((s, y, g)):
+                    if which or column:  # of steps with steps one product is asked for
+                        products[which, column] += np.dot(vectors, vector, out=block_products)
+            products[0, 0, row] += np.dot(s, s)
+        return np.concatenate([[products[0, 2, row]], products.ravel()])
+
+    def keep(self, totals: Array, caution: float) -> bool:
+        """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
+        row, filled = self._free, self._filled
+        products = totals[1:].reshape(2, 3, filled)
+        self._with_grad[:, :filled] = products[:, 2]
+        square, curvature, change = products[0, 0, row], products[0, 1, row], products[1, 1, row]
+        if not curvature > caution * math.sqrt(square * change):
+            return False
+        self._gram[0, :filled, row] = products[0, 1]  # sᵢᵀ y
+        self._gram[0, row, :filled] = products[1, 0]  # sᵀ yᵢ
+        self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, 1]
+        self.place["count"] += 1
+        if self.place["count"] > self.memory:
+            self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
+        return True
+
+    def forget(self) -> None:
+        """Drop all pairs."""
+        self.place.update(first=0, count=0)
+
+    def products(self, grad: Array) -> Array:
+        """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`."""
+        vectors = np.concatenate([local_gram(self.steps, self.changes), local_gram(self.changes, self.changes)])
+        with_grad = [local_gram(rows, grad[None])[:, 0] for rows in (self.steps, self.changes)]
+        return np.concatenate([vectors.ravel(), *with_grad])
+
+    def renew(self, totals: Array) -> None:
+        """Take the vectors and ``place`` as they were written to; ``totals`` are `products` over all ranks."""
+        cut = self._gram.size
+        self._gram[:] = totals[:cut].reshape(self._gram.shape)
+        self._with_grad[:] = totals[cut:].reshape(self._with_grad.shape)
+
+    def direction(self, grad: Array, out: Array) -> None:
+        """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept."""
+        by_step, by_change, by_grad = self._coefficients()
+        order, number = self.order, grad.dtype.type
+        filled = max(order, default=-1) + 1
+        on_steps, on_changes = (np.zeros(filled, grad.dtype) for _ in range(2))
+        on_steps[order], on_changes[order] = by_step, by_change
+        scratch = np.empty(min(BLOCK, grad.size), grad.dtype)
+        for start in range(0, grad.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            part = out[block]
+            np.multiply(grad[block], number(by_grad), out=part)
+            if filled:
+                product = scratch[: part.size]
+                part += np.dot(on_steps, self.steps[:filled, block], out=product)
+                part += np.dot(on_changes, self.changes[:filled, block], out=product)
+
+    def slope(self, grad_square: float) -> float:
+        """The direction's inner product with the gradient, whose own square is given."""
+        by_step, by_change, by_grad = self._coefficients()
+        order = self.order
+        return float(
+            by_step @ self._with_grad[0, order] + by_change @ self._with_grad[1, order] + by_grad * grad_square
+        )
+
+    def _coefficients(self) -> tuple[Array, Array, float]:
+        """Of steps, changes (both oldest first) and the gradient in the direction: the two loops, on products alone."""
+        order, count = self.order, len(self.order)
+        if not count:
+            return np.zeros(0), np.zeros(0), -1.0
+        with_changes = self._gram[0][np.ix_(order, order)]  # [i, j]: sᵢᵀ yⱼ
+        changes = self._gram[1][np.ix_(order, order)]
+        step_grad, change_grad = self._with_grad[0, order], self._with_grad[1, order]
+        curvature = np.diag(with_changes)
+        by_step, by_change, by_grad = np.zeros(count), np.zeros(count), -1.0
+        alpha = np.zeros(count)
+        for i in reversed(range(count)):
+            alpha[i] = (with_changes[i] @ by_change + by_grad * step_grad[i]) / curvature[i]
+            by_change[i] -= alpha[i]
+        scale = curvature[-1] / changes[-1, -1]
+        by_change *= scale
+        by_grad *= scale
+        for i in range(count):
+            beta = by_step @ with_changes[:, i] + by_change @ changes[:, i] + by_grad * change_grad[i]
+            by_step[i] += alpha[i] - beta / curvature[i]
+        return by_step, by_change, by_grad

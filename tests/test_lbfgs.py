@@ -1,0 +1,240 @@
+"""L-BFGS: its direction against the textbook's recursion, its searches, and optima that do not depend on the ranks."""
+
+import math
+
+import numpy as np
+import pytest
+from problems import local_share, make_rows, uneven, whole_share
+
+from distai_mpi import fit, models, optim
+from distai_mpi.errors import ConfigError
+from distai_mpi.optim.lbfgs import History
+from distai_mpi.optim.line_search import Point
+
+mpi = pytest.mark.mpi
+
+
+def two_loops(pairs, grad):
+    """Nocedal & Wright 2006, algorithm 7.4."""
+    q, alphas = grad.copy(), []
+    for s, y in reversed(pairs):
+        alphas.append(s @ q / (s @ y))
+        q -= alphas[-1] * y
+    if pairs:
+        s, y = pairs[-1]
+        q *= s @ y / (y @ y)
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        q += s * (alpha - y @ q / (s @ y))
+    return -q
+
+
+@pytest.mark.parametrize("size", [1, 7, 50_000])
+@pytest.mark.parametrize("memory", [1, 3, 10])
+def test_directions_are_those_of_the_two_loops(memory, size):
+    rng = np.random.default_rng(size)
+    scales = rng.random(size) + 0.1
+    history, pairs, grad = History(memory, size, np.float64), [], rng.standard_normal(size)
+    direction = np.empty(size)
+    for turn in range(2 * memory + 3):
+        history.direction(grad, direction)
+        expected = two_loops(pairs, grad)
+        np.testing.assert_allclose(direction, expected, rtol=1e-8, atol=1e-9 * np.abs(expected).max())
+        assert history.slope(grad @ grad) == pytest.approx(grad @ expected, rel=1e-8)
+        t, way = 0.1 + rng.random(), rng.standard_normal(size)
+        after = grad + scales * t * way
+        totals = history.tell(t, way, after, grad)
+        assert totals[0] == pytest.approx(t * (way @ after), rel=1e-9, abs=1e-9 * size)
+        if turn % 4 == 3:  # a pair of no use is dropped, and nothing else
+            history.tell(t, way, grad, grad)
+            assert not history.keep(history.tell(t, way, grad - scales * way, grad), 1e-8)
+            history.tell(t, way, after, grad)
+        assert history.keep(history.tell(t, way, after, grad), 1e-8)
+        pairs = [*pairs, (t * way, after - grad)][-memory:]
+        grad = after
+    again = History(memory, size, np.float64)
+    again.steps[:], again.changes[:] = history.steps, history.changes
+    again.place.update(history.place)
+    again.renew(again.products(grad))
+    other = np.empty(size)
+    again.direction(grad, other)
+    history.direction(grad, direction)
+    np.testing.assert_allclose(other, direction, rtol=1e-9, atol=1e-12 * np.abs(direction).max())
+    history.forget()
+    history.direction(grad, direction)
+    np.testing.assert_array_equal(direction, -grad)
+
+
+CURVES = {  # φ, φ', and where a first step is tried
+    "parabola": (lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1), 0.1),
+    "too long": (lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1), 300.0),
+    "far too short": (lambda t: (t - 1000) ** 2, lambda t: 2 * (t - 1000), 1.0),
+    "moré and thuente 1": (lambda t: -t / (t * t + 2), lambda t: (t * t - 2) / (t * t + 2) ** 2, 0.001),
+    "wall": (lambda t: math.inf if t > 1 else (t - 0.9) ** 2, lambda t: math.nan if t > 1 else 2 * (t - 0.9), 50.0),
+    "waves": (lambda t: -t + math.sin(3 * t), lambda t: -1 + 3 * math.cos(3 * t), 2.5),
+    "exponential": (lambda t: math.exp(t) - 5 * t, lambda t: math.exp(t) - 5, 20.0),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("search", [optim.StrongWolfe(), optim.StrongWolfe(1e-3, 0.1), optim.Armijo()], ids=str)
+def test_searches_meet_their_conditions(search, name):
+    value, slope, first = CURVES[name]
+    if slope(0) >= 0:  # these waves begin uphill: turn them round
+        value, slope = (lambda t, f=value: -f(t)), (lambda t, g=slope: -g(t))
+    seen = []
+
+    def evaluate(t):
+        seen.append(t)
+        return value(t), slope(t)
+
+    found = search.find(evaluate, Point(0.0, value(0), slope(0)), first, 1e-15)
+    assert found.good
+    assert found.last
+    assert found.evaluations == len(seen)
+    t = found.point.t
+    assert seen[-1] == t > 0
+    assert value(t) <= value(0) + search.decrease * t * slope(0)
+    if isinstance(search, optim.StrongWolfe):
+        assert abs(slope(t)) <= search.curvature * abs(slope(0))
+
+
+@pytest.mark.parametrize("search", [optim.StrongWolfe(), optim.Armijo()], ids=lambda one: type(one).__name__)
+def test_where_values_are_rounding_slopes_decide(search):
+    found = search.find(lambda t: (1 + 1e-17 * (t - 1) ** 2, 2e-17 * (t - 1)), Point(0.0, 1.0, -2e-17), 1.0, 1e-15)
+    assert found.good
+    assert found.point.t == 1.0
+
+
+@pytest.mark.parametrize(
+    "search", [optim.StrongWolfe(most=6), optim.Armijo(most=6)], ids=lambda one: type(one).__name__
+)
+def test_searches_end_where_nothing_is_better(search):
+    found = search.find(lambda t: (1 + t, -1.0), Point(0.0, 1.0, -1.0), 1.0, 1e-15)  # slopes that lie
+    assert not found.good
+    assert found.point.t == 0
+    assert found.evaluations == 6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optim.StrongWolfe(0.5, 0.1),
+        lambda: optim.StrongWolfe(most=0),
+        lambda: optim.Armijo(1.5),
+        lambda: optim.Armijo(most=0),
+        lambda: optim.LBFGS(0),
+    ],
+)
+def test_settings_that_cannot_work(make):
+    with pytest.raises(ConfigError):
+        make()
+
+
+KINDS = {
+    "linear": lambda dtype: models.Linear(6, dtype=dtype),
+    "softmax": lambda dtype: models.Softmax(6, 3, dtype=dtype),
+    "mlp": lambda dtype: models.MLP(6, 3, (5,), activation="tanh", dtype=dtype),
+}
+
+
+def minimise(comm, share, kind, dtype=np.float64, **options):
+    options = {"epochs": 200, "tol": 1e-9, "l2": 0.01, "seed": 3} | options
+    return fit(KINDS[kind](dtype), share, comm, optimizer=options.pop("optimizer", optim.LBFGS()), **options)
+
+
+@mpi
+@pytest.mark.parametrize("algorithm", ["native", "tree", "hierarchical"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_optima_are_those_of_one_rank(comm, kind, algorithm):
+    x, y = make_rows(rows=90)
+    share = whole_share(x, y, comm)
+    result = minimise(comm, share, kind, allreduce=algorithm, tol=1e-5 if kind == "mlp" else 1e-9)
+    assert result.converged
+    assert result.stop_reason == "tolerance"
+    part = comm.part([0])
+    if part is not None:
+        with part:
+            alone = minimise(part, whole_share(x, y, part), kind)
+        if kind != "mlp":  # whose optima are many
+            np.testing.assert_allclose(result.w, alone.w, rtol=1e-7, atol=1e-8)
+    comm.barrier_asleep()
+    assert len(set(comm.allgather_object(result.w.tobytes()))) == 1
+    assert result.history[-1]["running_loss"] == pytest.approx(result.train_loss, rel=1e-12)
+
+
+@mpi
+def test_uneven_and_empty_shards(comm):
+    x, y = make_rows(rows=67)
+    one = minimise(comm, whole_share(x, y, comm), "softmax")
+    other = minimise(comm, local_share(x, y, comm, uneven(67, comm.size)), "softmax")
+    np.testing.assert_allclose(other.w, one.w, rtol=1e-7, atol=1e-8)
+
+
+@mpi
+def test_the_optimum_of_scipy(comm):
+    scipy = pytest.importorskip("scipy.optimize", reason="not available: SciPy")
+    x, y = make_rows(rows=120)
+    y = (y > 0).astype(np.int64)
+    model = models.Logistic(6, dtype=np.float64)
+    result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.LBFGS(), epochs=100, tol=1e-10, l2=0.01)
+    sign = 2 * y - 1.0
+
+    def objective(w):
+        margin = x @ w[:6] + w[6]
+        residual = -sign / (1 + np.exp(sign * margin)) / len(y)
+        penalty = 0.01 * np.append(w[:6], 0)
+        value = np.logaddexp(0, -sign * margin).mean() + 0.5 * w @ penalty
+        return value, np.append(x.T @ residual, residual.sum()) + penalty
+
+    found = scipy.minimize(objective, np.zeros(7), jac=True, method="BFGS", options={"gtol": 1e-11})
+    np.testing.assert_allclose(result.w, found.x, rtol=1e-6, atol=1e-8)
+    assert result.train_loss == pytest.approx(found.fun, rel=1e-12)
+
+
+@mpi
+def test_at_the_limit_it_says_so_and_single_precision_ends_too(comm):
+    x, y = make_rows(rows=90)
+    share = whole_share(x, y, comm)
+    short = minimise(comm, share, "softmax", epochs=3)
+    assert (short.stop_reason, short.converged, short.iterations) == ("iterations", False, 3)
+    single = minimise(comm, share, "softmax", np.float32, tol=1e-30)
+    assert single.stop_reason in ("no further decrease", "iterations")
+    best = minimise(comm, share, "softmax")
+    assert single.train_loss == pytest.approx(best.train_loss, rel=1e-6)
+
+
+@mpi
+def test_three_rounds_an_evaluation(comm):
+    """The slices are published, the gradient is reduced, one small sum tells the rest: and nothing besides."""
+    x, y = make_rows(rows=90)
+    result = minimise(comm, whole_share(x, y, comm), "softmax", epochs=20, tol=1e-30, allreduce="ring")
+    if comm.size == 1:
+        assert result.rounds == 0
+    else:
+        assert (result.rounds - 2) % 3 == 0  # the first point has no slices to publish
+        assert 2 + 3 * 20 <= result.rounds <= 2 + 3 * 25
+
+
+@mpi
+@pytest.mark.parametrize(
+    "options",
+    [{"clip_norm": 1.0}, {"schedule": optim.Cosine(9)}, {"factors": True}, {"early": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_is_nothing_for_a_search_is_refused(comm, options):
+    x, y = make_rows(rows=30)
+    with pytest.raises(ConfigError, match="leave it out"):
+        minimise(comm, whole_share(x, y, comm), "softmax", **options)
+
+
+@mpi
+def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
+    from distai_mpi.train import Checkpoint
+
+    x, y = make_rows(rows=90)
+    share, folder = whole_share(x, y, comm), comm.bcast_object(str(tmp_path / "saved"))
+    whole = minimise(comm, share, "softmax", epochs=14, tol=1e-30)
+    for epochs, resume in ((6, False), (14, True)):
+        made = minimise(comm, share, "softmax", epochs=epochs, tol=1e-30, checkpoint=Checkpoint(folder, 1, resume))
+    assert made.iterations == 14
+    np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-9)
