@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
-from ..params.space import BLOCK, local_gram
 from .line_search import Search, StrongWolfe
 
 Array = Any
@@ -66,6 +65,7 @@ class History:
         self.place = {"first": 0, "count": 0}
         self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
         self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
+        self._number = np.dtype(dtype).type
 
     @property
     def order(self) -> list[int]:
@@ -86,33 +86,27 @@ class History:
     def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
         """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return this rank's part of its products.
 
-        They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first is sᵀ ``grad``.
+        They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first two are sᵀ
+        ``grad`` and the square of ``grad``.
         """
-        row, filled, dtype = self._free, self._filled, self.steps.dtype
-        products, block_products = np.zeros((2, 3, filled)), np.empty(filled, dtype)
-        for start in range(0, grad.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            s, y, g = self.steps[row, block], self.changes[row, block], grad[block]
-            np.multiply(direction[block], dtype.type(t), out=s)
-            np.subtract(g, before[block], out=y)
-            for which, vectors in enumerate((self.steps[:filled, block], self.changes[:filled, block])):
-                for column, vector in enumerate((s, y, g)):
-                    if which or column:  # of steps with steps one product is asked for
-                        products[which, column] += np.dot(vectors, vector, out=block_products)
-            products[0, 0, row] += np.dot(s, s)
-        return np.concatenate([[products[0, 2, row]], products.ravel()])
+        from .lbfgs_kernels import begin_pair
+
+        row, filled = self._free, self._filled
+        products = np.empty((2, filled + 1, 3))
+        begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
+        return np.concatenate([[products[0, row, 2], products[0, filled, 0]], products.ravel()])
 
     def keep(self, totals: Array, caution: float) -> bool:
         """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
         row, filled = self._free, self._filled
-        products = totals[1:].reshape(2, 3, filled)
-        self._with_grad[:, :filled] = products[:, 2]
-        square, curvature, change = products[0, 0, row], products[0, 1, row], products[1, 1, row]
+        products = totals[2:].reshape(2, filled + 1, 3)[:, :filled]
+        self._with_grad[:, :filled] = products[:, :, 2]
+        square, curvature, change = products[0, row, 0], products[0, row, 1], products[1, row, 1]
         if not curvature > caution * math.sqrt(square * change):
             return False
-        self._gram[0, :filled, row] = products[0, 1]  # sᵢᵀ y
-        self._gram[0, row, :filled] = products[1, 0]  # sᵀ yᵢ
-        self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, 1]
+        self._gram[0, :filled, row] = products[0, :, 1]  # sᵢᵀ y
+        self._gram[0, row, :filled] = products[1, :, 0]  # sᵀ yᵢ
+        self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :, 1]
         self.place["count"] += 1
         if self.place["count"] > self.memory:
             self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
@@ -124,32 +118,33 @@ class History:
 
     def products(self, grad: Array) -> Array:
         """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`."""
-        vectors = np.concatenate([local_gram(self.steps, self.changes), local_gram(self.changes, self.changes)])
-        with_grad = [local_gram(rows, grad[None])[:, 0] for rows in (self.steps, self.changes)]
-        return np.concatenate([vectors.ravel(), *with_grad])
+        from .lbfgs_kernels import gram
+
+        rows = self.memory + 1
+        products = np.empty((2, rows, 2 * rows + 1))
+        gram(self.steps, self.changes, grad, products)
+        return products.ravel()
 
     def renew(self, totals: Array) -> None:
         """Take the vectors and ``place`` as they were written to; ``totals`` are `products` over all ranks."""
-        cut = self._gram.size
-        self._gram[:] = totals[:cut].reshape(self._gram.shape)
-        self._with_grad[:] = totals[cut:].reshape(self._with_grad.shape)
+        rows = self.memory + 1
+        products = totals.reshape(2, rows, 2 * rows + 1)
+        self._gram[:], self._with_grad[:] = products[:, :, rows : 2 * rows], products[:, :, 2 * rows]
 
     def direction(self, grad: Array, out: Array) -> None:
         """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept."""
+        from .lbfgs_kernels import combine
+
         by_step, by_change, by_grad = self._coefficients()
-        order, number = self.order, grad.dtype.type
-        filled = max(order, default=-1) + 1
-        on_steps, on_changes = (np.zeros(filled, grad.dtype) for _ in range(2))
-        on_steps[order], on_changes[order] = by_step, by_change
-        scratch = np.empty(min(BLOCK, grad.size), grad.dtype)
-        for start in range(0, grad.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            part = out[block]
-            np.multiply(grad[block], number(by_grad), out=part)
-            if filled:
-                product = scratch[: part.size]
-                part += np.dot(on_steps, self.steps[:filled, block], out=product)
-                part += np.dot(on_changes, self.changes[:filled, block], out=product)
+        on_steps, on_changes = np.zeros((2, self._filled), grad.dtype)
+        on_steps[self.order], on_changes[self.order] = by_step, by_change
+        combine(self.steps, self.changes, grad, on_steps, on_changes, self._number(by_grad), out)
+
+    def move(self, w: Array, t: float, direction: Array, out: Array) -> None:
+        """out ← w + t · ``direction``."""
+        from .lbfgs_kernels import move
+
+        move(w, self._number(t), direction, out)
 
     def slope(self, grad_square: float) -> float:
         """The direction's inner product with the gradient, whose own square is given."""

@@ -108,10 +108,10 @@ class QuasiNewtonSteps(Steps):
         """Value and gradient at w, and the history's products; collective."""
         local = self._gradient(self._w, weight)
         self._grad[:] = self._trial_grad
-        products = self._counted(self.history.products(self._grad))
+        products = self._counted(np.append(square(self._grad), self.history.products(self._grad)))
         totals = self.objective.comm.sum(np.concatenate([self._numbers(self._w, local), products]))
         self.history.renew(totals[4:])
-        self._sums, self._at = local, self._point(totals)
+        self._sums, self._at = local, Point(0.0, self._value(totals), float(totals[3]))
         self.gradient_norm = math.sqrt(self._at.slope)
         if self.first_norm is None:
             self.first_norm = self.gradient_norm
@@ -120,16 +120,14 @@ class QuasiNewtonSteps(Steps):
         """Value and slope at w + t · direction, which is left in the second buffer; collective."""
         objective, mine = self.objective, self.objective.mine
         objective.mark(UPDATE)
-        trial = self._w_next[mine]
-        np.multiply(self._direction, trial.dtype.type(t), out=trial)
-        trial += self._w[mine]
+        self.history.move(self._w[mine], t, self._direction, self._w_next[mine])
         self._spread(self._w_next)
         local = self._gradient(self._w_next, weight)
         objective.mark(UPDATE)
         pair = self._counted(self.history.tell(t, self._direction, self._trial_grad, self._grad))
-        totals = objective.comm.sum(np.concatenate([self._numbers(self._w_next, local), pair]))
-        self._trial_sums, self._totals = local, totals
-        return self._point(totals).value, float(totals[4]) / t
+        self._totals = objective.comm.sum(np.concatenate([self._numbers(self._w_next, local), pair]))
+        self._trial_sums = local
+        return self._value(self._totals), float(self._totals[3]) / t
 
     def _gradient(self, w: Array, weight: float) -> Sums:
         """This rank's sums of losses at ``w``, all of it, and its slice of the gradient; collective."""
@@ -146,20 +144,19 @@ class QuasiNewtonSteps(Steps):
         return products if self.objective.counts else np.zeros_like(products)
 
     def _numbers(self, w: Array, local: Sums) -> Array:
-        """This rank's part of: loss, weight, square of the penalised parameters, square of the gradient's slice."""
-        grad_square = square(self._trial_grad) if self.objective.counts else 0.0
-        return np.array([*local, self.objective.owned_square(w), grad_square])
+        """This rank's part of: loss, weight, square of the penalised parameters."""
+        return np.array([*local, self.objective.owned_square(w)])
 
-    def _point(self, totals: Array) -> Point:
-        """Value, and the gradient's square in place of a slope, from sums over the ranks."""
-        loss, weight, penalised, grad_square = totals[:4].tolist()
-        return Point(0.0, loss / weight + 0.5 * self.objective.l2 * penalised, grad_square)
+    def _value(self, totals: Array) -> float:
+        """The objective, from sums over the ranks that begin with `_numbers`."""
+        loss, weight, penalised = totals[:3].tolist()
+        return loss / weight + 0.5 * self.objective.l2 * penalised
 
     def _accept(self) -> None:
         """Make the last trial point w; local."""
-        self.history.keep(self._totals[4:], self.optimizer.caution)
+        self.history.keep(self._totals[3:], self.optimizer.caution)
         self._grad[:] = self._trial_grad
-        self._at, self._sums = self._point(self._totals), self._trial_sums
+        self._at, self._sums = Point(0.0, self._value(self._totals), float(self._totals[4])), self._trial_sums
         self.gradient_norm = math.sqrt(self._at.slope)
         self._w, self._w_next = self._w_next, self._w
 
