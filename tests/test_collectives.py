@@ -170,3 +170,9 @@ def test_sums_of_slices_are_scaled(comm, name):
     total = np.arange(1000.0) * sum(range(1, comm.size + 1)) / 8
     np.testing.assert_array_equal(np.concatenate(parts), total[mine])
     comm.barrier()
+
+
+def test_sums_of_integers_are_not_scaled(comm):
+    x = comm.empty(10, np.int64)
+    with pytest.raises(ValueError, match="cannot be scaled"):
+        next(comm.reduce_scatter_parts(x, comm.ownership(10, np.int64), scale=0.5))

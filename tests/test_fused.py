@@ -24,9 +24,9 @@ def taken(monkeypatch):
     """The numbers of steps that were fused."""
     numbers, plain = [], fused.FusedSteps.take
 
-    def take(self, w, w_next, rate, batch, steps):
-        numbers.append(steps)
-        return plain(self, w, w_next, rate, batch, steps)
+    def take(self, *args):
+        numbers.append(args[-1])
+        return plain(self, *args)
 
     monkeypatch.setattr(fused.FusedSteps, "take", take)
     return numbers
@@ -40,6 +40,7 @@ def train(comm, share, size, model=None, optimizer=None, **options):
 def plainly(monkeypatch, *args, **options):
     with monkeypatch.context() as patch:
         patch.setattr(fused, "MOST_ROWS", 0)
+        patch.setattr(fused, "MOST_ROWS_ALONE", 0)
         return train(*args, **options)
 
 
@@ -62,7 +63,8 @@ def test_fused_steps_are_the_plain_ones(comm, monkeypatch, taken, kind, l2, size
     plain = plainly(monkeypatch, comm, share, size, KINDS[kind](), l2=l2, factors=True)
     assert not taken
     ours = train(comm, share, size, KINDS[kind](), l2=l2, factors=True)
-    assert sum(taken) == 2 * (67 // size)
+    few = size <= (fused.MOST_ROWS_ALONE if comm.size == 1 else fused.MOST_ROWS)
+    assert sum(taken) == 2 * (67 // size) * few
     agree(comm, ours, plain)
     assert ours.rounds <= plain.rounds
     assert (ours.bytes_moved > 0) == (comm.size > 1)
@@ -106,17 +108,20 @@ def test_who_waits_long_looks_at_mpi_and_goes_on(comm, monkeypatch, taken):
     "options",
     [
         {"optimizer": optim.Momentum(0.05)},
+        {"half": True, "schedule": type("Half", (optim.Constant,), {"__call__": lambda self, step: 0.5})()},
         {"schedule": optim.Cosine(20)},
         {"clip_norm": 1.0},
         {"size": 17},
         {"weighted": True},
         {"model": type("Own", (models.MLP,), {"loss_and_grad": lambda self, *a: models.MLP.loss_and_grad(self, *a)})},
+        {"wrapped": True, "model": type("Own", (models.MLP,), {"grad_of_factors": models.MLP.grad_of_factors})},
+        {"large": True, "model": lambda features, *a, **k: models.MLP(features, 3, (1 << 18,), dtype=np.float64)},
     ],
     ids=lambda options: next(iter(options)),
 )
 def test_what_is_no_plain_sgd_in_small_steps_is_not_fused(comm, taken, options):
     x, y = make_rows(rows=40)
-    options = dict(options)
+    options = {name: value for name, value in options.items() if name not in ("half", "wrapped", "large")}
     weight = np.random.default_rng(1).random(40) if options.pop("weighted", False) else None
     kind = options.pop("model", models.MLP)
     share = whole(Dataset(x, y, weight=weight), comm.rank, comm.size)
@@ -130,3 +135,70 @@ def test_who_is_traced_fuses_nothing_with_others(comm, taken, tmp_path):
     share = whole_share(x, y, comm)
     train(comm, share, 2, factors=True, trace=comm.bcast_object(str(tmp_path / "trace.json")))
     assert (sum(taken) > 0) == (comm.size == 1)
+
+
+@mpi
+def test_an_epoch_of_one_step_has_the_rows_of_a_plain_one(comm, monkeypatch, taken):
+    x, y = make_rows(rows=4)
+    share = whole_share(x, y, comm)
+    plain = plainly(monkeypatch, comm, share, 4, factors=True)
+    agree(comm, train(comm, share, 4, factors=True), plain)
+    assert taken
+
+
+@mpi
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_ranks_that_cannot_share_take_plain_steps(comm, monkeypatch, taken, refused):
+    """Whichever of the vectors that fused steps need is refused, all ranks take plain steps."""
+    from distai_mpi.comm import memory
+
+    x, y = make_rows(rows=40)
+    share = whole_share(x, y, comm)
+    plain = plainly(monkeypatch, comm, share, 2, factors=True)
+    made, make, begin = [], memory._make, fused.FusedSteps.__init__
+
+    def refuse(nbytes):
+        made.append(nbytes)
+        return "no memory, for once" if len(made) == refused else make(nbytes)
+
+    def init(self, objective):
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "_make", refuse)
+            begin(self, objective)
+
+    monkeypatch.setattr(fused.FusedSteps, "__init__", init)
+    agree(comm, train(comm, share, 2, factors=True), plain)
+    assert bool(taken) == (comm.size == 1)
+
+
+@mpi
+def test_what_rounding_takes_is_not_lost(comm, monkeypatch, taken):
+    """Updates far below the last bit of float32 parameters add up as those of plain steps do."""
+    x, y = make_rows(rows=400)
+    share, ways = whole_share(x.astype(np.float32), y, comm), {}
+    size = models.MLP(6, 3, (8,)).layout.size
+    start = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    monkeypatch.setattr(models.MLP, "init", lambda self, rng: start.astype(self.dtype))
+    for dtype in (np.float32, np.float64):
+        model = models.MLP(6, 3, (8,), dropout=0.0, dtype=dtype)
+        result = fit(model, share, comm, optimizer=optim.SGD(1e-7), epochs=3, global_batch_size=2, seed=4, factors=True)
+        ways[dtype] = result.w.astype(np.float64) - start
+    assert taken
+    assert np.linalg.norm(ways[np.float32] - ways[np.float64]) < 0.1 * np.linalg.norm(ways[np.float64])
+
+
+@mpi
+def test_parameters_that_a_callback_holds_do_not_change(comm, taken):
+    from distai_mpi.train import Callback
+
+    x, y = make_rows(rows=600)
+    held = []
+
+    class Hold(Callback):
+        def on_step(self, run):
+            if held:
+                np.testing.assert_array_equal(*held[-1])
+            held.append((run.w, run.w.copy()))
+
+    train(comm, whole_share(x, y, comm), 2, factors=True, callbacks=[Hold()])
+    assert len(taken) > 2

@@ -161,6 +161,8 @@ def test_fused_one_sample_steps_are_the_plain_ones(name, l2):
         total += model.loss_and_grad(plain, row, grad).loss
         plain -= 0.05 * (grad + decay * plain)
     sums = model.sgd_step(fused, batch, 0.05, l2)
+    with pytest.raises(ValueError, match="3 steps of 1 rows"):
+        model.sgd_step(fused.copy(), batch, 0.05, l2, steps=3)
     np.testing.assert_allclose(fused, plain, rtol=1e-10, atol=1e-12)
     assert sums.loss == pytest.approx(total, rel=1e-10)
 

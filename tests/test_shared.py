@@ -469,7 +469,8 @@ def test_sums_made_again_are_checked_and_counted_as_the_first(comm):
     assert [row[1:] for row in counted[:3]] == [row[1:] for row in counted[3:6]] == [row[1:] for row in counted[6:]]
     frozen = x.view()
     frozen.flags.writeable = False
-    for wrong, place in ((x[::-1], None), (frozen, None), (x, out[::-1]), (x, comm.empty(1000, np.float32))):
+    pairs = [(x[::-1], None), (frozen, None), (x, out[::-1]), (x, comm.empty(1000, np.float32))]
+    for wrong, place in (*pairs, (x.reshape(2, -1), None), (x, out.reshape(2, -1))):
         with pytest.raises(ValueError, match=r"contiguous|read-only|cannot sum"):
             comm.allreduce(wrong, "hierarchical", out=place)
     del out, place
@@ -478,3 +479,18 @@ def test_sums_made_again_are_checked_and_counted_as_the_first(comm):
     comm.barrier()
     comm.allreduce(x, "hierarchical", out=again)
     np.testing.assert_array_equal(again, comm.size)
+
+
+@mpi(min_size=2)
+def test_a_sum_made_before_is_none_once_the_communicator_is_free():
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD) as one:
+        x = one.empty(1000, np.float64)
+        for _ in range(2):
+            one.allreduce(x, "hierarchical")
+        assert one._sharing.call(x, "hierarchical", None) is not None
+        assert one._sharing.call(x, "ring", None) is None
+        assert one.shares(x)
+        assert not one.shares(x[1:])
+    assert one._sharing.call(x, "hierarchical", None) is None

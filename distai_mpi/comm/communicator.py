@@ -127,7 +127,7 @@ class Communicator(Meeting, Traceable):
         In place, or into ``out``, which is like ``x`` and may be a vector that the node has once: all of its ranks
         find the sum there, and each element of it was written once.  What ``x`` then holds is undefined.
         """
-        call = self._sharing.call(x, algorithm, out)
+        call = self._sharing.call(x, algorithm or self.default_algorithm, out)
         if call is not None and self.recorder is None:
             self.rounds += 1
             call()
@@ -143,13 +143,11 @@ class Communicator(Meeting, Traceable):
                 self._sum_all(chosen, x)
             elif once is not None and once.once:
                 self._exchange.allreduce_once(x, shared, out)  # type: ignore[arg-type]
-                if not self._check:
-                    self._sharing.keep(shared, algorithm, once)
+                self._sharing.keep(shared, algorithm or self.default_algorithm, once, not self._check)
                 return
             else:
                 self._exchange.allreduce(x, shared)
-                if not self._check and out is None:
-                    self._sharing.keep(shared, algorithm, None)
+                self._sharing.keep(shared, algorithm or self.default_algorithm, None, not self._check and out is None)
         if out is not None:
             self._publish(x, out, once)
 
@@ -203,8 +201,11 @@ class Communicator(Meeting, Traceable):
         """As `reduce_scatter` without ``release``, yielding stretches of the slice one by one as they are summed.
 
         They are counted from the slice's start, and cover it.  What is done with a stretch at once finds it in the
-        cache.  All of them must be taken.  Sums are multiplied by ``scale``.  With ``half`` numbers travel as float16.
+        cache.  All of them must be taken.  Sums of floats are multiplied by ``scale``.  With ``half`` numbers travel as
+        float16.
         """
+        if scale != 1 and x.dtype.kind != "f":
+            raise ValueError(f"sums of {x.dtype} cannot be scaled")
         chosen, shared = self._choose(x, algorithm, "reduce_scatter")
         self._check_owners(x, owners, chosen, shared)
         mine = owners.slices[self.rank]
@@ -371,6 +372,10 @@ class Communicator(Meeting, Traceable):
         if size == 0:
             return np.empty(0, dtype)
         return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size)
+
+    def shares(self, x: Array) -> bool:
+        """Whether ``x`` is a vector that the ranks of this node share; local."""
+        return self._sharing.find(x) is not None
 
     def node_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """Make one uninitialised array per node that all its ranks read and write.

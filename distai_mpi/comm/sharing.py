@@ -25,7 +25,9 @@ Gather = Callable[[Any], list[Any]]  # one small object of each rank to all rank
 
 
 class Sharing:
-    """The shared vectors of a communicator; all methods but `find` and `trace` are collective over all its ranks.
+    """The shared vectors of a communicator.
+
+    All methods but `find`, `call`, `keep`, `forget_calls` and `trace` are collective over all its ranks.
 
     Args:
         comm: all ranks.
@@ -67,24 +69,30 @@ class Sharing:
         """The shared vectors that ``x`` is one of; None for any other array."""
         return self._registry.find(x) if self.exchange is not None else None
 
-    def call(self, x: Array, algorithm: str | None, out: Array | None) -> Callable[[], None] | None:
+    def call(self, x: Array, algorithm: str, out: Array | None) -> Callable[[], None] | None:
         """A sum that was made before with the same arguments, ready to be made again; None: go the long way.
 
         The long way costs 10 µs where a core's cache holds no more of Python, a third of a sum of 1 MiB.
         """
-        shared = self._registry.find(x)
-        if shared is None or not x.flags.carray:
+        shared = self.find(x)
+        if shared is None or x.ndim != 1 or not x.flags.carray:
             return None
         if out is None:
             return shared.calls.get(algorithm)
         once = self._registry.find(out)
-        if once is None or not out.flags.carray or once.size != shared.size or once.dtype != shared.dtype:
+        if (
+            once is None
+            or out.ndim != 1
+            or not out.flags.carray
+            or once.size != shared.size
+            or once.dtype != shared.dtype
+        ):
             return None
         return shared.calls.get((algorithm, once.address))
 
-    def keep(self, shared: Shared, algorithm: str | None, once: Shared | None) -> None:
-        """Have `call` find this sum, which was just made, where all of it is on one node."""
-        if len(self.topology.nodes) == 1:
+    def keep(self, shared: Shared, algorithm: str, once: Shared | None, wanted: bool) -> None:
+        """Have `call` find this sum, which was just made, where it is ``wanted`` and all of it is on one node."""
+        if wanted and len(self.topology.nodes) == 1:
             assert self.exchange is not None
             key = algorithm if once is None else (algorithm, once.address)
             shared.calls[key] = self.exchange.prepared(shared, once)

@@ -155,7 +155,7 @@ class Loader:
         places = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
         if places.size > self._capacity:
             self._reserve(places.size)
-        key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch)
+        key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch) if self.steps > 1 else None
         for step in range(first_step, full, most):
             steps = min(most, full - step)
             rows, ids = self._rows_at(step * size, places[: steps * (high - low)], order)

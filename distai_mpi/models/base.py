@@ -40,18 +40,24 @@ class Together(NamedTuple):
             where (layers, width) is the model's ``row_shape``.
         starts: the rows of a global batch that each rank takes begin here, int64, shape (ranks + 1,).
         meet: lets compiled code meet the other ranks, see `Communicator.meet`.
+        rows: how many of a global batch are this rank's.
     """
 
     indices: Array
     factors: Array
     starts: Array
     meet: Callable[[Callable[..., tuple[int, bool]]], None]
+    rows: int
 
     @classmethod
     def alone(cls, rows: int, row_shape: tuple[int, int], dtype: np.dtype) -> Together:
         """One rank that takes all ``rows`` of its global batches."""
         indices, factors = np.empty((2, rows, *row_shape), np.int32), np.empty((2, rows, 2, *row_shape), dtype)
-        return cls(indices, factors, np.array([0, rows]), lambda advance: advance(0, 0, 0, 0, 0) and None)
+        return cls(indices, factors, np.array([0, rows]), _meet_nobody, rows)
+
+
+def _meet_nobody(advance: Callable[..., tuple[int, bool]]) -> None:
+    advance(0, 0, 0, 0, 0)
 
 
 class Model(Protocol):
@@ -59,7 +65,8 @@ class Model(Protocol):
 
     Losses and gradients are sums over the rows of the batch, times their weights, and never
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
-    Optional, used when present: ``score``, ``sgd_step`` and ``check_data`` (see `FeedForward`);
+    Optional, used when present: ``score`` and ``check_data`` (see `FeedForward`); ``sgd_step`` and ``row_shape``, for
+    plain SGD in small steps, where one class gives them, ``loss_and_grad`` and what follows about factors;
     ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
     others in ``dtype``; ``can_predict``, false where ``predict`` does not work; ``tells_labels``, false where
     it gives no labels though targets are whole numbers; ``limit_threads(threads)``, which is told how many threads

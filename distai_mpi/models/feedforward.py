@@ -269,33 +269,40 @@ class FeedForward:
         batch: Batch,
         rate: float,
         l2: float = 0.0,
+        carry: Array | None = None,
         together: Together | None = None,
         steps: int | None = None,
     ) -> Sums:
         """SGD on global batches of few rows, one after another: w ← w - rate · (mean gradient + l2 · w), in place.
 
-        On the host alone.  The same updates as `loss_and_grad` and an optimizer's step for each of them, without
-        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Updates are
-        rounded into w row by row: where they fall below its last bit they are lost, which the optimizers'
-        compensated sums avoid.
+        On the host alone.  The same updates as `loss_and_grad` and the step of `optim.SGD` for each of them, without
+        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.
 
         Args:
             w: this rank's own parameters, shape (layout.size,), the same on all ranks before and after.
             batch: this rank's rows of all steps in turn; its position is that of the first global batch.
             rate, l2: the learning rate, and the strength of the penalty.
+            carry: what rounding has taken from w so far, like w; is changed too.  None: zeros.
             together: the ranks that share out global batches; None: this one alone, a row each.
-            steps: how many; None: as many as there are rows.
+            steps: how many; None: as many as there are rows, for one rank alone.
 
         Returns:
             The sums of this rank's rows, of each before its step.
+
+        Raises:
+            ValueError: so many steps have another number of rows.
         """
         from .kernels import rows
 
         space, number = self._workspace(w), self.dtype.type
         together = together or Together.alone(1, self.row_shape, self.dtype)
+        count = len(batch.x) if steps is None else steps
+        if len(batch.x) != together.rows * count:
+            raise ValueError(f"{count} steps of {together.rows} rows of this rank are not {len(batch.x)} rows")
+        carry = np.zeros_like(w) if carry is None else carry
         settings, (scratch, _) = self._row_settings(space, batch), space.row_scratch()
-        ours = (scratch, number(rate), number(l2), together.indices, together.factors, together.starts)
-        count, done, waits, loss = len(batch.x) if steps is None else steps, 0, False, 0.0
+        ours = (scratch, carry, number(rate), number(l2), together.indices, together.factors, together.starts)
+        done, waits, loss = 0, False, 0.0
 
         def advance(*meeting: int) -> tuple[int, bool]:
             nonlocal done, waits, loss

@@ -19,7 +19,7 @@ class Callback:
         """Before the first step."""
 
     def on_step(self, run: Run) -> None:
-        """After every step; keep it short."""
+        """After every step, or after several that were taken in one compiled loop; keep it short."""
 
     def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """After every epoch, with the line that `Result.history` gets."""

@@ -19,44 +19,68 @@ from ..optim import SGD, Constant, FirstOrder, Schedule
 from .gradients import FactorGradients, Gradients, defined_together
 
 Array = Any
-# Up to so many rows of a global batch, and bytes of parameters, which every rank works through.  On 2 ranks and 2 cores
-# nets 784-128-10 to 784-2048-10 were 2.1 to 6.7 times as fast as by plain steps, for 2 to 16 rows; on 1 rank 2 to 13.
-MOST_ROWS, MOST_BYTES = 16, 8 << 20
+# TODO
+MOST_ROWS, MOST_ROWS_ALONE, MOST_BYTES = 16, 4, 8 << 20
 
 
 class FusedSteps:
-    """Steps on full global batches, each of at most `MOST_ROWS` rows; making one is collective.
+    """Steps on full global batches of few rows; making one is collective.
 
     Args:
         objective: its model has ``sgd_step``.
+
+    Attributes:
+        usable: whether the ranks share what they have to; alike on all of them.
     """
 
     def __init__(self, objective: Objective) -> None:
         comm, model, size = objective.comm, objective.model, objective.loader.global_batch_size
         layers, width = shape = model.row_shape  # type: ignore[attr-defined]
-        self._objective, self._local = objective, None
-        if comm.size == 1:
+        self._objective, self._single, self.usable = objective, comm.size == 1, True
+        if self._single:
             self._together = Together.alone(size, shape, model.dtype)
             return
-        self._local = objective.empty(shared=False)
-        indices = comm.empty(2 * size * layers * width, np.int32, once=True).reshape(2, size, layers, width)
-        factors = comm.empty(4 * size * layers * width, model.dtype, once=True).reshape(2, size, 2, layers, width)
+        self._local, self._carry = objective.empty(shared=False), objective.empty(shared=False)
+        self._carries = comm.empty(model.layout.size, model.dtype, once=True)  # the owners', for all to read
+        indices = comm.empty(2 * size * layers * width, np.int32, once=True)
+        factors = comm.empty(4 * size * layers * width, model.dtype, once=True)
+        self.usable = comm.meets and all(comm.shares(x) for x in (self._carries, indices, factors))
         starts = np.array([*(objective.loader.stretch_of(rank)[0] for rank in range(comm.size)), size])
-        nbytes = (size - objective.loader.rows_of_step(comm.rank)) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
-        self._together = Together(indices, factors, starts, lambda advance: comm.meet(advance, nbytes))
+        rows = objective.loader.rows_of_step(comm.rank)
+        nbytes = (size - rows) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
+        self._together = Together(
+            indices.reshape(2, size, layers, width),
+            factors.reshape(2, size, 2, layers, width),
+            starts,
+            lambda advance: comm.meet(advance, nbytes),
+            rows,
+        )
 
-    def take(self, w: Array, w_next: Array, rate: float, batch: Batch, steps: int) -> Sums:
-        """Take ``steps`` steps from ``w``, of which ``w_next`` gets this rank's slice (on one rank both are the same).
+    def warm_up(self, scratch: Array, carry: Array, batch: Batch) -> None:
+        """Compile what `take` needs for batches like this one, by no step at all; local."""
+        model: Any = self._objective.model
+        weight = None if batch.weight is None else batch.weight[:0]
+        none = batch._replace(x=batch.x[:0], y=batch.y[:0], weight=weight)
+        w, carry = (scratch, carry) if self._single else (self._local, self._carry)
+        model.sgd_step(w, none, 0.0, self._objective.l2, carry, self._together, 0)
 
-        ``batch`` has this rank's rows of all these steps; returns the sums of their losses.  Collective.
+    def take(self, w: Array, w_next: Array, carry: Array, rate: float, batch: Batch, steps: int) -> Sums:
+        """Take ``steps`` steps from ``w``, into this rank's slice of ``w_next``; return the sums of its rows' losses.
+
+        ``carry`` is what rounding has taken from this rank's slice, and is changed.  ``batch`` has this rank's rows of
+        all the steps.  Collective.
         """
-        objective = self._objective
+        objective, mine = self._objective, self._objective.mine
         model: Any = objective.model
-        if self._local is None:
-            return model.sgd_step(w, batch, rate, objective.l2, self._together, steps)
+        if self._single:
+            w_next[:] = w
+            return model.sgd_step(w_next, batch, rate, objective.l2, carry, self._together, steps)
         self._local[:] = w
-        sums = model.sgd_step(self._local, batch, rate, objective.l2, self._together, steps)
-        w_next[objective.mine] = self._local[objective.mine]
+        self._carries[mine] = carry
+        objective.comm.barrier()
+        self._carry[:] = self._carries
+        sums = model.sgd_step(self._local, batch, rate, objective.l2, self._carry, self._together, steps)
+        w_next[mine], carry[:] = self._local[mine], self._carry[mine]
         return sums
 
 
@@ -68,28 +92,36 @@ def make_fused(
     clip_norm: float | None,
     algorithm: str | None,
 ) -> FusedSteps | None:
-    """Fused steps where they are the plain ones to rounding, and faster; collective.
+    """Fused steps where they are the plain ones to rounding, and small; collective.
 
     ``algorithm`` is what was asked for: ranks share nothing where another than theirs was.
     """
-    model, comm = objective.model, objective.comm
-    if not (type(optimizer) is SGD and isinstance(schedule, Constant) and clip_norm is None):
+    if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
-    if not defined_together(model, "loss_and_grad", "sgd_step") or not _fit(objective.loader):
+    names = ("loss_and_grad", "sgd_step", "row_shape", "loss_and_factors", "grad_of_factors")
+    if not defined_together(objective.model, *names) or not _few(objective.loader) or not _small(objective):
         return None
-    if comm.size > 1:
-        asked = algorithm or comm.default_algorithm
-        small = model.layout.size * model.dtype.itemsize <= MOST_BYTES
-        if not (isinstance(gradients, FactorGradients) and small and asked in ("auto", *SHARING)):
+    if objective.comm.size > 1:
+        asked = algorithm or objective.comm.default_algorithm
+        sharded = isinstance(gradients, FactorGradients) and not objective.owners.replicated
+        if not sharded or asked not in ("auto", *SHARING):
             return None
     fused = FusedSteps(objective)
-    return fused if comm.size == 1 or comm.meets else None
+    return fused if fused.usable else None
 
 
-def _fit(loader: Loader) -> bool:
-    """Whether rows are on the host, have no weights, and are few in a step that is a stretch of one order."""
+def _few(loader: Loader) -> bool:
+    """Whether rows, of weight 1 on average, are few in a step, and steps are stretches of one order."""
     share, size = loader.share, loader.global_batch_size
     ordered = share.shuffle == "global" or loader.ranks == size == 1
-    return (
-        ordered and loader.device.compiled and share.total_weight == share.rows and size <= min(MOST_ROWS, share.rows)
-    )
+    most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, share.rows)
+    return ordered and loader.device.compiled and share.total_weight == share.rows and size <= most
+
+
+def _small(objective: Objective) -> bool:
+    """Whether parameters, and what ranks show each other of their rows, are short."""
+    model: Any = objective.model
+    layers, width = model.row_shape
+    itemsize = model.dtype.itemsize
+    shown = 2 * objective.loader.global_batch_size * layers * width * (4 + 2 * itemsize)
+    return max(model.layout.size * itemsize, shown) <= MOST_BYTES

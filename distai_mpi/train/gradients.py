@@ -155,7 +155,7 @@ def make_gradients(objective: Objective, factors: bool | None, early: bool | Non
 def find_obstacle(objective: Objective) -> str | None:
     """Why factors cannot be exchanged; None where they can, the same on all ranks."""
     loader = objective.loader
-    if not defined_together(objective.model, "loss_and_grad", "loss_and_factors"):
+    if not defined_together(objective.model, "loss_and_grad", "loss_and_factors", "grad_of_factors"):
         return "this model's gradient has no factors"
     if loader.device is not HOST:
         return "factors are for the CPU"
@@ -185,9 +185,9 @@ def most_rows(objective: Objective) -> int:
 
 
 def defined_together(model: Any, *names: str) -> bool:
-    """Whether the class that gives ``model`` the first of these methods gives it the others as well.
+    """Whether one class gives ``model`` all of these.
 
-    Who overrides or wraps one of them means it to be used.
+    Who overrides or wraps one of them means it to be used, and knows nothing of the others.
     """
-    owner = next((kind for kind in type(model).__mro__ if names[0] in vars(kind)), None)
-    return owner is not None and all(name in vars(owner) for name in names) and not set(names) & set(vars(model))
+    owners = [next((kind for kind in type(model).__mro__ if name in vars(kind)), None) for name in names]
+    return owners[0] is not None and len(set(owners)) == 1 and not set(names) & set(vars(model))

@@ -44,7 +44,7 @@ class Exchange(Callback):
         gradients = getattr(run.training, "gradients", None)
         told = [str(why if known else objective.algorithm)]
         told += ["factors of rows in place of gradients"] * isinstance(gradients, FactorGradients)
-        told += ["many steps in one compiled loop"] * (run.training.fused is not None)
+        told += ["many steps in one compiled loop"] * run.fuses
         told += ["gradients start early"] * getattr(gradients, "early", False)
         told += ["float16 between nodes"] * (objective.half is not None)
         print(f"exchange {', '.join(told)}", flush=True)

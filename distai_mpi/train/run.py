@@ -20,7 +20,9 @@ from .steps import Steps
 
 Array = Any
 Optimizer = FirstOrder | ParameterAveraging | LBFGS
-FUSED_ROWS = 256  # rows of steps taken in one call: long enough to hide Python, short enough to show progress
+RUN_ROWS = (
+    256  # rows of fused steps that are taken in one call: long enough to hide Python, short enough to show progress
+)
 
 
 @dataclass
@@ -158,8 +160,8 @@ class Run:
         Where ranks are recorded they fuse nothing, for they wait for each other inside of fused steps.
         """
         training, size = self.training, self.loader.global_batch_size
-        if training.fused is not None and (self.comm.size == 1 or self.comm.recorder is None):
-            for steps, batch in self.loader.runs(self.epoch, max(1, FUSED_ROWS // size), self.epoch_steps):
+        if self.fuses:
+            for steps, batch in self.loader.runs(self.epoch, max(1, RUN_ROWS // size), self.epoch_steps):
                 self._begin_step()
                 self._count(steps * size, training.take(steps, batch), steps)
                 yield
@@ -170,6 +172,11 @@ class Run:
             yield
         self.training.close_epoch()
         self.objective.mark(OTHER)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether small steps are taken many at a time."""
+        return self.training.fused is not None and (self.comm.size == 1 or self.comm.recorder is None)
 
     def _begin_step(self) -> None:
         if self.comm.recorder is not None:

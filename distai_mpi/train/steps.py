@@ -195,9 +195,9 @@ class SynchronousSteps(Steps):
     def take(self, steps: int, batch: Batch) -> Sums:
         """See `Steps`."""
         assert self.fused is not None
-        sums = self.fused.take(self._w, self._w_next, self.optimizer.lr, batch, steps)
-        if self.objective.comm.size > 1:
-            self._publish()
+        rate: Any = self.optimizer.lr
+        sums = self.fused.take(self._w, self._w_next, self.state["carry"], rate, batch, steps)
+        self._publish()
         return sums
 
     def close_epoch(self) -> None:
@@ -207,7 +207,7 @@ class SynchronousSteps(Steps):
         """See `Steps`."""
         self.gradients.local(self.w, [batch])
         if self.fused is not None:
-            self.fused.take(self._w, self._w_next, self.optimizer.lr, batch, 0)
+            self.fused.warm_up(self._w_next, self.state["carry"], batch)
         _warm_up(self.optimizer, self._w_next, self.gradients.owned)
 
     def settle(self, batch: Batch) -> None:

@@ -60,15 +60,6 @@ def _add_rows(matrix, index, value, count, z):
 
 
 @kernel(fastmath=REORDER)
-def _subtract_outer(matrix, index, value, count, rate, delta):
-    """matrix[index[i]] ← matrix[index[i]] - rate · value[i] · delta."""
-    for i in range(count):
-        k, factor = np.uintp(index[i]), -rate * value[i]
-        for j in range(delta.size):
-            matrix[k, j] += factor * delta[j]
-
-
-@kernel(fastmath=REORDER)
 def _pull_back(matrix, delta, slope, out):
     """out ← (matrix · delta) · slope."""
     for k in range(out.size):
@@ -157,17 +148,31 @@ def factor_rows(w, x, y, weight, places, loss, activation, keys, first, threshol
     return total
 
 
-@kernel(fastmath=REORDER)
-def _descend(w, places, rate, index, value, delta):
-    """w ← w - rate · the gradient of one row, in place; inputs that are zero cost nothing."""
+@numba.njit(inline="always")
+def _subtract(w, carry, factor, delta):
+    """w ← w - factor · delta, with what rounding takes from it kept in ``carry``, as in `optim.kernels`."""
+    for j in range(delta.size):
+        update = carry[j] - factor * delta[j]
+        total = w[j] + update
+        carry[j] = update - (total - w[j])
+        w[j] = total
+
+
+@kernel()
+def _descend(w, carry, places, rate, index, value, delta):
+    """w ← w - rate · the gradient of one row, in place; inputs that are zero cost nothing.
+
+    Sums keep their order here: compensation would be optimised away.
+    """
+    one = w.dtype.type(1)
     for i in range(len(places)):
-        inputs, units, start, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
-        matrix = w[start : start + inputs * units].reshape((inputs, units))
+        units, start, bias = places[i, 1], places[i, 2], places[i, 3]
         d = delta[i, :units]
-        _subtract_outer(matrix, index[i], value[i], index[i, -1], rate, d)
+        for k in range(index[i, -1]):
+            at = start + np.int64(index[i, k]) * units
+            _subtract(w[at : at + units], carry[at : at + units], rate * value[i, k], d)
         if bias >= 0:
-            for j in range(units):
-                w[bias + j] -= rate * d[j]
+            _subtract(w[bias : bias + units], carry[bias : bias + units], rate * one, d)
 
 
 @kernel(fastmath=REORDER)
@@ -182,7 +187,7 @@ def _shrink(w, places, factor):
 
 @kernel(fastmath=REORDER)
 def sgd_rows(
-    w, x, y, weight, places, loss, activation, keys, first, threshold, scale, scratch, rate, l2,
+    w, x, y, weight, places, loss, activation, keys, first, threshold, scale, scratch, carry, rate, l2,
     indices, factors, starts, flags, rank, turn, spins, yields, steps, begun, waits,
 ):  # fmt: skip
     """SGD on global batches of few rows, shared out to the ranks of a node: w ← w - rate (mean gradient + l2 w).
@@ -191,6 +196,7 @@ def sgd_rows(
     the step from the factors of all rows, in their order: so ``w``, a rank's own, stays the same on all of them.
 
     Args:
+        carry: what rounding has taken from w so far, as long; of several ranks a rank's own, and alike on all.
         x, y, weight: this rank's rows of all steps, one step after another.
         first: number in the epoch of the first row of the first global batch.
         indices, factors: the factors of the rows of two steps in turn, as `_differentiate` leaves them: shapes (2,
@@ -229,5 +235,5 @@ def sgd_rows(
         if l2 != 0:
             _shrink(w, places, one - rate * l2)
         for r in range(size):
-            _descend(w, places, mean, index[r], numbers[r, 0], numbers[r, 1])
+            _descend(w, carry, places, mean, index[r], numbers[r, 0], numbers[r, 1])
     return steps, False, total
