@@ -15,6 +15,8 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     NUMBA_CACHE_DIR).  Where neither can be written it refuses; here the kernel is compiled anew then.
     The cache follows the kernel's own file: after a change to a function that another file's kernels inline
     (`mix64`), remove the __pycache__ folders.
+    A kernel that is compiled for another one's sake inherits its fast math, and is kept so: one that must not reorder
+    sums has to say fastmath=False.
     Ranks that compile the same kernel at once replace each other's cache files whole.
     """
 

@@ -282,7 +282,8 @@ class FeedForward:
             w: this rank's own parameters, shape (layout.size,), the same on all ranks before and after.
             batch: this rank's rows of all steps in turn; its position is that of the first global batch.
             rate, l2: the learning rate, and the strength of the penalty.
-            carry: what rounding has taken from w so far, like w; is changed too.  None: zeros.
+            carry: what rounding has taken from w so far, like w; is changed too.  None: updates are rounded into w row
+                by row, and lost where they fall below its last bit, in little more than half the time.
             together: the ranks that share out global batches; None: this one alone, a row each.
             steps: how many; None: as many as there are rows, for one rank alone.
 
@@ -299,7 +300,6 @@ class FeedForward:
         count = len(batch.x) if steps is None else steps
         if len(batch.x) != together.rows * count:
             raise ValueError(f"{count} steps of {together.rows} rows of this rank are not {len(batch.x)} rows")
-        carry = np.zeros_like(w) if carry is None else carry
         settings, (scratch, _) = self._row_settings(space, batch), space.row_scratch()
         ours = (scratch, carry, number(rate), number(l2), together.indices, together.factors, together.starts)
         done, waits, loss = 0, False, 0.0

@@ -158,7 +158,29 @@ def _subtract(w, carry, factor, delta):
         w[j] = total
 
 
-@kernel()
+@kernel(fastmath=REORDER)
+def _subtract_outer(matrix, index, value, count, rate, delta):
+    """matrix[index[i]] ← matrix[index[i]] - rate · value[i] · delta."""
+    for i in range(count):
+        k, factor = np.uintp(index[i]), -rate * value[i]
+        for j in range(delta.size):
+            matrix[k, j] += factor * delta[j]
+
+
+@kernel(fastmath=REORDER)
+def _descend_fast(w, places, rate, index, value, delta):
+    """As `_descend`, but what rounding takes from w is lost: half the memory is read and written."""
+    for i in range(len(places)):
+        inputs, units, start, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+        matrix = w[start : start + inputs * units].reshape((inputs, units))
+        d = delta[i, :units]
+        _subtract_outer(matrix, index[i], value[i], index[i, -1], rate, d)
+        if bias >= 0:
+            for j in range(units):
+                w[bias + j] -= rate * d[j]
+
+
+@kernel(fastmath=False)  # said, or it is what the caller's is
 def _descend(w, carry, places, rate, index, value, delta):
     """w ← w - rate · the gradient of one row, in place; inputs that are zero cost nothing.
 
@@ -196,7 +218,8 @@ def sgd_rows(
     the step from the factors of all rows, in their order: so ``w``, a rank's own, stays the same on all of them.
 
     Args:
-        carry: what rounding has taken from w so far, as long; of several ranks a rank's own, and alike on all.
+        carry: what rounding has taken from w so far, as long, or None: it is lost.  Of several ranks a rank's own, and
+            alike on all.
         x, y, weight: this rank's rows of all steps, one step after another.
         first: number in the epoch of the first row of the first global batch.
         indices, factors: the factors of the rows of two steps in turn, as `_differentiate` leaves them: shapes (2,
@@ -235,5 +258,8 @@ def sgd_rows(
         if l2 != 0:
             _shrink(w, places, one - rate * l2)
         for r in range(size):
-            _descend(w, carry, places, mean, index[r], numbers[r, 0], numbers[r, 1])
+            if carry is None:  # compiled for either case
+                _descend_fast(w, places, mean, index[r], numbers[r, 0], numbers[r, 1])
+            else:
+                _descend(w, carry, places, mean, index[r], numbers[r, 0], numbers[r, 1])
     return steps, False, total
