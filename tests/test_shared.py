@@ -494,3 +494,13 @@ def test_a_sum_made_before_is_none_once_the_communicator_is_free():
         assert one.shares(x)
         assert not one.shares(x[1:])
     assert one._sharing.call(x, "hierarchical", None) is None
+
+
+@mpi(min_size=2)
+def test_nodes_declared_otherwise_on_a_rank_are_an_error_on_all(monkeypatch):
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.rank == 1:
+        monkeypatch.setenv("DISTAI_NODES", "1")
+    with pytest.raises(ConfigError, match="on rank 0 and '1' on rank 1"):
+        Communicator(MPI.COMM_WORLD)

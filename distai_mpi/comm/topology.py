@@ -104,13 +104,19 @@ def split_by_node(comm: MPI.Intracomm, nodes: Sequence[int] | MPI.Intracomm | No
     ``nodes`` may be a communicator of these ranks already, which is handed over.
 
     Raises:
-        ConfigError: the ``nodes``, numbers of ranks, do not add up.
+        ConfigError: the ``nodes``, numbers of ranks, do not add up, or ranks declare others; on all of them.
     """
     from mpi4py import MPI
 
     if isinstance(nodes, MPI.Intracomm):
         return nodes
-    nodes = declared_nodes(comm.size) if nodes is None else nodes
+    if nodes is None:
+        for rank, text in enumerate(told := comm.allgather(os.environ.get("DISTAI_NODES", ""))):
+            if text != told[0]:
+                raise ConfigError(
+                    f"DISTAI_NODES is {told[0]!r} on rank 0 and {text!r} on rank {rank}: set it alike on all"
+                )
+        nodes = declared_nodes(comm.size)
     real = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
     if nodes is None:
         return real

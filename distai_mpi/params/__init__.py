@@ -2,6 +2,5 @@
 
 from .layout import Layout, Slot
 from .ownership import Ownership
-from .space import VectorSpace
 
-__all__ = ["Layout", "Ownership", "Slot", "VectorSpace"]
+__all__ = ["Layout", "Ownership", "Slot"]

@@ -155,7 +155,7 @@ def make_gradients(objective: Objective, factors: bool | None, early: bool | Non
 def find_obstacle(objective: Objective) -> str | None:
     """Why factors cannot be exchanged; None where they can, the same on all ranks."""
     loader = objective.loader
-    if not defined_together(objective.model, "loss_and_grad", "loss_and_factors", "grad_of_factors"):
+    if not defined_together(objective.model, "loss_and_grad", "loss_and_factors"):
         return "this model's gradient has no factors"
     if loader.device is not HOST:
         return "factors are for the CPU"
