@@ -1,5 +1,6 @@
 """L-BFGS: its direction against the textbook's recursion, its searches, and optima that do not depend on the ranks."""
 
+import json
 import math
 
 import numpy as np
@@ -239,3 +240,23 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
         made = minimise(comm, share, "softmax", epochs=epochs, tol=1e-30, checkpoint=Checkpoint(folder, 1, resume))
     assert made.iterations == 14
     np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-9)
+    other = optim.LBFGS(4)  # whose history has other places
+    with pytest.raises(ConfigError, match="give --memory 10"):
+        minimise(comm, share, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
+
+
+def test_the_command_goes_on_and_can_be_repeated(mpirun, tmp_path):
+    words = ["-m", "distai_mpi", "train", "--model", "softmax", "--l2", "1e-4", "--optimizer", "lbfgs"]
+    for most, more in ((3, []), (6, ["--resume"])):
+        run = mpirun(2, *words, "--max-iter", str(most), "--out", str(tmp_path / "a"), *more)
+        assert run.returncode == 0, run.stderr
+    again = mpirun(
+        2, "-m", "distai_mpi", "train", "--config", str(tmp_path / "a/settings.toml"), "--out", str(tmp_path / "b")
+    )
+    assert again.returncode == 0, again.stderr
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
+    assert (one["iterations"], one["stop_reason"], one["converged"]) == (6, "iterations", False)
+    assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+    wrong = mpirun(2, *words, "--lr", "0.1")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("--lr belongs to") == 1

@@ -8,6 +8,7 @@ over the history: once for the products with what is new, once for the direction
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -147,31 +148,34 @@ class History:
         move(w, self._number(t), direction, out)
 
     def slope(self, grad_square: float) -> float:
-        """The direction's inner product with the gradient, whose own square is given."""
+        """The direction's inner product with the gradient, whose own square is given; the same bits on every rank."""
         by_step, by_change, by_grad = self._coefficients()
-        order = self.order
-        return float(
-            by_step @ self._with_grad[0, order] + by_change @ self._with_grad[1, order] + by_grad * grad_square
-        )
+        with_steps, with_changes = self._with_grad[:, self.order].tolist()
+        return _dot([*by_step, *by_change, by_grad], [*with_steps, *with_changes, grad_square])
 
-    def _coefficients(self) -> tuple[Array, Array, float]:
-        """Of steps, changes (both oldest first) and the gradient in the direction: the two loops, on products alone."""
-        order, count = self.order, len(self.order)
-        if not count:
-            return np.zeros(0), np.zeros(0), -1.0
-        with_changes = self._gram[0][np.ix_(order, order)]  # [i, j]: sᵢᵀ yⱼ
-        changes = self._gram[1][np.ix_(order, order)]
-        step_grad, change_grad = self._with_grad[0, order], self._with_grad[1, order]
-        curvature = np.diag(with_changes)
-        by_step, by_change, by_grad = np.zeros(count), np.zeros(count), -1.0
-        alpha = np.zeros(count)
-        for i in reversed(range(count)):
-            alpha[i] = (with_changes[i] @ by_change + by_grad * step_grad[i]) / curvature[i]
-            by_change[i] -= alpha[i]
-        scale = curvature[-1] / changes[-1, -1]
-        by_change *= scale
-        by_grad *= scale
-        for i in range(count):
-            beta = by_step @ with_changes[:, i] + by_change @ changes[:, i] + by_grad * change_grad[i]
-            by_step[i] += alpha[i] - beta / curvature[i]
+    def _coefficients(self) -> tuple[list[float], list[float], float]:
+        """Of steps, changes (both oldest first) and the gradient in the direction: the two loops, on products alone.
+
+        In arithmetic that every processor does alike: a BLAS rounds on one kind otherwise than on another, and ranks
+        that come to other slopes may take other ways.
+        """
+        order = self.order
+        if not order:
+            return [], [], -1.0
+        with_changes, changes = self._gram[:, order][:, :, order].tolist()  # [i][j]: sᵢᵀ yⱼ and yᵢᵀ yⱼ
+        step_grad, change_grad = self._with_grad[:, order].tolist()
+        curvature = [with_changes[i][i] for i in range(len(order))]
+        by_step, by_change, by_grad = [0.0] * len(order), [0.0] * len(order), -1.0
+        for i in reversed(range(len(order))):
+            by_change[i] = -(_dot(with_changes[i], by_change) + by_grad * step_grad[i]) / curvature[i]
+        alpha = [-number for number in by_change]
+        scale = curvature[-1] / changes[-1][-1]
+        by_change, by_grad = [scale * number for number in by_change], scale * by_grad
+        for i in range(len(order)):
+            beta = _dot([row[i] for row in with_changes], by_step) + _dot(changes[i], by_change)
+            by_step[i] = alpha[i] - (beta + by_grad * change_grad[i]) / curvature[i]
         return by_step, by_change, by_grad
+
+
+def _dot(a: Iterable[float], b: Iterable[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))

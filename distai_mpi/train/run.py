@@ -20,9 +20,7 @@ from .steps import Steps
 
 Array = Any
 Optimizer = FirstOrder | ParameterAveraging | LBFGS
-RUN_ROWS = (
-    256  # rows of fused steps that are taken in one call: long enough to hide Python, short enough to show progress
-)
+RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Steps(ABC):
 
     def restored(self) -> None:
         """Make ``w`` follow from ``owned`` after it was written to; collective."""
-        self.objective.comm.allgather(self._w, self.objective.owners, self.objective.algorithm)
+        self._spread(self._w)
 
     def _spread(self, w: Array) -> None:
         """Let all ranks have the owned slices of ``w``, exactly; collective."""

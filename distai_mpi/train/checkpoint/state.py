@@ -14,7 +14,7 @@ from ...data.partition import stretch
 from ...errors import ConfigError
 from ...models import FeedForward, Sums
 from ...models.builtin import MODELS, to_config
-from ...optim import ParameterAveraging
+from ...optim import LBFGS, ParameterAveraging
 from ...params import Ownership
 from ..checks import spelled
 from ..run import Run
@@ -165,6 +165,8 @@ def identity(run: Run) -> dict[str, Any]:
         "shuffle": share.shuffle,
         "rows_of_ranks": list(share.counts) if averages or share.shuffle == "local" else None,
     }
+    if isinstance(method, LBFGS):
+        same["memory"] = method.memory
     return json.loads(json.dumps(same))
 
 
@@ -214,6 +216,7 @@ WAYS = {
     "outer_momentum": "--outer-momentum as it was",
     "l2": "--l2 {}",
     "shuffle": "--shuffle {}",
+    "memory": "--memory {}",
 }
 
 
