@@ -1,20 +1,27 @@
-"""Charts of measurements, by matplotlib, which is optional."""
+"""Charts of measurements and of runs, by matplotlib, which is optional."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from ..errors import ConfigError
 from .scaling import Curve
 
+Records = Sequence[Mapping[str, float]]  # of one run, as in metrics.jsonl; what is not known or not finite is left out
+LOSS = "running_loss"
+MEASURES = ("iterations", "rounds", "seconds")  # what the loss is drawn against
+DECADE = 10.0  # losses that span less are easier to read on a linear scale
+
 
 def check_matplotlib() -> None:
     """Raise `ConfigError` where there is no matplotlib: to be asked before the measurement, not after it."""
     if find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'distai-mpi[plot]', or leave --plot out")
+        raise ConfigError("charts need matplotlib: pip install 'distai-mpi[plot]'")
 
 
 def scaling_chart(curves: Sequence[Curve], title: str) -> bytes:
@@ -52,6 +59,64 @@ def exchange_chart(rows: Sequence[dict[str, Any]], memory: Sequence[dict[str, An
     return _png(figure)
 
 
+def training_chart(runs: Mapping[str, Records], gap: bool = False) -> bytes:
+    """Draw the training loss of ``runs`` (by name) against each of `MEASURES`.  Returns the bytes of a PNG file."""
+    return _png(training_figure(runs, gap))
+
+
+def training_figure(runs: Mapping[str, Records], gap: bool = False) -> Any:
+    """The figure of `training_chart`: a panel for each measure, one line a run, one legend.
+
+    Args:
+        runs: some record has a loss and a measure.
+        gap: draw how far losses are above the smallest loss of all runs, on a log scale, where the smallest itself
+            has no place.  Else the losses, on a log scale if they are positive and span a factor of `DECADE`.
+    """
+    losses = [record[LOSS] for records in runs.values() for record in records if LOSS in record]
+    least = min(losses)
+    log = gap or (least > 0 and max(losses) >= DECADE * least)
+    columns = max(1, min(len(runs), 140 // (6 + max(map(len, runs)))))  # of the legend: so many fit side by side
+    figure = _canvas(5 * len(MEASURES), 4.5 + 0.2 * math.ceil(len(runs) / columns))
+    drawn: dict[str, Any] = {}
+    for axes, measure in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES, strict=True):
+        drawn |= _draw_losses(axes, measure, runs, least if gap else None)
+        axes.set(xlabel=measure, yscale="log" if log else "linear")
+        axes.grid(color="0.9")
+    figure.axes[0].set_ylabel(f"training loss − {least:.8g}, the smallest" if gap else "training loss")
+    lines = [drawn[name] for name in runs if name in drawn]
+    legend = figure.legend(lines, ["run"] * len(lines), loc="outside lower center", ncols=columns)
+    for text, line in zip(legend.get_texts(), lines, strict=True):  # as labels, names with _ first would be left out
+        text.set(text=line.get_label(), parse_math=False)  # and dollars in names are no formulas
+    return figure
+
+
+def _draw_losses(axes: Any, measure: str, runs: Mapping[str, Records], least: float | None) -> dict[str, Any]:
+    """Losses, or what is above ``least``, against ``measure``; the lines by name.  The title tells who has none."""
+    lines = {}
+    for number, (name, records) in enumerate(runs.items()):
+        known = [record for record in records if measure in record]
+        losses = [record.get(LOSS, math.nan) for record in known]
+        if least is not None:
+            losses = [loss - least if loss > least else math.nan for loss in losses]
+        if all(map(math.isnan, losses)):
+            continue
+        style = ("-", "--", ":", "-.")[number // 10 % 4]  # there are ten colours
+        (lines[name],) = axes.plot(
+            [record[measure] for record in known],
+            losses,
+            color=f"C{number % 10}",
+            linestyle=style,
+            marker=".",
+            markersize=4,
+            label=name,
+        )
+    missing = ", ".join(name for name in runs if name not in lines)
+    if missing:
+        title = textwrap.shorten(f"no {'loss' if least is None else 'gap'} by {measure}: {missing}", 200)
+        axes.set_title(textwrap.fill(title, 65), fontsize="small", color="0.4", parse_math=False)
+    return lines
+
+
 def _draw_times(top: Any, bottom: Any, rows: Sequence[dict[str, Any]]) -> None:
     """Seconds into the axes ``top``, multiples of native into ``bottom``; a line for each algorithm."""
     for name in dict.fromkeys(row["algorithm"] for row in rows):
@@ -64,14 +129,20 @@ def _draw_times(top: Any, bottom: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _figure(columns: int, title: str) -> tuple[Any, Any]:
-    """A figure that Agg draws, and its axes: two rows, the upper one higher."""
+    """A figure and its axes: two rows, the upper one higher."""
+    figure = _canvas(5 * columns, 6)
+    figure.suptitle(title)
+    return figure, figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=[2, 1])
+
+
+def _canvas(width: float, height: float) -> Any:
+    """An empty figure that Agg draws; inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * columns, 6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    return figure, figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=[2, 1])
+    return figure
 
 
 def _png(figure: Any) -> bytes:
