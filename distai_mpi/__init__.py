@@ -15,17 +15,18 @@ _HOME = {
     "Communicator": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
     "fit": "distai_mpi.train",
+    "minimize": "distai_mpi.train",
     "data": "distai_mpi.data",
     "models": "distai_mpi.models",
     "optim": "distai_mpi.optim",
 }
-__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "models", "optim"]
+__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "minimize", "models", "optim"]
 
 if TYPE_CHECKING:
     from . import data, models, optim
     from .comm import Communicator
     from .objective import Objective
-    from .train import fit
+    from .train import fit, minimize
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ the global weight, so that ranks may hold different numbers of rows, or none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Objective:
             ``auto`` has come to.
         wire: how numbers travel between nodes, as float32 or rounded to float16; ``self.half`` are these messages,
             None where nothing is rounded.
+        whole: every rank owns the whole of all vectors, which are short.
 
     Raises:
         ConfigError: float16 cannot travel, see `comm.choose_messages`.
@@ -56,13 +57,18 @@ class Objective:
         l2: float = 0.0,
         algorithm: str | None = None,
         wire: str = "float32",
+        whole: bool = False,
     ) -> None:
         if hasattr(model, "check_data"):
             model.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
         algorithm, self.half = choose_messages(comm, wire, algorithm, model.dtype, loader.device)
-        self.algorithm = comm.resolve(algorithm, model.layout.size, model.dtype, loader.device)
-        self.owners: Ownership = comm.ownership(model.layout.size, model.dtype, self.algorithm)
+        self.whole = whole
+        if whole:
+            self.algorithm, self.owners = "native", Ownership.replicate(model.layout.size, comm.size)
+        else:
+            self.algorithm = comm.resolve(algorithm, model.layout.size, model.dtype, loader.device)
+            self.owners = comm.ownership(model.layout.size, model.dtype, self.algorithm)
         self.mine = self.owners.slices[comm.rank]
         self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._block_grad: Array | None = None
@@ -112,18 +118,28 @@ class Objective:
         self.comm.allgather(grad, self.owners, self.algorithm)
         return value
 
-    def sums_and_grad(self, w: Array, batches: Iterable[Batch], grad: Array) -> Sums:
-        """Sums of losses and of weights over ``batches``, and the losses' gradient into ``grad``; local to the rank."""
+    def sums_and_grad(
+        self,
+        w: Array,
+        batches: Iterable[Batch],
+        grad: Array,
+        by: Callable[[Array, Batch, Array], Sums] | None = None,
+    ) -> Sums:
+        """Sums of losses and of weights over ``batches``, and the losses' gradient into ``grad``; local to the rank.
+
+        ``by`` is what is summed, if not the model's ``loss_and_grad``.
+        """
+        by = by or self.model.loss_and_grad
         total = Sums(0.0, 0.0)
         first = True
         for batch in batches:
             if first:
-                total += self.model.loss_and_grad(w, batch, grad)
+                total += by(w, batch, grad)
                 first = False
                 continue
             if self._block_grad is None:
                 self._block_grad = namespace(grad).empty_like(grad)
-            total += self.model.loss_and_grad(w, batch, self._block_grad)
+            total += by(w, batch, self._block_grad)
             grad += self._block_grad
         if first:
             grad[:] = 0
@@ -196,9 +212,15 @@ class Objective:
 
 def square(x: Array) -> Number:
     """x·x, summed in float64 block by block; local, and an array of shape () on the device of ``x``."""
+    return inner(x, x)
+
+
+def inner(x: Array, y: Array) -> Number:
+    """x·y, summed in float64 block by block; local, and an array of shape () on the device of ``x``."""
     device = device_of(x)
     total = 0.0
     for start in range(0, x.size, device.block):
-        part = x[start : start + device.block].astype(np.float64)
-        total += device.xp.dot(part, part)
+        block = slice(start, start + device.block)
+        part = x[block].astype(np.float64)
+        total += device.xp.dot(part, part if y is x else y[block].astype(np.float64))
     return total

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..comm import launch
-from .flags import FULL_BATCH
+from .flags import FULL_BATCH, SEARCHING
 
 
 def load_data(settings: dict[str, Any], comm: Any) -> Any:
@@ -50,7 +50,8 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "factors": settings["factors"],
         "wire": settings["wire"],
         "early": settings["early"],
-        "tol": settings["tol"] or (1e-5 if settings["optimizer_name"] == "lbfgs" else None),
+        "tol": settings["tol"] or (1e-5 if settings["optimizer_name"] in SEARCHING else None),
+        "min_decrease": settings["min_decrease"],
     }
 
 
@@ -142,7 +143,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "valid": absolute(valid) if isinstance(valid, str) else valid,
         "out": os.path.abspath(settings["out"]),
         "trace": settings["trace"] and os.path.abspath(settings["trace"]),
-        "epochs": None if settings["max_iter"] or settings["optimizer_name"] == "lbfgs" else epochs(settings),
+        "epochs": None if settings["max_iter"] or settings["optimizer_name"] in SEARCHING else epochs(settings),
         "resume": None,
     }
     if settings["optimizer_name"] not in FULL_BATCH:
@@ -160,11 +161,12 @@ def absolute(name: str | None) -> str | None:
 
 def make_optimizer(settings: dict[str, Any]) -> Any:
     """The optimizer that the flags describe."""
-    from ..optim import LBFGS, OPTIMIZERS, ParameterAveraging
+    from ..optim import LBFGS, OPTIMIZERS, Auto, Newton, NewtonCG, ParameterAveraging
 
     name = settings["optimizer_name"]
-    if name == "lbfgs":
-        return LBFGS() if settings["memory"] is None else LBFGS(settings["memory"])
+    if name in SEARCHING:
+        given = {key: settings[key] for key in ("memory", "sample") if settings[key] is not None}
+        return {"lbfgs": LBFGS, "newton-cg": NewtonCG, "newton": Newton, "auto": Auto}[name](**given)
     chosen = {key: settings[key] for key in ("lr", "momentum", "weight_decay") if settings[key] is not None}
     if name != "average":
         return OPTIMIZERS[name](**chosen)
@@ -189,7 +191,7 @@ def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
 
 def epochs(settings: dict[str, Any]) -> int:
     """Passes over the training rows, or iterations."""
-    return settings["max_iter"] or settings["epochs"] or (100 if settings["optimizer_name"] == "lbfgs" else 5)
+    return settings["max_iter"] or settings["epochs"] or (100 if settings["optimizer_name"] in SEARCHING else 5)
 
 
 def validation(settings: dict[str, Any]) -> Any:

@@ -12,8 +12,9 @@ from .config import read_config
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MODELS = ("linear", "logistic", "softmax", "mlp")
-OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average", "lbfgs")
-FULL_BATCH = ("gd", "lbfgs")  # these take all rows in every step
+OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average", "lbfgs", "newton-cg", "newton", "auto")
+SEARCHING = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
+FULL_BATCH = ("gd", *SEARCHING)  # these take all rows in every step
 SCHEDULES = ("constant", "step", "cosine")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
@@ -144,7 +145,7 @@ OPTIMIZER: Sequence[Option] = (
     ),
     click.option(
         "--inner-optimizer",
-        type=click.Choice([name for name in OPTIMIZERS if name not in ("gd", "average", "lbfgs")]),
+        type=click.Choice([name for name in OPTIMIZERS if name not in ("average", *FULL_BATCH)]),
         help="What average takes on each rank.  [default: sgd]",
     ),
     click.option("--sync-every", type=POSITIVE, help="Steps of average between two averages.  [default: 10]"),
@@ -166,12 +167,25 @@ OPTIMIZER: Sequence[Option] = (
     ),
     click.option("--memory", type=POSITIVE, help="Pairs of vectors that lbfgs keeps.  [default: 10]"),
     click.option(
-        "--max-iter", type=POSITIVE, help="Iterations of gd, in place of epochs, and of lbfgs.  [default: 100]"
+        "--sample",
+        type=click.IntRange(min=0),
+        metavar="ROWS",
+        help="Rows whose solution lbfgs, newton-cg and newton start from where a linear model has few parameters, and "
+        "whose curvature preconditions the first two; 0: none.  [default: 50 a parameter, at most an eighth]",
+    ),
+    click.option(
+        "--max-iter", type=POSITIVE, help="Iterations of full-batch methods.  [default: 100, gd: as --epochs]"
     ),
     click.option(
         "--tol",
         type=click.FloatRange(0, min_open=True),
-        help="Stop gd or lbfgs when the gradient's norm, relative to the first one, falls to this.  [lbfgs: 1e-5]",
+        help="Stop full-batch methods when the gradient's norm, relative to the first one, falls to this.  "
+        "[default: 1e-5, gd: never]",
+    ),
+    click.option(
+        "--min-decrease",
+        type=click.FloatRange(0, min_open=True),
+        help="Stop full-batch methods when an iteration lowers the objective by less than this share of it.",
     ),
 )
 RUN: Sequence[Option] = (

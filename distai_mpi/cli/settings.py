@@ -6,15 +6,16 @@ from typing import Any
 
 from ..errors import ConfigError
 from .build import make_partition
-from .flags import FULL_BATCH, OPTIMIZERS
+from .flags import FULL_BATCH, OPTIMIZERS, SEARCHING
 
-LEARNING = tuple(name for name in OPTIMIZERS if name != "lbfgs")  # these have a learning rate
+LEARNING = tuple(name for name in OPTIMIZERS if name not in SEARCHING)  # these have a learning rate
 # Flags that mean something beside certain values of another one alone: (flags, that other, its values).
 BELONGS = (
     (("hidden", "activation", "dropout"), "model", ("mlp",)),
     (("momentum",), "optimizer", ("momentum", "nesterov")),
     (("weight_decay",), "optimizer", ("adamw",)),
-    (("max_iter", "tol"), "optimizer", FULL_BATCH),
+    (("max_iter", "tol", "min_decrease"), "optimizer", FULL_BATCH),
+    (("sample",), "optimizer", SEARCHING),
     (("memory",), "optimizer", ("lbfgs",)),
     (("lr", "schedule", "warmup", "clip_norm", "epochs"), "optimizer", LEARNING),
     (("inner_optimizer", "inner_state", "sync_every", "outer_lr", "outer_momentum"), "optimizer", ("average",)),

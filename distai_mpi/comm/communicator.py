@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -49,7 +50,7 @@ class Communicator(Meeting, Traceable):
     ``auto`` is what is fastest here for an `allreduce` of vectors of this length, measured at the first of them (see
     `tuning`); for the halves of one it is ``hierarchical``: ask `resolve` what is fastest, and name that.
 
-    ``rounds`` counts the collective exchanges of arrays that were made (none
+    ``calls`` counts the collective exchanges of arrays that were made, by kind, and ``rounds`` all of them (none
     on one rank), ``bytes_sent`` the bytes this rank sent in them: exactly for
     the package's own algorithms, and for the library's what an optimal one
     sends on average, 2(N - 1)/N of an allreduced vector.  In shared memory the bytes count that it read of others'
@@ -90,7 +91,7 @@ class Communicator(Meeting, Traceable):
         self.leaders: tuple[int, ...] = tuple(ranks[0] for ranks in self.topology.nodes)
         self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
         self._check = any(check for _, check in told)
-        self.rounds = 0
+        self.calls: Counter[str] = Counter()
         self._uncounted = 0  # bytes that measurements have sent
         self.tuning = Tuner(self)
         self._named(algorithm)
@@ -129,7 +130,7 @@ class Communicator(Meeting, Traceable):
         """
         call = self._sharing.call(x, algorithm or self.default_algorithm, out)
         if call is not None and self.recorder is None:
-            self.rounds += 1
+            self.calls["allreduce"] += 1
             call()
             return
         chosen, shared = self._choose(x, algorithm, "allreduce")
@@ -138,7 +139,7 @@ class Communicator(Meeting, Traceable):
             exchange.check_alike(x, out)
             once = self._sharing.find(out)
         if self.size > 1:
-            self.rounds += 1
+            self.calls["allreduce"] += 1
             if shared is None:
                 self._sum_all(chosen, x)
             elif once is not None and once.once:
@@ -210,7 +211,7 @@ class Communicator(Meeting, Traceable):
         self._check_owners(x, owners, chosen, shared)
         mine = owners.slices[self.rank]
         if self.size > 1:
-            self.rounds += 1
+            self.calls["reduce_scatter"] += 1
             if shared is not None and not owners.replicated:
                 yield from self._exchange.reduce_scatter_parts(x, shared, owners, half, scale)
                 return
@@ -236,7 +237,7 @@ class Communicator(Meeting, Traceable):
         chosen, shared = self._choose(x, algorithm, "allgather")
         self._check_owners(x, owners, chosen, shared)
         if self.size > 1 and not owners.replicated:
-            self.rounds += 1
+            self.calls["allgather"] += 1
             if shared is not None:
                 self._exchange.allgather(x, shared, owners, half)
                 return
@@ -276,7 +277,7 @@ class Communicator(Meeting, Traceable):
         if self._check:
             exchange.check_same(self.allgather_object, f"{x.size:,} {x.dtype}", "vectors of bcast")
         if self.size > 1:
-            self.rounds += 1
+            self.calls["bcast"] += 1
             whole = slice(0, x.size)
             host = self._staging.down(x, whole if self.rank == root else None)
             native.bcast(self._wire, host, root)
@@ -290,7 +291,7 @@ class Communicator(Meeting, Traceable):
         (counts[rank],).
         """
         exchange.scatterv(self._wire, send, counts, recv, root)
-        self.rounds += self.size > 1
+        self.calls["scatter"] += self.size > 1
 
     def gatherv(self, send: Array, counts: Sequence[int], recv: Array | None, root: int = 0) -> None:
         """Collect ``counts[r]`` elements from each rank ``r``, one after another, in ``recv`` of rank ``root``.
@@ -299,7 +300,7 @@ class Communicator(Meeting, Traceable):
         matters on rank ``root`` alone.
         """
         exchange.gatherv(self._wire, send, counts, recv, root)
-        self.rounds += self.size > 1
+        self.calls["gather"] += self.size > 1
 
     def alltoallv(self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]) -> None:
         """Hand each rank ``r`` the next ``send_counts[r]`` elements of ``send``; take ``recv_counts[r]`` from it.
@@ -309,7 +310,7 @@ class Communicator(Meeting, Traceable):
         ``send_counts[this rank]`` of rank ``r``.
         """
         exchange.alltoallv(self._wire, send, send_counts, recv, recv_counts)
-        self.rounds += self.size > 1
+        self.calls["alltoall"] += self.size > 1
 
     def bcast_object(self, obj: Any, root: int = 0) -> Any:
         """Return rank ``root``'s (small, picklable) object on all ranks."""

@@ -171,7 +171,7 @@ class EarlySums:
         self._say(len(self._stretches))
         self._receive()
         told(self._comm.recorder, self._comm.barrier, self._complete)()
-        self._comm.rounds += 1
+        self._comm.calls["reduce_scatter"] += 1
         self._before += len(self._stretches)
         self._reset()
 

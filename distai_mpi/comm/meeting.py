@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,19 @@ class Meeting:
     """The part of a communicator that is about waiting for each other.
 
     Attributes:
-        rounds: collective exchanges of arrays.
+        calls: collective exchanges of arrays, how many of each kind.
     """
 
     size: int
-    rounds: int
+    calls: Counter[str]
     leaders: tuple[int, ...]
     _comm: Any
     _sharing: Sharing
+
+    @property
+    def rounds(self) -> int:
+        """Collective exchanges of arrays so far, of all kinds."""
+        return self.calls.total()
 
     def barrier(self) -> None:
         """Wait for all ranks; what they wrote to node arrays before can be read after."""
@@ -49,7 +55,7 @@ class Meeting:
         """
         exchange = self._sharing.exchange
         assert exchange is not None
-        self.rounds += exchange.meet(advance, nbytes)
+        self.calls["meeting"] += exchange.meet(advance, nbytes)
 
     @property
     def meets(self) -> bool:

@@ -76,6 +76,7 @@ class Loader:
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = share.shuffle == "local"
         self._start = share.starts[rank] if self._local else 0
+        self._held: tuple[int, Array, Array] | None = None  # first place, x and y of the rows of `sequential`
         self._partition = share.partition or Partition.even(ranks)
         self._partition.check_ranks(ranks)
         self._lengths, self._alike = np.unique(share.counts, return_counts=True)
@@ -167,9 +168,54 @@ class Loader:
 
         Batches are views of the data where these have the right type and need no scale.
         """
-        own = self.share.counts[self.rank] if self._local else None
-        start, stop = (0, own) if own is not None else self._partition.stretch(self.share.rows, self.rank)
+        start, stop = self._own(self.rank)
         return self._blocks(start, stop, None, train, stream_key(self.seed, "epoch", epoch))
+
+    def hold(self, most_bytes: int) -> None:
+        """Keep the rows of `sequential` as they are handed out, where they take no more than ``most_bytes``.
+
+        For those who go through them many times: rows that have to be converted or reordered are so once.
+        """
+        start, stop = self._own(self.rank)
+        rows, features = stop - start, self.share.features
+        as_is = self._x_as_is and self._y_as_is and (self._local or self.share.order is None)
+        if as_is or self._upload is not None or rows * features * self.dtype.itemsize > most_bytes:
+            return
+        x, y = np.empty((rows, features), self.dtype), np.empty(rows, self.target_dtype)
+        for batch in self.sequential():
+            first = batch.position - self._start - start
+            x[first : first + len(batch.x)], y[first : first + len(batch.x)] = batch.x, batch.y
+        self._held = start, x, y
+
+    def rows_of(self, rank: int) -> int:
+        """Rows that `sequential` yields on ``rank``."""
+        start, stop = self._own(rank)
+        return stop - start
+
+    def sample(self, count: int) -> Batch:
+        """``count`` of the rows of `sequential`, one at random of each of so many stretches; the same every time.
+
+        Holds as long as its arrays: they are its own.
+        """
+        if count > self._capacity:
+            self._reserve(count)
+        start, stop = self._own(self.rank)
+        rng = np.random.default_rng(stream_key(self.seed, "sample", self.rank))
+        places = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
+        rows, _ = self._rows_at(start, places, None)
+        x, y = np.empty((count, self.share.features), self.dtype), np.empty(count, self.target_dtype)
+        data, weight = self.share.dataset, None
+        self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
+        if data.weight is not None:
+            weight = np.empty(count, self.dtype)
+            self._copy_weights(data.weight, rows, weight)
+        return Batch(x, y, weight, rows.copy(), 0, False)
+
+    def _own(self, rank: int) -> tuple[int, int]:
+        """First place, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
+        if self._local:
+            return 0, self.share.counts[rank]
+        return self._partition.stretch(self.share.rows, rank)
 
     def _shuffle(self, epoch: int) -> Permutation:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
@@ -187,6 +233,11 @@ class Loader:
     def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:
         """The Batch of places ``start`` to ``stop - 1``, which must fit the buffers."""
         rows, ids = self._rows_at(start, self._counting[: stop - start], order)
+        if self._held is not None and order is None:
+            first, held_x, held_y = self._held
+            part = slice(start - first, stop - first)
+            weights = self._weights(rows)
+            return self.place(Batch(held_x[part], held_y[part], weights, ids, self._start + start, train, key))
         in_a_row = order is None and (self._local or self.share.order is None)
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
         return self.place(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))

@@ -3,6 +3,7 @@
 from .adapters import from_jax, from_torch
 from .base import Model, Number, Sums, Together
 from .builtin import MLP, MODELS, Linear, Logistic, Softmax, build, from_config, to_config
+from .curvature import Linearization
 from .feedforward import FeedForward
 from .losses import LOSSES, Loss
 from .storage import load_model, save_model
@@ -13,6 +14,7 @@ __all__ = [
     "MODELS",
     "FeedForward",
     "Linear",
+    "Linearization",
     "Logistic",
     "Loss",
     "Model",

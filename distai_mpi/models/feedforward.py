@@ -14,6 +14,7 @@ from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
 from .base import Number, Sums, Together
+from .curvature import LayerRows, Linearization, MarginRows
 from .losses import Loss
 from .workspace import Workspace
 
@@ -83,6 +84,7 @@ class FeedForward:
             ]
         )
         self._starts = [*self._places[:, 2].tolist(), self.layout.size]
+        self._one_pass = self.layers == 1 and outputs == 1 and loss.name in ("squared", "logistic")
         self._workspaces: dict[Device, Workspace] = {}
         self._factors: Factors | None = None
         self._keys: tuple[int, Array] | None = None
@@ -94,6 +96,16 @@ class FeedForward:
             if self.bias:
                 parts.append((f"layer{layer}.bias", shape[1:], False))
         return Layout.of(parts)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether there are no hidden layers: the curvature is then the Hessian, and ``add_matrix`` gives it."""
+        return self.layers == 1
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether the model is linear with one output: values along a line then follow from margins."""
+        return self._one_pass
 
     @property
     def layers(self) -> int:
@@ -152,6 +164,11 @@ class FeedForward:
         order of the stream): for each layer, from last to first, its matrix and bias in one piece.
         """
         space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
+        if self._one_pass and space.xp is np:
+            sums = self._pass(space, w, batch, grad, space.no_weights, space.no_weights)
+            if on_ready is not None:
+                on_ready(0, self.layout.size)
+            return sums
         weight_grads, bias_grads = self._layers_of(grad, space.unused)
         inputs = [batch.x, *(space.rows("a", i, rows) for i in range(last))]
         deltas = [*(space.rows("delta", i, rows) for i in range(last)), space.rows("a", last, rows)]
@@ -162,6 +179,42 @@ class FeedForward:
                 on_ready(self._starts[i], self._starts[i + 1])
 
         return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish)
+
+    def linearize(
+        self, w: Array, batch: Batch, grad: Array, old: Linearization | None = None
+    ) -> tuple[Sums, Linearization]:
+        """As `loss_and_grad`, on the host alone, and what products with the curvature at ``w`` need; see `curvature`.
+
+        ``old``, of the same rows elsewhere, lends its arrays and is of no use afterwards.
+        """
+        space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
+        weight = space.no_weights if batch.weight is None else batch.weight
+        if self._one_pass:
+            kind, features = self.loss_function.code, self.widths[0]
+            margins: Any = old or MarginRows(kind, features, self.bias, batch, weight)
+            return self._pass(space, w, batch, grad, margins.margin, margins.curvature), margins
+        kept: Any = old or LayerRows(self, batch)
+        weight_grads, bias_grads = self._layers_of(grad, space.unused)
+        inputs = [batch.x, *kept.inputs]
+        deltas = [*(space.rows("delta", i, rows) for i in range(last)), kept.delta]
+
+        def finish(i: int) -> None:
+            space.xp.dot(inputs[i].T, deltas[i], out=weight_grads[i])
+
+        return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish, kept.slopes), kept
+
+    def _pass(self, space: Workspace, w: Array, batch: Batch, grad: Array, margin: Array, curvature: Array) -> Sums:
+        """`loss_and_grad` of a linear model with one output, which reads x once; see `kernels.linear`."""
+        from .kernels import linear
+
+        n, weight = self.widths[0], space.no_weights if batch.weight is None else batch.weight
+        offset = w[n] if self.bias else self.dtype.type(0)
+        loss, bias_grad = linear.loss_and_grad(
+            self.loss_function.code, batch.x, batch.y, weight, w[:n], offset, grad[:n], margin, curvature
+        )
+        if self.bias:
+            grad[n] = bias_grad
+        return Sums(loss, _total_weight(space, batch))
 
     @property
     def factor_size(self) -> int:
@@ -205,15 +258,16 @@ class FeedForward:
         deltas: list[Array],
         bias_grads: list[Array],
         finish: Callable[[int], None],
+        slopes: list[Array] | None = None,
     ) -> Sums:
         """Forward and backward pass into the layers' ``inputs``, but the first, and ``deltas``, gradients by outputs.
 
         ``finish(i)`` is called as soon as ``inputs[i]``, ``deltas[i]`` and ``bias_grads[i]`` have their final values,
-        for i from the last layer to the first.
+        for i from the last layer to the first.  ``slopes`` are the derivatives of hidden units.
         """
         xp, last, rows = space.xp, self.layers - 1, len(batch.x)
         weights, biases = self._layers_of(w, space.no_bias)
-        slopes = [space.rows("slope", i, rows) for i in range(last)]
+        slopes = slopes or [space.rows("slope", i, rows) for i in range(last)]
         for i in range(last):
             xp.dot(inputs[i], weights[i], out=inputs[i + 1])
             self._activate(space, inputs[i + 1], biases[i], slopes[i], i, batch)
@@ -341,6 +395,10 @@ class FeedForward:
             batch.x, batch.y, weight, self._places, self.loss_function.code, ACTIVATIONS[self.activation],
             self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
         )  # fmt: skip
+
+    def layers_of(self, flat: Array) -> tuple[list[Array], list[Array]]:
+        """Views of the layers' matrices, and of their biases (none: an empty list), inside ``flat``."""
+        return self._layers_of(flat, [])
 
     def _layers_of(self, flat: Array, absent: list[Array]) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""

@@ -4,6 +4,7 @@ from .averaging import ParameterAveraging
 from .first_order import OPTIMIZERS, SGD, Adam, AdamW, Elementwise, FirstOrder, GradientDescent, Momentum, Nesterov
 from .lbfgs import LBFGS
 from .line_search import Armijo, StrongWolfe
+from .newton import Auto, Newton, NewtonCG
 from .schedules import SCHEDULES, Constant, Cosine, Schedule, Step, WarmUp
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Armijo",
+    "Auto",
     "Constant",
     "Cosine",
     "Elementwise",
@@ -21,6 +23,8 @@ __all__ = [
     "GradientDescent",
     "Momentum",
     "Nesterov",
+    "Newton",
+    "NewtonCG",
     "ParameterAveraging",
     "Schedule",
     "Step",

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from .line_search import Search, StrongWolfe
+from .preconditioner import Preconditioner
 
 Array = Any
 
@@ -31,11 +32,14 @@ class LBFGS:
             that the estimate stays positive definite where the objective is not convex (cautious updates, Li &
             Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
             problems"; theirs compare with the gradient's norm, which depends on the objective's scale).
+        sample: linear models of few parameters begin at the solution of so many rows, over all ranks, and their
+            Hessian preconditions: an iteration then gains as much as several.  None: as many as serve; 0: none.
     """
 
     memory: int = 10
     search: Search = field(default_factory=StrongWolfe)
     caution: float = 1e-8
+    sample: int | None = None
     name: ClassVar[str] = "lbfgs"
     full_batch: ClassVar[bool] = True
     lr: ClassVar[None] = None  # steps have the length that the search finds
@@ -43,30 +47,27 @@ class LBFGS:
     def __post_init__(self) -> None:
         if self.memory < 1:
             raise ConfigError(f"L-BFGS needs a memory of at least 1 pair, got {self.memory}")
+        check_sample(self.sample)
 
 
-class History:
-    """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
+class Pairs:
+    """The last steps s and changes of the gradient y, in rings of rows.
 
-    A pair is begun by `tell` at a trial point, and kept by `keep` when that is accepted.  There is room for one pair
-    more than are kept: a pair that is dropped costs none.
+    There is room for one pair more than are kept: a pair that is dropped costs none.
 
     Args:
         memory: pairs.
-        size, dtype: of the owned slice.
+        size, dtype: of the vectors.
 
     Attributes:
         steps, changes: shape (memory + 1, size); rows are used in turn.
-        place: the row of the oldest pair, ``first``, and how many are kept, ``count``; may be written to, see `renew`.
+        place: the row of the oldest pair, ``first``, and how many are kept, ``count``; may be written to.
     """
 
     def __init__(self, memory: int, size: int, dtype: Any) -> None:
         self.memory, rows = memory, memory + 1
         self.steps, self.changes = np.zeros((rows, size), dtype), np.zeros((rows, size), dtype)
         self.place = {"first": 0, "count": 0}
-        self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
-        self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
-        self._number = np.dtype(dtype).type
 
     @property
     def order(self) -> list[int]:
@@ -75,9 +76,106 @@ class History:
         return [(first + i) % (self.memory + 1) for i in range(count)]
 
     @property
-    def _free(self) -> int:
+    def free(self) -> int:
         """The row of the pair that is begun next."""
         return (self.place["first"] + self.place["count"]) % (self.memory + 1)
+
+    def forget(self) -> None:
+        """Drop all pairs."""
+        self.place.update(first=0, count=0)
+
+    def _count_one(self) -> None:
+        """Keep the pair that was begun last."""
+        self.place["count"] += 1
+        if self.place["count"] > self.memory:
+            self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
+
+
+class WholeHistory(Pairs):
+    """Pairs of whole vectors, float64, which every rank has: the textbook's two loops, preconditioned.
+
+    All ranks come to the same bits, see `ordered`.
+
+    Args:
+        memory, size: see `Pairs`.
+
+    Attributes:
+        preconditioner: what stands for the Hessian where there are no pairs, times a factor; None: the identity.
+    """
+
+    def __init__(self, memory: int, size: int) -> None:
+        super().__init__(memory, size, np.float64)
+        self.preconditioner: Preconditioner | None = None
+
+    def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
+        """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return its inner products for `keep`.
+
+        The first is sᵀ ``grad``.
+        """
+        from .ordered import dot
+
+        s, y = self.steps[self.free], self.changes[self.free]
+        np.multiply(direction, t, out=s)
+        np.subtract(grad, before, out=y)
+        return np.array([dot(s, grad), dot(s, s), dot(s, y), dot(y, y)])
+
+    def products(self, grad: Array) -> Array:
+        """Nothing: there is nothing to sum for `renew`."""
+        return np.empty(0)
+
+    def renew(self, totals: Array) -> None:
+        """Nothing: vectors and ``place`` may be written to as they are."""
+
+    def keep(self, products: Array, caution: float) -> bool:
+        """Keep the pair that was begun last, of which `tell` gave ``products``; false if it has no use."""
+        _, square, curvature, change = products.tolist()
+        if not curvature > caution * math.sqrt(square * change):
+            return False
+        self._count_one()
+        return True
+
+    def direction(self, grad: Array, square: float, out: Array) -> float:
+        """out ← -H · ``grad`` (Nocedal & Wright 2006, algorithm 7.4); returns its inner product with ``grad``."""
+        from .ordered import dot
+
+        pairs = [(self.steps[row], self.changes[row]) for row in self.order]
+        curvatures = [dot(s, y) for s, y in pairs]
+        alphas = []
+        np.negative(grad, out=out)
+        for (s, y), curvature in zip(reversed(pairs), reversed(curvatures), strict=True):
+            alphas.append(dot(s, out) / curvature)
+            out -= alphas[-1] * y
+        scale = 1.0
+        if pairs:
+            y = pairs[-1][1].copy()
+            if self.preconditioner is not None:
+                self.preconditioner.solve(y)
+            scale = curvatures[-1] / dot(pairs[-1][1], y)
+        if self.preconditioner is not None:
+            self.preconditioner.solve(out)
+        out *= scale
+        for (s, y), curvature, alpha in zip(pairs, curvatures, reversed(alphas), strict=True):
+            out += (alpha - dot(y, out) / curvature) * s
+        return dot(out, grad)
+
+
+class History(Pairs):
+    """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
+
+    A pair is begun by `tell` at a trial point, and kept by `keep` when that is accepted.  After vectors or ``place``
+    were written to, see `renew`.
+
+    Args:
+        memory: pairs.
+        size, dtype: of the owned slice.
+    """
+
+    def __init__(self, memory: int, size: int, dtype: Any) -> None:
+        super().__init__(memory, size, dtype)
+        rows = memory + 1
+        self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
+        self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
+        self._number = np.dtype(dtype).type
 
     @property
     def _filled(self) -> int:
@@ -92,14 +190,14 @@ class History:
         """
         from .lbfgs_kernels import begin_pair
 
-        row, filled = self._free, self._filled
+        row, filled = self.free, self._filled
         products = np.empty((2, filled + 1, 3))
         begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
         return np.concatenate([[products[0, row, 2], products[0, filled, 0]], products.ravel()])
 
     def keep(self, totals: Array, caution: float) -> bool:
         """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
-        row, filled = self._free, self._filled
+        row, filled = self.free, self._filled
         products = totals[2:].reshape(2, filled + 1, 3)[:, :filled]
         self._with_grad[:, :filled] = products[:, :, 2]
         square, curvature, change = products[0, row, 0], products[0, row, 1], products[1, row, 1]
@@ -108,14 +206,8 @@ class History:
         self._gram[0, :filled, row] = products[0, :, 1]  # sᵢᵀ y
         self._gram[0, row, :filled] = products[1, :, 0]  # sᵀ yᵢ
         self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :, 1]
-        self.place["count"] += 1
-        if self.place["count"] > self.memory:
-            self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
+        self._count_one()
         return True
-
-    def forget(self) -> None:
-        """Drop all pairs."""
-        self.place.update(first=0, count=0)
 
     def products(self, grad: Array) -> Array:
         """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`."""
@@ -132,26 +224,19 @@ class History:
         products = totals.reshape(2, rows, 2 * rows + 1)
         self._gram[:], self._with_grad[:] = products[:, :, rows : 2 * rows], products[:, :, 2 * rows]
 
-    def direction(self, grad: Array, out: Array) -> None:
-        """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept."""
+    def direction(self, grad: Array, square: float, out: Array) -> float:
+        """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept.
+
+        Returns its inner product with the gradient, whose own ``square`` is given; the same bits on every rank.
+        """
         from .lbfgs_kernels import combine
 
         by_step, by_change, by_grad = self._coefficients()
         on_steps, on_changes = np.zeros((2, self._filled), grad.dtype)
         on_steps[self.order], on_changes[self.order] = by_step, by_change
         combine(self.steps, self.changes, grad, on_steps, on_changes, self._number(by_grad), out)
-
-    def move(self, w: Array, t: float, direction: Array, out: Array) -> None:
-        """out ← w + t · ``direction``."""
-        from .lbfgs_kernels import move
-
-        move(w, self._number(t), direction, out)
-
-    def slope(self, grad_square: float) -> float:
-        """The direction's inner product with the gradient, whose own square is given; the same bits on every rank."""
-        by_step, by_change, by_grad = self._coefficients()
         with_steps, with_changes = self._with_grad[:, self.order].tolist()
-        return _dot([*by_step, *by_change, by_grad], [*with_steps, *with_changes, grad_square])
+        return _dot([*by_step, *by_change, by_grad], [*with_steps, *with_changes, square])
 
     def _coefficients(self) -> tuple[list[float], list[float], float]:
         """Of steps, changes (both oldest first) and the gradient in the direction: the two loops, on products alone.
@@ -179,3 +264,9 @@ class History:
 
 def _dot(a: Iterable[float], b: Iterable[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def check_sample(sample: int | None) -> None:
+    """Raise `ConfigError` unless ``sample`` is a number of rows, or None."""
+    if sample is not None and sample < 0:
+        raise ConfigError(f"a sample needs 0 rows (none) or more, got {sample}")

@@ -28,6 +28,7 @@ def check_settings(
     seed: int,
     l2: float,
     tol: float | None,
+    min_decrease: float | None,
     clip_norm: float | None,
     valid: Share | None,
     metric: str,
@@ -44,10 +45,14 @@ def check_settings(
         raise ConfigError(f"the global batch size must be at least 1, got {global_batch_size}")
     if not (l2 >= 0 and math.isfinite(l2)):
         raise ConfigError(f"l2 must be a number from 0 up, got {l2}")
-    for name, value in (("the tolerance (tol)", tol), ("the norm to clip at (clip_norm)", clip_norm)):
+    for name, value in (
+        ("the tolerance (tol)", tol),
+        ("the least decrease (min_decrease)", min_decrease),
+        ("the norm to clip at (clip_norm)", clip_norm),
+    ):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{name} must be a positive number, got {value}")
-    if tol is not None and not optimizer.full_batch:
+    if (tol is not None or min_decrease is not None) and not optimizer.full_batch:
         raise ConfigError(f"a tolerance needs a full-batch optimizer such as gd, not {optimizer.name}")
     if metric not in METRICS:
         raise ConfigError(f"unknown metric {metric!r}: choose one of {', '.join(METRICS)}")

@@ -1,8 +1,9 @@
-"""Steps of methods that see all rows at once and search along a direction: quasi-Newton so far."""
+"""Steps of methods that see all rows at once and branch on reduced numbers alone, so that all ranks go one way."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,30 +13,36 @@ from ..backend import HOST
 from ..data import Batch
 from ..errors import ConfigError
 from ..models import Sums
-from ..objective import Objective, square
-from ..optim import LBFGS
-from ..optim.lbfgs import History
-from ..optim.line_search import Found, Point
-from ..trace import COMPUTE, REDUCE, UPDATE
+from ..objective import Objective
+from ..optim import LBFGS, Newton, NewtonCG
+from ..optim.preconditioner import Factored, Preconditioner
+from ..trace import UPDATE
+from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
+from .sample import Sampled, sample_size, solve_sample
 from .steps import Steps
 
 Array = Any
+Deterministic = LBFGS | Newton | NewtonCG
+STOPPED, LOST = "no further decrease", "loss is not finite near the last iterate"
 
 
-class QuasiNewtonSteps(Steps):
-    """L-BFGS on the owned slices: direction → trial points until the search is content → the last of them is w.
-
-    A trial costs three rounds: its slices are published, its gradient is reduced to slices, and one small sum tells the
-    value, the slope and all inner products that the next direction needs.  Rows are seen without dropout.
+class DeterministicSteps(Steps):
+    """An iteration a step: the first to the solution of a sample, where there is one, the others by the method.
 
     Args:
-        objective, start: see `Steps`.
+        objective, start: see `Steps`; ``objective.whole`` says how vectors lie.
         optimizer: the method.
+        linearizes: see `FullBatch`.
+
+    Attributes:
+        points: the objective at the current and at a trial point.
+        preconditioner: from the sample; None without one.
+        iteration: steps that were made, also before the run was interrupted.
     """
 
     searches = True
 
-    def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
+    def __init__(self, objective: Objective, optimizer: Deterministic, start: Array, linearizes: bool) -> None:
         super().__init__(objective, start, None)
         if objective.loader.device is not HOST:
             raise ConfigError(f"--optimizer {optimizer.name} is for the CPU: choose --device cpu")
@@ -43,23 +50,20 @@ class QuasiNewtonSteps(Steps):
             raise ConfigError(
                 f"--wire float16 rounds gradients, from which {optimizer.name} takes differences: leave it out"
             )
-        owned, dtype = objective.mine.stop - objective.mine.start, objective.model.dtype
-        self.optimizer, self.history = optimizer, History(optimizer.memory, owned, dtype)
-        self._grad_all = objective.empty()
-        self._grad, self._direction = np.zeros(owned, dtype), np.zeros(owned, dtype)
-        self._trial_grad = self._grad_all[objective.mine]
-        self._at: Point | None = None  # value and squared norm of the gradient at w, once they are known
-        self._sums = self._trial_sums = Sums(0.0, 0.0)
-        self._totals: Array = None  # sums over ranks at the last trial point
-        self.evaluations = 0
+        self.optimizer = optimizer
+        self.points: FullBatch = (Whole if objective.whole else Sliced)(objective, linearizes)
+        self.preconditioner: Preconditioner | None = None
+        self._at: Evaluation | None = None  # of w, once it is known
+        self._trial: Evaluation | None = None  # of the second buffer
+        self._start: Array | None = None  # the sample's solution, until it is tried
+        self._fresh = True
+        self._lost = False  # whether a trial of this step was not finite
+        self._direction = np.zeros_like(self.points.grad)
 
     @property
     def owned(self) -> dict[str, Any]:
         """See `Steps`."""
-        history = self.history
-        steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
-        changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
-        return {"w": self._w[self.objective.mine], "history": {**steps, **changes, "place": history.place}}
+        return {"w": self._w[self.objective.mine]}
 
     @property
     def private(self) -> dict[str, Any]:
@@ -71,94 +75,94 @@ class QuasiNewtonSteps(Steps):
         """See `Steps`."""
         return None if self._at is None else self._at.value
 
+    @property
+    def counts(self) -> tuple[int, int]:  # type: ignore[override]
+        """See `Steps`."""
+        return self.points.evaluations, self.points.products
+
+    @property
+    def at(self) -> Evaluation:
+        """What is known of the current point."""
+        assert self._at is not None
+        return self._at
+
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
         """See `Steps.step`; takes all rows in their own order, and no ``batches``."""
         if self._at is None:
-            self._begin(weight)
-        before, found = self._sums, self._search(weight)
-        if found.point.t == 0 and self.history.place["count"]:
-            self.history.forget()  # perhaps the estimate is to blame: try the gradient itself
-            found = self._search(weight)
-        if found.point.t == 0:
-            self.stop_reason = "no further decrease"
-            return before
-        if not found.last:
-            self._evaluate(found.point.t, weight)
-        self._accept()
+            self._begin()
+        before, self._lost = self.at.sums, False
+        if math.isfinite(self.at.value) and not self._take_start():
+            self._advance()
         return before
 
-    def _search(self, weight: float) -> Found:
-        """Find a point along the next direction; collective."""
-        history, at = self.history, self._at
-        assert at is not None
-        self.objective.mark(UPDATE)
-        slope = history.slope(at.slope)
-        if not (slope < 0 and math.isfinite(slope)):
-            history.forget()
-            slope = -at.slope
-        history.direction(self._grad, self._direction)
-        start = Point(0.0, at.value, slope)
-        if not math.isfinite(at.value) or slope == 0:
-            return Found(start, False, False, 0)
-        first = 1.0 if history.place["count"] else min(1.0, 1.0 / math.sqrt(at.slope))
-        precision = 10.0 * float(np.finfo(self._grad.dtype).eps)
-        return self.optimizer.search.find(lambda t: self._evaluate(t, weight), start, first, precision)
+    def _stop(self) -> None:
+        """Find no further step possible: because nothing is lower, or nothing that was tried is a number; local."""
+        self.failed = self._lost
+        self.stop_reason = LOST if self._lost else STOPPED
 
-    def _begin(self, weight: float) -> None:
-        """Value and gradient at w, and the history's products; collective."""
-        local = self._gradient(self._w, weight)
-        self._grad[:] = self._trial_grad
-        products = self._counted(np.append(square(self._grad), self.history.products(self._grad)))
-        totals = self.objective.comm.sum(np.concatenate([self._numbers(self._w, local), products]))
-        self.history.renew(totals[4:])
-        self._sums, self._at = local, Point(0.0, self._value(totals), float(totals[3]))
-        self.gradient_norm = math.sqrt(self._at.slope)
+    @abstractmethod
+    def _advance(self) -> None:
+        """Make an iteration, or find a ``stop_reason``; collective."""
+
+    def _local_products(self) -> Array:
+        """This rank's parts of the inner products that the method wants at its first point."""
+        return NOTHING
+
+    def _begun(self, products: Array) -> None:
+        """Take the sums of these over the ranks."""
+
+    def _begin(self) -> None:
+        """The objective at w, and the sample; collective."""
+        count = sample_size(self.objective, self.optimizer.sample)
+        sampled = None
+        if count:
+            self.objective.mark(UPDATE)
+            sampled = solve_sample(self.objective, np.zeros_like(self._w), count)
+        beside = NOTHING if sampled is None else sampled.message()
+        found = self._evaluate(self._w, beside)
+        if sampled is not None:
+            mean = Sampled.mean(found.beside, self._w.size)
+            if mean is not None:
+                start, matrix = mean
+                self.preconditioner = Factored(matrix)
+                self._start = start if self._fresh else None
+        self._begun(found.products)
+        self._accept_gradient(found)
         if self.first_norm is None:
             self.first_norm = self.gradient_norm
 
-    def _evaluate(self, t: float, weight: float) -> tuple[float, float]:
-        """Value and slope at w + t · direction, which is left in the second buffer; collective."""
-        objective, mine = self.objective, self.objective.mine
-        objective.mark(UPDATE)
-        self.history.move(self._w[mine], t, self._direction, self._w_next[mine])
-        self._spread(self._w_next)
-        local = self._gradient(self._w_next, weight)
-        objective.mark(UPDATE)
-        pair = self._counted(self.history.tell(t, self._direction, self._trial_grad, self._grad))
-        self._totals = objective.comm.sum(np.concatenate([self._numbers(self._w_next, local), pair]))
-        self._trial_sums = local
-        return self._value(self._totals), float(self._totals[3]) / t
+    def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
+        return self.points.evaluate(w, beside, self._local_products)
 
-    def _gradient(self, w: Array, weight: float) -> Sums:
-        """This rank's sums of losses at ``w``, all of it, and its slice of the gradient; collective."""
-        objective = self.objective
-        objective.mark(COMPUTE)
-        sums = objective.sums_and_grad(w, objective.loader.sequential(), self._grad_all)
-        objective.mark(REDUCE)
-        objective.reduce_grad(w, self._grad_all, weight)
-        self.evaluations += 1
-        return sums
+    def _take_start(self) -> bool:
+        """Go to the sample's solution, if there is one and it is better; collective."""
+        if self._start is None:
+            return False
+        self._w_next[:] = self._start
+        self._start = None
+        found = self._evaluate(self._w_next)
+        if not found.value < self.at.value:
+            return False
+        self._accept(found)
+        return True
 
-    def _counted(self, products: Array) -> Array:
-        """``products``, this rank's part of a sum: of replicated vectors one rank's alone count."""
-        return products if self.objective.counts else np.zeros_like(products)
-
-    def _numbers(self, w: Array, local: Sums) -> Array:
-        """This rank's part of: loss, weight, square of the penalised parameters."""
-        return np.array([*local, self.objective.owned_square(w)])
-
-    def _value(self, totals: Array) -> float:
-        """The objective, from sums over the ranks that begin with `_numbers`."""
-        loss, weight, penalised = totals[:3].tolist()
-        return loss / weight + 0.5 * self.objective.l2 * penalised
-
-    def _accept(self) -> None:
-        """Make the last trial point w; local."""
-        self.history.keep(self._totals[3:], self.optimizer.caution)
-        self._grad[:] = self._trial_grad
-        self._at, self._sums = Point(0.0, self._value(self._totals), float(self._totals[4])), self._trial_sums
-        self.gradient_norm = math.sqrt(self._at.slope)
+    def _accept(self, found: Evaluation) -> None:
+        """Make the second buffer, of which ``found`` tells, w; local."""
+        self._accept_gradient(found)
         self._w, self._w_next = self._w_next, self._w
+
+    def _accept_gradient(self, found: Evaluation) -> None:
+        self.points.accept()
+        self._at, self.gradient_norm = found, math.sqrt(found.square)
+
+    def _move(self, t: float) -> None:
+        """Second buffer ← w + t · direction, on all ranks; collective."""
+        from ..optim.lbfgs_kernels import move
+
+        mine = self.objective.mine
+        self.objective.mark(UPDATE)
+        move(self._w[mine], self._direction.dtype.type(t), self._direction, self._w_next[mine])
+        self.points.publish(self._w_next)
 
     def close_epoch(self) -> None:
         """See `Steps`: ``w`` is up to date after every step."""
@@ -166,13 +170,62 @@ class QuasiNewtonSteps(Steps):
     def restored(self) -> None:
         """See `Steps`."""
         super().restored()
-        self._at = None
+        self._at, self._fresh = None, False
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
-        self.objective.sums_and_grad(self.w, [batch], self._grad_all)
+        self.points.warm_up(self.w, batch)
 
     def settle(self, batch: Batch) -> None:
         """See `Steps`."""
-        self.objective.reduce_grad(self._w, self._grad_all, 1.0)
-        self._spread(self._w_next)
+        self.points.settle(self._w, self._w_next)
+
+
+class SearchingSteps(DeterministicSteps):
+    """Along a direction to a point that the line search is content with.
+
+    Where the model has margins, only the first trial of a direction reads the rows: others follow from the margins, and
+    the point that is found is looked at once more.
+    """
+
+    def _search(self, slope: float, first: float) -> bool:
+        """Find a point along the direction and go there; false where there is no better one; collective."""
+        from ..optim.line_search import Point
+
+        start = Point(0.0, self.at.value, slope)
+        if not (slope < 0 and math.isfinite(slope)):
+            return False
+        self._whole = 0.0  # the trial that read the rows
+        precision = 10.0 * float(np.finfo(self._w.dtype).eps)
+        found = self.optimizer.search.find(self._try, start, first, precision)  # type: ignore[union-attr]
+        if found.point.t == 0:
+            return False
+        if found.point.t != self._whole:
+            self._look(found.point.t)
+        self._tell(found.point.t)
+        assert self._trial is not None
+        self._accept(self._trial)
+        return True
+
+    def _try(self, t: float) -> tuple[float, float]:
+        """Value and slope at w + t · direction; collective."""
+        if self._whole and self.points.has_lines:
+            return self.points.line(t, self._w[self.objective.mine], self._direction, self._whole)
+        value, slope = self._look(t)
+        if not (math.isfinite(value) and math.isfinite(slope)):
+            self._lost, self._whole = True, 0.0
+        return value, slope
+
+    def _look(self, t: float) -> tuple[float, float]:
+        """As `_try` by reading the rows; the second buffer is then that point."""
+        self._move(t)
+        self._whole = self._trying = t
+        self._trial = self._evaluate(self._w_next)
+        return self._trial.value, self._slope(self._trial)
+
+    @abstractmethod
+    def _slope(self, trial: Evaluation) -> float:
+        """The slope along the direction at the trial point."""
+
+    def _tell(self, t: float) -> None:
+        """Hear that the trial point, t · direction from w, is about to become w; local."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,17 +14,18 @@ from ..errors import ConfigError
 from ..files import check_writable
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import LBFGS, Constant, Momentum, ParameterAveraging, Schedule
-from ..perf.machine import limited_blas, node_cpus
+from ..optim import Auto, Constant, Momentum, ParameterAveraging, Schedule
+from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
-from .deterministic import QuasiNewtonSteps
+from .deterministic import Deterministic
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .fused import make_fused
 from .gradients import algorithm_for, make_gradients
+from .methods import choose, keeps_whole, make_deterministic
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
@@ -32,6 +33,15 @@ from .tracing import Tracer, tracing
 
 if TYPE_CHECKING:
     from ..comm import Communicator
+
+HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
+
+
+class Stop(NamedTuple):
+    """When a full-batch method has come far enough; see `fit`."""
+
+    tol: float | None
+    min_decrease: float | None
 
 
 def fit(
@@ -41,7 +51,7 @@ def fit(
     *,
     test: Share | None = None,
     valid: Share | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Auto | None = None,
     schedule: Schedule | None = None,
     clip_norm: float | None = None,
     epochs: int = 5,
@@ -53,6 +63,7 @@ def fit(
     wire: str = "float32",
     early: bool | None = None,
     tol: float | None = None,
+    min_decrease: float | None = None,
     metric: str = "loss",
     patience: int | None = None,
     device: str | Device = "cpu",
@@ -89,6 +100,8 @@ def fit(
         early: whether under ``hierarchical`` or ``auto`` gradients of layers start to travel between nodes as soon as
             they are made, while the backward pass goes on; None: where a few trials before the first step find that
             faster.  Never on one node.
+        min_decrease: for full-batch optimizers, stop when an iteration lowers the objective by less than this share of
+            it.
         tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
             times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
@@ -122,6 +135,7 @@ def fit(
         wire=wire,
         early=early,
         tol=tol,
+        min_decrease=min_decrease,
         metric=metric,
         patience=patience,
         checkpoint=checkpoint,
@@ -130,7 +144,11 @@ def fit(
         valid=None if valid is None else valid.rows,
         test=None if test is None else test.rows,
     )
-    check_settings(data, optimizer, epochs, global_batch_size, seed, l2, tol, clip_norm, valid, metric, patience)
+    if isinstance(optimizer, Auto):
+        optimizer = choose(optimizer, model, data.rows, comm)
+    check_settings(
+        data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
+    )
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
@@ -151,6 +169,8 @@ def fit(
             if threads is not None and hasattr(model, "limit_threads"):
                 model.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed, place)
+            if isinstance(optimizer, Deterministic):
+                loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
                 name: make_loader(model, share, comm, device=place)
                 for name, share in (("valid", valid), ("test", test))
@@ -160,14 +180,15 @@ def fit(
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             algorithm = algorithm_for(comm, allreduce, early)
-            objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire)
+            whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
+            objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire, whole=whole)
             schedule = schedule or Constant()
             steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, algorithm)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule, stopping)
             with saving(checkpoint, run) as saver, tracing(trace, run) as tracer:
-                return _run(run, watched, callbacks, tol, saver, tracer)
+                return _run(run, watched, callbacks, Stop(tol, min_decrease), saver, tracer)
     finally:
         for callback in callbacks:
             callback.on_close()
@@ -184,9 +205,9 @@ def _steps(
     early: bool | None,
     algorithm: str | None,
 ) -> Steps:
-    if isinstance(optimizer, LBFGS):
+    if isinstance(optimizer, Deterministic):
         _check_deterministic(optimizer, schedule, clip_norm, factors, early)
-        return QuasiNewtonSteps(objective, optimizer, start)
+        return make_deterministic(objective, optimizer, start, tol)
     if isinstance(optimizer, ParameterAveraging):
         for asked, flag in ((factors, "--factors"), (early, "--early")):
             if asked:
@@ -201,7 +222,7 @@ def _steps(
 
 
 def _check_deterministic(
-    optimizer: LBFGS, schedule: Schedule, clip_norm: float | None, factors: bool | None, early: bool | None
+    optimizer: Deterministic, schedule: Schedule, clip_norm: float | None, factors: bool | None, early: bool | None
 ) -> None:
     """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows."""
     asked = {
@@ -221,7 +242,7 @@ def _run(
     run: Run,
     watched: dict[str, Loader],
     callbacks: Sequence[Callback],
-    tol: float | None,
+    stop: Stop,
     saver: Saver | None,
     tracer: Tracer,
 ) -> Result:
@@ -234,12 +255,12 @@ def _run(
     if not resumed:
         run.count_from()
     result = Result(run.w, history=run.history, stop_reason="iterations" if run.training.searches else "epochs")
-    done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, tol)
+    done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, stop)
     while run.epoch < run.epochs and not done:
         if _train_epoch(run, callbacks, saver):
             break
-        record = _close_epoch(run, watched, tol)
-        done = _ends(run, result, tol)
+        record = _close_epoch(run, watched, stop.tol is not None)
+        done = _ends(run, result, stop)
         for callback in callbacks:
             callback.on_epoch(run, record)
         if saver is None:
@@ -271,7 +292,7 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -
     return False
 
 
-def _close_epoch(run: Run, watched: dict[str, Loader], tol: float | None) -> dict[str, Any]:
+def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
     if run.training.value is None:
         running = _mean_of_epoch(run)
@@ -281,14 +302,14 @@ def _close_epoch(run: Run, watched: dict[str, Loader], tol: float | None) -> dic
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
-        with during(run.comm.recorder, EVALUATE):
+        with during(run.comm.recorder, EVALUATE), run.aside():
             found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
-    record |= {"seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
+    record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
     run.history.append(record)
     if math.isfinite(running):
-        if tol is not None and run.first_norm is None:
+        if measures_norm and run.first_norm is None:
             run.first_norm = run.training.first_norm or run.gradient_norm
         if run.stopping is not None:
             value = record.get(f"valid_{run.stopping.metric}")
@@ -309,23 +330,29 @@ def _mean_of_epoch(run: Run) -> float:
     return running
 
 
-def _ends(run: Run, result: Result, tol: float | None) -> bool:
+def _ends(run: Run, result: Result, stop: Stop) -> bool:
     """Whether training ends with the epoch that is done, of which the result gets the figures, and why."""
     record = run.history[-1]
     result.test_loss, result.test_accuracy = record.get("test_loss"), record.get("test_accuracy")
     if not math.isfinite(record["running_loss"]):
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return True
-    if tol is not None and run.first_norm is not None:
-        result.converged = run.gradient_norm <= tol * run.first_norm
+    if stop.tol is not None and run.first_norm is not None:
+        result.converged = run.gradient_norm <= stop.tol * run.first_norm
         if result.converged:
             result.stop_reason = "tolerance"
+            return True
+    if stop.min_decrease is not None and len(run.history) > 1:
+        before, now = run.history[-2]["running_loss"], record["running_loss"]
+        if before - now < stop.min_decrease * abs(now):
+            result.stop_reason = "small decrease"
             return True
     if run.stopping is not None and run.stopping.exhausted:
         result.stop_reason = "no improvement"
         return True
     if run.training.stop_reason is not None:
         result.stop_reason = run.training.stop_reason
+        result.status = "diverged" if run.training.failed else result.status
         return True
     return False
 
@@ -340,8 +367,10 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
             run.training.restored()
     result.w = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
-    result.rounds = run.rounds
+    result.rounds, result.calls = run.rounds, run.calls
     result.bytes_moved = int(run.comm.sum([run.bytes_sent])[0])
+    if run.training.searches:
+        _share_figures(run, result)
     result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds
     if result.status != "completed":
@@ -350,9 +379,20 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
         _evaluate_last(run, result, watched)
 
 
+def _share_figures(run: Run, result: Result) -> None:
+    """What searching methods count, and rank 0's times for the ranks' own; collective."""
+    times = run.comm.bcast_object(([record["seconds"] for record in run.history], run.seconds))
+    for record, seconds in zip(run.history, times[0], strict=True):
+        record["seconds"] = seconds
+    run.seconds = times[1]
+    result.evaluations, result.products = run.training.counts
+    result.gradient_norm = run.training.gradient_norm
+
+
 def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     """The objective, and how good the parameters are on the test rows."""
-    result.train_loss = run.objective.value(run.w)
+    known = run.training.value if run.stopping is None else None
+    result.train_loss = run.objective.value(run.w) if known is None else known
     if not math.isfinite(result.train_loss):
         result.train_loss = None
         result.status, result.stop_reason = "diverged", "loss is not finite"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +14,13 @@ import numpy as np
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
-from ..optim import LBFGS, FirstOrder, ParameterAveraging, Schedule
+from ..optim import LBFGS, FirstOrder, Newton, NewtonCG, ParameterAveraging, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
 from .steps import Steps
 
 Array = Any
-Optimizer = FirstOrder | ParameterAveraging | LBFGS
+Optimizer = FirstOrder | ParameterAveraging | LBFGS | Newton | NewtonCG
 RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
 
 
@@ -41,7 +42,11 @@ class Result:
         epochs, iterations: epochs and optimizer steps made.
         seconds: time spent training, between barriers, without compilation and evaluation.
         samples_per_second: rows of all ranks trained on in a second of that time.
+        evaluations, products: of a searching method: gradients of all rows, and products with their curvature; None of
+            others.
+        gradient_norm: of a searching method, at ``w``.
         rounds: collective calls made while training.
+        calls: ``rounds`` by kind.
         bytes_moved: bytes that all ranks together sent in them.
         time: by name of `trace.PHASES`, the seconds that each rank spent in it; None where the run was not traced.
         history: one record an epoch, as in ``metrics.jsonl``.
@@ -60,7 +65,11 @@ class Result:
     iterations: int = 0
     seconds: float = 0.0
     samples_per_second: float | None = None
+    evaluations: int | None = None
+    products: int | None = None
+    gradient_norm: float | None = None
     rounds: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
     bytes_moved: int = 0
     time: dict[str, list[float]] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +109,8 @@ class Run:
         self.epoch = self.epoch_steps = self.iterations = self.rows = 0
         self.seconds = 0.0
         self._began: float | None = None  # when the steps of this epoch began
-        self._rounds = self._sent = 0
+        self._calls: Counter[str] = Counter()  # those of the communicator before training
+        self._sent = 0
         self.sums = Sums(0.0, 0.0)
         self.first_norm: float | None = None
         self.history: list[dict[str, Any]] = []
@@ -126,24 +136,49 @@ class Run:
     @property
     def rounds(self) -> int:
         """Collective calls made in training so far, also before it was interrupted."""
-        return self.comm.rounds - self._rounds
+        return sum(self.calls.values())
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """`rounds` by kind."""
+        return {kind: count - self._calls[kind] for kind, count in self.comm.calls.items() if count > self._calls[kind]}
 
     @property
     def bytes_sent(self) -> int:
         """Bytes that this rank has sent in them."""
         return self.comm.bytes_sent - self._sent
 
-    def count_from(self, rounds: int = 0, bytes_sent: int = 0) -> None:
-        """Let `rounds` and `bytes_sent` go on from these numbers."""
-        self._rounds, self._sent = self.comm.rounds - rounds, self.comm.bytes_sent - bytes_sent
+    def count_from(self, calls: Mapping[str, int] | None = None, bytes_sent: int = 0) -> None:
+        """Let `calls` and `bytes_sent` go on from these numbers."""
+        self._calls = self.comm.calls.copy()
+        self._calls.subtract(calls or {})
+        self._sent = self.comm.bytes_sent - bytes_sent
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let what the ranks exchange in the block count in neither."""
+        calls, sent = self.comm.calls.copy(), self.comm.bytes_sent
+        yield
+        self._calls.update(self.comm.calls - calls)
+        self._sent += self.comm.bytes_sent - sent
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0."""
-        self._meet()
+        """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0.
+
+        Iterations of searching methods are exchanges that all ranks wait for: there each takes its own time, and only
+        the first barrier is made.
+        """
+        alone = self.training.searches
+        if not (alone and self.seconds):
+            self._meet()
         self._began = time.perf_counter()
         yield
         self.loader.device.synchronize()
+        if alone:
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
+            return
         self._meet()
         self.seconds += self.comm.bcast_object(time.perf_counter() - self._began)
         self._began = None

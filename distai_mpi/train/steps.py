@@ -38,13 +38,17 @@ class Steps(ABC):
     Attributes:
         fused: what takes many small steps at once, by `take`; None: nothing does.
         stop_reason: why no further step is possible; None: one is.
+        failed: whether that is an error.
         gradient_norm: Euclidean norm of the last step's gradient of the objective, before clipping; nan where
             nobody asked for it.
         first_norm: that at the start, where ``gradient_norm`` is that after the step; else None.
-        searches: whether steps are iterations of a method that searches along directions.
+        searches: whether steps are iterations of a method that sees all rows, and knows ``value`` after each.
+        counts: evaluations and products of such a method.
     """
 
     searches = False
+    failed = False
+    counts: tuple[int | None, int | None] = (None, None)
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
         self.objective, self.clip_norm = objective, clip_norm

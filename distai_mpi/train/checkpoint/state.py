@@ -92,7 +92,7 @@ def common(run: Run) -> dict[str, Any]:
         "iterations": run.iterations,
         "rows": run.rows,
         "seconds": run.elapsed,
-        "rounds": run.rounds,
+        "calls": run.calls,
         "first_norm": run.first_norm,
         "gradient_norm": run.training.gradient_norm,
         "history": list(run.history),
@@ -133,7 +133,7 @@ def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> Non
             sums, sent = [0.0, 0.0], 0
     run.sums = Sums(*sums)
     run.training.restored()
-    run.count_from(common["rounds"], sent)
+    run.count_from(common["calls"], sent)
 
 
 def identity(run: Run) -> dict[str, Any]:

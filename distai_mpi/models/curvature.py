@@ -1,0 +1,180 @@
+"""What the rows of a batch keep of a model at w, so that products with its curvature need no second forward pass.
+
+The curvature is the Gauss-Newton matrix Σ weight · Jᵀ (∂²loss/∂z²) J, J the derivative of a row's outputs z by the
+parameters (Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent", section 3).
+It is never indefinite; of linear models it is the Hessian.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..data import Batch
+
+Array = Any
+SCALED_BYTES = 1 << 19  # of rows that are scaled and multiplied at a time: they stay in the second-level cache
+
+
+class Linearization(Protocol):
+    """A model at w on the rows of one batch; local to the rank.
+
+    Sums over the rows are not divided by anything; the penalty is not in them.
+    """
+
+    def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
+        """out ← curvature · v; all of shape (layout.size,), ``w`` and ``batch`` those of the linearization."""
+        ...
+
+
+class MarginRows:
+    """Of a linear model with one output: the margins, and the second derivatives of the losses by them.
+
+    Args:
+        kind: code of the loss.
+        features: width of the input.
+        bias: whether the last parameter is one.
+
+    Attributes:
+        margin, curvature: shape (rows,), in the model's dtype; weights of rows are in the curvature.
+        y, weight: copies of the batch's; ``weight`` is empty where it has none.
+    """
+
+    def __init__(self, kind: int, features: int, bias: bool, batch: Batch, weight: Array) -> None:
+        rows, dtype = len(batch.x), batch.x.dtype
+        self.kind, self.features, self.bias = kind, features, bias
+        self.margin, self.curvature = np.empty(rows, dtype), np.empty(rows, dtype)
+        self.y, self.weight = batch.y.copy(), weight.copy()
+
+    def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
+        """See `Linearization`."""
+        from .kernels import linear
+
+        n, none = self.features, self.margin[:0]
+        of_bias = linear.product(batch.x, self.curvature, v[:n], v[n] if self.bias else 0.0, out[:n], none)
+        if self.bias:
+            out[n] = of_bias
+
+    def line(self, other: MarginRows, t: float) -> tuple[float, float]:
+        """(loss, slope) of the rows at the fraction ``t`` of the way to ``other``, and its derivative by ``t``."""
+        from .kernels import linear
+
+        return linear.line(self.kind, self.margin, other.margin - self.margin, t, self.y, self.weight)
+
+    def add_diagonal(self, batch: Batch, out: Array) -> None:
+        """Add the diagonal of the curvature to ``out``, float64, shape (layout.size,)."""
+        from .kernels import linear
+
+        diagonal = np.empty(self.features, batch.x.dtype)
+        linear.diagonal(batch.x, self.curvature, diagonal)
+        out[: self.features] += diagonal
+        if self.bias:
+            out[self.features] += self.curvature.sum(dtype=np.float64)
+
+    def add_matrix(self, batch: Batch, out: Array) -> None:
+        """Add the curvature to ``out``, float64, shape (layout.size, layout.size)."""
+        add_scaled_square(batch.x, np.sqrt(self.curvature), self.bias, out)
+
+
+class LayerRows:
+    """Of a net: the inputs of its layers, slopes of its units, and first derivatives of the losses by the outputs.
+
+    The second derivatives follow from these: see `kernels.curvature`.
+
+    Attributes:
+        inputs: of every layer but the first, whose input is the batch's x; shape (rows, units).
+        slopes: derivatives of hidden units by their arguments, like ``inputs``.
+        delta: derivatives of the weighted losses by the outputs, shape (rows, outputs).
+    """
+
+    def __init__(self, model: Any, batch: Batch) -> None:
+        rows, dtype = len(batch.x), batch.x.dtype
+        self.model = model
+        self.inputs = [np.empty((rows, width), dtype) for width in model.widths[1:-1]]
+        self.slopes = [np.empty_like(one) for one in self.inputs]
+        self.delta = np.empty((rows, model.widths[-1]), dtype)
+        self.y = batch.y.copy()
+        self.weight = np.empty(0, dtype) if batch.weight is None else batch.weight.copy()
+
+    def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
+        """See `Linearization`: forward with derivatives along ``v``, through the loss, and back."""
+        from .kernels.curvature import curve
+
+        inputs = [batch.x, *self.inputs]
+        weights, _ = self.model.layers_of(w)
+        ways, bias_ways = self.model.layers_of(v)
+        outs, bias_outs = self.model.layers_of(out)
+        u: Array = None  # derivative of the layer's output along v, later of the loss by it
+        for i, a in enumerate(inputs):
+            z = a @ ways[i]
+            if i > 0:
+                z += u @ weights[i]
+            if bias_ways:
+                z += bias_ways[i]
+            u = z if i == len(inputs) - 1 else np.multiply(z, self.slopes[i], out=z)
+        curve(self.model.loss_function.code, self.delta, self.y, self.weight, u)
+        for i in reversed(range(len(inputs))):
+            np.dot(inputs[i].T, u, out=outs[i])
+            if bias_outs:
+                np.sum(u, axis=0, out=bias_outs[i])
+            if i > 0:
+                u = (u @ weights[i].T) * self.slopes[i - 1]
+
+    def add_diagonal(self, batch: Batch, out: Array) -> None:
+        """Add the diagonal of the curvature of a net without hidden layers to ``out``, float64."""
+        weights, biases = self.model.layers_of(out)
+        squares = np.square(batch.x)
+        for k in range(self.delta.shape[1]):
+            factor = self._second(k, k)
+            weights[0][:, k] += squares.T @ factor
+            if biases:
+                biases[0][k] += factor.sum(dtype=np.float64)
+
+    def add_matrix(self, batch: Batch, out: Array) -> None:
+        """Add the curvature of a net without hidden layers to ``out``, float64, shape (layout.size, layout.size)."""
+        features, outputs = self.model.widths
+        bias = self.model.bias
+        places = features + bias  # parameters of one output, `outputs` apart: layers_of says so
+        tall = out.reshape(places, outputs, places, outputs)
+        block = np.zeros((places, places))
+        for k in range(outputs):
+            for other in range(k + 1):
+                factor = self._second(k, other)
+                block[:] = 0
+                if k == other:
+                    add_scaled_square(batch.x, np.sqrt(np.maximum(factor, 0)), bias, block)
+                else:
+                    add_scaled_square(batch.x, np.sqrt(np.maximum(-factor, 0)), bias, block)
+                    np.negative(block, out=block)
+                    tall[:, other, :, k] += block
+                tall[:, k, :, other] += block
+
+    def _second(self, k: int, other: int) -> Array:
+        """Second derivatives of the rows' weighted losses by outputs ``k`` and ``other``, shape (rows,)."""
+        from .kernels.curvature import curve
+
+        u = np.zeros_like(self.delta)
+        u[:, other] = 1
+        curve(self.model.loss_function.code, self.delta, self.y, self.weight, u)
+        return u[:, k].copy()
+
+
+def add_scaled_square(x: Array, scale: Array, bias: bool, out: Array) -> None:
+    """out ← out + AᵀA, A the rows of ``x``, and a column of ones where there is a ``bias``, times ``scale``.
+
+    ``out`` is float64, shape (columns, columns).  Rows are scaled and multiplied in blocks, by BLAS (syrk, which NumPy
+    takes for a matrix and its own transpose), in the dtype of ``x``; blocks are summed in float64.
+    """
+    rows, features = x.shape
+    columns = features + bias
+    step = max(256, SCALED_BYTES // max(1, columns * x.itemsize))
+    scaled, square = np.empty((min(step, rows), columns), x.dtype), np.empty((columns, columns), x.dtype)
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        a = scaled[: part.stop - start]
+        np.multiply(x[part], scale[part, None], out=a[:, :features])
+        if bias:
+            a[:, features] = scale[part]
+        np.dot(a.T, a, out=square)
+        out += square

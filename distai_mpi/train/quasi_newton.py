@@ -1,0 +1,86 @@
+"""Iterations of L-BFGS."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..objective import Objective
+from ..optim import LBFGS
+from ..optim.lbfgs import History, WholeHistory
+from ..trace import UPDATE
+from .deterministic import SearchingSteps
+from .full_batch import Evaluation
+
+Array = Any
+
+
+class QuasiNewtonSteps(SearchingSteps):
+    """L-BFGS: the history lies where the parameters lie, in slices or, where these are few, whole on every rank.
+
+    Args:
+        objective, start: see `DeterministicSteps`.
+        optimizer: the method.
+    """
+
+    def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
+        super().__init__(objective, optimizer, start, getattr(objective.model, "has_margins", False))
+        size, dtype = self.points.grad.size, self.points.dtype
+        self.history: Any = (
+            WholeHistory(optimizer.memory, size) if objective.whole else History(optimizer.memory, size, dtype)
+        )
+        self.caution = optimizer.caution
+
+    @property
+    def owned(self) -> dict[str, Any]:
+        """See `Steps`."""
+        history = self.history
+        steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
+        changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
+        return super().owned | {"history": {**steps, **changes, "place": history.place}}
+
+    def _local_products(self) -> Array:
+        points = self.points
+        if self._at is None:
+            return self.history.products(points.trial_grad)
+        return self.history.tell(self._trying, self._direction, points.trial_grad, points.grad)
+
+    def _begun(self, products: Array) -> None:
+        self.history.renew(products)
+        if isinstance(self.history, WholeHistory):
+            self.history.preconditioner = self.preconditioner
+
+    def _take_start(self) -> bool:
+        self._trying = 1.0
+        return super()._take_start()
+
+    def _advance(self) -> None:
+        if self._from_here():
+            return
+        if self.history.place["count"]:
+            self.history.forget()  # perhaps the estimate is to blame: try the gradient itself
+            if self._from_here():
+                return
+        self._stop()
+
+    def _from_here(self) -> bool:
+        """Search along the next direction; collective."""
+        history, points, square = self.history, self.points, self.at.square
+        if square == 0:
+            return False
+        self.objective.mark(UPDATE)
+        slope = history.direction(points.grad, square, self._direction)
+        if not (slope < 0 and math.isfinite(slope)):
+            history.forget()
+            slope = history.direction(points.grad, square, self._direction)
+        scaled = history.place["count"] or self.preconditioner is not None
+        return self._search(slope, 1.0 if scaled else min(1.0, 1.0 / math.sqrt(square)))
+
+    def _slope(self, trial: Evaluation) -> float:
+        return float(trial.products[0]) / self._trying
+
+    def _tell(self, t: float) -> None:
+        assert self._trial is not None
+        self.history.keep(np.asarray(self._trial.products), self.caution)

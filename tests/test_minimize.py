@@ -1,0 +1,140 @@
+"""A function of the user's own: shared out over the ranks, checked at the start."""
+
+import numpy as np
+import pytest
+
+from distai_mpi import minimize, optim
+from distai_mpi.errors import ConfigError
+from distai_mpi.train import Checkpoint
+
+mpi = pytest.mark.mpi
+SIZE = 40
+
+
+def rosenbrock(comm, size=SIZE):
+    """Σ 100 (w₂ᵢ₊₁ - w₂ᵢ²)² + (1 - w₂ᵢ)², of which each rank has some of the terms."""
+    mine = slice(comm.rank, None, comm.size)
+
+    def function(w, grad):
+        even, odd = w[0::2][mine], w[1::2][mine]
+        off, rest = odd - even**2, 1 - even
+        grad[:] = 0
+        grad[0::2][mine] = -400 * even * off - 2 * rest
+        grad[1::2][mine] = 200 * off
+        return float(100 * (off @ off) + rest @ rest)
+
+    return function
+
+
+@mpi
+@pytest.mark.parametrize("allreduce", ["native", "ring", "hierarchical", "tree"])
+def test_the_optimum_and_the_figures(comm, allreduce):
+    start = np.tile([-1.2, 1.0], SIZE // 2)
+    result = minimize(rosenbrock(comm), start, comm, max_iter=300, tol=1e-10, allreduce=allreduce)
+    assert result.converged
+    assert result.stop_reason == "tolerance"
+    np.testing.assert_allclose(result.w, 1, atol=1e-8)
+    assert result.train_loss < 1e-12
+    assert result.evaluations >= result.iterations
+    assert result.gradient_norm < 1e-6
+    np.testing.assert_array_equal(start, np.tile([-1.2, 1.0], SIZE // 2))
+    assert len(set(comm.allgather_object(result.w.tobytes()))) == 1
+
+
+@mpi
+def test_single_precision_a_penalty_and_going_on(comm, tmp_path):
+    start = np.tile(np.array([-1.2, 1.0], np.float32), SIZE // 2)
+    folder = comm.bcast_object(str(tmp_path / "saved"))
+    for most, resume in ((5, False), (200, True)):
+        result = minimize(
+            rosenbrock(comm), start, comm, max_iter=most, tol=1e-5, l2=0.1, checkpoint=Checkpoint(folder, 1, resume)
+        )
+    wide = minimize(rosenbrock(comm), start.astype(float), comm, max_iter=300, tol=1e-9, l2=0.1)
+    assert result.w.dtype == np.float32
+    np.testing.assert_allclose(result.w, wide.w, rtol=1e-3)
+    assert wide.train_loss == pytest.approx(
+        comm.sum([rosenbrock(comm)(wide.w, wide.w.copy())])[0] + 0.05 * wide.w @ wide.w
+    )
+
+
+def wrong_functions():
+    def vector(w, grad):
+        grad[:] = w
+        return np.zeros(3)
+
+    def pair(w, grad):
+        return 1.0, w
+
+    def nothing(w, grad):
+        grad[:] = w
+
+    def part(w, grad):
+        grad[1:] = w[1:]
+        return 1.0
+
+    def lost(w, grad):
+        grad[:] = w
+        return float("nan")
+
+    def complex_value(w, grad):
+        grad[:] = w
+        return 1j
+
+    return [vector, pair, nothing, part, lost, complex_value]
+
+
+@mpi
+@pytest.mark.parametrize("function", wrong_functions(), ids=lambda function: function.__name__)
+def test_functions_that_do_not_keep_their_promise(comm, function):
+    def on_the_last(w, grad):
+        if comm.rank == comm.size - 1:
+            return function(w, grad)
+        grad[:] = w
+        return 1.0
+
+    with pytest.raises(ConfigError, match="the objective"):
+        minimize(on_the_last, np.ones(5), comm)
+
+
+@mpi
+@pytest.mark.parametrize("start", [np.ones((2, 2)), np.ones(3, int), [1.0, 2.0], np.empty(0)], ids=str)
+def test_starts_that_cannot_be(comm, start):
+    with pytest.raises(ConfigError, match="the start w"):
+        minimize(rosenbrock(comm), start, comm)
+
+
+@mpi
+def test_starts_that_differ(comm):
+    if comm.size == 1:
+        start = np.ones((1, 2))
+    else:
+        start = np.ones(4) + (comm.rank == comm.size - 1)
+    with pytest.raises(ConfigError, match="the start w"):
+        minimize(rosenbrock(comm), start, comm)
+
+
+@mpi
+def test_a_wall_is_backed_off_from_and_a_lost_objective_names_itself(comm):
+    def walled(w, grad):
+        grad[:] = 2 * (w - 1) / comm.size
+        return float("nan") if w.max() > 3 else float((w - 1) @ (w - 1)) / comm.size
+
+    result = minimize(walled, np.full(6, 2.9), comm, tol=1e-8)
+    assert result.converged
+    np.testing.assert_allclose(result.w, 1, atol=1e-6)
+
+    def bad_elsewhere(w, grad):
+        grad[:] = 1.0
+        return 0.0 if (w == 1).all() else float("inf")
+
+    result = minimize(bad_elsewhere, np.ones(6), comm)
+    assert result.status == "diverged"
+    assert "not finite near" in result.stop_reason
+    assert result.iterations == 1
+    np.testing.assert_array_equal(result.w, 1)
+
+
+@mpi
+def test_methods_that_need_more_than_a_gradient_are_refused(comm):
+    with pytest.raises(ConfigError, match="lbfgs"):
+        minimize(rosenbrock(comm), np.ones(SIZE), comm, optimizer=optim.NewtonCG())

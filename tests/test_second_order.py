@@ -1,0 +1,309 @@
+"""Newton's method and L-BFGS come to the optimum of SciPy, of one rank, and of rows however shared out."""
+
+import json
+
+import numpy as np
+import pytest
+from problems import local_share, make_rows, uneven, whole_share
+
+from distai_mpi import Objective, fit, models, optim
+from distai_mpi.errors import ConfigError
+from distai_mpi.optim.newton import next_radius, steihaug
+from distai_mpi.optim.preconditioner import Diagonal, Factored
+from distai_mpi.train.sample import Sampled, sample_size, solve_sample
+
+mpi = pytest.mark.mpi
+METHODS = {"lbfgs": optim.LBFGS, "newton-cg": optim.NewtonCG, "newton": optim.Newton}
+KINDS = {
+    "linear": lambda dtype: models.Linear(6, dtype=dtype),
+    "logistic": lambda dtype: models.Logistic(6, dtype=dtype),
+    "softmax": lambda dtype: models.Softmax(6, 3, dtype=dtype),
+}
+
+
+def rows_for(kind, rows=300):
+    x, y = make_rows(rows=rows)
+    return x, (y > 0).astype(np.int64) if kind == "logistic" else y
+
+
+def minimise(comm, share, kind, method, dtype=np.float64, **options):
+    options = {"epochs": 200, "tol": 1e-10, "l2": 0.01, "seed": 3} | options
+    return fit(KINDS[kind](dtype), share, comm, optimizer=method, **options)
+
+
+def centred(kind, w):
+    """Parameters without what changes nothing: a constant added to all of softmax's biases."""
+    if kind == "softmax":
+        w = w.copy()
+        w[18:] -= w[18:].mean()
+    return w
+
+
+@pytest.mark.parametrize("radius", [np.inf, 3.0, 0.5])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_steihaug_minimises_the_model_in_the_region(preconditioned, radius):
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal((12, 15))
+    h = a @ a.T + 0.1 * np.eye(12)
+    grad, out = rng.standard_normal(12), np.empty(12)
+    scale = np.diag(h).copy() if preconditioned else np.ones(12)
+
+    def product(v, out):
+        out[:] = h @ v
+
+    dots = lambda *pairs: [float(a @ b) for a, b in pairs]  # noqa: E731
+    step = steihaug(product, grad, radius, 1e-12, 100, dots, Diagonal(scale) if preconditioned else None, out)
+    decrease = -(grad @ out + 0.5 * out @ h @ out)
+    assert step.decrease == pytest.approx(decrease, rel=1e-9)
+    assert step.length == pytest.approx(np.sqrt(out @ (scale * out)), rel=1e-9)
+    whole = -np.linalg.solve(h, grad)
+    if np.sqrt(whole @ (scale * whole)) < radius:
+        np.testing.assert_allclose(out, whole, rtol=1e-6)
+        assert not step.at_edge
+    else:
+        assert step.at_edge
+        assert step.length == pytest.approx(radius, rel=1e-9)
+        way = grad / scale  # the steepest descent in this norm, to the edge or its own minimum
+        t = min(radius / np.sqrt(way @ (scale * way)), grad @ way / (way @ h @ way))
+        assert decrease >= t * grad @ way - 0.5 * t * t * way @ h @ way - 1e-12
+
+
+def test_steihaug_leaves_along_negative_curvature():
+    h, grad, out = np.diag([1.0, -2.0]), np.array([1.0, 1.0]), np.empty(2)
+
+    def product(v, out):
+        out[:] = h @ v
+
+    step = steihaug(product, grad, 4.0, 1e-9, 10, lambda *p: [float(a @ b) for a, b in p], None, out)
+    assert step.at_edge
+    assert np.linalg.norm(out) == pytest.approx(4.0)
+    assert step.decrease == pytest.approx(-(grad @ out + 0.5 * out @ h @ out))
+
+
+def test_the_region_follows_the_quality_of_the_model():
+    assert next_radius(2.0, 2.0, 0.9) == 4.0
+    assert next_radius(2.0, 0.5, 0.9) == 2.0
+    assert next_radius(2.0, 2.0, 0.5) == 2.0
+    assert next_radius(2.0, 1.0, 0.1) == 0.25
+    assert next_radius(2.0, 1.0, np.nan) == 0.25
+
+
+def test_singular_matrices_are_factored_with_something_added():
+    for matrix in (np.ones((5, 5)), np.zeros((3, 3)), np.diag([1.0, 0.0, 2.0])):
+        made = Factored(matrix.copy())
+        assert made.added > 0
+        b = np.arange(1.0, len(matrix) + 1)
+        x = b.copy()
+        made.solve(x)
+        np.testing.assert_allclose(matrix @ x + made.added * x, b, rtol=1e-5)
+    good = Factored(np.diag([4.0, 9.0]))
+    assert good.added == 0
+    x = np.array([1.0, 1.0])
+    good.solve(x)
+    np.testing.assert_allclose(x, [0.25, 1 / 9])
+    assert np.isfinite(Factored(np.full((2, 2), np.nan)).factor).all()
+
+
+@mpi
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("sample", [0, 60])
+@pytest.mark.parametrize("allreduce", ["native", "ring"])
+def test_optima_are_those_of_one_rank(comm, kind, name, sample, allreduce):
+    if name == "newton" and allreduce == "ring" and comm.size > 0:
+        allreduce = "auto"
+    share = whole_share(*rows_for(kind), comm)
+    result = minimise(comm, share, kind, METHODS[name](sample=sample), allreduce=allreduce)
+    assert result.converged
+    part = comm.part([0])
+    if part is not None:
+        with part:
+            x, y = rows_for(kind)
+            alone = minimise(part, whole_share(x, y, part), kind, optim.LBFGS(sample=0), tol=1e-11)
+        np.testing.assert_allclose(centred(kind, result.w), centred(kind, alone.w), rtol=1e-7, atol=1e-8)
+    comm.barrier_asleep()
+    assert len(set(comm.allgather_object(result.w.tobytes()))) == 1
+    assert result.history[-1]["running_loss"] == pytest.approx(result.train_loss, rel=1e-12)
+    assert result.gradient_norm <= 1e-10 * 10
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_uneven_and_empty_shards_and_shards_of_one_class(comm, name):
+    x, y = rows_for("logistic")
+    order = np.argsort(y, kind="stable")  # ranks get rows of one class each
+    x, y = x[order], y[order]
+    one = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
+    counts = uneven(len(y), comm.size)
+    other = minimise(comm, local_share(x, y, comm, counts), "logistic", METHODS[name](sample=100))
+    np.testing.assert_allclose(other.w, one.w, rtol=1e-7, atol=1e-8)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_columns_that_repeat_or_never_change(comm, name):
+    x, y = rows_for("logistic")
+    x[:, 1], x[:, 3], x[:, 4] = x[:, 0], 0.0, 2.5
+    share = whole_share(x, y, comm)
+    result = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-7)
+    assert result.status == "completed"
+    assert result.converged
+    x2 = np.delete(x, [1, 3, 4], axis=1)
+    model = models.Logistic(3, dtype=np.float64)
+    plain = fit(model, whole_share(x2, y, comm), comm, optimizer=METHODS[name](), epochs=100, tol=1e-9)
+    assert result.train_loss == pytest.approx(plain.train_loss, rel=1e-8)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_separable_rows_without_a_penalty_stop_and_say_so(comm, name):
+    x, _ = rows_for("logistic")
+    y = (x[:, 0] > 0).astype(np.int64)
+    result = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name](), l2=0.0, tol=1e-30, epochs=12)
+    assert result.status == "completed"
+    assert not result.converged
+    assert result.stop_reason in ("iterations", "no further decrease")
+    assert np.isfinite(result.w).all()
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_one_class_alone(comm, name):
+    x, _ = rows_for("logistic")
+    result = minimise(comm, whole_share(x, np.ones(len(x), np.int64), comm), "logistic", METHODS[name](), epochs=30)
+    assert result.status == "completed"
+    assert result.train_loss < 0.05
+
+
+@mpi
+def test_rounds_of_few_parameters_are_evaluations_and_products(comm):
+    share = whole_share(*rows_for("logistic"), comm)
+    for name, method in METHODS.items():
+        result = minimise(comm, share, "logistic", method(sample=0), tol=1e-8, allreduce="native")
+        expected = result.evaluations + result.products
+        assert result.calls.get("allreduce", 0) <= (expected + 12) * (comm.size > 1)  # and the trials of searches
+        if name == "newton-cg":
+            assert result.calls == ({"allreduce": expected} if comm.size > 1 else {})
+            assert result.products > 0
+        assert result.rounds == sum(result.calls.values())
+        sampled = minimise(comm, share, "logistic", method(sample=100), tol=1e-8, allreduce="native")
+        assert sampled.calls.get("alltoall", 0) == (comm.size > 1)
+
+
+@mpi
+def test_trials_of_a_search_need_no_pass_where_there_are_margins(comm):
+    share = whole_share(*rows_for("logistic"), comm)
+
+    class Counting(models.Logistic):
+        passes = 0
+
+        def _pass(self, *arguments):
+            self.passes += 1
+            return super()._pass(*arguments)
+
+    model = Counting(6, dtype=np.float64)
+    search = optim.StrongWolfe(1e-4, 1e-3)  # wants an exact minimum along the line
+    result = fit(model, share, comm, optimizer=optim.LBFGS(search=search, sample=0), epochs=8, l2=0.01, tol=1e-30)
+    if comm.size > 1:
+        assert result.calls["allreduce"] > result.evaluations
+    assert result.evaluations <= 1 + 2 * result.iterations
+    free = minimise(comm, share, "softmax", optim.LBFGS(search=search, sample=0), epochs=8, tol=1e-30)
+    assert free.evaluations > 0
+
+
+@mpi
+def test_the_sample_is_of_all_ranks_rows_and_the_same_every_time(comm):
+    x, y = rows_for("logistic", 400)
+    order = np.argsort(y, kind="stable")
+    share = whole_share(x[order], y[order], comm)
+    from distai_mpi.train.evaluation import make_loader
+
+    model = models.Logistic(6, dtype=np.float64)
+    objective = Objective(model, make_loader(model, share, comm, 400, 0), comm, l2=0.01, whole=True)
+    assert sample_size(objective, None) == 50
+    assert sample_size(objective, 0) == 0
+    assert sample_size(objective, 10_000) == 400
+    parts = [solve_sample(objective, np.zeros(7), 50) for _ in range(2)]
+    np.testing.assert_array_equal(parts[0].w, parts[1].w)
+    assert comm.sum([parts[0].weight])[0] == 50
+    assert np.isfinite(parts[0].w).all()
+    w, matrix = Sampled.mean(comm.sum(parts[0].message()), 7)
+    best = minimise(comm, share, "logistic", optim.Newton(sample=0))
+    assert objective.value(w) < objective.value(np.zeros(7))
+    ratio = np.linalg.eigvals(np.linalg.solve(matrix, hessian(objective, best.w))).real
+    assert 0.1 < ratio.min()
+    assert ratio.max() < 10
+
+
+def hessian(objective, w):
+    model, size = objective.model, w.size
+    matrix = np.zeros((size, size))
+    for batch in objective.loader.sequential():
+        _, kept = model.linearize(w, batch, np.empty(size))
+        kept.add_matrix(batch, matrix)
+    total = objective.comm.sum(matrix.ravel()).reshape(size, size) / objective.loader.share.total_weight
+    return total + np.diag(np.append(np.full(size - 1, objective.l2), 0.0))
+
+
+@mpi
+@pytest.mark.parametrize("allreduce", ["native", "ring", "hierarchical"])
+def test_newton_cg_trains_a_net(comm, allreduce):
+    x, y = make_rows(rows=120)
+    model = models.MLP(6, 3, (5,), activation="tanh", dtype=np.float64)
+    share = whole_share(x, y, comm)
+    result = fit(
+        model, share, comm, optimizer=optim.NewtonCG(), epochs=60, l2=0.01, tol=1e-8, seed=3, allreduce=allreduce
+    )
+    best = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=200, l2=0.01, tol=1e-6, seed=3)
+    assert best.train_loss < result.train_loss < 1.02 * best.train_loss < 0.4 * result.history[0]["running_loss"]
+    falls = np.diff([record["running_loss"] for record in result.history])
+    assert (falls <= 1e-12).all()
+
+
+@mpi
+def test_newton_is_refused_where_it_cannot_be(comm):
+    share = whole_share(*make_rows(rows=60), comm)
+    with pytest.raises(ConfigError, match="newton-cg"):
+        fit(models.MLP(6, 3, (5,)), share, comm, optimizer=optim.Newton(), epochs=3)
+    with pytest.raises(ConfigError, match="newton-cg"):
+        fit(models.Softmax(6, 3), share, comm, optimizer=optim.Newton(), epochs=3, allreduce="ring")
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_goes_on_where_it_was_saved(comm, tmp_path, name):
+    from distai_mpi.train import Checkpoint
+
+    share, folder = whole_share(*rows_for("logistic"), comm), comm.bcast_object(str(tmp_path / "saved"))
+    method = METHODS[name](sample=100)
+    whole = minimise(comm, share, "logistic", method, epochs=9, tol=1e-30)
+    for epochs, resume in ((2, False), (9, True)):
+        checkpoint = Checkpoint(folder, 1, resume)
+        made = minimise(comm, share, "logistic", method, epochs=epochs, tol=1e-30, checkpoint=checkpoint)
+    assert made.iterations <= 9
+    np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-8)
+
+
+@mpi
+def test_small_decrease_ends_a_run(comm):
+    share = whole_share(*rows_for("softmax"), comm)
+    result = minimise(comm, share, "softmax", optim.LBFGS(sample=0), tol=1e-30, min_decrease=1e-3)
+    assert result.stop_reason == "small decrease"
+    losses = [record["running_loss"] for record in result.history]
+    assert losses[-2] - losses[-1] < 1e-3 * losses[-1] <= losses[-3] - losses[-2]
+    with pytest.raises(ConfigError, match="full-batch"):
+        minimise(comm, share, "softmax", optim.SGD(0.1), tol=None, min_decrease=1e-3)
+
+
+def test_the_command(mpirun, tmp_path):
+    words = ["-m", "distai_mpi", "train", "--model", "softmax", "--l2", "1e-2", "--max-iter", "2"]
+    for name in ("newton-cg", "auto"):
+        run = mpirun(2, *words, "--optimizer", name, "--out", str(tmp_path / name))
+        assert run.returncode == 0, run.stderr
+        found = json.loads((tmp_path / name / "result.json").read_text())
+        assert found["iterations"] == 2
+        assert found["stop_reason"] == "iterations"
+        assert found["rounds"] == sum(found["calls"].values())
+    wrong = mpirun(2, *words, "--optimizer", "newton")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("newton-cg takes more") == 1
