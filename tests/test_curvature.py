@@ -107,8 +107,7 @@ def test_lines_need_no_pass_over_the_rows(name):
         assert slope == pytest.approx(2 * grad @ way, rel=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dense_algebra_in_order(dtype):
+def test_dense_algebra_in_order():
     from distai_mpi.optim import ordered
 
     rng = np.random.default_rng(0)

@@ -197,9 +197,9 @@ def test_trials_of_a_search_need_no_pass_where_there_are_margins(comm):
     class Counting(models.Logistic):
         passes = 0
 
-        def _pass(self, *arguments):
+        def _linear(self, *arguments):
             self.passes += 1
-            return super()._pass(*arguments)
+            return super()._linear(*arguments)
 
     model = Counting(6, dtype=np.float64)
     search = optim.StrongWolfe(1e-4, 1e-3)  # wants an exact minimum along the line

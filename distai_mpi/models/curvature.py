@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data import Batch
+from .passes import by_blocks
 
 Array = Any
 SCALED_BYTES = 1 << 19  # of rows that are scaled and multiplied at a time: they stay in the second-level cache
@@ -94,6 +95,7 @@ class LayerRows:
         self.inputs = [np.empty((rows, width), dtype) for width in model.widths[1:-1]]
         self.slopes = [np.empty_like(one) for one in self.inputs]
         self.delta = np.empty((rows, model.widths[-1]), dtype)
+        self._u: Array = None  # scratch of products, like delta
         self.y = batch.y.copy()
         self.weight = np.empty(0, dtype) if batch.weight is None else batch.weight.copy()
 
@@ -101,6 +103,9 @@ class LayerRows:
         """See `Linearization`: forward with derivatives along ``v``, through the loss, and back."""
         from .kernels.curvature import curve
 
+        if not self.inputs:
+            self._product_in_blocks(batch, v, out)
+            return
         inputs = [batch.x, *self.inputs]
         weights, _ = self.model.layers_of(w)
         ways, bias_ways = self.model.layers_of(v)
@@ -120,6 +125,26 @@ class LayerRows:
                 np.sum(u, axis=0, out=bias_outs[i])
             if i > 0:
                 u = (u @ weights[i].T) * self.slopes[i - 1]
+
+    def _product_in_blocks(self, batch: Batch, v: Array, out: Array) -> None:
+        """`product` without hidden layers, reading the rows once."""
+        from .kernels.curvature import curve
+
+        (way,), bias_ways = self.model.layers_of(v)
+        (weight_out,), bias_outs = self.model.layers_of(out)
+        for bias_out in bias_outs:
+            bias_out[:] = 0
+
+        def forward_and_back(u: Array, rows: slice) -> None:
+            if bias_ways:
+                u += bias_ways[0]
+            curve(self.model.loss_function.code, self.delta[rows], self.y[rows], self.weight[rows], u)
+            if bias_outs:
+                bias_outs[0][:] += u.sum(axis=0)
+
+        if self._u is None:
+            self._u = np.empty_like(self.delta)
+        by_blocks(batch.x, way, self._u, forward_and_back, weight_out)
 
     def add_diagonal(self, batch: Batch, out: Array) -> None:
         """Add the diagonal of the curvature of a net without hidden layers to ``out``, float64."""

@@ -16,6 +16,7 @@ from ..params import Layout
 from .base import Number, Sums, Together
 from .curvature import LayerRows, Linearization, MarginRows
 from .losses import Loss
+from .passes import by_margins, by_outputs
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -84,7 +85,6 @@ class FeedForward:
             ]
         )
         self._starts = [*self._places[:, 2].tolist(), self.layout.size]
-        self._one_pass = self.layers == 1 and outputs == 1 and loss.name in ("squared", "logistic")
         self._workspaces: dict[Device, Workspace] = {}
         self._factors: Factors | None = None
         self._keys: tuple[int, Array] | None = None
@@ -105,7 +105,7 @@ class FeedForward:
     @property
     def has_margins(self) -> bool:
         """Whether the model is linear with one output: values along a line then follow from margins."""
-        return self._one_pass
+        return self.is_linear and self.widths[-1] == 1 and self.loss_function.name in ("squared", "logistic")
 
     @property
     def layers(self) -> int:
@@ -164,12 +164,12 @@ class FeedForward:
         order of the stream): for each layer, from last to first, its matrix and bias in one piece.
         """
         space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
-        if self._one_pass and space.xp is np:
-            sums = self._pass(space, w, batch, grad, space.no_weights, space.no_weights)
+        if self.is_linear and space.xp is np:
+            sums = self._linear(space, w, batch, grad)
             if on_ready is not None:
                 on_ready(0, self.layout.size)
             return sums
-        weight_grads, bias_grads = self._layers_of(grad, space.unused)
+        weight_grads, bias_grads = self.layers_of(grad, space.unused)
         inputs = [batch.x, *(space.rows("a", i, rows) for i in range(last))]
         deltas = [*(space.rows("delta", i, rows) for i in range(last)), space.rows("a", last, rows)]
 
@@ -188,13 +188,14 @@ class FeedForward:
         ``old``, of the same rows elsewhere, lends its arrays and is of no use afterwards.
         """
         space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
-        weight = space.no_weights if batch.weight is None else batch.weight
-        if self._one_pass:
-            kind, features = self.loss_function.code, self.widths[0]
-            margins: Any = old or MarginRows(kind, features, self.bias, batch, weight)
-            return self._pass(space, w, batch, grad, margins.margin, margins.curvature), margins
-        kept: Any = old or LayerRows(self, batch)
-        weight_grads, bias_grads = self._layers_of(grad, space.unused)
+        kept: Any = old
+        if self.has_margins and kept is None:
+            weight = space.no_weights if batch.weight is None else batch.weight
+            kept = MarginRows(self.loss_function.code, self.widths[0], self.bias, batch, weight)
+        kept = kept or LayerRows(self, batch)
+        if self.is_linear:
+            return self._linear(space, w, batch, grad, kept), kept
+        weight_grads, bias_grads = self.layers_of(grad, space.unused)
         inputs = [batch.x, *kept.inputs]
         deltas = [*(space.rows("delta", i, rows) for i in range(last)), kept.delta]
 
@@ -203,17 +204,17 @@ class FeedForward:
 
         return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish, kept.slopes), kept
 
-    def _pass(self, space: Workspace, w: Array, batch: Batch, grad: Array, margin: Array, curvature: Array) -> Sums:
-        """`loss_and_grad` of a linear model with one output, which reads x once; see `kernels.linear`."""
-        from .kernels import linear
-
-        n, weight = self.widths[0], space.no_weights if batch.weight is None else batch.weight
-        offset = w[n] if self.bias else self.dtype.type(0)
-        loss, bias_grad = linear.loss_and_grad(
-            self.loss_function.code, batch.x, batch.y, weight, w[:n], offset, grad[:n], margin, curvature
-        )
-        if self.bias:
-            grad[n] = bias_grad
+    def _linear(self, space: Workspace, w: Array, batch: Batch, grad: Array, kept: Any = None) -> Sums:
+        """`loss_and_grad` without hidden layers on the host; ``kept`` is a linearization to be filled, or None."""
+        weight = space.no_weights if batch.weight is None else batch.weight
+        if self.has_margins:
+            arrays = (space.no_weights, space.no_weights) if kept is None else (kept.margin, kept.curvature)
+            loss = by_margins(self.loss_function.code, batch, weight, w, grad, arrays)
+            return Sums(loss, _total_weight(space, batch))
+        weights, biases = self.layers_of(w, space.no_bias)
+        (weight_grad,), (bias_grad,) = self.layers_of(grad, space.unused)
+        z = space.rows("a", 0, len(batch.x)) if kept is None else kept.delta
+        loss = by_outputs(self.loss_function.code, batch, weight, weights[0], biases[0], z, weight_grad, bias_grad)
         return Sums(loss, _total_weight(space, batch))
 
     @property
@@ -266,7 +267,7 @@ class FeedForward:
         for i from the last layer to the first.  ``slopes`` are the derivatives of hidden units.
         """
         xp, last, rows = space.xp, self.layers - 1, len(batch.x)
-        weights, biases = self._layers_of(w, space.no_bias)
+        weights, biases = self.layers_of(w, space.no_bias)
         slopes = slopes or [space.rows("slope", i, rows) for i in range(last)]
         for i in range(last):
             xp.dot(inputs[i], weights[i], out=inputs[i + 1])
@@ -297,7 +298,7 @@ class FeedForward:
     def outputs(self, w: Array, x: Array) -> Array:
         """Margins or logits of the rows of ``x``, shape (rows, outputs), in a buffer of the model's own."""
         space = self._workspace(w)
-        weights, biases = self._layers_of(w, space.no_bias)
+        weights, biases = self.layers_of(w, space.no_bias)
         batch = Batch(x, None, None, None, 0, train=False)
         for i in range(self.layers):
             z = space.xp.dot(x, weights[i], out=space.rows("a", i, len(x)))
@@ -396,14 +397,10 @@ class FeedForward:
             self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
         )  # fmt: skip
 
-    def layers_of(self, flat: Array) -> tuple[list[Array], list[Array]]:
-        """Views of the layers' matrices, and of their biases (none: an empty list), inside ``flat``."""
-        return self._layers_of(flat, [])
-
-    def _layers_of(self, flat: Array, absent: list[Array]) -> tuple[list[Array], list[Array]]:
+    def layers_of(self, flat: Array, absent: Sequence[Array] = ()) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""
         views = list(self.layout.views(flat).values())
-        return (views[::2], views[1::2]) if self.bias else (views, absent)
+        return (views[::2], views[1::2]) if self.bias else (views, list(absent))
 
     def _keep(self, train: bool) -> tuple[int, Any]:
         """(threshold, scale) of dropout: keep a unit when 32 random bits fall below the threshold."""

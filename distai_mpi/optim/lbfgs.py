@@ -185,27 +185,27 @@ class History(Pairs):
     def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
         """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return this rank's part of its products.
 
-        They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first two are sᵀ
-        ``grad`` and the square of ``grad``.
+        They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first is sᵀ ``grad``.
         """
         from .lbfgs_kernels import begin_pair
 
         row, filled = self.free, self._filled
-        products = np.empty((2, filled + 1, 3))
+        products = np.empty((2, filled + 1, 2))
         begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
-        return np.concatenate([[products[0, row, 2], products[0, filled, 0]], products.ravel()])
+        return np.concatenate([[products[0, row, 1]], products.ravel()])
 
     def keep(self, totals: Array, caution: float) -> bool:
         """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
         row, filled = self.free, self._filled
-        products = totals[2:].reshape(2, filled + 1, 3)[:, :filled]
-        self._with_grad[:, :filled] = products[:, :, 2]
-        square, curvature, change = products[0, row, 0], products[0, row, 1], products[1, row, 1]
+        products = totals[1:].reshape(2, filled + 1, 2)
+        self._with_grad[:, :filled] = products[:, :filled, 1]
+        square, curvature, change = products[0, filled, 1], products[0, row, 0], products[1, row, 0]
         if not curvature > caution * math.sqrt(square * change):
             return False
-        self._gram[0, :filled, row] = products[0, :, 1]  # sᵢᵀ y
-        self._gram[0, row, :filled] = products[1, :, 0]  # sᵀ yᵢ
-        self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :, 1]
+        self._gram[0, :filled, row] = products[0, :filled, 0]  # sᵢᵀ y; of sᵀ yᵢ the two loops make no use
+        self._gram[0, row, :filled] = 0
+        self._gram[0, row, row] = curvature
+        self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :filled, 0]
         self._count_one()
         return True
 

@@ -5,57 +5,69 @@ Products of blocks are made in the vectors' dtype and summed in float64.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from ..jit import kernel
+from ..jit import LINE_BYTES, kernel, prefetch
 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code
 BLOCK = 4096  # elements: those of the vectors that all rows are multiplied with stay in the second-level cache
+PIECE = 256  # elements, before which lines of the next row are asked for: 2.3 times a read of the history, now 1.7
 
 
-@numba.njit(inline="always")
-def _products(u, v, a, b, c, of_u, of_v):
-    """Add the products of ``u`` and of ``v`` with three vectors to two arrays, shape (3,)."""
+@kernel(fastmath=REORDER)
+def _products(u, v, y, g, of_u, of_v):
+    """Add the products of ``u`` and of ``v`` with two vectors to two arrays, shape (2,)."""
     zero = u.dtype.type(0)
-    ua, ub, uc, va, vb, vc = zero, zero, zero, zero, zero, zero
+    uy, ug, vy, vg = zero, zero, zero, zero
     for i in range(u.size):
-        x, y = u[i], v[i]
-        ua += x * a[i]
-        ub += x * b[i]
-        uc += x * c[i]
-        va += y * a[i]
-        vb += y * b[i]
-        vc += y * c[i]
-    of_u[0] += ua
-    of_u[1] += ub
-    of_u[2] += uc
-    of_v[0] += va
-    of_v[1] += vb
-    of_v[2] += vc
+        uy += u[i] * y[i]
+        ug += u[i] * g[i]
+        vy += v[i] * y[i]
+        vg += v[i] * g[i]
+    of_u[0] += uy
+    of_u[1] += ug
+    of_v[0] += vy
+    of_v[1] += vg
+
+
+@kernel(fastmath=REORDER)
+def _square(a):
+    total = a.dtype.type(0)
+    for i in range(a.size):
+        total += a[i] * a[i]
+    return total
 
 
 @kernel(fastmath=REORDER)
 def begin_pair(steps, changes, row, filled, t, direction, grad, before, products):
-    """steps[row] ← t · direction, changes[row] ← grad - before, and the products of both and of grad with all rows.
+    """steps[row] ← t · direction, changes[row] ← grad - before, and products of all rows with the new change and grad.
 
-    ``products``, float64, shape (2, filled + 1, 3): of the first ``filled`` rows of steps and of changes with the new
-    step, the new change and the gradient; [0, filled, 0] is the square of grad.  It is overwritten.
+    ``products``, float64, shape (2, filled + 1, 2): of the first ``filled`` rows of steps and of changes with the new
+    change and the gradient; [0, filled] are the squares of grad and of the new step.  It is overwritten.
     """
     products[:] = 0
-    for start in range(0, grad.size, BLOCK):
-        stop = min(start + BLOCK, grad.size)
+    size = grad.size
+    flat_steps, flat_changes = steps.reshape(-1), changes.reshape(-1)
+    line = LINE_BYTES // grad.itemsize
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         s, y, g = steps[row, start:stop], changes[row, start:stop], grad[start:stop]
         d, b = direction[start:stop], before[start:stop]
         for i in range(g.size):
             s[i] = t * d[i]
             y[i] = g[i] - b[i]
+        products[0, filled, 0] += _square(g)
+        products[0, filled, 1] += _square(s)
         for r in range(filled):
-            _products(steps[r, start:stop], changes[r, start:stop], s, y, g, products[0, r], products[1, r])
-        square = grad.dtype.type(0)
-        for i in range(g.size):
-            square += g[i] * g[i]
-        products[0, filled, 0] += square
+            ahead = (r + 1) * size + start if r + 1 < filled else stop
+            for low in range(start, stop, PIECE):
+                high = min(low + PIECE, stop)
+                for k in range(ahead + low - start, ahead + high - start, line):
+                    prefetch(flat_steps, k)  # type: ignore[call-arg]
+                    prefetch(flat_changes, k)
+                part = slice(low - start, high - start)
+                of_s, of_y = products[0, r], products[1, r]
+                _products(steps[r, low:high], changes[r, low:high], y[part], g[part], of_s, of_y)
 
 
 @kernel(fastmath=REORDER)
@@ -86,7 +98,7 @@ def gram(steps, changes, grad, products):
     """``products``, float64, shape (2, rows, 2 · rows + 1) ← those of steps, and changes, with steps, changes, grad."""
     rows = len(steps)
     products[:] = 0
-    scratch = np.zeros((2, 3))
+    scratch = np.zeros((2, 2, 2))
     for start in range(0, grad.size, BLOCK):
         stop = min(start + BLOCK, grad.size)
         g = grad[start:stop]
@@ -94,9 +106,10 @@ def gram(steps, changes, grad, products):
             for c in range(rows):
                 s, y = steps[c, start:stop], changes[c, start:stop]
                 scratch[:] = 0
-                _products(steps[r, start:stop], changes[r, start:stop], s, y, g, scratch[0], scratch[1])
+                _products(steps[r, start:stop], changes[r, start:stop], s, y, scratch[0, 0], scratch[0, 1])
+                _products(steps[r, start:stop], changes[r, start:stop], g, g, scratch[1, 0], scratch[1, 1])
                 for which in range(2):
-                    products[which, r, c] += scratch[which, 0]
-                    products[which, r, rows + c] += scratch[which, 1]
+                    products[which, r, c] += scratch[0, which, 0]
+                    products[which, r, rows + c] += scratch[0, which, 1]
                     if c == 0:
-                        products[which, r, 2 * rows] += scratch[which, 2]
+                        products[which, r, 2 * rows] += scratch[1, which, 0]

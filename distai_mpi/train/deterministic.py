@@ -15,10 +15,10 @@ from ..errors import ConfigError
 from ..models import Sums
 from ..objective import Objective
 from ..optim import LBFGS, Newton, NewtonCG
-from ..optim.preconditioner import Factored, Preconditioner
+from ..optim.preconditioner import Diagonal, Factored, Preconditioner
 from ..trace import UPDATE
 from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
-from .sample import Sampled, sample_size, solve_sample
+from .sample import MOST_DENSE, Diagonals, Sampled, sample_diagonal, sample_size, solve_sample
 from .steps import Steps
 
 Array = Any
@@ -114,22 +114,31 @@ class DeterministicSteps(Steps):
     def _begin(self) -> None:
         """The objective at w, and the sample; collective."""
         count = sample_size(self.objective, self.optimizer.sample)
-        sampled = None
+        dense, beside = self._w.size <= MOST_DENSE, NOTHING
         if count:
             self.objective.mark(UPDATE)
-            sampled = solve_sample(self.objective, np.zeros_like(self._w), count)
-        beside = NOTHING if sampled is None else sampled.message()
+            beside = (solve_sample if dense else sample_diagonal)(
+                self.objective, np.zeros_like(self._w), count
+            ).message()
         found = self._evaluate(self._w, beside)
-        if sampled is not None:
-            mean = Sampled.mean(found.beside, self._w.size)
-            if mean is not None:
-                start, matrix = mean
-                self.preconditioner = Factored(matrix)
-                self._start = start if self._fresh else None
+        if count:
+            self._take_sample(dense, found.beside)
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
             self.first_norm = self.gradient_norm
+
+    def _take_sample(self, dense: bool, totals: Array) -> None:
+        """Make the preconditioner, and know the start, from what the ranks found on the sample; local."""
+        size = self._w.size
+        if not dense:
+            diagonal = Diagonals.mean(totals, size)
+            self.preconditioner = None if diagonal is None else Diagonal(diagonal + self.points.penalty)
+            return
+        mean = Sampled.mean(totals, size)
+        if mean is not None:
+            self.preconditioner = Factored(mean[1])
+            self._start = mean[0] if self._fresh else None
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
         return self.points.evaluate(w, beside, self._local_products)
@@ -174,7 +183,11 @@ class DeterministicSteps(Steps):
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
+        from ..optim.lbfgs_kernels import move
+
         self.points.warm_up(self.w, batch)
+        Factored(np.eye(2)).solve(np.ones(2))
+        move(self._w[:0], self._direction.dtype.type(0), self._direction[:0], self._w_next[:0])
 
     def settle(self, batch: Batch) -> None:
         """See `Steps`."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import HOST
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective, inner, square
@@ -97,8 +98,9 @@ class FullBatch(ABC):
         self.rows, self.trial_rows = self.trial_rows, self.rows
 
     def warm_up(self, w: Array, batch: Batch) -> None:
-        """Compile what `evaluate` and products need, on a batch like this one; changes scratch alone."""
-        model = self.objective.model
+        """Compile what `evaluate` and products need, on this rank's rows or a batch like them; changes scratch alone."""
+        model, loader = self.objective.model, self.objective.loader
+        batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
         if not self.linearizes:
             model.loss_and_grad(w, batch, self._grad_all)
             return
@@ -152,7 +154,7 @@ class FullBatch(ABC):
         """This rank's sums of losses at ``w``, and their gradient into ``_grad_all``; local."""
         objective = self.objective
         objective.mark(COMPUTE)
-        model, rows = objective.model, self.trial_rows
+        model, rows, w = objective.model, self.trial_rows, HOST.read_only(w)
         self.evaluations += 1
         turn = 0
 

@@ -57,14 +57,37 @@ class Sampled(NamedTuple):
         return totals[1 : 1 + size] / totals[0], matrix + np.tril(matrix, -1).T
 
 
+class Diagonals(NamedTuple):
+    """This rank's part of a sampled diagonal of the Hessian, penalty not included, where a matrix would be too large.
+
+    Attributes:
+        diagonal: sums over its rows, float64, shape (n,).
+        weight: of these rows.
+    """
+
+    diagonal: Array
+    weight: float
+
+    def message(self) -> Array:
+        """What is summed over the ranks for `mean`."""
+        return np.append(self.diagonal, self.weight)
+
+    @staticmethod
+    def mean(totals: Array, size: int) -> Array | None:
+        """The mean over all rows, from the sum of the ranks' messages; None where there are no rows."""
+        return totals[:size] / totals[size] if totals[size] > 0 and np.isfinite(totals).all() else None
+
+
 def sample_size(objective: Objective, asked: int | None) -> int:
     """Rows of the sample, over all ranks: 0 where there is none; the same on every rank."""
     model, rows = objective.model, objective.loader.share.rows
     size = model.layout.size
-    if asked == 0 or not objective.whole or size > MOST_DENSE or not getattr(model, "is_linear", False):
+    if asked == 0 or not objective.whole or not getattr(model, "is_linear", False):
         return 0
     if asked is not None:
         return min(asked, rows)
+    if size > MOST_DENSE:
+        return -(-rows // PART)
     count = min(ROWS_PER_PARAMETER * size, rows // PART)
     return count if count >= LEAST_PER_PARAMETER * size else 0
 
@@ -84,6 +107,17 @@ def solve_sample(objective: Objective, w: Array, count: int) -> Sampled:
         return nothing
     found = _newton(model, batch, w, decay, weight)
     return nothing if found is None else Sampled(*found, weight)
+
+
+def sample_diagonal(objective: Objective, w: Array, count: int) -> Diagonals:
+    """This rank's part of the Hessian's diagonal on ``count`` rows at ``w``; local."""
+    batch = objective.loader.sample(_parts(objective, count)[objective.comm.rank])
+    diagonal = np.zeros(w.size)
+    if not len(batch.x):
+        return Diagonals(diagonal, 0.0)
+    _, kept = objective.model.linearize(w, batch, np.empty_like(w))  # type: ignore[attr-defined]
+    kept.add_diagonal(batch, diagonal)
+    return Diagonals(diagonal, float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64)))
 
 
 def _parts(objective: Objective, count: int) -> list[int]:

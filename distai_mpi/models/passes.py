@@ -1,0 +1,67 @@
+"""Loss and gradient of linear models on the host, in one reading of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = Any
+BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both products
+WIDE = 256  # features from which BLAS is faster with few outputs' parameters lying one after another
+
+
+def by_margins(kind: int, batch: Any, weight: Array, w: Array, grad: Array, kept: tuple[Array, Array]) -> float:
+    """One output: the loss, and its gradient into ``grad``; margins and curvatures are left in ``kept``, if not empty.
+
+    ``w`` and ``grad`` end with the bias where they are longer than a row; see `kernels.linear`.
+    """
+    from .kernels import linear
+
+    n = batch.x.shape[1]
+    offset = w[n] if w.size > n else w.dtype.type(0)
+    loss, of_bias = linear.loss_and_grad(kind, batch.x, batch.y, weight, w[:n], offset, grad[:n], *kept)
+    grad[n:] = of_bias
+    return loss
+
+
+def by_outputs(
+    kind: int, batch: Any, weight: Array, matrix: Array, bias: Array, z: Array, grad: Array, bias_grad: Array
+) -> float:
+    """Several outputs: the loss, its gradient into ``grad`` and ``bias_grad``, and that by the outputs into ``z``."""
+    from .kernels.cpu import residual
+
+    part, loss = np.empty_like(bias_grad), 0.0
+    bias_grad[:] = 0
+
+    def row_wise(z: Array, rows: slice) -> None:
+        nonlocal loss
+        loss += residual(kind, z, bias, batch.y[rows], weight[rows], part)
+        np.add(bias_grad, part, out=bias_grad)
+
+    by_blocks(batch.x, matrix, z, row_wise, grad)
+    return loss
+
+
+def by_blocks(x: Array, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array) -> None:
+    """z ← ``row_wise`` of x · ``matrix``, in place, and out ← xᵀ · z, block by block, so that x is read once.
+
+    Args:
+        x: shape (rows, features).
+        matrix, out: shape (features, outputs); ``out`` is overwritten.
+        z: shape (rows, outputs).
+        row_wise: is given rows of z, and where they are.
+    """
+    features, outputs = matrix.shape
+    step = max(16, BLOCK_BYTES // max(1, features * x.itemsize))
+    wide = features >= WIDE
+    matrix = np.asarray(matrix, order="F") if wide else matrix
+    total = np.zeros((outputs, features) if wide else (features, outputs), x.dtype)
+    part = np.empty_like(total)
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        np.dot(x[rows], matrix, out=z[rows])
+        row_wise(z[rows], rows)
+        total += np.dot(z[rows].T, x[rows], out=part) if wide else np.dot(x[rows].T, z[rows], out=part)
+    out[:] = total.T if wide else total
