@@ -6,12 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-
-LINE_BYTES = 64  # of the cache
-NEARNESS = 2  # of llvm.prefetch: into the second-level cache
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -33,19 +27,3 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return numba.njit(nogil=True, **options)(function)
 
     return decorate
-
-
-@intrinsic
-def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of element ``index`` of a flat array, without waiting; it may lie beyond the end."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        byte, number = ir.IntType(8), ir.IntType(32)
-        kinds = [byte.as_pointer(), number, number, number]
-        ask = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
-        place = builder.bitcast(builder.gep(data, [args[1]]), kinds[0])
-        builder.call(ask, [place, number(0), number(NEARNESS), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate

@@ -1,4 +1,4 @@
-"""L-BFGS on an MLP, the package's own or JAX's or PyTorch's: mpiexec -n 2 python examples/mlp_lbfgs.py [own|jax|torch]"""
+"""L-BFGS on an MLP, our own, JAX's or PyTorch's: mpiexec -n 2 python examples/mlp_lbfgs.py [own|jax|torch]"""
 
 import sys
 

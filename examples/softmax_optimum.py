@@ -9,7 +9,5 @@ with Communicator(world()) as comm:
 
     result = fit(model, train, comm, test=test, optimizer=optim.NewtonCG(), epochs=50, l2=1e-3, tol=1e-4)
     if comm.rank == 0:
-        print(
-            f"accuracy {100 * result.test_accuracy:.2f} %, loss {result.train_loss:.6f}, stopped by {result.stop_reason}"
-        )
-        print(f"{result.evaluations} gradients and {result.products} Hessian products in {result.rounds} rounds")
+        print(f"accuracy {100 * result.test_accuracy:.2f} %, loss {result.train_loss:.6f}, end: {result.stop_reason}")
+        print(f"{result.evaluations} gradients, {result.products} Hessian products, {result.rounds} rounds")

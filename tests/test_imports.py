@@ -19,6 +19,7 @@ LONGEST = 450  # lines of a module
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "jit": set(),
+    "vectors": set(),
     "flags": {"jit"},
     "trace": set(),
     "files": {"errors"},
@@ -30,8 +31,8 @@ LAYERS: dict[str, set[str]] = {
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
     "data": {"perf.machine", "params", "errors", "backend", "jit"},
-    "models": {"data", "params", "errors", "backend", "jit", "flags", "files"},
-    "optim": {"params", "errors", "backend", "jit"},
+    "models": {"data", "params", "errors", "backend", "jit", "vectors", "flags", "files"},
+    "optim": {"params", "errors", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "backend", "trace"},
     "train": {"optim", "objective", "models", "data", "perf", "comm", "params", "errors", "backend", "files", "trace"},
     "cli": {

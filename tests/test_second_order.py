@@ -260,6 +260,51 @@ def test_newton_cg_trains_a_net(comm, allreduce):
     assert (falls <= 1e-12).all()
 
 
+class Cosines:
+    """Σ weight (1 - cos(x·w - y)): a model of one's own that is not convex, with its Hessian's products."""
+
+    def __init__(self):
+        from distai_mpi.params import Layout
+
+        self.layout, self.dtype = Layout.of([("w", (6,), True)]), np.dtype(float)
+        self.target_dtype = self.dtype
+
+    def init(self, rng):
+        return np.full(6, 0.1)
+
+    def loss_and_grad(self, w, batch, grad):
+        off = batch.x @ w - batch.y
+        grad[:] = np.sin(off) @ batch.x
+        return models.Sums(np.sum(1 - np.cos(off)), len(off))
+
+    def loss(self, w, batch):
+        return self.loss_and_grad(w, batch, np.empty(6))
+
+    def predict(self, w, x):
+        return x @ w
+
+    def curvature_at(self, w, batch):
+        curved = np.cos(batch.x @ w - batch.y)
+
+        def product(v, out):
+            out[:] = (curved * (batch.x @ v)) @ batch.x
+
+        return product
+
+
+@mpi
+@pytest.mark.parametrize("allreduce", ["native", "ring"])
+def test_newton_cg_on_a_model_that_is_not_convex(comm, allreduce):
+    x, y = make_rows(rows=200, kind="value")
+    model, share = Cosines(), whole_share(x, y, comm)
+    result = fit(model, share, comm, optimizer=optim.NewtonCG(), epochs=80, tol=1e-9, l2=0.01, allreduce=allreduce)
+    assert result.converged
+    falls = np.diff([record["running_loss"] for record in result.history])
+    assert (falls <= 1e-12).all()
+    curved = np.cos(x @ result.w - y)
+    assert np.linalg.eigvalsh((x.T * curved) @ x / 200 + 0.01 * np.eye(6)).min() > 0  # a minimum, no saddle
+
+
 @mpi
 def test_newton_is_refused_where_it_cannot_be(comm):
     share = whole_share(*make_rows(rows=60), comm)
@@ -307,3 +352,22 @@ def test_the_command(mpirun, tmp_path):
     wrong = mpirun(2, *words, "--optimizer", "newton")
     assert wrong.returncode == 2
     assert wrong.stderr.count("newton-cg takes more") == 1
+
+
+def test_auto_goes_by_rows_columns_and_ranks():
+    from types import SimpleNamespace
+
+    from distai_mpi.train.methods import choose
+
+    def chosen(model, rows, ranks=2, allreduce=None):
+        comm = SimpleNamespace(size=ranks, default_algorithm="native")
+        return choose(optim.Auto(), model, rows, comm, allreduce).name
+
+    assert chosen(models.Linear(100), 10**6) == "newton"
+    assert chosen(models.Logistic(5), 10**6) == "newton"
+    assert chosen(models.Logistic(5), 10**6, allreduce="ring") == "lbfgs"  # slices
+    assert chosen(models.Logistic(200), 200_000) == "lbfgs"
+    assert chosen(models.Logistic(60), 3_000, 1024) == "newton"  # rounds are what costs
+    assert chosen(models.Softmax(784, 10), 60_000) == "newton-cg"
+    assert chosen(models.Logistic(100_000), 10_000) == "lbfgs"
+    assert chosen(models.MLP(784, 10), 60_000) == "lbfgs"

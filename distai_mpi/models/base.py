@@ -72,6 +72,8 @@ class Model(Protocol):
     it gives no labels though targets are whole numbers; ``limit_threads(threads)``, which is told how many threads
     the rank may use; and ``on_devices``: where it is true the model can be trained on a GPU, for it takes the
     functions for its arrays from `backend.namespace`.
+    Optional too, for Newton-CG: ``curvature_at(w, batch)``, which returns a function ``product(v, out)``: out ← the
+    Hessian of the batch's sum of losses, times v.
     Optional too, for the exchange of gradients: ``tells_ready``: where it is true ``loss_and_grad`` takes one more
     argument, ``on_ready``, None or a function; it calls ``on_ready(start, stop)`` as soon as grad[start:stop] has
     its final value, for stretches that cover the vector once, also where there are no rows.  And

@@ -29,6 +29,17 @@ class Linearization(Protocol):
         ...
 
 
+class HessianRows:
+    """Of a model that has ``curvature_at`` (see `adapters`): nothing is kept; products are those with its Hessian."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
+        """See `Linearization`."""
+        self.model.curvature_at(w, batch)(v, out)
+
+
 class MarginRows:
     """Of a linear model with one output: the margins, and the second derivatives of the losses by them.
 

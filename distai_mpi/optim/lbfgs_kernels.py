@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import LINE_BYTES, kernel, prefetch
+from ..jit import kernel
+from ..vectors import LINE_BYTES, address, prefetch
 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code
 BLOCK = 4096  # elements: those of the vectors that all rows are multiplied with stay in the second-level cache
@@ -47,7 +48,7 @@ def begin_pair(steps, changes, row, filled, t, direction, grad, before, products
     """
     products[:] = 0
     size = grad.size
-    flat_steps, flat_changes = steps.reshape(-1), changes.reshape(-1)
+    flat_steps, flat_changes = address(steps), address(changes)
     line = LINE_BYTES // grad.itemsize
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
@@ -63,7 +64,7 @@ def begin_pair(steps, changes, row, filled, t, direction, grad, before, products
             for low in range(start, stop, PIECE):
                 high = min(low + PIECE, stop)
                 for k in range(ahead + low - start, ahead + high - start, line):
-                    prefetch(flat_steps, k)  # type: ignore[call-arg]
+                    prefetch(flat_steps, k)
                     prefetch(flat_changes, k)
                 part = slice(low - start, high - start)
                 of_s, of_y = products[0, r], products[1, r]

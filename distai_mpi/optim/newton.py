@@ -42,7 +42,7 @@ class NewtonCG:
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
     Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
-    optimization").
+    optimization"), of models from JAX and PyTorch the Hessian.
 
     Attributes:
         most_products: in an iteration.
@@ -127,6 +127,11 @@ def steihaug(
         product(way, curved)
         bend = dots((way, curved))[0]
         alpha = rz / bend if bend > 0 else math.inf
+        if not bend > 0 and math.isinf(radius):  # nothing bounds a step along this direction: as long as it is
+            if length == 0:
+                out += way
+                return Step(rz - 0.5 * bend, math.sqrt(square), True)
+            break
         longer = length + alpha * (2 * along + alpha * square)
         if not longer < radius * radius:
             root = math.sqrt(along * along + square * (radius * radius - length))

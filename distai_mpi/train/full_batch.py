@@ -10,7 +10,8 @@ import numpy as np
 
 from ..backend import HOST
 from ..data import Batch
-from ..models import Sums
+from ..models import Linearization, Sums
+from ..models.curvature import HessianRows
 from ..objective import Objective, inner, square
 from ..trace import COMPUTE, PUBLISH, REDUCE, UPDATE
 
@@ -98,16 +99,16 @@ class FullBatch(ABC):
         self.rows, self.trial_rows = self.trial_rows, self.rows
 
     def warm_up(self, w: Array, batch: Batch) -> None:
-        """Compile what `evaluate` and products need, on this rank's rows or a batch like them; changes scratch alone."""
+        """Compile what `evaluate` and products need, on this rank's rows or on ``batch``; changes scratch alone."""
         model, loader = self.objective.model, self.objective.loader
         batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
         if not self.linearizes:
             model.loss_and_grad(w, batch, self._grad_all)
             return
-        _, kept = model.linearize(w, batch, self._grad_all)  # type: ignore[attr-defined]
+        _, kept = self._linearize(w, batch, self._grad_all, None)
         kept.product(w, batch, self._grad_all, self._grad_all.copy())
         if self.has_lines:
-            kept.line(kept, 0.0)
+            kept.line(kept, 0.0)  # type: ignore[attr-defined]
 
     @abstractmethod
     def settle(self, w: Array, scratch: Array) -> None:
@@ -161,13 +162,20 @@ class FullBatch(ABC):
         def linearize(w: Array, batch: Batch, grad: Array) -> Sums:
             nonlocal turn
             old = rows[turn] if turn < len(rows) else None
-            sums, kept = model.linearize(w, batch, grad, old)  # type: ignore[attr-defined]
+            sums, kept = self._linearize(w, batch, grad, old)
             rows[turn : turn + 1] = [kept]
             turn += 1
             return sums
 
         by = linearize if self.linearizes else model.loss_and_grad
         return objective.sums_and_grad(w, objective.loader.sequential(), self._grad_all, by)
+
+    def _linearize(self, w: Array, batch: Batch, grad: Array, old: Any) -> tuple[Sums, Linearization]:
+        """As `FeedForward.linearize`, by what the model has for it."""
+        model: Any = self.objective.model
+        if hasattr(model, "linearize"):
+            return model.linearize(w, batch, grad, old)
+        return model.loss_and_grad(w, batch, grad), old or HessianRows(model)
 
     def _product(self, w: Array, v: Array, out: Array) -> None:
         """This rank's part of the curvature's product with ``v``, both whole and in the model's dtype; local."""

@@ -145,7 +145,7 @@ def fit(
         test=None if test is None else test.rows,
     )
     if isinstance(optimizer, Auto):
-        optimizer = choose(optimizer, model, data.rows, comm)
+        optimizer = choose(optimizer, model, data.rows, comm, allreduce)
     check_settings(
         data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
     )

@@ -85,8 +85,10 @@ class NewtonCGSteps(DeterministicSteps):
     """
 
     def __init__(self, objective: Objective, optimizer: NewtonCG, start: Array, tol: float | None) -> None:
-        if not hasattr(objective.model, "linearize"):
-            raise ConfigError("--optimizer newton-cg needs a model with products (linearize); lbfgs takes every model")
+        if not (hasattr(objective.model, "linearize") or hasattr(objective.model, "curvature_at")):
+            raise ConfigError(
+                "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
+            )
         super().__init__(objective, optimizer, start, linearizes=True)
         self._most, self._tol = optimizer.most_products, tol or 0.0
         self.region = {"radius": math.inf}

@@ -1,9 +1,9 @@
 """Numba kernels of linear models with one output: whole passes over the rows; importing this module loads Numba.
 
 A pass reads X once, at nearly the speed of a sum over it, where two BLAS products read it twice.  It goes through X
-in blocks of rows that stay in the cache between their dots with the parameters and their part in the gradient.
-Meanwhile it asks memory for the next block, a few lines at a time: the hardware, which looks ahead in few
-streams at once and not beyond a page, does this too late for four rows side by side.
+in blocks of rows that stay in the cache between their dots with the parameters and their part in the gradient.  The
+dots of a block are taken together with the gradient of the one before it, vector by vector, and ask memory for what
+comes later: the hardware, which looks ahead in few streams at once and not beyond a page, does this too late.
 
 X has shape (rows, features), is C-contiguous, and float32 or float64; w and gradients have its dtype.  Rows are
 weighted by ``weight``, shape (rows,), or by 1 where it is empty.  Labels of the logistic loss are positive or not.
@@ -14,26 +14,20 @@ each number.  Sums over many rows are float64; those of features in the dtype of
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from ...jit import kernel
+from ...vectors import LINE_BYTES, address, fma, increase, length, load, prefetch, put_sums, spread
 from .cpu import LOGISTIC, SQUARED
 
 CURVED = 3  # beside the codes of losses: "residuals" of `_sweep` are curvature · margin
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code; NaN stays
 STRIP = 256  # rows whose losses are taken together, in the first-level cache
 # Logistic losses and gradients of 200,000 × 200, 100,000 × 1000 and 1,000,000 × 50 float32 numbers took the time of
-# 1.7, 1.5 and 2.7 sums over X on a core of an AMD EPYC (Zen 4), and of 5.9, 2.9 and 3.4 without asking ahead.
+# 1.4, 1.3 and 1.7 sums over X on a core of an AMD EPYC (Zen 4), products with curvatures of 1.3 and 1.35 (of 50).
 BLOCK_BYTES = 1 << 16  # of X in a block; two blocks lie in the second-level cache
-PIECE_BYTES = 1024  # of a row, between which lines are asked for: so many at once as the core keeps track of
-LINE_BYTES = 64  # of the cache
-NEARNESS = 2  # of llvm.prefetch: into the second-level cache
+AHEAD_BYTES = 1 << 15  # of the element that is asked for; half and twice as far did as well
 PART = 512  # rows whose gradient is summed in the dtype of X; there float32 sums are accurate enough
 
 # Of _exp and _log1p.  ln 2 in two parts, the first with zeros for its last 32 bits (Cody & Waite 1980, Software
@@ -173,86 +167,44 @@ def line(kind, margin, step_margin, t, y, weight):
     return total, slope
 
 
-@intrinsic
-def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of element ``index`` of a flat array, without waiting; it may lie beyond the end."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        byte, number = ir.IntType(8), ir.IntType(32)
-        kinds = [byte.as_pointer(), number, number, number]
-        ask = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
-        place = builder.bitcast(builder.gep(data, [args[1]]), kinds[0])
-        builder.call(ask, [place, number(0), number(NEARNESS), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
 @kernel()
-def _prefetch_all(flat, start, stop):
-    """Ask for the cache lines of elements ``start`` to ``stop``."""
-    for k in range(start, stop, LINE_BYTES // flat.itemsize):
-        _prefetch(flat, k)  # type: ignore[call-arg]
+def _step(x, features, old, old_pairs, factors, gradient, new, new_pairs, parameters, dots):
+    """gradient ← gradient + Σ factors · rows of a block; dots ← those with ``parameters`` of rows of the next block.
 
-
-@numba.njit(inline="always")
-def _rows_at(place, features):
-    """Where in a flat matrix the elements at ``place`` of four rows are, as unsigned numbers, which need no check."""
-    p, f = np.uintp(place), np.uintp(features)
-    return p, p + f, p + f + f, p + f + f + f
-
-
-@kernel(fastmath=REORDER)
-def _dots(flat, place, features, w, first, stop, out, i):
-    """out[i : i + 4] ← out[i : i + 4] + the dots with w of four rows, of features ``first`` to ``stop``.
-
-    ``place`` is that of the first of these in ``flat``, a matrix of so many ``features``.
+    The blocks begin at rows ``old`` and ``new`` of flat x and have so many pairs of rows.  Vectors reach beyond the
+    last feature: into the next row of x, which has to be there, and the fillings of gradient and parameters.
     """
-    r0, r1, r2, r3 = _rows_at(place, features)
-    f = np.uintp(first)
-    s0 = s1 = s2 = s3 = w.dtype.type(0)
-    for j in range(np.uintp(stop - first)):
-        v = w[f + j]
-        s0 += flat[r0 + j] * v
-        s1 += flat[r1 + j] * v
-        s2 += flat[r2 + j] * v
-        s3 += flat[r3 + j] * v
-    k = np.uintp(i)
-    out[k] += s0
-    out[k + np.uintp(1)] += s1
-    out[k + np.uintp(2)] += s2
-    out[k + np.uintp(3)] += s3
-
-
-@kernel(fastmath=REORDER)
-def _add(flat, place, features, factor, i, grad, first, stop):
-    """grad ← grad + Σ factor[i + k] · row k of four, of features ``first`` to ``stop``; see `_dots`."""
-    r0, r1, r2, r3 = _rows_at(place, features)
-    f, k = np.uintp(first), np.uintp(i)
-    f0, f1, f2, f3 = factor[k], factor[k + np.uintp(1)], factor[k + np.uintp(2)], factor[k + np.uintp(3)]
-    for j in range(np.uintp(stop - first)):
-        grad[f + j] += (f0 * flat[r0 + j] + f1 * flat[r1 + j]) + (f2 * flat[r2 + j] + f3 * flat[r3 + j])
-
-
-@kernel(fastmath=REORDER)
-def _single_dot(x, w):
-    total = w.dtype.type(0)
-    for j in range(w.size):
-        total += x[j] * w[j]
-    return total
-
-
-@kernel(fastmath=REORDER)
-def _single_add(x, factor, grad):
-    for j in range(grad.size):
-        grad[j] += factor * x[j]
+    flat, factor, grad = address(x), address(factors), address(gradient)
+    w, out = address(parameters), address(dots)
+    f, one, lanes = np.uintp(features), np.uintp(1), length(flat)
+    a, b, ahead = np.uintp(old) * f, np.uintp(new) * f, lanes * np.uintp(AHEAD_BYTES // LINE_BYTES)
+    zero = spread(x.dtype.type(0))
+    for pair in range(max(old_pairs, new_pairs)):
+        i = np.uintp(2 * pair)
+        f0 = f1 = s0 = s1 = zero
+        if pair < old_pairs:
+            f0, f1 = spread(factor[i]), spread(factor[i + one])
+        j = np.uintp(0)
+        while j < f:
+            if pair < new_pairs:
+                prefetch(flat, b + j + ahead)
+                prefetch(flat, b + f + j + ahead)
+                v = load(w, j, lanes)
+                s0 = fma(load(flat, b + j, f - j), v, s0)
+                s1 = fma(load(flat, b + f + j, f - j), v, s1)
+            if pair < old_pairs:
+                part = fma(load(flat, a + j, lanes), f0, zero)
+                increase(grad, j, fma(load(flat, a + f + j, lanes), f1, part))
+            j += lanes
+        if pair < new_pairs:
+            put_sums(s0, s1, out, i)
+        a, b = a + f + f, b + f + f
 
 
 @kernel()
 def _fold(grad, total):
     """total ← total + grad, and grad ← 0."""
-    for j in range(grad.size):
+    for j in range(total.size):
         total[j] += grad[j]
         grad[j] = 0
 
@@ -271,10 +223,11 @@ def _shift(dots, bias, out):
 
 
 @kernel()
-def _block_rows(x):
-    """Rows of a block: a multiple of 4."""
-    rows = BLOCK_BYTES // max(1, x.shape[1] * x.itemsize)
-    return max(8, min(STRIP, rows - rows % 4))
+def _reaches(x):
+    """(features, filled up to whole vectors; rows of x at which vectors do not reach beyond its end)."""
+    rows, features = x.shape
+    filled = features + -features % (LINE_BYTES // x.itemsize)
+    return filled, max(0, rows - (filled - 1) // max(1, features))
 
 
 @kernel()
@@ -282,26 +235,22 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
     """The pass of `loss_and_grad` and, where kind is `CURVED`, of `product`: there ``weight`` holds curvatures."""
     rows, features = x.shape
     offset = x.dtype.type(bias)
-    block = _block_rows(x)
+    block = BLOCK_BYTES // max(1, features * x.itemsize)
+    block = max(4, min(STRIP, block - block % 2))
+    filled, safe = _reaches(x)
     scratch = np.empty((3, block))
     dots, factor = np.empty(block, x.dtype), np.empty(block, x.dtype)
-    totals = np.zeros(features)
-    grad[:] = 0
-    flat, piece = x.reshape(-1), PIECE_BYTES // x.itemsize
+    parameters, sums, totals = np.zeros(filled, x.dtype), np.zeros(filled, x.dtype), np.zeros(features)
+    _copy(w, parameters[:features])
+    flat = x.reshape(-1)
     loss, bias_grad, unfolded = 0.0, 0.0, 0
+    pairs = min(block, safe) // 2
+    _step(flat, features, 0, 0, factor, sums, 0, pairs, parameters, dots)
     for start in range(0, rows, block):
-        count = min(block, rows - start)
-        stop, quads = start + count, count - count % 4
-        ahead = stop * features
-        dots[:] = 0
-        for i in range(0, quads, 4):
-            for first in range(0, features, piece):
-                end = min(first + piece, features)
-                _prefetch_all(flat, ahead, ahead + 2 * (end - first))
-                ahead += 2 * (end - first)
-                _dots(flat, (start + i) * features + first, features, w, first, end, dots, i)
-        for i in range(quads, count):
-            dots[i] = _single_dot(x[start + i], w)
+        stop = min(start + block, rows)
+        count = stop - start
+        for i in range(2 * pairs, count):
+            dots[i] = _dot(x[start + i], w)
         z, losses, curved = scratch[0, :count], scratch[1, :count], scratch[2, :count]
         _shift(dots, offset, z)
         if margin.size:
@@ -315,19 +264,17 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
                 _copy(curved, curvature[start:stop])
         bias_grad += _sum(z)
         _copy(z, factor[:count])
-        for i in range(0, quads, 4):
-            for first in range(0, features, piece):
-                end = min(first + piece, features)
-                _prefetch_all(flat, ahead, ahead + 2 * (end - first))
-                ahead += 2 * (end - first)
-                _add(flat, (start + i) * features + first, features, factor, i, grad, first, end)
-        for i in range(quads, count):
-            _single_add(x[start + i], factor[i], grad)
+        for i in range(2 * pairs, count):
+            for j in range(features):
+                sums[j] += factor[i] * x[start + i, j]
+        following = max(0, min(stop + block, safe) - stop) // 2
+        _step(flat, features, start, pairs, factor, sums, stop, following, parameters, dots)
+        pairs = following
         unfolded += count
         if unfolded >= PART:
-            _fold(grad, totals)
+            _fold(sums, totals)
             unfolded = 0
-    _fold(grad, totals)
+    _fold(sums, totals)
     _copy(totals, grad)
     return loss, bias_grad
 
@@ -352,37 +299,26 @@ def product(x, curvature, p, p_bias, out, step_margin):
     return _sweep(CURVED, x, curvature, curvature, p, p_bias, out, step_margin, curvature[:0])[1]
 
 
-@kernel(fastmath=REORDER)
-def _add_squares(x, r, first, stop, factor, out):
-    """out ← out + Σ factor[r + k] · (row r + k)², for four rows, of features ``first`` to ``stop``."""
-    x0, x1, x2, x3 = x[r, first:stop], x[r + 1, first:stop], x[r + 2, first:stop], x[r + 3, first:stop]
-    f0, f1, f2, f3 = factor[r], factor[r + 1], factor[r + 2], factor[r + 3]
-    g = out[first:stop]
-    for j in range(g.size):
-        g[j] += (f0 * x0[j] * x0[j] + f1 * x1[j] * x1[j]) + (f2 * x2[j] * x2[j] + f3 * x3[j] * x3[j])
-
-
 @kernel()
 def diagonal(x, curvature, out):
     """out ← Σ curvature[i] · x[i]² over rows i: the diagonal of the matrix of `product`, without the bias."""
     rows, features = x.shape
-    flat, piece = x.reshape(-1), PIECE_BYTES // x.itemsize
-    totals = np.zeros(features)
-    out[:] = 0
-    quads = rows - rows % 4
-    ahead = _block_rows(x) * features
-    for r in range(0, quads, 4):
-        if r % PART == 0:
-            _fold(out, totals)
-        for first in range(0, features, piece):
-            stop = min(first + piece, features)
-            _prefetch_all(flat, ahead, ahead + 4 * (stop - first))
-            ahead += 4 * (stop - first)
-            _add_squares(x, r, first, stop, curvature, out)
-    for r in range(quads, rows):
-        for j in range(features):
-            out[j] += curvature[r] * x[r, j] * x[r, j]
-    _fold(out, totals)
+    filled, safe = _reaches(x)
+    sums, totals = np.zeros(filled, x.dtype), np.zeros(features)
+    flat, grad = address(x), address(sums)
+    f, lanes, zero = np.uintp(features), length(flat), spread(x.dtype.type(0))
+    for start in range(0, safe, PART):
+        for r in range(start, min(start + PART, safe)):
+            row, factor, j = np.uintp(r) * f, spread(x.dtype.type(curvature[r])), np.uintp(0)
+            while j < f:
+                prefetch(flat, row + j + lanes * np.uintp(AHEAD_BYTES // LINE_BYTES))
+                v = load(flat, row + j, lanes)
+                increase(grad, j, fma(fma(v, factor, zero), v, zero))
+                j += lanes
+        _fold(sums, totals)
+    for r in range(safe, rows):
+        for j in range(features):  # type: ignore[assignment]
+            totals[j] += np.float64(curvature[r]) * x[r, j] * x[r, j]
     _copy(totals, out)
 
 
