@@ -10,6 +10,7 @@ from distai_mpi.models.kernels.linear import LOGISTIC, SQUARED
 
 DTYPES = {"float32": 2e-5, "float64": 1e-12}  # with the tolerance of results, relative to the sum of magnitudes
 SHAPES = [(0, 7), (1, 1), (3, 50), (131, 1), (1003, 7), (5001, 50), (333, 200), (45, 1000), (70, 1024), (9, 40_000)]
+SHAPES += [(40, 15), (2100, 16), (39, 17), (100, 1030)]
 
 
 def problem(rows, features, dtype, weighted=True, seed=0):
@@ -166,6 +167,20 @@ def test_nan_reaches_the_loss(kind, dtype, row):
     assert np.isnan([loss, bias_grad, linear.values(kind, margin, y, weight)]).all()
     assert np.isnan(linear.line(kind, margin, margin, 0.5, y, weight)).all()
     assert np.isnan(grad).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("features", [1, 15, 16, 50, 1030])
+def test_a_row_is_not_mixed_with_the_next(dtype, features):
+    """Vectors reach beyond the end of a row, but not into its margin."""
+    x, w, y, weight = problem(99, features, dtype)
+    margin, expected, grad = np.empty(99, dtype), np.empty(99, dtype), np.empty(features, dtype)
+    linear.loss_and_grad(LOGISTIC, x, y, weight, w, 0.0, grad, expected, weight[:0])
+    for row in (1, 50, 97):
+        x[row, 0] = np.nan
+    linear.loss_and_grad(LOGISTIC, x, y, weight, w, 0.0, grad, margin, weight[:0])
+    assert np.flatnonzero(np.isnan(margin)).tolist() == [1, 50, 97]
+    np.testing.assert_array_equal(margin[~np.isnan(margin)], expected[~np.isnan(margin)])
 
 
 def test_float32_sums_over_many_rows_stay_accurate():
