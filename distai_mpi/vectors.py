@@ -18,7 +18,7 @@ NEARNESS = 2  # of llvm.prefetch: into the second-level cache
 class _Lanes(types.Type):
     """Numba's type of a vector of numbers, as long as a line of the cache.
 
-    Of plain loops the compiler makes vector code for 64 numbers at a time, and slow code for the others of a row.
+    Of loops, the compiler makes vector code for 64 numbers at a time, and mostly slow code for the rest of a row.
     """
 
     def __init__(self, dtype: Any) -> None:
@@ -48,8 +48,7 @@ def address(_, array):
 @_instruction
 def length(_, pointer):
     """How many numbers are in a vector."""
-    count = _Lanes(pointer.dtype).count
-    return types.uintp(pointer), lambda context, *_: context.get_constant(types.uintp, count)
+    return types.uintp(pointer), lambda context, *_: context.get_constant(types.uintp, _Lanes(pointer.dtype).count)
 
 
 @_instruction
@@ -61,16 +60,15 @@ def prefetch(_, pointer, index):
         kinds = [byte.as_pointer(), number, number, number]
         ask = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
         place = builder.bitcast(builder.gep(args[0], [args[1]]), kinds[0])
-        builder.call(ask, [place, number(0), number(NEARNESS), number(1)])
+        builder.call(ask, [place, number(0), number(2), number(1)])  # to read; into the second-level cache; data
         return context.get_dummy_value()
 
     return types.void(pointer, index), generate
 
 
 def _repeat(builder, value, count):
-    none, numbers = ir.Constant(ir.VectorType(value.type, count), ir.Undefined), ir.VectorType(ir.IntType(32), count)
-    first = builder.insert_element(none, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, none, ir.Constant(numbers, None))
+    none, zeros = (ir.Constant(ir.VectorType(t, count), None) for t in (value.type, ir.IntType(32)))
+    return builder.shuffle_vector(builder.insert_element(none, value, ir.IntType(32)(0)), none, zeros)
 
 
 def _vector_at(context, builder, dtype, pointer, index):
@@ -124,17 +122,17 @@ def fma(_, a, b, c):
 
 
 @_instruction
-def put_sums(_, a, b, pointer, index):
-    """Elements ``index`` and index + 1 ← the sums of two vectors."""
+def add_sums(_, a, b, pointer, index):
+    """Add the sums of two vectors to elements ``index`` and index + 1."""
 
     def generate(context, builder, signature, args):
-        both, half = args[:2], a.count // 2
+        both, half, align = args[:2], a.count // 2, a.dtype.bitwidth // 8
         while half:  # two runs of 2 · half numbers follow each other, at first in two vectors: add their halves
             numbers = ir.VectorType(ir.IntType(32), 2 * half)
             starts = [ir.Constant(numbers, [r + k for r in (s, s + 2 * half) for k in range(half)]) for s in (0, half)]
             both, half = [builder.fadd(*(builder.shuffle_vector(*both, s) for s in starts))] * 2, half // 2
         place = builder.bitcast(builder.gep(args[2], [args[3]]), both[0].type.as_pointer())
-        builder.store(both[0], place, align=a.dtype.bitwidth // 8)
+        builder.store(builder.fadd(builder.load(place, align=align), both[0]), place, align=align)
         return context.get_dummy_value()
 
     return types.void(a, b, pointer, index), generate

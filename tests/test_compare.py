@@ -23,8 +23,10 @@ def python(source):
 
 def test_rates_are_found_in_the_last_object_that_has_one():
     output = 'RESULT {"samples_per_second": 1}\nRESULT {"samples_per_s": 2.5, "x": 1}\n{"other": 3}\n{broken\n'
-    assert compare.find_rate(output) == (2.5, {"samples_per_s": 2.5, "x": 1})
-    assert compare.find_rate("no object") is None
+    assert compare.find_number(output) == (2.5, {"samples_per_s": 2.5, "x": 1})
+    assert compare.find_number("no object") is None
+    told = compare.find_number('RESULT {"s": 0.5, "relgap": 1e-8}', compare.SECONDS_NAMES)
+    assert told == (0.5, {"s": 0.5, "relgap": 1e-8})
 
 
 def test_contenders_run_in_turn_and_are_compared_pair_by_pair(tmp_path):

@@ -1,4 +1,4 @@
-"""Programs run in turn on one machine, so that their rates can be compared although its speed drifts."""
+"""Programs run in turn on one machine, so that their rates, or times, can be compared although its speed drifts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ..errors import DistaiError
 from .machine import user_environment
 
 RATE_NAMES = ("samples_per_second", "samples_per_s", "bytes_per_second")  # under which a program may print its rate
+SECONDS_NAMES = ("seconds", "s")  # and how long it took, where that is compared
 LAUNCHER_VARIABLES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPI_LOCAL")
 FLOPS_DIMENSION = 2048  # of the matrices of `sgemm_peak`: large enough for full speed, small enough for 0.2 s
 
 
 @dataclass
 class Contender:
-    """A command, the rates it reached in samples (or bytes) per second, and all it printed with them; one a run."""
+    """A command, the rates it reached in samples, bytes or runs per second, and all it printed with them; one a run."""
 
     name: str
     command: Sequence[str] | str
@@ -39,20 +40,20 @@ class Contender:
         return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
 
 
-def run_in_turn(contenders: Sequence[Contender], repeats: int, timeout: float) -> None:
-    """Run every contender once in each of ``repeats`` turns and keep its rate."""
+def run_in_turn(contenders: Sequence[Contender], repeats: int, timeout: float, by_seconds: bool = False) -> None:
+    """Run every contender once in each of ``repeats`` turns and keep its rate; ``by_seconds``: runs per second."""
     for _ in range(repeats):
         for contender in contenders:
-            rate, result = run(contender.command, timeout)
+            rate, result = run(contender.command, timeout, by_seconds)
             contender.rates.append(rate)
             contender.results.append(result)
 
 
-def run(command: Sequence[str] | str, timeout: float) -> tuple[float, dict[str, Any]]:
+def run(command: Sequence[str] | str, timeout: float, by_seconds: bool = False) -> tuple[float, dict[str, Any]]:
     """Run ``command`` (a string goes through the shell); return the rate that it prints, and the object that holds it.
 
     The rate is the value of one of `RATE_NAMES` in the last JSON object of
-    its standard output.
+    its standard output or, with ``by_seconds``, one over that of `SECONDS_NAMES`.
 
     Raises:
         DistaiError: it fails, takes longer than ``timeout`` seconds, or prints no rate.
@@ -82,10 +83,11 @@ def run(command: Sequence[str] | str, timeout: float) -> tuple[float, dict[str, 
         raise
     if process.returncode != 0:
         raise DistaiError(f"{shown}: ended with status {process.returncode}: {shorten(errors)}")
-    found = find_rate(output)
+    names = SECONDS_NAMES if by_seconds else RATE_NAMES
+    found = find_number(output, names)
     if found is None:
-        raise DistaiError(f"{shown}: printed no JSON object with {' or '.join(RATE_NAMES)}")
-    return found
+        raise DistaiError(f"{shown}: printed no JSON object with {' or '.join(names)}")
+    return (1.0 / found[0] if by_seconds else found[0]), found[1]
 
 
 def shorten(text: str, most: int = 1500) -> str:
@@ -94,14 +96,17 @@ def shorten(text: str, most: int = 1500) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} [...] {text[-most // 2 :]}"
 
 
-def find_rate(output: str) -> tuple[float, dict[str, Any]] | None:
-    """The rate in the last JSON object of ``output`` that has one, and the object; a line may have words before it."""
+def find_number(output: str, names: Sequence[str] = RATE_NAMES) -> tuple[float, dict[str, Any]] | None:
+    """The number called by one of ``names`` in the last JSON object of ``output`` that has one, and the object.
+
+    A line may have words before the object.
+    """
     for line in reversed(output.splitlines()):
         try:
             fields: Any = json.loads(line[line.index("{") :])
         except ValueError:
             continue
-        for name in RATE_NAMES:
+        for name in names:
             rate = fields.get(name) if isinstance(fields, dict) else None
             if isinstance(rate, int | float) and rate > 0:
                 return float(rate), fields

@@ -18,7 +18,7 @@ from ..optim import LBFGS, Newton, NewtonCG
 from ..optim.preconditioner import Diagonal, Factored, Preconditioner
 from ..trace import UPDATE
 from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
-from .sample import MOST_DENSE, Diagonals, Sampled, sample_diagonal, sample_size, solve_sample
+from .sample import MOST_DENSE, Diagonals, Sampled, sample_diagonal, sample_size, solve_sample, warm_up
 from .steps import Steps
 
 Array = Any
@@ -184,9 +184,13 @@ class DeterministicSteps(Steps):
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
         from ..optim.lbfgs_kernels import move
+        from ..optim.ordered import dot
 
         self.points.warm_up(self.w, batch)
         Factored(np.eye(2)).solve(np.ones(2))
+        dot(np.ones(2), np.ones(2))
+        if sample_size(self.objective, self.optimizer.sample):
+            warm_up(self.objective, np.zeros_like(self._w))
         move(self._w[:0], self._direction.dtype.type(0), self._direction[:0], self._w_next[:0])
 
     def settle(self, batch: Batch) -> None:

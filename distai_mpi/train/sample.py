@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import HOST
 from ..data import Batch
 from ..objective import Objective
 
@@ -109,13 +110,21 @@ def solve_sample(objective: Objective, w: Array, count: int) -> Sampled:
     return nothing if found is None else Sampled(*found, weight)
 
 
+def warm_up(objective: Objective, w: Array) -> None:
+    """Compile what a sample needs; local."""
+    loader = objective.loader
+    batch = loader.sample(min(4, loader.rows_of(objective.comm.rank)))
+    if len(batch.x) and w.size <= MOST_DENSE:
+        _newton(objective.model, batch, w, np.ones(w.size), 1.0)
+
+
 def sample_diagonal(objective: Objective, w: Array, count: int) -> Diagonals:
     """This rank's part of the Hessian's diagonal on ``count`` rows at ``w``; local."""
     batch = objective.loader.sample(_parts(objective, count)[objective.comm.rank])
     diagonal = np.zeros(w.size)
     if not len(batch.x):
         return Diagonals(diagonal, 0.0)
-    _, kept = objective.model.linearize(w, batch, np.empty_like(w))  # type: ignore[attr-defined]
+    _, kept = objective.model.linearize(HOST.read_only(w), batch, np.empty_like(w))  # type: ignore[attr-defined]
     kept.add_diagonal(batch, diagonal)
     return Diagonals(diagonal, float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64)))
 
@@ -157,7 +166,7 @@ def _newton(model: Any, batch: Batch, start: Array, decay: Array, weight: float)
     w, grad, size = start.astype(np.float64), np.empty_like(start), start.size
 
     def look(w: Array, old: Any) -> tuple[float, Array, Any]:
-        sums, kept = model.linearize(w.astype(start.dtype), batch, grad, old)
+        sums, kept = model.linearize(HOST.read_only(w.astype(start.dtype)), batch, grad, old)
         return sums.loss / weight + 0.5 * float(decay @ (w * w)), grad / weight + decay * w, kept
 
     value, slope, kept = look(w, None)

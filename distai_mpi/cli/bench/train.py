@@ -20,8 +20,9 @@ from .ranks import ranks_command
     multiple=True,
     metavar="COMMAND",
     help="A peer's command, run in turn with ours; may be given several times.  "
-    "It must print a JSON object with samples_per_second or samples_per_s.",
+    "It must print a JSON object with samples_per_second or samples_per_s (--seconds: seconds or s).",
 )
+@click.option("--seconds", "by_seconds", is_flag=True, help="Compare the seconds of the whole training, not its rate.")
 @click.option("--ranks", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Turns; the medians are shown."
@@ -36,6 +37,7 @@ from .ranks import ranks_command
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def command(
     against: tuple[str, ...],
+    by_seconds: bool,
     ranks: int,
     repeats: int,
     timeout: float,
@@ -43,7 +45,7 @@ def command(
     json_file: str | None,
     flags: tuple[str, ...],
 ) -> None:
-    """Training rate in samples/s, beside other programs and the matrix product's peak.
+    """Training rate in samples/s, or seconds to the end, beside other programs and the matrix product's peak.
 
     FLAGS go to 'distai-mpi train' as they are, for example --data FILE --batch-size 128.
     """
@@ -58,7 +60,7 @@ def command(
     peers = [Contender(text, text) for text in against]
     load = os.getloadavg()[0]
     peak = sgemm_peak(ranks)
-    run_in_turn([ours, *peers], repeats, timeout)
+    run_in_turn([ours, *peers], repeats, timeout, by_seconds)
     flops = statistics.median(result.get("flops_per_second") or 0.0 for result in ours.results)
     report = {
         "ranks": ranks,
@@ -68,7 +70,13 @@ def command(
         "sgemm_flops": peak,
         "share_of_peak": flops / peak if flops else None,
         "rows": [
-            {"command": c.name, "samples_per_second": c.median, "rates": c.rates, "ours_to_this": ours.ratio(c)}
+            {
+                "command": c.name,
+                "seconds" if by_seconds else "samples_per_second": 1 / c.median if by_seconds else c.median,
+                "rates": c.rates,
+                "ours_to_this": ours.ratio(c),
+                "objective": c.results[-1].get("train_loss", c.results[-1].get("f")),
+            }
             for c in [ours, *peers]
         ],
     }
@@ -88,15 +96,18 @@ def show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("command", "samples/s, median", "min – max", "ours to this")
+    by_seconds = "seconds" in report["rows"][0]
+    table = Table("command", f"{'seconds' if by_seconds else 'samples/s'}, median", "min – max", "ours to this")
+    if by_seconds:
+        table.add_column("objective")
     for row in report["rows"]:
-        rates = row["rates"]
-        table.add_row(
-            row["command"],
-            f"{row['samples_per_second']:,.0f}",
-            f"{min(rates):,.0f} – {max(rates):,.0f}",
-            f"{row['ours_to_this']:.2f} ×",
-        )
+        rates = sorted(row["rates"])
+        if by_seconds:
+            figures = [f"{row['seconds']:.3f}", f"{1 / rates[-1]:.3f} – {1 / rates[0]:.3f}"]
+        else:
+            figures = [f"{row['samples_per_second']:,.0f}", f"{rates[0]:,.0f} – {rates[-1]:,.0f}"]
+        told = [f"{row['objective']:.9g}" if row["objective"] is not None else ""] if by_seconds else []
+        table.add_row(row["command"], *figures, f"{row['ours_to_this']:.2f} ×", *told)
     console = Console()
     console.print(table)
     peak = f"sgemm peak on {report['ranks']} core(s): {report['sgemm_flops'] / 1e9:.0f} GFLOP/s"

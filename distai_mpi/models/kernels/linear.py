@@ -14,15 +14,11 @@ each number.  Sums over many rows are float64; those of features in the dtype of
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, models, register_model
 
 from ...jit import kernel
+from ...vectors import LINE_BYTES, add_sums, address, fma, increase, length, load, prefetch, spread
 from .cpu import LOGISTIC, SQUARED
 
 CURVED = 3  # beside the codes of losses: "residuals" of `_sweep` are curvature · margin
@@ -32,7 +28,6 @@ STRIP = 256  # rows whose losses are taken together, in the first-level cache
 # the time of 1.4, 1.3, 1.6 and 1.4 sums over X on a core of an AMD EPYC (Zen 4).
 BLOCK_BYTES = 1 << 16  # of X in a block; three blocks lie in the second-level cache
 PIECE_BYTES = 1 << 12  # of a row, so that those of parameters and gradient stay in the first-level cache
-LINE_BYTES = 64  # of the cache
 PART = 512  # rows whose gradient is summed in the dtype of X; there float32 sums are accurate enough
 
 # Of _exp and _log1p.  ln 2 in two parts, the first with zeros for its last 32 bits (Cody & Waite 1980, Software
@@ -172,129 +167,6 @@ def line(kind, margin, step_margin, t, y, weight):
     return total, slope
 
 
-class _Lanes(types.Type):
-    """Numba's type of a vector of numbers, as long as a line of the cache.
-
-    Of loops, the compiler makes vector code for 64 numbers at a time, and mostly slow code for the rest of a row.
-    """
-
-    def __init__(self, dtype: Any) -> None:
-        self.dtype, self.count = dtype, LINE_BYTES * 8 // dtype.bitwidth
-        super().__init__(f"_Lanes({dtype})")
-
-
-@register_model(_Lanes)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, lanes: Any) -> None:
-        super().__init__(manager, lanes, ir.VectorType(manager[lanes.dtype].get_value_type(), lanes.count))
-
-
-_instruction: Any = intrinsic  # functions of a context and types; mypy would have them called with the context, too
-
-
-@_instruction
-def _address(_, array):
-    """Pointer to an array's first number; whoever reads by it does not count references to the array."""
-
-    def generate(context, builder, signature, args):
-        return context.make_array(array)(context, builder, args[0]).data
-
-    return types.CPointer(array.dtype)(array), generate
-
-
-@_instruction
-def _lanes(_, pointer):
-    """How many numbers are in a vector."""
-    return types.uintp(pointer), lambda context, *_: context.get_constant(types.uintp, _Lanes(pointer.dtype).count)
-
-
-@_instruction
-def _prefetch(_, pointer, index):
-    """Ask for the cache line of element ``index``, without waiting; it may lie beyond the end."""
-
-    def generate(context, builder, signature, args):
-        byte, number = ir.IntType(8), ir.IntType(32)
-        kinds = [byte.as_pointer(), number, number, number]
-        ask = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
-        place = builder.bitcast(builder.gep(args[0], [args[1]]), kinds[0])
-        builder.call(ask, [place, number(0), number(2), number(1)])  # to read; into the second-level cache; data
-        return context.get_dummy_value()
-
-    return types.void(pointer, index), generate
-
-
-def _repeat(builder, value, count):
-    none, zeros = (ir.Constant(ir.VectorType(t, count), None) for t in (value.type, ir.IntType(32)))
-    return builder.shuffle_vector(builder.insert_element(none, value, ir.IntType(32)(0)), none, zeros)
-
-
-def _vector_at(context, builder, dtype, pointer, index):
-    """LLVM's pointer to the vector from an element on, and what loads and stores have to know of its alignment."""
-    kind = context.get_value_type(_Lanes(dtype)).as_pointer()
-    return builder.bitcast(builder.gep(pointer, [index]), kind), {"align": dtype.bitwidth // 8}
-
-
-@_instruction
-def _spread(_, number):
-    """A vector of equal numbers."""
-    lanes = _Lanes(number)
-    return lanes(number), lambda context, builder, signature, args: _repeat(builder, args[0], lanes.count)
-
-
-@_instruction
-def _load(_, pointer, index, count):
-    """The vector from element ``index`` on, with 0 for those after ``count`` elements, which have to exist, too."""
-    lanes = _Lanes(pointer.dtype)
-
-    def generate(context, builder, signature, args):
-        place, align = _vector_at(context, builder, pointer.dtype, *args[:2])
-        vector, number = builder.load(place, **align), ir.IntType(32)
-        places = ir.Constant(ir.VectorType(number, lanes.count), list(range(lanes.count)))
-        inside = builder.icmp_unsigned("<", places, _repeat(builder, builder.trunc(args[2], number), lanes.count))
-        return builder.select(inside, vector, ir.Constant(vector.type, None))
-
-    return lanes(pointer, index, count), generate
-
-
-@_instruction
-def _increase(_, pointer, index, lanes):
-    """Add a vector to the elements from ``index`` on."""
-
-    def generate(context, builder, signature, args):
-        place, align = _vector_at(context, builder, pointer.dtype, *args[:2])
-        builder.store(builder.fadd(builder.load(place, **align), args[2]), place, **align)
-        return context.get_dummy_value()
-
-    return types.void(pointer, index, lanes), generate
-
-
-@_instruction
-def _fma(_, a, b, c):
-    """a · b + c, rounded once where the processor can."""
-
-    def generate(context, builder, signature, args):
-        return builder.fadd(builder.fmul(*args[:2], flags=("contract",)), args[2], flags=("contract",))
-
-    return a(a, b, c), generate
-
-
-@_instruction
-def _add_sums(_, a, b, pointer, index):
-    """Add the sums of two vectors to elements ``index`` and index + 1."""
-
-    def generate(context, builder, signature, args):
-        both, half, align = args[:2], a.count // 2, a.dtype.bitwidth // 8
-        while half:  # two runs of 2 · half numbers follow each other, at first in two vectors: add their halves
-            numbers = ir.VectorType(ir.IntType(32), 2 * half)
-            starts = [ir.Constant(numbers, [r + k for r in (s, s + 2 * half) for k in range(half)]) for s in (0, half)]
-            both, half = [builder.fadd(*(builder.shuffle_vector(*both, s) for s in starts))] * 2, half // 2
-        place = builder.bitcast(builder.gep(args[2], [args[3]]), both[0].type.as_pointer())
-        builder.store(builder.fadd(builder.load(place, align=align), both[0]), place, align=align)
-        return context.get_dummy_value()
-
-    return types.void(a, b, pointer, index), generate
-
-
 @kernel()
 def _step(x, old, old_pairs, factors, gradient, new, new_pairs, parameters, dots):
     """gradient += Σ factors · rows of a block; dots += those with ``parameters`` of rows of the next block.
@@ -302,8 +174,8 @@ def _step(x, old, old_pairs, factors, gradient, new, new_pairs, parameters, dots
     The blocks begin at rows ``old`` and ``new`` and have so many pairs of rows; rows a block later are asked for.
     Vectors reach beyond the last feature: into the next row, which has to be there, and the filling of the others.
     """
-    flat, factor, grad = _address(x), _address(factors), _address(gradient)
-    w, out, lanes, zero = _address(parameters), _address(dots), _lanes(flat), _spread(x.dtype.type(0))
+    flat, factor, grad = address(x), address(factors), address(gradient)
+    w, out, lanes, zero = address(parameters), address(dots), length(flat), spread(x.dtype.type(0))
     f, ahead, first = np.uintp(x.shape[1]), np.uintp(dots.size * x.shape[1]), np.uintp(0)
     while first < f:
         a, b, stop = np.uintp(old) * f, np.uintp(new) * f, min(f, first + lanes * np.uintp(PIECE_BYTES // LINE_BYTES))
@@ -311,20 +183,20 @@ def _step(x, old, old_pairs, factors, gradient, new, new_pairs, parameters, dots
             i, j = np.uintp(2 * pair), first
             f0 = f1 = s0 = s1 = zero
             if pair < old_pairs:
-                f0, f1 = _spread(factor[i]), _spread(factor[i + np.uintp(1)])
+                f0, f1 = spread(factor[i]), spread(factor[i + np.uintp(1)])
             while j < stop:
                 if pair < new_pairs:
-                    _prefetch(flat, b + j + ahead)
-                    _prefetch(flat, b + f + j + ahead)
-                    v = _load(w, j, lanes)
-                    s0 = _fma(_load(flat, b + j, f - j), v, s0)
-                    s1 = _fma(_load(flat, b + f + j, f - j), v, s1)
+                    prefetch(flat, b + j + ahead)
+                    prefetch(flat, b + f + j + ahead)
+                    v = load(w, j, lanes)
+                    s0 = fma(load(flat, b + j, f - j), v, s0)
+                    s1 = fma(load(flat, b + f + j, f - j), v, s1)
                 if pair < old_pairs:
-                    part = _fma(_load(flat, a + j, lanes), f0, zero)
-                    _increase(grad, j, _fma(_load(flat, a + f + j, lanes), f1, part))
+                    part = fma(load(flat, a + j, lanes), f0, zero)
+                    increase(grad, j, fma(load(flat, a + f + j, lanes), f1, part))
                 j += lanes
             if pair < new_pairs:
-                _add_sums(s0, s1, out, i)
+                add_sums(s0, s1, out, i)
             a, b = a + f + f, b + f + f
         first = stop
 
@@ -430,15 +302,15 @@ def diagonal(x, curvature, out):
     rows, features = x.shape
     filled, safe = _reaches(x)
     sums, totals = np.zeros(filled, x.dtype), np.zeros(features)
-    flat, grad = _address(x), _address(sums)
-    f, lanes, zero = np.uintp(features), _lanes(flat), _spread(x.dtype.type(0))
+    flat, grad = address(x), address(sums)
+    f, lanes, zero = np.uintp(features), length(flat), spread(x.dtype.type(0))
     for start in range(0, safe, PART):
         for r in range(start, min(start + PART, safe)):
-            row, factor, j = np.uintp(r) * f, _spread(x.dtype.type(curvature[r])), np.uintp(0)
+            row, factor, j = np.uintp(r) * f, spread(x.dtype.type(curvature[r])), np.uintp(0)
             while j < f:
-                _prefetch(flat, row + j + lanes * np.uintp(BLOCK_BYTES // LINE_BYTES))
-                v = _load(flat, row + j, lanes)
-                _increase(grad, j, _fma(_fma(v, factor, zero), v, zero))
+                prefetch(flat, row + j + lanes * np.uintp(BLOCK_BYTES // LINE_BYTES))
+                v = load(flat, row + j, lanes)
+                increase(grad, j, fma(fma(v, factor, zero), v, zero))
                 j += lanes
         _fold(sums, totals)
     for r in range(safe, rows):
