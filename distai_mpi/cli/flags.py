@@ -170,8 +170,9 @@ OPTIMIZER: Sequence[Option] = (
         "--sample",
         type=click.IntRange(min=0),
         metavar="ROWS",
-        help="Rows whose solution lbfgs, newton-cg and newton start from where a linear model has few parameters, and "
-        "whose curvature preconditions the first two; 0: none.  [default: 50 a parameter, at most an eighth]",
+        help="Rows whose solution linear models of few parameters start from under lbfgs, newton-cg and newton, and "
+        "whose curvature preconditions the first two, unless vectors lie in slices; 0: none.  "
+        "[default: 50 a parameter, at most an eighth]",
     ),
     click.option(
         "--max-iter", type=POSITIVE, help="Iterations of full-batch methods.  [default: 100, gd: as --epochs]"

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..files import check_writable, claimed
 from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
-from .flags import DATA, FULL_BATCH, MODEL, OPTIMIZER, RUN, flags
+from .flags import DATA, FULL_BATCH, MODEL, OPTIMIZER, RUN, SEARCHING, flags
 from .settings import EITHER, check_flags
 
 MOST_SPEEDS = 16  # ranks whose speeds are told one by one
@@ -131,6 +131,8 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
         kept |= {"batch_size": None, "global_batch_size": rows}
         if comm.rank == 0 and rows != batch_size(settings, comm.size):
             tell(f"--batch-size {settings['batch_size']} on {comm.size} ranks: a step keeps the {rows:,} rows it had")
+    if settings["optimizer_name"] == "auto" and stored["optimizer"] in SEARCHING:
+        kept["optimizer_name"] = stored["optimizer"]  # on other ranks the choice might be another
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
     if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
         kept["shards"] = tuple(stored["shards"])

@@ -140,7 +140,7 @@ class Armijo:
         for count in range(1, self.most + 1):
             point = Point(t, *evaluate(t))
             slack = precision * abs(start.value)
-            if point.value <= start.value + self.decrease * t * start.slope:
+            if math.isfinite(point.slope) and point.value <= start.value + self.decrease * t * start.slope:
                 return Found(point, True, True, count)
             if point.value <= start.value + slack and abs(point.slope) < abs(start.slope):
                 return Found(point, True, True, count)  # values are rounding: the slope tells that it is nearer
@@ -170,6 +170,6 @@ def _between(low: Point, high: Point) -> float:
         if scale != 0:
             t = high.t - width * (high.slope + d2 - d1) / scale
     edge = 0.1 * abs(width)
-    if not min(low.t, high.t) + edge <= t <= max(low.t, high.t) - edge:
-        t = low.t + 0.5 * width
-    return t
+    if math.isnan(t):
+        return low.t + 0.5 * width
+    return min(max(t, min(low.t, high.t) + edge), max(low.t, high.t) - edge)

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 Array = Any
-SMALLEST_PIVOT = 1e-11  # of a Cholesky factor, as a share of the diagonal: below it rounding decides
-
-FIRST_ADDED = 1e-9  # to a singular matrix's diagonal: steps along its null space stay as small as rounding / 1e-9
+SMALLEST_PIVOT, FIRST_ADDED = 10, 100  # as multiples of the rounding of what the matrix was summed from
+LEAST_ROUNDING = 1e-12  # so that steps along a null space, rounding over what is added, stay small
 
 
 class Preconditioner(Protocol):
@@ -42,28 +41,30 @@ class Factored:
 
     Args:
         matrix: float64, shape (n, n), symmetric; is overwritten.
+        dtype: of the rows that it was summed from, which tells how much of it is rounding.
 
-    Where it is not positive definite to rounding (constant or duplicate columns without a penalty), multiples of
-    its largest diagonal element are added to the diagonal until it is (Levenberg 1944, "A method for the solution of
-    certain non-linear problems in least squares").
+    Where it is not positive definite to rounding (constant or duplicate columns without a penalty; softmax, whose
+    biases may all grow alike), shares of its diagonal are added to it until it is (Marquardt 1963, "An algorithm for
+    least-squares estimation of nonlinear parameters").
 
     Attributes:
-        added: what was added to the diagonal.
+        added: which share.
     """
 
-    def __init__(self, matrix: Array) -> None:
+    def __init__(self, matrix: Array, dtype: Any = np.float64) -> None:
         from .ordered import cholesky
 
         if not np.isfinite(matrix).all():
             matrix[:] = np.eye(len(matrix))
+        rounding = max(LEAST_ROUNDING, float(np.finfo(dtype).eps))
         diagonal = matrix.diagonal().copy()
-        most = float(diagonal.max()) or 1.0
-        self.factor, self.added, share = matrix, 0.0, FIRST_ADDED
-        while not cholesky(self.factor, SMALLEST_PIVOT):
-            self.added, share = share * most, share * 100
+        floor = rounding * (float(diagonal.max()) or 1.0)
+        self.factor, self.added, share = matrix, 0.0, FIRST_ADDED * rounding
+        while not cholesky(self.factor, SMALLEST_PIVOT * rounding):
+            self.added, share = share, share * 100
             lower = np.tril(self.factor, -1)  # which is as it was
             self.factor[:] = lower + lower.T
-            self.factor.flat[:: len(diagonal) + 1] = diagonal + self.added
+            self.factor.flat[:: len(diagonal) + 1] = np.maximum(diagonal * (1 + self.added), floor)
 
     def solve(self, b: Array) -> None:
         """See `Preconditioner`."""

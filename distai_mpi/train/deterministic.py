@@ -37,7 +37,7 @@ class DeterministicSteps(Steps):
     Attributes:
         points: the objective at the current and at a trial point.
         preconditioner: from the sample; None without one.
-        iteration: steps that were made, also before the run was interrupted.
+        done: evaluations, products and the first gradient's norm, also from before the run was interrupted.
     """
 
     searches = True
@@ -59,11 +59,13 @@ class DeterministicSteps(Steps):
         self._fresh = True
         self._lost = False  # whether a trial of this step was not finite
         self._direction = np.zeros_like(self.points.grad)
+        self.done: dict[str, Any] = {**self.points.counts, "first_norm": None}
+        self.points.counts = self.done
 
     @property
     def owned(self) -> dict[str, Any]:
         """See `Steps`."""
-        return {"w": self._w[self.objective.mine]}
+        return {"w": self._w[self.objective.mine], "done": self.done}
 
     @property
     def private(self) -> dict[str, Any]:
@@ -78,7 +80,12 @@ class DeterministicSteps(Steps):
     @property
     def counts(self) -> tuple[int, int]:  # type: ignore[override]
         """See `Steps`."""
-        return self.points.evaluations, self.points.products
+        return self.done["evaluations"], self.done["products"]
+
+    @property
+    def first_norm(self) -> float | None:
+        """See `Steps`."""
+        return self.done["first_norm"]
 
     @property
     def at(self) -> Evaluation:
@@ -126,7 +133,7 @@ class DeterministicSteps(Steps):
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
-            self.first_norm = self.gradient_norm
+            self.done["first_norm"] = self.gradient_norm
 
     def _take_sample(self, dense: bool, totals: Array) -> None:
         """Make the preconditioner, and know the start, from what the ranks found on the sample; local."""
@@ -137,7 +144,7 @@ class DeterministicSteps(Steps):
             return
         mean = Sampled.mean(totals, size)
         if mean is not None:
-            self.preconditioner = Factored(mean[1])
+            self.preconditioner = Factored(mean[1], self._w.dtype)
             self._start = mean[0] if self._fresh else None
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:

@@ -53,7 +53,7 @@ class FullBatch(ABC):
         rows, trial_rows: linearizations there, one for each batch of this rank.
         weight: of all rows of all ranks.
         penalty: of whole vectors l2 where parameters decay, else 0; shape (layout.size,).
-        evaluations, products: how many there were.
+        counts: ``evaluations`` and ``products``, how many there were.
     """
 
     def __init__(self, objective: Objective, linearizes: bool, dtype: Any) -> None:
@@ -65,7 +65,7 @@ class FullBatch(ABC):
         self.trial_rows: list[Any] = []
         self._grad_all = objective.empty()
         self.weight = objective.loader.share.total_weight
-        self.evaluations = self.products = 0
+        self.counts = {"evaluations": 0, "products": 0}
 
     @abstractmethod
     def evaluate(
@@ -156,7 +156,7 @@ class FullBatch(ABC):
         objective = self.objective
         objective.mark(COMPUTE)
         model, rows, w = objective.model, self.trial_rows, HOST.read_only(w)
-        self.evaluations += 1
+        self.counts["evaluations"] += 1
         turn = 0
 
         def linearize(w: Array, batch: Batch, grad: Array) -> Sums:
@@ -181,7 +181,7 @@ class FullBatch(ABC):
         """This rank's part of the curvature's product with ``v``, both whole and in the model's dtype; local."""
         objective = self.objective
         objective.mark(COMPUTE)
-        self.products += 1
+        self.counts["products"] += 1
         kept = iter(self.rows)
 
         def product(v: Array, batch: Batch, out: Array) -> Sums:

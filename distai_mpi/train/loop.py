@@ -293,7 +293,10 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -
 
 
 def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> dict[str, Any]:
-    """Sum the epoch's losses and evaluate; the record of the epoch, the same on every rank."""
+    """Sum the epoch's losses and evaluate; the record of the epoch.
+
+    It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
+    """
     if run.training.value is None:
         running = _mean_of_epoch(run)
     else:
@@ -365,6 +368,8 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
             run.comm.barrier()  # callbacks may still read the parameters, which a node may have once
             run.training.owned["w"][:] = run.stopping.best
             run.training.restored()
+            if run.training.searches:  # what was met was met elsewhere
+                result.converged = None
     result.w = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds, result.calls = run.rounds, run.calls
@@ -381,12 +386,14 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
 
 def _share_figures(run: Run, result: Result) -> None:
     """What searching methods count, and rank 0's times for the ranks' own; collective."""
-    times = run.comm.bcast_object(([record["seconds"] for record in run.history], run.seconds))
-    for record, seconds in zip(run.history, times[0], strict=True):
-        record["seconds"] = seconds
+    names = ("seconds", "samples_per_second")
+    times = run.comm.bcast_object(([{name: record[name] for name in names} for record in run.history], run.seconds))
+    for record, figures in zip(run.history, times[0], strict=True):
+        record |= figures
     run.seconds = times[1]
     result.evaluations, result.products = run.training.counts
-    result.gradient_norm = run.training.gradient_norm
+    restored = result.best_epoch is not None and result.best_epoch < run.epoch
+    result.gradient_norm = None if restored else run.training.gradient_norm
 
 
 def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None:

@@ -66,7 +66,7 @@ class NewtonSteps(SearchingSteps):
         matrix += np.tril(matrix, -1).T
         matrix.flat[:: size + 1] += points.penalty
         np.negative(points.grad, out=self._direction)
-        Factored(matrix).solve(self._direction)
+        Factored(matrix, self._w.dtype).solve(self._direction)
         slope = points.dots((self._direction, points.grad))[0]
         if not self._search(slope, 1.0):
             self._stop()
@@ -113,7 +113,8 @@ class NewtonCGSteps(DeterministicSteps):
                 self.preconditioner,
                 self._direction,
             )
-            if not step.decrease > 0:
+            if not 0 < step.decrease < math.inf:
+                self._lost |= not math.isfinite(step.decrease)
                 break
             self._move(1.0)
             found = self._evaluate(self._w_next)

@@ -32,19 +32,19 @@ class Result:
         w: parameters, shape (layout.size,), replicated, in host memory.
         status: ``completed``, ``diverged`` or ``interrupted``.
         stop_reason: ``epochs``, ``iterations`` (the most that a searching method may make), ``no further decrease``,
-            ``tolerance``, ``no improvement``, ``loss is not finite``, ``signal``, or
-            ``signal, and the run could not be saved``.
+            ``tolerance``, ``small decrease``, ``no improvement``, ``loss is not finite``, ``loss is not finite near the
+            last iterate``, ``signal``, or ``signal, and the run could not be saved``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
         metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.
         best_epoch: the epoch that ``w`` is of, the best on the validation rows; None without these.
-        converged: whether the tolerance was met; None where none was set.
+        converged: whether the tolerance was met; None where none was set, or ``w`` is of an earlier iteration.
         epochs, iterations: epochs and optimizer steps made.
         seconds: time spent training, between barriers, without compilation and evaluation.
         samples_per_second: rows of all ranks trained on in a second of that time.
-        evaluations, products: of a searching method: gradients of all rows, and products with their curvature; None of
-            others.
-        gradient_norm: of a searching method, at ``w``.
+        evaluations, products: of a searching method: gradients of all rows (trials on margins alone are none), and
+            products with their curvature; None of others.
+        gradient_norm: of a searching method, at ``w``; None where that is of an earlier epoch.
         rounds: collective calls made while training.
         calls: ``rounds`` by kind.
         bytes_moved: bytes that all ranks together sent in them.
@@ -91,7 +91,8 @@ class Run:
         epoch_steps: steps of the current epoch that are done.
         seconds: time spent in steps of the epochs that are done, between barriers.
         sums: of this rank's losses in the current epoch.
-        first_norm: norm of the gradient in the last step of the first epoch, where a tolerance asks for it.
+        first_norm: norm of the gradient in the last step of the first epoch, or of searching methods at the start,
+            where a tolerance asks for it.
         history: one record an epoch.
     """
 

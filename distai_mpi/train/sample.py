@@ -16,6 +16,7 @@ import numpy as np
 from ..backend import HOST
 from ..data import Batch
 from ..objective import Objective
+from ..optim.preconditioner import Factored
 
 Array = Any
 MOST_DENSE = 1024  # parameters of a dense Hessian: its message is 4 MiB, its factor takes 25 ms
@@ -162,7 +163,10 @@ def _exchange(objective: Objective, parts: Sequence[int]) -> Batch:
 
 
 def _newton(model: Any, batch: Batch, start: Array, decay: Array, weight: float) -> tuple[Array, Array] | None:
-    """Minimise the mean loss of the rows and the penalty by damped steps; local.  None: it cannot be."""
+    """Minimise the mean loss of the rows and the penalty by damped steps; local.  None: it cannot be.
+
+    Two linearizations take turns: ``kept`` is that of w, and the next trial overwrites ``spare``.
+    """
     w, grad, size = start.astype(np.float64), np.empty_like(start), start.size
 
     def look(w: Array, old: Any) -> tuple[float, Array, Any]:
@@ -171,13 +175,14 @@ def _newton(model: Any, batch: Batch, start: Array, decay: Array, weight: float)
 
     value, slope, kept = look(w, None)
     spare, enough = None, ENOUGH * float(np.linalg.norm(slope))
-    for _ in range(MOST_STEPS):
+    for turn in range(MOST_STEPS + 1):
         matrix = _matrix(kept, batch, decay, weight, size)
         if not (np.isfinite(value) and np.isfinite(matrix).all()):
             return None
-        if float(np.linalg.norm(slope)) <= enough:
+        if float(np.linalg.norm(slope)) <= enough or turn == MOST_STEPS:
             break
-        step = -np.linalg.lstsq(matrix, slope)[0] if _singular(matrix) else -np.linalg.solve(matrix, slope)
+        step = -slope
+        Factored(matrix.copy(), start.dtype).solve(step)
         fall, t = float(slope @ step), 1.0
         while True:
             there, slope_there, kept_there = look(w + t * step, spare)
@@ -197,11 +202,3 @@ def _matrix(kept: Any, batch: Batch, decay: Array, weight: float, size: int) -> 
     matrix /= weight
     matrix.flat[:: size + 1] += decay
     return matrix
-
-
-def _singular(matrix: Array) -> bool:
-    try:
-        np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
-        return True
-    return False

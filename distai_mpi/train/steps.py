@@ -41,7 +41,6 @@ class Steps(ABC):
         failed: whether that is an error.
         gradient_norm: Euclidean norm of the last step's gradient of the objective, before clipping; nan where
             nobody asked for it.
-        first_norm: that at the start, where ``gradient_norm`` is that after the step; else None.
         searches: whether steps are iterations of a method that sees all rows, and knows ``value`` after each.
         counts: evaluations and products of such a method.
     """
@@ -56,13 +55,17 @@ class Steps(ABC):
         _put(start, self._w)
         self.fused: FusedSteps | None = None
         self.stop_reason: str | None = None
-        self.first_norm: float | None = None
         self.gradient_norm = math.nan
 
     @property
     def w(self) -> Array:
         """The parameters, shape (layout.size,), replicated; read-only."""
         return _read_only(self._w)
+
+    @property
+    def first_norm(self) -> float | None:
+        """Norm of the gradient at the start, where ``gradient_norm`` is that after the step; else None."""
+        return None
 
     @property
     def value(self) -> float | None:

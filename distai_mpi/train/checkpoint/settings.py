@@ -78,7 +78,7 @@ def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
     """What the newest checkpoint in ``folder`` that can be read says of its run; None without one.
 
     ``ranks``, how they exchange gradients (``allreduce``), ``global_batch_size``, the ``shards`` as weights (None:
-    even), and ``rows_of_ranks``, None where rows belong to no rank.  Collective.
+    even), the ``optimizer``, and ``rows_of_ranks``, None where rows belong to no rank.  Collective.
     """
     found = None
     if comm.rank == 0:
@@ -87,7 +87,7 @@ def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
                 body = files.Stored(step).body
             except DataError:
                 continue
-            found = {name: body["identity"][name] for name in ("global_batch_size", "rows_of_ranks")}
+            found = {name: body["identity"][name] for name in ("global_batch_size", "rows_of_ranks", "optimizer")}
             found |= {name: body["variable"][name] for name in ("ranks", "allreduce", "shards")}
             break
     return comm.bcast_object(found)
