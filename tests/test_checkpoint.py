@@ -332,7 +332,8 @@ def test_the_batch_size_that_a_run_began_with_is_found(comm, folder):
     assert stored_settings(folder, comm) is None
     train(comm, at(folder, 1), epochs=1)
     rows = {"global_batch_size": SIZE, "rows_of_ranks": None, "shards": None}
-    assert stored_settings(folder, comm) == {"ranks": comm.size, "allreduce": "ring", **rows}
+    named = {"allreduce": "ring", "optimizer": "momentum"}
+    assert stored_settings(folder, comm) == {"ranks": comm.size, **named, **rows}
 
 
 @mpi
