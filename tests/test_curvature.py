@@ -94,6 +94,23 @@ def test_the_gradient_is_that_of_loss_and_grad_and_arrays_are_lent(name):
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["linear", "logistic"])
+def test_many_threads_take_blas_to_the_same_result(name, bias, weighted):
+    model, batch, w, rng = problem(name, bias, weighted)
+    other = MODELS[name](bias)
+    other.limit_threads(16)
+    v, found = rng.standard_normal(w.size), []
+    for one in (model, other):
+        grad, out = np.full(w.size, np.nan), np.full(w.size, np.nan)
+        sums, kept = one.linearize(w, batch, grad)
+        kept.product(w, batch, v, out)
+        found.append([sums.loss, *grad, *out, *kept.margin, *kept.curvature])
+        assert one.loss_and_grad(w, batch, grad) == sums
+    np.testing.assert_allclose(*found, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", ["linear", "logistic"])
 def test_lines_need_no_pass_over_the_rows(name):
     model, batch, w, rng = problem(name, True, True)

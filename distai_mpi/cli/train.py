@@ -195,4 +195,6 @@ def summary(result: Any, ranks: int, out: str | None) -> str:
         parts.append(f"test loss {figure(result.test_loss)}")
     parts.append(f"{result.seconds:.2f} s on {ranks} rank{'s' if ranks > 1 else ''}")
     parts.append(f"{result.samples_per_second:,.0f} samples/s")
+    if result.converged is False and result.evaluations is not None:
+        parts.append(f"not at the optimum: ended by {result.stop_reason}")
     return "  ".join(parts) + (f"  → {out}" if out else "")

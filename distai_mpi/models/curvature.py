@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data import Batch
-from .passes import by_blocks
+from .passes import KERNEL_THREADS, by_blocks
 
 Array = Any
 SCALED_BYTES = 1 << 19  # of rows that are scaled and multiplied at a time: they stay in the second-level cache
@@ -47,23 +47,31 @@ class MarginRows:
         kind: code of the loss.
         features: width of the input.
         bias: whether the last parameter is one.
+        threads: see `passes.by_margins`.
 
     Attributes:
         margin, curvature: shape (rows,), in the model's dtype; weights of rows are in the curvature.
         y, weight: copies of the batch's; ``weight`` is empty where it has none.
     """
 
-    def __init__(self, kind: int, features: int, bias: bool, batch: Batch, weight: Array) -> None:
+    def __init__(self, kind: int, features: int, bias: bool, batch: Batch, threads: int = 1) -> None:
         rows, dtype = len(batch.x), batch.x.dtype
-        self.kind, self.features, self.bias = kind, features, bias
+        self.kind, self.features, self.bias, self.threads = kind, features, bias, threads
         self.margin, self.curvature = np.empty(rows, dtype), np.empty(rows, dtype)
-        self.y, self.weight = batch.y.copy(), weight.copy()
+        self.y, self.weight = batch.y.copy(), copy_of_weights(batch)
 
     def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
         """See `Linearization`."""
+        n, none = self.features, self.margin[:0]
+        if self.threads > KERNEL_THREADS:
+            u = batch.x @ v[:n]
+            u += v[n] if self.bias else 0
+            u *= self.curvature
+            np.dot(u, batch.x, out=out[:n])
+            out[n:] = u.sum(dtype=np.float64)
+            return
         from .kernels import linear
 
-        n, none = self.features, self.margin[:0]
         of_bias = linear.product(batch.x, self.curvature, v[:n], v[n] if self.bias else 0.0, out[:n], none)
         if self.bias:
             out[n] = of_bias
@@ -108,7 +116,7 @@ class LayerRows:
         self.delta = np.empty((rows, model.widths[-1]), dtype)
         self._u: Array = None  # scratch of products, like delta
         self.y = batch.y.copy()
-        self.weight = np.empty(0, dtype) if batch.weight is None else batch.weight.copy()
+        self.weight = copy_of_weights(batch)
 
     def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
         """See `Linearization`: forward with derivatives along ``v``, through the loss, and back."""
@@ -194,6 +202,11 @@ class LayerRows:
         u[:, other] = 1
         curve(self.model.loss_function.code, self.delta, self.y, self.weight, u)
         return u[:, k].copy()
+
+
+def copy_of_weights(batch: Batch) -> Array:
+    """The weights of the rows, empty where all are 1."""
+    return np.empty(0, batch.x.dtype) if batch.weight is None else batch.weight.copy()
 
 
 def add_scaled_square(x: Array, scale: Array, bias: bool, out: Array) -> None:

@@ -85,6 +85,7 @@ class FeedForward:
             ]
         )
         self._starts = [*self._places[:, 2].tolist(), self.layout.size]
+        self._threads = 1
         self._workspaces: dict[Device, Workspace] = {}
         self._factors: Factors | None = None
         self._keys: tuple[int, Array] | None = None
@@ -96,6 +97,10 @@ class FeedForward:
             if self.bias:
                 parts.append((f"layer{layer}.bias", shape[1:], False))
         return Layout.of(parts)
+
+    def limit_threads(self, threads: int) -> None:
+        """Hear how many threads the rank may use; see `passes.by_margins`."""
+        self._threads = threads
 
     @property
     def is_linear(self) -> bool:
@@ -190,8 +195,7 @@ class FeedForward:
         space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
         kept: Any = old
         if self.has_margins and kept is None:
-            weight = space.no_weights if batch.weight is None else batch.weight
-            kept = MarginRows(self.loss_function.code, self.widths[0], self.bias, batch, weight)
+            kept = MarginRows(self.loss_function.code, self.widths[0], self.bias, batch, self._threads)
         kept = kept or LayerRows(self, batch)
         if self.is_linear:
             return self._linear(space, w, batch, grad, kept), kept
@@ -209,13 +213,13 @@ class FeedForward:
         weight = space.no_weights if batch.weight is None else batch.weight
         if self.has_margins:
             arrays = (space.no_weights, space.no_weights) if kept is None else (kept.margin, kept.curvature)
-            loss = by_margins(self.loss_function.code, batch, weight, w, grad, arrays)
-            return Sums(loss, _total_weight(space, batch))
+            loss = by_margins(self.loss_function.code, batch, weight, w, grad, arrays, self._threads)
+            return Sums(loss, space.total_weight(batch))
         weights, biases = self.layers_of(w, space.no_bias)
         (weight_grad,), (bias_grad,) = self.layers_of(grad, space.unused)
         z = space.rows("a", 0, len(batch.x)) if kept is None else kept.delta
         loss = by_outputs(self.loss_function.code, batch, weight, weights[0], biases[0], z, weight_grad, bias_grad)
-        return Sums(loss, _total_weight(space, batch))
+        return Sums(loss, space.total_weight(batch))
 
     @property
     def factor_size(self) -> int:
@@ -238,7 +242,7 @@ class FeedForward:
             self._factor_space().check(factors, rows)
             settings = self._row_settings(space, batch)
             loss = kernels.factor_rows(w, *settings, *space.row_scratch(), factors)
-            return Sums(loss, _total_weight(space, batch))
+            return Sums(loss, space.total_weight(batch))
         inputs, deltas = self._factor_space().views(factors, rows)
         inputs[0][:] = batch.x
         return self._sweep(space, w, batch, inputs, deltas, space.unused, lambda i: None)
@@ -367,7 +371,7 @@ class FeedForward:
             return done - before, waits
 
         together.meet(advance)
-        return Sums(loss, _total_weight(space, batch))
+        return Sums(loss, space.total_weight(batch))
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: all but the scratch arrays."""
@@ -442,8 +446,4 @@ class FeedForward:
     def _residual(self, space: Workspace, z: Array, bias: Array, batch: Batch, bias_grad: Array) -> Sums:
         weight = space.no_weights if batch.weight is None else batch.weight
         loss = space.kernels.residual(self.loss_function.code, z, bias, batch.y, weight, bias_grad)
-        return Sums(loss, _total_weight(space, batch))
-
-
-def _total_weight(space: Workspace, batch: Batch) -> Number:
-    return float(len(batch.x)) if batch.weight is None else space.xp.sum(batch.weight, dtype=np.float64)
+        return Sums(loss, space.total_weight(batch))

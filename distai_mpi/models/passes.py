@@ -7,23 +7,54 @@ from typing import Any
 
 import numpy as np
 
+from .losses import SQUARED
+
 Array = Any
 BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both products
+KERNEL_THREADS = 2  # so many threads of BLAS read the rows twice no sooner than one thread reads them once
 WIDE = 256  # features from which BLAS is faster with few outputs' parameters lying one after another
 
 
-def by_margins(kind: int, batch: Any, weight: Array, w: Array, grad: Array, kept: tuple[Array, Array]) -> float:
+def by_margins(
+    kind: int, batch: Any, weight: Array, w: Array, grad: Array, kept: tuple[Array, Array], threads: int = 1
+) -> float:
     """One output: the loss, and its gradient into ``grad``; margins and curvatures are left in ``kept``, if not empty.
 
-    ``w`` and ``grad`` end with the bias where they are longer than a row; see `kernels.linear`.
+    ``w`` and ``grad`` end with the bias where they are longer than a row; see `kernels.linear`, which one thread runs.
+    With more than `KERNEL_THREADS` it is two products of BLAS.
     """
-    from .kernels import linear
-
     n = batch.x.shape[1]
     offset = w[n] if w.size > n else w.dtype.type(0)
+    if threads > KERNEL_THREADS:
+        margin = batch.x @ w[:n] + offset
+        losses, residual, curvature = derivatives(kind, margin.astype(np.float64), batch.y, weight)
+        np.dot(residual.astype(grad.dtype), batch.x, out=grad[:n])
+        grad[n:] = residual.sum()
+        for out, value in zip(kept, (margin, curvature), strict=True):
+            if out.size:
+                out[:] = value
+        return float(losses.sum())
+    from .kernels import linear
+
     loss, of_bias = linear.loss_and_grad(kind, batch.x, batch.y, weight, w[:n], offset, grad[:n], *kept)
     grad[n:] = of_bias
     return loss
+
+
+def derivatives(kind: int, margin: Array, y: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Weighted losses of rows at their margins, and first and second derivatives; float64, shape (rows,)."""
+    if kind == SQUARED.code:
+        off = margin - y
+        found = [0.5 * off * off, off, np.ones_like(off)]
+    else:
+        sign = np.where(y > 0, 1.0, -1.0)
+        signed = sign * margin
+        tail = np.exp(-np.abs(signed))
+        share = 1.0 / (1.0 + tail)
+        residual = -sign * np.where(signed >= 0, tail, 1.0) * share
+        found = [np.log1p(tail) + np.maximum(-signed, 0.0), residual, tail * share * share]
+    losses, first, second = (weight * part for part in found) if weight.size else found
+    return losses, first, second
 
 
 def by_outputs(

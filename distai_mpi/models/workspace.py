@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import Device
+from ..data import Batch
+from .base import Number
 from .kernels import kernels_of
 
 Array = Any
@@ -42,6 +44,10 @@ class Workspace:
         if held is None or len(held) < count:
             held = self._held[name, layer] = self.xp.empty((count, self._widths[layer + 1]), self._dtype)
         return held[:count]
+
+    def total_weight(self, batch: Batch) -> Number:
+        """The weight of the rows of ``batch``."""
+        return float(len(batch.x)) if batch.weight is None else self.xp.sum(batch.weight, dtype=np.float64)
 
     def row_scratch(self) -> tuple[Array, Array]:
         """What the kernels that go row by row work in; see `kernels.rows.factor_rows`."""
