@@ -47,6 +47,15 @@ def test_example(mpirun, name, tmp_path):
     assert re.search(SAYS[name], done.stdout)
 
 
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_lbfgs_on_models_of_other_libraries(mpirun, library):
+    if find_spec(library) is None:
+        pytest.skip(f"not available: {library}")
+    done = mpirun(2, str(EXAMPLES / "mlp_lbfgs.py"), library, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(SAYS["mlp_lbfgs.py"], done.stdout)
+
+
 def test_the_example_of_resuming_goes_on_on_three_ranks(mpirun, tmp_path):
     for ranks, *words in ((2,), (3, "2")):
         done = mpirun(ranks, str(EXAMPLES / "resume.py"), *words, timeout=120, cwd=tmp_path)

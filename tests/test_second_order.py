@@ -334,6 +334,51 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path, name):
 
 
 @mpi
+@pytest.mark.parametrize("name", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("ways", [("native", "ring"), ("ring", "native")], ids=str)
+def test_a_run_goes_on_under_another_exchange(comm, tmp_path, name, ways):
+    from distai_mpi.train import Checkpoint
+
+    share, folder = whole_share(*rows_for("logistic"), comm), comm.bcast_object(str(tmp_path / "saved"))
+    for epochs, resume, allreduce in ((3, False, ways[0]), (60, True, ways[1])):
+        method, checkpoint = METHODS[name](), Checkpoint(folder, 1, resume)
+        options = {"epochs": epochs, "tol": 1e-4, "allreduce": allreduce, "checkpoint": checkpoint}
+        made = minimise(comm, share, "logistic", method, np.float32, **options)
+    assert made.converged
+    assert made.rounds == sum(made.calls.values())
+    if comm.size > 1:  # those of both, the sample's exchange perhaps besides
+        assert {"allreduce", "reduce_scatter", "allgather"} <= set(made.calls)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_features_that_are_not_numbers(comm, name):
+    x, y = rows_for("logistic")
+    x[7, 2] = np.nan
+    result = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
+    assert (result.status, result.stop_reason) == ("diverged", "loss is not finite")
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_that_overrides_its_loss_alone_keeps_it(comm, name):
+    class Doubled(models.Logistic):
+        def loss_and_grad(self, w, batch, grad, on_ready=None):
+            sums = super().loss_and_grad(w, batch, grad)
+            grad *= 2
+            return models.Sums(2 * sums.loss, sums.weight)
+
+    share, model = whole_share(*rows_for("logistic"), comm), Doubled(6, dtype=np.float64)
+    if name != "lbfgs":
+        with pytest.raises(ConfigError, match="optimizer newton"):
+            fit(model, share, comm, optimizer=METHODS[name](), epochs=9)
+        return
+    result = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=100, l2=0.02, tol=1e-10)
+    plain = minimise(comm, share, "logistic", optim.LBFGS())
+    np.testing.assert_allclose(result.w, plain.w, rtol=1e-6, atol=1e-8)
+
+
+@mpi
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("seed", [1, 3, 5])
 def test_softmax_in_single_precision_with_a_sample(comm, name, seed):

@@ -92,19 +92,19 @@ class Pairs:
 
 
 class WholeHistory(Pairs):
-    """Pairs of whole vectors, float64, which every rank has: the textbook's two loops, preconditioned.
+    """Pairs of whole vectors, which every rank has: the textbook's two loops in float64, preconditioned.
 
     All ranks come to the same bits, see `ordered`.
 
     Args:
-        memory, size: see `Pairs`.
+        memory, size, dtype: see `Pairs`.
 
     Attributes:
         preconditioner: what stands for the Hessian where there are no pairs, times a factor; None: the identity.
     """
 
-    def __init__(self, memory: int, size: int) -> None:
-        super().__init__(memory, size, np.float64)
+    def __init__(self, memory: int, size: int, dtype: Any) -> None:
+        super().__init__(memory, size, dtype)
         self.preconditioner: Preconditioner | None = None
 
     def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
@@ -114,10 +114,12 @@ class WholeHistory(Pairs):
         """
         from .ordered import dot
 
-        s, y = self.steps[self.free], self.changes[self.free]
-        np.multiply(direction, t, out=s)
-        np.subtract(grad, before, out=y)
+        self.steps[self.free], self.changes[self.free] = t * direction, grad - before
+        s, y = self._pair(self.free)
         return np.array([dot(s, grad), dot(s, s), dot(s, y), dot(y, y)])
+
+    def _pair(self, row: int) -> tuple[Array, Array]:
+        return self.steps[row].astype(np.float64), self.changes[row].astype(np.float64)
 
     def products(self, grad: Array) -> Array:
         """Nothing: there is nothing to sum for `renew`."""
@@ -138,7 +140,7 @@ class WholeHistory(Pairs):
         """out ← -H · ``grad`` (Nocedal & Wright 2006, algorithm 7.4); returns its inner product with ``grad``."""
         from .ordered import dot
 
-        pairs = [(self.steps[row], self.changes[row]) for row in self.order]
+        pairs = [self._pair(row) for row in self.order]
         curvatures = [dot(s, y) for s, y in pairs]
         alphas = []
         np.negative(grad, out=out)

@@ -14,9 +14,21 @@ from ..models import Linearization, Sums
 from ..models.curvature import HessianRows
 from ..objective import Objective, inner, square
 from ..trace import COMPUTE, PUBLISH, REDUCE, UPDATE
+from .gradients import defined_together
 
 Array = Any
 NOTHING = np.empty(0)
+
+
+def has_curvature(model: Any) -> bool:
+    """Whether ``model`` has ``linearize``, and from the class that has its ``loss_and_grad``: who overrides one alone
+    means something else by it."""
+    return hasattr(model, "linearize") and defined_together(model, "loss_and_grad", "linearize")
+
+
+def is_linear(model: Any) -> bool:
+    """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
+    return has_curvature(model) and getattr(model, "is_linear", False)
 
 
 class Evaluation(NamedTuple):
@@ -67,7 +79,6 @@ class FullBatch(ABC):
         self.weight = objective.loader.share.total_weight
         self.counts = {"evaluations": 0, "products": 0}
 
-    @abstractmethod
     def evaluate(
         self,
         w: Array,
@@ -80,6 +91,13 @@ class FullBatch(ABC):
         ``beside`` are this rank's parts of sums that are wanted too, and after them what ``more`` gives once the rows
         are linearized.  ``products`` gives, once the gradient is known, this rank's parts of inner products of vectors.
         """
+        local = self._sums(w)
+        beside = beside if more is None else np.concatenate([beside, more()])
+        return self._combine(w, local, beside, products or (lambda: NOTHING))
+
+    @abstractmethod
+    def _combine(self, w: Array, local: Sums, beside: Array, products: Callable[[], Array]) -> Evaluation:
+        """The part of `evaluate` in which the ranks put together what each has found."""
 
     @abstractmethod
     def product(self, w: Array, v: Array, out: Array) -> None:
@@ -173,7 +191,7 @@ class FullBatch(ABC):
     def _linearize(self, w: Array, batch: Batch, grad: Array, old: Any) -> tuple[Sums, Linearization]:
         """As `FeedForward.linearize`, by what the model has for it."""
         model: Any = self.objective.model
-        if hasattr(model, "linearize"):
+        if has_curvature(model):
             return model.linearize(w, batch, grad, old)
         return model.loss_and_grad(w, batch, grad), old or HessianRows(model)
 
@@ -217,22 +235,13 @@ class Sliced(FullBatch):
         self.objective.reduce_grad(w, self._grad_all, 1.0)
         self.publish(scratch)
 
-    def evaluate(
-        self,
-        w: Array,
-        beside: Array = NOTHING,
-        products: Callable[[], Array] | None = None,
-        more: Callable[[], Array] | None = None,
-    ) -> Evaluation:
-        """See `FullBatch.evaluate`."""
-        if more is not None:
-            raise NotImplementedError("matrices travel where vectors are whole")
+    def _combine(self, w: Array, local: Sums, beside: Array, products: Callable[[], Array]) -> Evaluation:
+        """See `FullBatch._combine`."""
         objective = self.objective
-        local = self._sums(w)
         objective.mark(REDUCE)
         objective.reduce_grad(w, self._grad_all, self.weight)
         objective.mark(UPDATE)
-        own = np.append(square(self.trial_grad), NOTHING if products is None else products())
+        own = np.append(square(self.trial_grad), products())
         own = own if objective.counts else np.zeros_like(own)  # of replicated vectors one rank's products count
         few = np.concatenate([[*local, objective.owned_square(w)], own, beside])
         totals = objective.comm.sum(few)
@@ -283,19 +292,11 @@ class Whole(FullBatch):
     def publish(self, w: Array) -> None:
         """See `FullBatch.publish`: all have written all of it."""
 
-    def evaluate(
-        self,
-        w: Array,
-        beside: Array = NOTHING,
-        products: Callable[[], Array] | None = None,
-        more: Callable[[], Array] | None = None,
-    ) -> Evaluation:
-        """See `FullBatch.evaluate`."""
+    def _combine(self, w: Array, local: Sums, beside: Array, products: Callable[[], Array]) -> Evaluation:
+        """See `FullBatch._combine`."""
         objective = self.objective
-        local = self._sums(w)
-        parts = [local, self._grad_all, beside, NOTHING if more is None else more()]
         objective.mark(REDUCE)
-        totals = objective.comm.sum(np.concatenate(parts))
+        totals = objective.comm.sum(np.concatenate([local, self._grad_all, beside]))
         objective.mark(UPDATE)
         loss, weight = totals[:2].tolist()
         wide = w.astype(np.float64)
@@ -304,7 +305,7 @@ class Whole(FullBatch):
         self.trial_grad += pull
         value = loss / weight + 0.5 * self._dot(pull, wide)
         norm = self._dot(self.trial_grad, self.trial_grad)
-        return Evaluation(value, norm, local, totals[2 + w.size :], NOTHING if products is None else products())
+        return Evaluation(value, norm, local, totals[2 + w.size :], products())
 
     def product(self, w: Array, v: Array, out: Array) -> None:
         """See `FullBatch.product`."""

@@ -9,6 +9,7 @@ from ..models import Model
 from ..objective import Objective
 from ..optim import LBFGS, Auto, Newton, NewtonCG
 from .deterministic import Deterministic, DeterministicSteps
+from .full_batch import is_linear
 from .newton import NewtonCGSteps, NewtonSteps
 from .quasi_newton import QuasiNewtonSteps
 from .sample import MOST_DENSE
@@ -34,7 +35,7 @@ def choose(optimizer: Auto, model: Model, rows: int, comm: Communicator, allredu
     passes over the rows at `BYTES_PER_SECOND`, Hessians at `FLOPS_PER_SECOND`, and rounds.
     """
     size = model.layout.size
-    if not (getattr(model, "is_linear", False) and keeps_whole(model, comm, allreduce)):
+    if not (is_linear(model) and keeps_whole(model, comm, allreduce)):
         return LBFGS(sample=optimizer.sample)
     if size > MOST_DENSE:
         return NewtonCG(sample=optimizer.sample)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations

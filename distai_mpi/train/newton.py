@@ -14,7 +14,7 @@ from ..optim.newton import next_radius, steihaug
 from ..optim.preconditioner import Factored
 from ..trace import COMPUTE, UPDATE
 from .deterministic import DeterministicSteps, SearchingSteps
-from .full_batch import NOTHING, Evaluation
+from .full_batch import NOTHING, Evaluation, has_curvature, is_linear
 from .sample import MOST_DENSE
 
 Array = Any
@@ -32,7 +32,7 @@ class NewtonSteps(SearchingSteps):
 
     def __init__(self, objective: Objective, optimizer: Newton, start: Array) -> None:
         model = objective.model
-        if not getattr(model, "is_linear", False):
+        if not is_linear(model):
             raise ConfigError("--optimizer newton is for linear, logistic and softmax models: newton-cg takes nets too")
         if model.layout.size > MOST_DENSE or not objective.whole:
             raise ConfigError(
@@ -41,7 +41,6 @@ class NewtonSteps(SearchingSteps):
             )
         super().__init__(objective, optimizer, start, linearizes=True)
         self._triangle = np.tril_indices(model.layout.size)
-        self._hessian: Array = None  # lower triangle, over all ranks, at w
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
         """With the Hessian's triangle after ``beside``."""
@@ -85,7 +84,7 @@ class NewtonCGSteps(DeterministicSteps):
     """
 
     def __init__(self, objective: Objective, optimizer: NewtonCG, start: Array, tol: float | None) -> None:
-        if not (hasattr(objective.model, "linearize") or hasattr(objective.model, "curvature_at")):
+        if not (has_curvature(objective.model) or hasattr(objective.model, "curvature_at")):
             raise ConfigError(
                 "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
             )

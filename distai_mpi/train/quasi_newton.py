@@ -12,7 +12,7 @@ from ..optim import LBFGS
 from ..optim.lbfgs import History, WholeHistory
 from ..trace import UPDATE
 from .deterministic import SearchingSteps
-from .full_batch import Evaluation
+from .full_batch import Evaluation, has_curvature
 
 Array = Any
 
@@ -26,11 +26,11 @@ class QuasiNewtonSteps(SearchingSteps):
     """
 
     def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
-        super().__init__(objective, optimizer, start, getattr(objective.model, "has_margins", False))
-        size, dtype = self.points.grad.size, self.points.dtype
-        self.history: Any = (
-            WholeHistory(optimizer.memory, size) if objective.whole else History(optimizer.memory, size, dtype)
-        )
+        margins = has_curvature(objective.model) and getattr(objective.model, "has_margins", False)
+        super().__init__(objective, optimizer, start, margins)
+        kind = WholeHistory if objective.whole else History
+        # in the model's dtype either way: a run may go on under another exchange
+        self.history: Any = kind(optimizer.memory, self.points.grad.size, objective.model.dtype)
         self.caution = optimizer.caution
 
     @property

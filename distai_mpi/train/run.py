@@ -142,7 +142,9 @@ class Run:
     @property
     def calls(self) -> dict[str, int]:
         """`rounds` by kind."""
-        return {kind: count - self._calls[kind] for kind, count in self.comm.calls.items() if count > self._calls[kind]}
+        made = self.comm.calls.copy()
+        made.subtract(self._calls)
+        return {kind: count for kind, count in made.items() if count}
 
     @property
     def bytes_sent(self) -> int:

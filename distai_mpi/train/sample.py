@@ -17,6 +17,7 @@ from ..backend import HOST
 from ..data import Batch
 from ..objective import Objective
 from ..optim.preconditioner import Factored
+from .full_batch import is_linear
 
 Array = Any
 MOST_DENSE = 1024  # parameters of a dense Hessian: its message is 4 MiB, its factor takes 25 ms
@@ -84,7 +85,7 @@ def sample_size(objective: Objective, asked: int | None) -> int:
     """Rows of the sample, over all ranks: 0 where there is none; the same on every rank."""
     model, rows = objective.model, objective.loader.share.rows
     size = model.layout.size
-    if asked == 0 or not objective.whole or not getattr(model, "is_linear", False):
+    if asked == 0 or not objective.whole or not is_linear(model):
         return 0
     if asked is not None:
         return min(asked, rows)
