@@ -92,6 +92,31 @@ def comm() -> Iterator[Communicator]:
         yield communicator
 
 
+def ways_to_declare_nodes(ranks: int) -> list[tuple[int, ...]]:
+    """Ranks of nodes: all on one, one rank each, and unequal ones."""
+    ways: set[tuple[int, ...]] = {(ranks,), (1,) * ranks}
+    if ranks > 1:
+        ways |= {(ranks - 1, 1), (1, ranks - 1), (ranks // 2, ranks - ranks // 2)}
+    return sorted(ways)
+
+
+@pytest.fixture(
+    scope="module", params=ways_to_declare_nodes(launcher().size), ids=lambda sizes: "+".join(map(str, sizes))
+)
+def node_sizes(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    """Ranks of each node that this test run's ranks are declared to be on, one way after another."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def nodes(node_sizes: tuple[int, ...]) -> Iterator[Communicator]:
+    """As ``comm``, on declared nodes."""
+    from mpi4py import MPI
+
+    with Communicator(MPI.COMM_WORLD, nodes=node_sizes) as communicator:
+        yield communicator
+
+
 @pytest.fixture(scope="module")
 def shared_folder(comm: Communicator, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``shared_folder(fill)``: a new folder that all ranks see, where one of them has called ``fill(folder)``."""

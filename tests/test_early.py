@@ -7,23 +7,14 @@ import time
 import numpy as np
 import pytest
 from problems import local_share, make_rows, uneven, whole_share
-from test_shared import node_sizes, sent_in_messages
+from test_shared import sent_in_messages
 
 from distai_mpi import fit, models, optim
 from distai_mpi.comm import Communicator, early
-from distai_mpi.comm.launch import launcher
 from distai_mpi.errors import ConfigError
 from distai_mpi.train import early as training
 
 mpi = pytest.mark.mpi
-
-
-@pytest.fixture(scope="module", params=node_sizes(launcher().size), ids=lambda nodes: "+".join(map(str, nodes)))
-def nodes(request):
-    from mpi4py import MPI
-
-    with Communicator(MPI.COMM_WORLD, nodes=request.param) as communicator:
-        yield communicator
 
 
 @pytest.fixture(autouse=True)

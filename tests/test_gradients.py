@@ -3,25 +3,15 @@
 import numpy as np
 import pytest
 from problems import local_share, make_rows, uneven, whole_share
-from test_shared import node_sizes
 
 from distai_mpi import fit, models, optim
 from distai_mpi.comm import Communicator
-from distai_mpi.comm.launch import launcher
 from distai_mpi.data import Dataset, whole
 from distai_mpi.errors import ConfigError
 from distai_mpi.train.gradients import FactorGradients, defined_together
 
 mpi = pytest.mark.mpi
 SEED, L2 = 5, 0.01
-
-
-@pytest.fixture(scope="module", params=node_sizes(launcher().size), ids=lambda nodes: "+".join(map(str, nodes)))
-def nodes(request):
-    from mpi4py import MPI
-
-    with Communicator(MPI.COMM_WORLD, nodes=request.param) as communicator:
-        yield communicator
 
 
 def make_model(kind=models.MLP):

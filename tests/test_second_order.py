@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from problems import local_share, make_rows, uneven, whole_share
+from problems import make_rows, whole_share
+from second_order import KINDS, METHODS, minimise, rows_for
 
 from distai_mpi import Objective, fit, models, optim
 from distai_mpi.errors import ConfigError
@@ -13,22 +14,6 @@ from distai_mpi.optim.preconditioner import Diagonal, Factored
 from distai_mpi.train.sample import Sampled, sample_size, solve_sample
 
 mpi = pytest.mark.mpi
-METHODS = {"lbfgs": optim.LBFGS, "newton-cg": optim.NewtonCG, "newton": optim.Newton}
-KINDS = {
-    "linear": lambda dtype: models.Linear(6, dtype=dtype),
-    "logistic": lambda dtype: models.Logistic(6, dtype=dtype),
-    "softmax": lambda dtype: models.Softmax(6, 3, dtype=dtype),
-}
-
-
-def rows_for(kind, rows=300):
-    x, y = make_rows(rows=rows)
-    return x, (y > 0).astype(np.int64) if kind == "logistic" else y
-
-
-def minimise(comm, share, kind, method, dtype=np.float64, **options):
-    options = {"epochs": 200, "tol": 1e-10, "l2": 0.01, "seed": 3} | options
-    return fit(KINDS[kind](dtype), share, comm, optimizer=method, **options)
 
 
 def centred(kind, w):
@@ -128,54 +113,6 @@ def test_optima_are_those_of_one_rank(comm, kind, name, sample, allreduce):
     assert len(set(comm.allgather_object(result.w.tobytes()))) == 1
     assert result.history[-1]["running_loss"] == pytest.approx(result.train_loss, rel=1e-12)
     assert result.gradient_norm <= 1e-10 * 10
-
-
-@mpi
-@pytest.mark.parametrize("name", METHODS)
-def test_uneven_and_empty_shards_and_shards_of_one_class(comm, name):
-    x, y = rows_for("logistic")
-    order = np.argsort(y, kind="stable")  # ranks get rows of one class each
-    x, y = x[order], y[order]
-    one = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
-    counts = uneven(len(y), comm.size)
-    other = minimise(comm, local_share(x, y, comm, counts), "logistic", METHODS[name](sample=100))
-    np.testing.assert_allclose(other.w, one.w, rtol=1e-7, atol=1e-8)
-
-
-@mpi
-@pytest.mark.parametrize("name", METHODS)
-def test_columns_that_repeat_or_never_change(comm, name):
-    x, y = rows_for("logistic")
-    x[:, 1], x[:, 3], x[:, 4] = x[:, 0], 0.0, 2.5
-    share = whole_share(x, y, comm)
-    result = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-7)
-    assert result.status == "completed"
-    assert result.converged
-    x2 = np.delete(x, [1, 3, 4], axis=1)
-    model = models.Logistic(3, dtype=np.float64)
-    plain = fit(model, whole_share(x2, y, comm), comm, optimizer=METHODS[name](), epochs=100, tol=1e-9)
-    assert result.train_loss == pytest.approx(plain.train_loss, rel=1e-8)
-
-
-@mpi
-@pytest.mark.parametrize("name", METHODS)
-def test_separable_rows_without_a_penalty_stop_and_say_so(comm, name):
-    x, _ = rows_for("logistic")
-    y = (x[:, 0] > 0).astype(np.int64)
-    result = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name](), l2=0.0, tol=1e-30, epochs=12)
-    assert result.status == "completed"
-    assert not result.converged
-    assert result.stop_reason in ("iterations", "no further decrease")
-    assert np.isfinite(result.w).all()
-
-
-@mpi
-@pytest.mark.parametrize("name", METHODS)
-def test_one_class_alone(comm, name):
-    x, _ = rows_for("logistic")
-    result = minimise(comm, whole_share(x, np.ones(len(x), np.int64), comm), "logistic", METHODS[name](), epochs=30)
-    assert result.status == "completed"
-    assert result.train_loss < 0.05
 
 
 @mpi
@@ -352,15 +289,6 @@ def test_a_run_goes_on_under_another_exchange(comm, tmp_path, name, ways):
 
 @mpi
 @pytest.mark.parametrize("name", METHODS)
-def test_features_that_are_not_numbers(comm, name):
-    x, y = rows_for("logistic")
-    x[7, 2] = np.nan
-    result = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
-    assert (result.status, result.stop_reason) == ("diverged", "loss is not finite")
-
-
-@mpi
-@pytest.mark.parametrize("name", METHODS)
 def test_a_model_that_overrides_its_loss_alone_keeps_it(comm, name):
     class Doubled(models.Logistic):
         def loss_and_grad(self, w, batch, grad, on_ready=None):
@@ -376,29 +304,6 @@ def test_a_model_that_overrides_its_loss_alone_keeps_it(comm, name):
     result = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=100, l2=0.02, tol=1e-10)
     plain = minimise(comm, share, "logistic", optim.LBFGS())
     np.testing.assert_allclose(result.w, plain.w, rtol=1e-6, atol=1e-8)
-
-
-@mpi
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("seed", [1, 3, 5])
-def test_softmax_in_single_precision_with_a_sample(comm, name, seed):
-    """Its biases may all grow alike: a null space, in which rounding must not be blown up."""
-    x, y = make_rows(rows=4000, seed=seed)
-    share = whole_share(x, y, comm)
-    result = minimise(comm, share, "softmax", METHODS[name](), np.float32, l2=1e-3, tol=1e-5, epochs=60)
-    best = minimise(comm, share, "softmax", optim.LBFGS(sample=0), l2=1e-3)
-    assert result.train_loss == pytest.approx(best.train_loss, rel=1e-6)
-    assert np.abs(result.w).max() < 10 * np.abs(best.w).max()
-    assert result.evaluations < 40
-
-
-@mpi
-def test_columns_of_other_scales_without_a_sample(comm):
-    x, y = rows_for("logistic")
-    x[:, 2] *= 1e6
-    result = minimise(comm, whole_share(x, y, comm), "logistic", optim.LBFGS(sample=0), epochs=300, tol=1e-6)
-    assert result.iterations > 3
-    assert result.train_loss < 0.6
 
 
 @mpi
@@ -433,9 +338,29 @@ def test_the_command(mpirun, tmp_path):
         assert found["iterations"] == 2
         assert found["stop_reason"] == "iterations"
         assert found["rounds"] == sum(found["calls"].values())
+    run = mpirun(2, *words[:-1], "50", "--min-decrease", "0.01", "--optimizer", "lbfgs", "--out", str(tmp_path / "few"))
+    found = json.loads((tmp_path / "few" / "result.json").read_text())
+    assert found["stop_reason"] == "small decrease"
+    assert "ended by small decrease" in run.stdout
     wrong = mpirun(2, *words, "--optimizer", "newton")
     assert wrong.returncode == 2
     assert wrong.stderr.count("newton-cg takes more") == 1
+
+
+def test_auto_keeps_the_method_that_a_run_began_with(mpirun, tmp_path):
+    x, y = make_rows(rows=400, kind="binary")
+    np.savez(tmp_path / "rows.npz", x=x, y=y)
+    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--model", "logistic", "--l2", "1e-3"]
+    words += ["--optimizer", "auto", "--sample", "0", "--tol", "1e-6", "--out", str(tmp_path / "out")]
+    found = []
+    for ranks, more in ((1, ["--max-iter", "2"]), (3, ["--max-iter", "50", "--resume"])):
+        run = mpirun(ranks, *words, *more)
+        assert run.returncode == 0, run.stderr
+        found.append(json.loads((tmp_path / "out" / "result.json").read_text()))
+    assert found[1]["optimizer"] == found[0]["optimizer"]
+    assert found[1]["converged"]
+    assert (found[0]["iterations"], found[0]["ranks"], found[1]["ranks"]) == (2, 1, 3)
+    assert found[1]["evaluations"] > found[1]["iterations"] > 2
 
 
 def test_auto_goes_by_rows_columns_and_ranks():

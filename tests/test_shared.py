@@ -13,7 +13,6 @@ from run import mpi_environment, mpiexec_command
 
 from distai_mpi.comm import CHOICES, Communicator
 from distai_mpi.comm import memory as memory_module
-from distai_mpi.comm.launch import launcher
 from distai_mpi.comm.topology import Topology, declared_nodes
 from distai_mpi.errors import ConfigError
 from distai_mpi.params import Ownership
@@ -22,19 +21,11 @@ mpi = pytest.mark.mpi
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8"]
 
 
-def node_sizes(ranks):
-    """Ways to declare nodes: all ranks on one, one rank each, and unequal ones."""
-    ways = {(ranks,), (1,) * ranks}
-    if ranks > 1:
-        ways |= {(ranks - 1, 1), (1, ranks - 1), (ranks // 2, ranks - ranks // 2)}
-    return sorted(ways)
-
-
-@pytest.fixture(scope="module", params=node_sizes(launcher().size), ids=lambda nodes: "+".join(map(str, nodes)))
-def comm(request):
+@pytest.fixture(scope="module")
+def comm(node_sizes):
     from mpi4py import MPI
 
-    with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=request.param) as communicator:
+    with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=node_sizes) as communicator:
         yield communicator
 
 

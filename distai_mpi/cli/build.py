@@ -112,7 +112,8 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
 
 def make_checkpoint(settings: dict[str, Any]) -> Any:
     """Where and when the run is saved; None without a folder."""
-    from ..train.checkpoint import Checkpoint, tell
+    from ..messages import tell
+    from ..train.checkpoint import Checkpoint
 
     if not settings["out"]:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..comm import launch
 from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
 from ..files import check_writable, claimed
+from ..messages import tell
 from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
 from .config import flags_win
 from .flags import DATA, FULL_BATCH, MODEL, OPTIMIZER, RUN, SEARCHING, flags
@@ -55,7 +55,7 @@ def warn_of_idle(comm: Any) -> None:
     """Say what these ranks leave idle of their Slurm job."""
     idle = idle_share(comm.size, len(comm.leaders), allocation())
     if idle:
-        print(f"distai-mpi: warning: {idle}", file=sys.stderr, flush=True)
+        tell(idle, warning=True)
 
 
 def train(comm: Any, settings: dict[str, Any]) -> int:
@@ -120,7 +120,7 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
     Rows per rank were meant for the ranks that began: the rows of a step stay what they were then.  Where rows belong
     to ranks, shards by speed are not measured again; nor is, on as many ranks, what ``--allreduce auto`` came to.
     """
-    from ..train.checkpoint import stored_settings, tell
+    from ..train.checkpoint import stored_settings
 
     stored = stored_settings(checkpoints(settings), comm)
     if stored is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..messages import tell
 from ..perf.machine import affinity
 from ..trace import Recorder
 from . import memory
@@ -174,6 +174,5 @@ class Sharing:
 
     def _warn(self, reason: str) -> None:
         if not self._warned and self._comm.rank == 0:
-            text = f"distai-mpi: warning: ranks exchange gradients by messages: {reason}"
-            print(text, file=sys.stderr, flush=True)
+            tell(f"ranks exchange gradients by messages: {reason}", warning=True)
         self._warned = True

@@ -1,6 +1,7 @@
 """Optimizers on slices of a parameter vector; they know nothing of ranks."""
 
 from .averaging import ParameterAveraging
+from .deterministic import Deterministic
 from .first_order import OPTIMIZERS, SGD, Adam, AdamW, Elementwise, FirstOrder, GradientDescent, Momentum, Nesterov
 from .lbfgs import LBFGS
 from .line_search import Armijo, StrongWolfe
@@ -18,6 +19,7 @@ __all__ = [
     "Auto",
     "Constant",
     "Cosine",
+    "Deterministic",
     "Elementwise",
     "FirstOrder",
     "GradientDescent",

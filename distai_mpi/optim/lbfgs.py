@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
+from .deterministic import Deterministic
 from .line_search import Search, StrongWolfe
 from .preconditioner import Preconditioner
 
@@ -22,7 +23,7 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Deterministic):
     """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5) over all rows, with a line search.
 
     Attributes:
@@ -32,22 +33,18 @@ class LBFGS:
             that the estimate stays positive definite where the objective is not convex (cautious updates, Li &
             Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
             problems"; theirs compare with the gradient's norm, which depends on the objective's scale).
-        sample: linear models of few parameters begin at the solution of so many rows, over all ranks, and their
-            Hessian preconditions: an iteration then gains as much as several.  None: as many as serve; 0: none.
+        sample: see `Deterministic`.
     """
 
     memory: int = 10
     search: Search = field(default_factory=StrongWolfe)
     caution: float = 1e-8
-    sample: int | None = None
     name: ClassVar[str] = "lbfgs"
-    full_batch: ClassVar[bool] = True
-    lr: ClassVar[None] = None  # steps have the length that the search finds
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.memory < 1:
             raise ConfigError(f"L-BFGS needs a memory of at least 1 pair, got {self.memory}")
-        check_sample(self.sample)
 
 
 class Pairs:
@@ -266,9 +263,3 @@ class History(Pairs):
 
 def _dot(a: Iterable[float], b: Iterable[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
-
-
-def check_sample(sample: int | None) -> None:
-    """Raise `ConfigError` unless ``sample`` is a number of rows, or None."""
-    if sample is not None and sample < 0:
-        raise ConfigError(f"a sample needs 0 rows (none) or more, got {sample}")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
-from .lbfgs import check_sample
+from .deterministic import Deterministic
 from .line_search import Armijo, Search
 from .preconditioner import Preconditioner
 
@@ -19,26 +19,20 @@ Dots = Callable[..., list[float]]
 
 
 @dataclass(frozen=True)
-class Newton:
+class Newton(Deterministic):
     """Newton's method for linear models of few parameters: the Hessian of all rows, and its Cholesky factor.
 
     Attributes:
         search: the line search, which begins with the whole step.
-        sample: rows, over all ranks, whose solution is the start; None: as many as serve; 0: none.
+        sample: see `Deterministic`; the start alone counts.
     """
 
     search: Search = field(default_factory=Armijo)
-    sample: int | None = None
     name: ClassVar[str] = "newton"
-    full_batch: ClassVar[bool] = True
-    lr: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        check_sample(self.sample)
 
 
 @dataclass(frozen=True)
-class NewtonCG:
+class NewtonCG(Deterministic):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
     Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
@@ -46,37 +40,27 @@ class NewtonCG:
 
     Attributes:
         most_products: in an iteration.
-        sample: rows, over all ranks, whose solution linear models of few parameters begin with, and whose Hessian
-            preconditions; None: as many as serve; 0: none.
+        sample: see `Deterministic`.
     """
 
     most_products: int = 100
-    sample: int | None = None
     name: ClassVar[str] = "newton-cg"
-    full_batch: ClassVar[bool] = True
-    lr: ClassVar[None] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.most_products < 1:
             raise ConfigError(f"Newton-CG needs at least 1 product an iteration, got {self.most_products}")
-        check_sample(self.sample)
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(Deterministic):
     """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.methods.choose`.
 
     Attributes:
         sample: of the method that is chosen.
     """
 
-    sample: int | None = None
     name: ClassVar[str] = "auto"
-    full_batch: ClassVar[bool] = True
-    lr: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        check_sample(self.sample)
 
 
 class Step(NamedTuple):

@@ -14,7 +14,7 @@ from ..data import Batch
 from ..errors import ConfigError
 from ..models import Sums
 from ..objective import Objective
-from ..optim import LBFGS, Newton, NewtonCG
+from ..optim import LBFGS, Deterministic, Newton
 from ..optim.preconditioner import Diagonal, Factored, Preconditioner
 from ..trace import UPDATE
 from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
@@ -22,7 +22,6 @@ from .sample import MOST_DENSE, Diagonals, Sampled, sample_diagonal, sample_size
 from .steps import Steps
 
 Array = Any
-Deterministic = LBFGS | Newton | NewtonCG
 STOPPED, LOST = "no further decrease", "loss is not finite near the last iterate"
 
 
@@ -212,6 +211,8 @@ class SearchingSteps(DeterministicSteps):
     the point that is found is looked at once more.
     """
 
+    optimizer: LBFGS | Newton
+
     def _search(self, slope: float, first: float) -> bool:
         """Find a point along the direction and go there; false where there is no better one; collective."""
         from ..optim.line_search import Point
@@ -221,7 +222,7 @@ class SearchingSteps(DeterministicSteps):
             return False
         self._whole = 0.0  # the trial that read the rows
         precision = 10.0 * float(np.finfo(self._w.dtype).eps)
-        found = self.optimizer.search.find(self._try, start, first, precision)  # type: ignore[union-attr]
+        found = self.optimizer.search.find(self._try, start, first, precision)
         if found.point.t == 0:
             return False
         if found.point.t != self._whole:

@@ -12,15 +12,15 @@ from ..backend import Device, as_host
 from ..data import Loader, Share
 from ..errors import ConfigError
 from ..files import check_writable
+from ..messages import tell
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import Auto, Constant, Momentum, ParameterAveraging, Schedule
+from ..optim import Auto, Constant, Deterministic, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
-from .deterministic import Deterministic
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .fused import make_fused
@@ -28,6 +28,7 @@ from .gradients import algorithm_for, make_gradients
 from .methods import choose, keeps_whole, make_deterministic
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
+from .separable import without_optimum
 from .steps import AveragingSteps, Steps, SynchronousSteps
 from .tracing import Tracer, tracing
 
@@ -403,6 +404,11 @@ def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None
     if not math.isfinite(result.train_loss):
         result.train_loss = None
         result.status, result.stop_reason = "diverged", "loss is not finite"
-    elif "test" in watched:
+        return
+    if run.training.searches:
+        result.without_optimum = without_optimum(run.objective, run.w)
+        if result.without_optimum is not None and run.comm.rank == 0:
+            tell(result.without_optimum, warning=True)
+    if "test" in watched:
         test = evaluate(run.objective.model, run.w, watched["test"], run.comm, every_metric=True)
         result.test_loss, result.test_accuracy, result.metrics = test

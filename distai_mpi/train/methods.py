@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..models import Model
 from ..objective import Objective
-from ..optim import LBFGS, Auto, Newton, NewtonCG
-from .deterministic import Deterministic, DeterministicSteps
+from ..optim import LBFGS, Auto, Deterministic, Newton, NewtonCG
+from .deterministic import DeterministicSteps
 from .full_batch import is_linear
 from .newton import NewtonCGSteps, NewtonSteps
 from .quasi_newton import QuasiNewtonSteps
@@ -58,4 +58,5 @@ def make_deterministic(
         return QuasiNewtonSteps(objective, optimizer, start)
     if isinstance(optimizer, Newton):
         return NewtonSteps(objective, optimizer, start)
+    assert isinstance(optimizer, NewtonCG)
     return NewtonCGSteps(objective, optimizer, start, tol)

@@ -34,11 +34,12 @@ class NewtonSteps(SearchingSteps):
         model = objective.model
         if not is_linear(model):
             raise ConfigError("--optimizer newton is for linear, logistic and softmax models: newton-cg takes nets too")
-        if model.layout.size > MOST_DENSE or not objective.whole:
-            raise ConfigError(
-                f"--optimizer newton is for up to {MOST_DENSE:,} parameters, not {model.layout.size:,}, and --allreduce"
-                " native or auto: newton-cg takes more"
-            )
+        if model.layout.size > MOST_DENSE:
+            found = f"up to {MOST_DENSE:,} parameters, not {model.layout.size:,}: newton-cg takes more"
+            raise ConfigError(f"--optimizer newton is for {found}")
+        if not objective.whole:
+            found = f"--allreduce auto or native, not {objective.algorithm}: newton-cg takes any"
+            raise ConfigError(f"--optimizer newton is for {found}")
         super().__init__(objective, optimizer, start, linearizes=True)
         self._triangle = np.tril_indices(model.layout.size)
 

@@ -124,6 +124,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "seconds": result.seconds,
         "samples_per_second": rate,
         "flops_per_second": rate * flops if rate and flops else None,
+        "without_optimum": result.without_optimum,
         "evaluations": result.evaluations,
         "products": result.products,
         "gradient_norm": result.gradient_norm,

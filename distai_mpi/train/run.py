@@ -14,13 +14,13 @@ import numpy as np
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
-from ..optim import LBFGS, FirstOrder, Newton, NewtonCG, ParameterAveraging, Schedule
+from ..optim import Deterministic, FirstOrder, ParameterAveraging, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
 from .steps import Steps
 
 Array = Any
-Optimizer = FirstOrder | ParameterAveraging | LBFGS | Newton | NewtonCG
+Optimizer = FirstOrder | ParameterAveraging | Deterministic
 RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
 
 
@@ -39,6 +39,7 @@ class Result:
         metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.
         best_epoch: the epoch that ``w`` is of, the best on the validation rows; None without these.
         converged: whether the tolerance was met; None where none was set, or ``w`` is of an earlier iteration.
+        without_optimum: of a searching method, why no finite parameters minimise the objective, where `w` shows it.
         epochs, iterations: epochs and optimizer steps made.
         seconds: time spent training, between barriers, without compilation and evaluation.
         samples_per_second: rows of all ranks trained on in a second of that time.
@@ -61,6 +62,7 @@ class Result:
     metrics: dict[str, float | None] = field(default_factory=dict)
     best_epoch: int | None = None
     converged: bool | None = None
+    without_optimum: str | None = None
     epochs: int = 0
     iterations: int = 0
     seconds: float = 0.0

@@ -10,7 +10,6 @@ import gzip
 import json
 import socket
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import numpy as np
 
 from ..errors import DistaiError
 from ..files import write_whole
+from ..messages import tell
 from ..trace import EXCHANGE, LEFT_OUT, PHASES, STEP, WAIT, Recorder
 from .run import Result, Run
 
@@ -94,7 +94,7 @@ class Tracer:
             try:
                 write_whole(path, lambda file: self._write(file, of_ranks, facts, result))
             except (DistaiError, OSError) as error:
-                print(f"distai-mpi: warning: no trace was written: {error}", file=sys.stderr, flush=True)
+                tell(f"no trace was written: {error}", warning=True)
 
     def _write(self, file: BinaryIO, of_ranks: list[Array], facts: list[Any], result: Result) -> None:
         """Write the file from each rank's rows; on rank 0."""

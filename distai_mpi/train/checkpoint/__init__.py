@@ -2,6 +2,6 @@
 
 from .resume import refuse_unfinished
 from .saver import Saver, saving
-from .settings import Checkpoint, stored_settings, tell
+from .settings import Checkpoint, stored_settings
 
-__all__ = ["Checkpoint", "Saver", "refuse_unfinished", "saving", "stored_settings", "tell"]
+__all__ = ["Checkpoint", "Saver", "refuse_unfinished", "saving", "stored_settings"]

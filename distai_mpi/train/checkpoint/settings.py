@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError
+from ...messages import tell
 from . import files
 
 if TYPE_CHECKING:
     from ...comm import Communicator
 
 UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
-
-
-def tell(message: str, warning: bool = False) -> None:
-    """Print a message of rank 0 to standard error."""
-    print(f"distai-mpi: {'warning: ' if warning else ''}{message}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,170 @@
+"""Rows on which methods of second order have a hard time: shared out badly, separable, singular, not numbers."""
+
+import numpy as np
+import pytest
+from fake_device import FakeDevice
+from problems import local_share, make_rows, uneven, whole_share
+from second_order import METHODS, minimise, rows_for
+
+from distai_mpi import fit, models, optim
+from distai_mpi.data import Dataset, standardize, whole
+from distai_mpi.errors import ConfigError
+
+mpi = pytest.mark.mpi
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_uneven_and_empty_shards_and_shards_of_one_class(comm, name):
+    x, y = rows_for("logistic")
+    order = np.argsort(y, kind="stable")  # ranks get rows of one class each
+    x, y = x[order], y[order]
+    one = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
+    counts = uneven(len(y), comm.size)
+    other = minimise(comm, local_share(x, y, comm, counts), "logistic", METHODS[name](sample=100))
+    np.testing.assert_allclose(other.w, one.w, rtol=1e-7, atol=1e-8)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_columns_that_repeat_or_never_change(comm, name):
+    x, y = rows_for("logistic")
+    x[:, 1], x[:, 3], x[:, 4] = x[:, 0], 0.0, 2.5
+    share = whole_share(x, y, comm)
+    result = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-7)
+    assert result.status == "completed"
+    assert result.converged
+    x2 = np.delete(x, [1, 3, 4], axis=1)
+    model = models.Logistic(3, dtype=np.float64)
+    plain = fit(model, whole_share(x2, y, comm), comm, optimizer=METHODS[name](), epochs=100, tol=1e-9)
+    assert result.train_loss == pytest.approx(plain.train_loss, rel=1e-8)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_separable_rows_without_a_penalty_stop_and_say_so(comm, name, capsys):
+    x, _ = rows_for("logistic")
+    share = whole_share(x, (x[:, 0] > 0).astype(np.int64), comm)
+    result = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-30, epochs=12)
+    assert result.status == "completed"
+    assert not result.converged
+    assert result.stop_reason in ("iterations", "no further decrease")
+    assert np.isfinite(result.w).all()
+    assert "separable" in result.without_optimum
+    assert capsys.readouterr().err.count("separable") == (comm.rank == 0)
+    assert minimise(comm, share, "logistic", METHODS[name](), l2=1e-3).without_optimum is None
+    assert capsys.readouterr().err == ""
+
+
+@mpi
+def test_what_is_separable_and_what_is_not(comm):
+    x, y = make_rows(rows=90)
+    corners = np.argmax(x[:, :3], axis=1)
+    net = models.MLP(6, 3, (8,), activation="tanh", dtype=np.float64)
+    for model, labels, epochs, expected in (
+        (models.Softmax(6, 3, dtype=np.float64), corners, 60, True),
+        (models.Softmax(6, 3, dtype=np.float64), y, 60, False),
+        (net, corners, 200, True),
+        (net, y, 0, False),
+        (models.Linear(6, dtype=np.float64), x @ np.arange(6.0), 20, False),
+    ):
+        share = whole_share(x, labels, comm)
+        result = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=max(epochs, 1), tol=1e-12, l2=0.0)
+        assert (result.without_optimum is not None) == expected
+    wrong = corners.copy()
+    wrong[5] = (wrong[5] + 1) % 3  # a row that does not count
+    weight = np.ones(90)
+    weight[5] = 0
+    counts = uneven(90, comm.size)
+    options = {"optimizer": optim.LBFGS(), "epochs": 60, "tol": 1e-12, "l2": 0.0}
+    model = models.Softmax(6, 3, dtype=np.float64)
+    assert fit(model, local_share(x, wrong, comm, counts, weight), comm, **options).without_optimum is not None
+    assert fit(model, local_share(x, wrong, comm, counts), comm, **options).without_optimum is None
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_one_class_alone(comm, name):
+    x, _ = rows_for("logistic")
+    result = minimise(comm, whole_share(x, np.ones(len(x), np.int64), comm), "logistic", METHODS[name](), epochs=30)
+    assert result.status == "completed"
+    assert result.train_loss < 0.05
+    assert "one class" in result.without_optimum
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_features_that_are_not_numbers(comm, name):
+    x, y = rows_for("logistic")
+    x[7, 2] = np.nan
+    result = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
+    assert (result.status, result.stop_reason) == ("diverged", "loss is not finite")
+
+
+@mpi
+def test_columns_of_other_scales_without_a_sample(comm):
+    x, y = rows_for("logistic")
+    x[:, 2] *= 1e6
+    result = minimise(comm, whole_share(x, y, comm), "logistic", optim.LBFGS(sample=0), epochs=300, tol=1e-6)
+    assert result.iterations > 3
+    assert result.train_loss < 0.6
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_softmax_in_single_precision_with_a_sample(comm, name, seed):
+    """Its biases may all grow alike: a null space, in which rounding must not be blown up."""
+    x, y = make_rows(rows=4000, seed=seed)
+    share = whole_share(x, y, comm)
+    result = minimise(comm, share, "softmax", METHODS[name](), np.float32, l2=1e-3, tol=1e-5, epochs=60)
+    best = minimise(comm, share, "softmax", optim.LBFGS(sample=0), l2=1e-3)
+    assert result.train_loss == pytest.approx(best.train_loss, rel=1e-6)
+    assert np.abs(result.w).max() < 10 * np.abs(best.w).max()
+    assert result.evaluations < 40
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_bytes_and_standardized_columns_are_what_their_values_are(comm, name):
+    x, y = rows_for("logistic")
+    pixels = np.clip(40 * x + 128, 0, 255).astype(np.uint8)
+    options = {"l2": 0.01, "tol": 1e-9}
+    for dataset, values in (
+        (Dataset(pixels, y, scale=1 / 255), pixels / 255),
+        (Dataset(3 * x + 7, y), (x - x.mean(axis=0)) / x.std(axis=0)),
+    ):
+        share = whole(dataset, comm.rank, comm.size)
+        if dataset.scale == 1:
+            (share,) = standardize(share, comm=comm)
+        result = minimise(comm, share, "logistic", METHODS[name](), **options)
+        plain = minimise(comm, whole_share(values, y, comm), "logistic", METHODS[name](), **options)
+        assert result.converged
+        np.testing.assert_allclose(result.w, plain.w, rtol=1e-7, atol=1e-8)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("allreduce", [None, "hierarchical"])
+def test_several_nodes(nodes, name, allreduce):
+    if name == "newton":
+        allreduce = None  # it is for whole vectors
+    share = whole_share(*rows_for("softmax"), nodes)
+    result = minimise(nodes, share, "softmax", METHODS[name](), allreduce=allreduce)
+    plain = minimise(nodes, share, "softmax", optim.LBFGS(sample=0), allreduce="native")
+    assert result.converged
+    assert result.train_loss == pytest.approx(plain.train_loss, rel=1e-12)
+    np.testing.assert_allclose(result.w[:18], plain.w[:18], rtol=1e-6, atol=1e-7)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_devices_and_messages_that_they_cannot_use_are_refused(nodes, name):
+    comm, share = nodes, whole_share(*rows_for("logistic"), nodes)
+    with pytest.raises(ConfigError, match=f"--optimizer {name} is for the CPU"):
+        minimise(comm, share, "logistic", METHODS[name](), device=FakeDevice())
+    if len(comm.leaders) == 1:
+        return  # nothing travels between nodes
+    words = "newton is for --allreduce" if name == "newton" else f"gradients, from which {name}"
+    with pytest.raises(ConfigError, match=words):
+        minimise(comm, share, "logistic", METHODS[name](), np.float32, wire="float16", allreduce="hierarchical")
