@@ -54,7 +54,7 @@ class NewtonCG(Deterministic):
 
 @dataclass(frozen=True)
 class Auto(Deterministic):
-    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.methods.choose`.
+    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.deterministic.choose`.
 
     Attributes:
         sample: of the method that is chosen.

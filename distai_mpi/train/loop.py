@@ -21,14 +21,13 @@ from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_rows, check_settings
+from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .fused import make_fused
 from .gradients import algorithm_for, make_gradients
-from .methods import choose, keeps_whole, make_deterministic
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
-from .separable import without_optimum
 from .steps import AveragingSteps, Steps, SynchronousSteps
 from .tracing import Tracer, tracing
 

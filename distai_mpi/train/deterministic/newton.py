@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..objective import Objective
-from ..optim import Newton, NewtonCG
-from ..optim.newton import next_radius, steihaug
-from ..optim.preconditioner import Factored
-from ..trace import COMPUTE, UPDATE
-from .deterministic import DeterministicSteps, SearchingSteps
+from ...errors import ConfigError
+from ...objective import Objective
+from ...optim import Newton, NewtonCG
+from ...optim.newton import next_radius, steihaug
+from ...optim.preconditioner import Factored
+from ...trace import COMPUTE, UPDATE
 from .full_batch import NOTHING, Evaluation, has_curvature, is_linear
 from .sample import MOST_DENSE
+from .steps import DeterministicSteps, SearchingSteps
 
 Array = Any
 FIRST_SHARE = 0.1  # of the gradient, at most, where conjugate gradients end

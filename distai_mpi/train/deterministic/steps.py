@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import HOST
-from ..data import Batch
-from ..errors import ConfigError
-from ..models import Sums
-from ..objective import Objective
-from ..optim import LBFGS, Deterministic, Newton
-from ..optim.preconditioner import Diagonal, Factored, Preconditioner
-from ..trace import UPDATE
+from ...backend import HOST
+from ...data import Batch
+from ...errors import ConfigError
+from ...models import Sums
+from ...objective import Objective
+from ...optim import LBFGS, Deterministic, Newton
+from ...optim.preconditioner import Diagonal, Factored, Preconditioner
+from ...trace import UPDATE
+from ..steps import Steps
 from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
 from .sample import MOST_DENSE, Diagonals, Sampled, sample_diagonal, sample_size, solve_sample, warm_up
-from .steps import Steps
 
 Array = Any
 STOPPED, LOST = "no further decrease", "loss is not finite near the last iterate"
@@ -172,7 +172,7 @@ class DeterministicSteps(Steps):
 
     def _move(self, t: float) -> None:
         """Second buffer ← w + t · direction, on all ranks; collective."""
-        from ..optim.lbfgs_kernels import move
+        from ...optim.lbfgs_kernels import move
 
         mine = self.objective.mine
         self.objective.mark(UPDATE)
@@ -189,8 +189,8 @@ class DeterministicSteps(Steps):
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
-        from ..optim.lbfgs_kernels import move
-        from ..optim.ordered import dot
+        from ...optim.lbfgs_kernels import move
+        from ...optim.ordered import dot
 
         self.points.warm_up(self.w, batch)
         Factored(np.eye(2)).solve(np.ones(2))
@@ -215,7 +215,7 @@ class SearchingSteps(DeterministicSteps):
 
     def _search(self, slope: float, first: float) -> bool:
         """Find a point along the direction and go there; false where there is no better one; collective."""
-        from ..optim.line_search import Point
+        from ...optim.line_search import Point
 
         start = Point(0.0, self.at.value, slope)
         if not (slope < 0 and math.isfinite(slope)):

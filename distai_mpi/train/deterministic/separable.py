@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..objective import Objective
+from ...objective import Objective
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ...comm import Communicator
 
 Array = Any
 

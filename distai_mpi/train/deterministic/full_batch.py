@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import HOST
-from ..data import Batch
-from ..models import Linearization, Sums
-from ..models.curvature import HessianRows
-from ..objective import Objective, inner, square
-from ..trace import COMPUTE, PUBLISH, REDUCE, UPDATE
-from .gradients import defined_together
+from ...backend import HOST
+from ...data import Batch
+from ...models import Linearization, Sums
+from ...models.curvature import HessianRows
+from ...objective import Objective, inner, square
+from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
+from ..gradients import defined_together
 
 Array = Any
 NOTHING = np.empty(0)
@@ -275,7 +275,7 @@ class Whole(FullBatch):
     """
 
     def __init__(self, objective: Objective, linearizes: bool) -> None:
-        from ..optim.ordered import dot  # loads Numba
+        from ...optim.ordered import dot  # loads Numba
 
         super().__init__(objective, linearizes, np.float64)
         self._dot = dot

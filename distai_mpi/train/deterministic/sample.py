@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import HOST
-from ..data import Batch
-from ..objective import Objective
-from ..optim.preconditioner import Factored
+from ...backend import HOST
+from ...data import Batch
+from ...objective import Objective
+from ...optim.preconditioner import Factored
 from .full_batch import is_linear
 
 Array = Any

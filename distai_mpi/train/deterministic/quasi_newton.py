@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..objective import Objective
-from ..optim import LBFGS
-from ..optim.lbfgs import History, WholeHistory
-from ..trace import UPDATE
-from .deterministic import SearchingSteps
+from ...objective import Objective
+from ...optim import LBFGS
+from ...optim.lbfgs import History, WholeHistory
+from ...trace import UPDATE
 from .full_batch import Evaluation, has_curvature
+from .steps import SearchingSteps
 
 Array = Any
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..models import Model
-from ..objective import Objective
-from ..optim import LBFGS, Auto, Deterministic, Newton, NewtonCG
-from .deterministic import DeterministicSteps
+from ...models import Model
+from ...objective import Objective
+from ...optim import LBFGS, Auto, Deterministic, Newton, NewtonCG
 from .full_batch import is_linear
 from .newton import NewtonCGSteps, NewtonSteps
 from .quasi_newton import QuasiNewtonSteps
 from .sample import MOST_DENSE
+from .steps import DeterministicSteps
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ...comm import Communicator
 
 MOST_WHOLE = 16_384  # parameters: up to here one message of 128 KiB costs less than the three rounds of slices
 # Of `choose`; iterations are those from a sampled start to a relative gap of 1e-7 on 200,000 × 200 rows.
