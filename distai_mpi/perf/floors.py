@@ -1,7 +1,8 @@
-"""Reads and writes that no sum in shared memory can do without, made in a rank's private memory.
+"""Reads and writes that nothing can do without: of sums in shared memory, made in a rank's private memory, and of rows.
 
-``x``, shape (k, m) with k > 1, stands for the k ranks' slices, of m elements, that one of them sums; its rows start on
-cache lines.  No rank waits for another, and no cache line comes from another core: what is left is the memory's speed.
+Of the sums ``x``, shape (k, m) with k > 1, stands for the k ranks' slices, of m elements, that one of them sums; its
+rows start on cache lines.  No rank waits for another, and no cache line comes from another core: what is left is the
+memory's speed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ def sum_once(x, out):
     for low in range(0, out.size, BLOCK):
         high = min(low + BLOCK, out.size)
         _sum_block(x, low, high, out[low:high])
+
+
+@kernel(fastmath={"reassoc", "nsz", "contract"})
+def total(x):
+    """The sum of ``x``, shape (m,): one reading of it."""
+    found = x.dtype.type(0)
+    for i in range(x.size):
+        found += x[i]
+    return found
 
 
 @kernel()

@@ -161,13 +161,13 @@ def set_blas_threads(ranks_on_node: int) -> None:
 
 
 @contextlib.contextmanager
-def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int | None]:
-    """Hold the BLAS already loaded to this process's share of threads; yields it, None if the user has chosen.
+def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int]:
+    """Hold the BLAS already loaded to this process's share of threads, unless the user has chosen; yields its threads.
 
     ``cpus`` counts the CPUs that the node's ranks may use together, where these are fewer than its cores.
     """
     if chosen_by_user():
-        yield None
+        yield max((threads for _, threads in blas_libraries()), default=1)
         return
     from threadpoolctl import threadpool_limits
 
@@ -178,11 +178,11 @@ def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int | 
 
 
 @contextlib.contextmanager
-def held_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int | None]:
+def held_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int]:
     """As `limited_blas`, and for blocks inside that would take a share of their own: fewer ranks get no more."""
     with limited_blas(ranks_on_node, cpus) as threads:
-        if threads is None:
-            yield None
+        if chosen_by_user():
+            yield threads
             return
         before = os.environ.get("OMP_NUM_THREADS", "")
         os.environ["OMP_NUM_THREADS"] = str(threads)  # what `chosen_by_user` looks at

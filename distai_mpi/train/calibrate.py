@@ -64,7 +64,7 @@ def calibrate(
     place = agree_on_device(device, model, comm)
     loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, place)
     with limited_blas(comm.node.size, cpus) as threads, np.errstate(over="ignore", invalid="ignore"):
-        if threads is not None and hasattr(model, "limit_threads"):
+        if hasattr(model, "limit_threads"):
             model.limit_threads(threads)
         with comm.agreed():
             start = np.array(model.init(np.random.default_rng(seed)), model.dtype)

@@ -166,7 +166,7 @@ def fit(
             limited_blas(comm.node.size, cpus) as threads,
             np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
         ):
-            if threads is not None and hasattr(model, "limit_threads"):
+            if hasattr(model, "limit_threads"):
                 model.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed, place)
             if isinstance(optimizer, Deterministic):

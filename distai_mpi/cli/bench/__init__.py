@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Training rate in samples/s, beside other programs.",
     "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
     "allreduce": "Seconds of sums over ranks, beside the MPI library's and the memory's own speed.",
+    "gradient": "Seconds of loss and gradient of linear models, beside a single reading of the rows.",
     "step": "Seconds from gradients to updated parameters, beside Allreduce and update.",
     "shards": "Step time with even shards and with shards by speed, one rank being slow.",
 }
@@ -19,4 +20,7 @@ COMMANDS = {
 
 @click.command(name="bench", cls=lazy_group(__package__, COMMANDS))
 def command() -> None:
-    """Measure training on this machine; scaling, allreduce and step run under mpiexec, others start their own ranks."""
+    """Measure training on this machine.
+
+    Scaling, allreduce, gradient and step run under mpiexec; others start their own ranks.
+    """

@@ -188,8 +188,8 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[list[str], bool]]:
 
 def places(report: dict[str, Any]) -> str:
     """How many ranks there are, and on how many nodes."""
-    nodes = report["nodes"]
-    return f"{report['ranks']} ranks on {nodes} node{'' if nodes == 1 else 's'}"
+    ranks, nodes = report["ranks"], report["nodes"]
+    return f"{ranks} rank{'' if ranks == 1 else 's'} on {nodes} node{'' if nodes == 1 else 's'}"
 
 
 def remarks(report: dict[str, Any]) -> list[str]:
