@@ -18,6 +18,7 @@ from run import find_mpiexec, mpi_environment, mpiexec_command
 from distai_mpi.comm import Communicator
 from distai_mpi.comm.launch import launcher
 
+os.environ.update(mpi_environment())  # as under run.py: commands in this process would set their own for one rank
 os.environ.setdefault("DISTAI_CACHE", "0")  # what a test measures is for itself alone
 
 # A skip is fine for these reasons alone: something this machine does not have, a test too long to be run unasked,

@@ -245,7 +245,10 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
 
 
 def test_the_command_goes_on_and_can_be_repeated(mpirun, tmp_path):
-    words = ["-m", "distai_mpi", "train", "--model", "softmax", "--l2", "1e-4", "--optimizer", "lbfgs"]
+    x, y = make_rows(rows=2000)
+    np.savez(tmp_path / "rows.npz", x=x, y=y)
+    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--model", "softmax", "--l2", "1e-4"]
+    words += ["--optimizer", "lbfgs", "--sample", "0"]
     for most, more in ((3, []), (6, ["--resume"])):
         run = mpirun(2, *words, "--max-iter", str(most), "--out", str(tmp_path / "a"), *more)
         assert run.returncode == 0, run.stderr

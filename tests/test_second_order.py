@@ -330,7 +330,12 @@ def test_small_decrease_ends_a_run(comm):
 
 
 def test_the_command(mpirun, tmp_path):
-    words = ["-m", "distai_mpi", "train", "--model", "softmax", "--l2", "1e-2", "--max-iter", "2"]
+    x, y = make_rows(rows=400)
+    x = np.tile(x, 60)  # softmax with more parameters than newton takes
+    x += 0.1 * np.random.default_rng(1).standard_normal(x.shape)
+    np.savez(tmp_path / "rows.npz", x=x, y=y)
+    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--model", "softmax", "--l2", "1e-2"]
+    words += ["--max-iter", "2"]
     for name in ("newton-cg", "auto"):
         run = mpirun(2, *words, "--optimizer", name, "--out", str(tmp_path / name))
         assert run.returncode == 0, run.stderr
