@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data import Batch
-from .passes import KERNEL_THREADS, by_blocks
+from .passes import KERNEL_THREADS, curved_by_outputs, read_only
 
 Array = Any
 SCALED_BYTES = 1 << 19  # of rows that are scaled and multiplied at a time: they stay in the second-level cache
@@ -72,7 +72,8 @@ class MarginRows:
             return
         from .kernels import linear
 
-        of_bias = linear.product(batch.x, self.curvature, v[:n], v[n] if self.bias else 0.0, out[:n], none)
+        x, p = read_only(batch.x, v[:n])
+        of_bias = linear.product(x, self.curvature, p, v[n] if self.bias else v.dtype.type(0), out[:n], none)
         if self.bias:
             out[n] = of_bias
 
@@ -87,7 +88,7 @@ class MarginRows:
         from .kernels import linear
 
         diagonal = np.empty(self.features, batch.x.dtype)
-        linear.diagonal(batch.x, self.curvature, diagonal)
+        linear.diagonal(*read_only(batch.x), self.curvature, diagonal)
         out[: self.features] += diagonal
         if self.bias:
             out[self.features] += self.curvature.sum(dtype=np.float64)
@@ -147,23 +148,14 @@ class LayerRows:
 
     def _product_in_blocks(self, batch: Batch, v: Array, out: Array) -> None:
         """`product` without hidden layers, reading the rows once."""
-        from .kernels.curvature import curve
-
-        (way,), bias_ways = self.model.layers_of(v)
-        (weight_out,), bias_outs = self.model.layers_of(out)
-        for bias_out in bias_outs:
-            bias_out[:] = 0
-
-        def forward_and_back(u: Array, rows: slice) -> None:
-            if bias_ways:
-                u += bias_ways[0]
-            curve(self.model.loss_function.code, self.delta[rows], self.y[rows], self.weight[rows], u)
-            if bias_outs:
-                bias_outs[0][:] += u.sum(axis=0)
-
         if self._u is None:
             self._u = np.empty_like(self.delta)
-        by_blocks(batch.x, way, self._u, forward_and_back, weight_out)
+        nothing = np.zeros((2, self.delta.shape[1]), v.dtype)  # where the model has no biases
+        (way,), (bias_way,) = self.model.layers_of(v, nothing[:1])
+        (weight_out,), (bias_out,) = self.model.layers_of(out, nothing[1:])
+        kind, threads = self.model.loss_function.code, self.model.threads
+        rows = batch.x, batch.y, self.weight, self.delta
+        curved_by_outputs(kind, rows, way, bias_way, self._u, weight_out, bias_out, threads)
 
     def add_diagonal(self, batch: Batch, out: Array) -> None:
         """Add the diagonal of the curvature of a net without hidden layers to ``out``, float64."""

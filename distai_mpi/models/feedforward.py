@@ -85,7 +85,7 @@ class FeedForward:
             ]
         )
         self._starts = [*self._places[:, 2].tolist(), self.layout.size]
-        self._threads = 1
+        self.threads = 1
         self._workspaces: dict[Device, Workspace] = {}
         self._factors: Factors | None = None
         self._keys: tuple[int, Array] | None = None
@@ -100,7 +100,7 @@ class FeedForward:
 
     def limit_threads(self, threads: int) -> None:
         """Hear how many threads the rank may use; see `passes.by_margins`."""
-        self._threads = threads
+        self.threads = threads
 
     @property
     def is_linear(self) -> bool:
@@ -195,7 +195,7 @@ class FeedForward:
         space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
         kept: Any = old
         if self.has_margins and kept is None:
-            kept = MarginRows(self.loss_function.code, self.widths[0], self.bias, batch, self._threads)
+            kept = MarginRows(self.loss_function.code, self.widths[0], self.bias, batch, self.threads)
         kept = kept or LayerRows(self, batch)
         if self.is_linear:
             return self._linear(space, w, batch, grad, kept), kept
@@ -213,12 +213,13 @@ class FeedForward:
         weight = space.no_weights if batch.weight is None else batch.weight
         if self.has_margins:
             arrays = (space.no_weights, space.no_weights) if kept is None else (kept.margin, kept.curvature)
-            loss = by_margins(self.loss_function.code, batch, weight, w, grad, arrays, self._threads)
+            loss = by_margins(self.loss_function.code, batch, weight, w, grad, arrays, self.threads)
             return Sums(loss, space.total_weight(batch))
         weights, biases = self.layers_of(w, space.no_bias)
         (weight_grad,), (bias_grad,) = self.layers_of(grad, space.unused)
         z = space.rows("a", 0, len(batch.x)) if kept is None else kept.delta
-        loss = by_outputs(self.loss_function.code, batch, weight, weights[0], biases[0], z, weight_grad, bias_grad)
+        kind, bias = self.loss_function.code, biases[0]
+        loss = by_outputs(kind, batch, weight, weights[0], bias, z, weight_grad, bias_grad, self.threads)
         return Sums(loss, space.total_weight(batch))
 
     @property

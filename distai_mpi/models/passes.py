@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .losses import SQUARED
+from ..backend import HOST
+from .losses import SOFTMAX, SQUARED
 
 Array = Any
 BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both products
 # 200,000 × 200, 1,000,000 × 50 and 20,000 × 5000 numbers took the kernel's one thread 9, 13 and 21 ms, one of BLAS
 # 34, 46 and 37, two 21, 45 and 23: with more than four BLAS should be ahead (not measured).
 KERNEL_THREADS = 4
+# With several outputs 60,000 × 784 numbers took the kernel 33 ms for 10 of them and 122 for 40; one thread of BLAS 48
+# and 165, two 51 and 120.
+OUTPUTS_THREADS, MOST_OUTPUTS = 2, 40
 WIDE = 256  # features from which BLAS is faster with few outputs' parameters lying one after another
 
 
@@ -38,9 +42,15 @@ def by_margins(
         return float(losses.sum())
     from .kernels import linear
 
-    loss, of_bias = linear.loss_and_grad(kind, batch.x, batch.y, weight, w[:n], offset, grad[:n], *kept)
+    rows = read_only(batch.x, batch.y, weight, w[:n])
+    loss, of_bias = linear.loss_and_grad(kind, *rows, offset, grad[:n], *kept)
     grad[n:] = of_bias
     return loss
+
+
+def read_only(*arrays: Array) -> tuple[Array, ...]:
+    """Views that cannot be written to: kernels would be compiled once for these and once for others, in seconds."""
+    return tuple(map(HOST.read_only, arrays))
 
 
 def derivatives(kind: int, margin: Array, y: Array, weight: Array) -> tuple[Array, Array, Array]:
@@ -60,9 +70,14 @@ def derivatives(kind: int, margin: Array, y: Array, weight: Array) -> tuple[Arra
 
 
 def by_outputs(
-    kind: int, batch: Any, weight: Array, matrix: Array, bias: Array, z: Array, grad: Array, bias_grad: Array
+    kind: int, batch: Any, weight: Array, w: Array, bias: Array, z: Array, grad: Array, bias_grad: Array, threads: int
 ) -> float:
     """Several outputs: the loss, its gradient into ``grad`` and ``bias_grad``, and that by the outputs into ``z``."""
+    if takes_kernel(kind, w, threads):
+        from .kernels import outputs
+
+        rows = read_only(batch.x, batch.y, weight, w, bias)
+        return outputs.sweep(False, *rows, z, z, grad, bias_grad)
     from .kernels.cpu import residual
 
     part, loss = np.empty_like(bias_grad), 0.0
@@ -73,11 +88,48 @@ def by_outputs(
         loss += residual(kind, z, bias, batch.y[rows], weight[rows], part)
         np.add(bias_grad, part, out=bias_grad)
 
-    by_blocks(batch.x, matrix, z, row_wise, grad)
+    _by_blocks(batch.x, w, z, row_wise, grad)
     return loss
 
 
-def by_blocks(x: Array, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array) -> None:
+def curved_by_outputs(
+    kind: int,
+    rows: tuple[Array, Array, Array, Array],
+    p: Array,
+    p_bias: Array,
+    u: Array,
+    out: Array,
+    bias_out: Array,
+    threads: int,
+) -> None:
+    """Several outputs: the Hessian's product with (p, p_bias) into (out, bias_out); ``u``, like z, is overwritten.
+
+    ``rows`` are x, y, the weights (or nothing), and the derivatives by the outputs that `by_outputs` has left in z.
+    """
+    x, y, weight, delta = rows
+    from .kernels.curvature import curve
+
+    if takes_kernel(kind, p, threads):
+        from .kernels import outputs
+
+        outputs.sweep(True, *read_only(x, y, weight, p, p_bias), delta, u, out, bias_out)
+        return
+    bias_out[:] = 0
+
+    def row_wise(u: Array, part: slice) -> None:
+        u += p_bias
+        curve(kind, delta[part], y[part], weight[part], u)
+        np.add(bias_out, u.sum(axis=0), out=bias_out)
+
+    _by_blocks(x, p, u, row_wise, out)
+
+
+def takes_kernel(kind: int, w: Array, threads: int) -> bool:
+    """Whether a pass with several outputs is the kernel's, which one thread runs."""
+    return kind == SOFTMAX.code and w.shape[1] <= MOST_OUTPUTS and threads <= OUTPUTS_THREADS
+
+
+def _by_blocks(x: Array, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array) -> None:
     """z ← ``row_wise`` of x · ``matrix``, in place, and out ← xᵀ · z, block by block, so that x is read once.
 
     Args:

@@ -30,7 +30,7 @@ BLOCK_BYTES = 1 << 16  # of X in a block; three blocks lie in the second-level c
 PIECE_BYTES = 1 << 12  # of a row, so that those of parameters and gradient stay in the first-level cache
 PART = 512  # rows whose gradient is summed in the dtype of X; there float32 sums are accurate enough
 
-# Of _exp and _log1p.  ln 2 in two parts, the first with zeros for its last 32 bits (Cody & Waite 1980, Software
+# Of exp and _log1p.  ln 2 in two parts, the first with zeros for its last 32 bits (Cody & Waite 1980, Software
 # Manual for the Elementary Functions, chapter 6), and the coefficients are those of FreeBSD's msun (fdlibm):
 # e_exp.c and e_log.c, (c) 1993 and 2004 by Sun Microsystems; "permission to use, copy, modify, and distribute this
 # software is freely granted, provided that this notice is preserved."
@@ -47,7 +47,7 @@ L7 = 1.479819860511658591e-01
 
 
 @numba.njit(inline="always")
-def _exp(a):
+def exp(a):
     """exp(a) for a <= 0, and NaN for NaN; exp(LOWEST), 3e-308, below that.  Not for code that reorders sums."""
     a = LOWEST if a < LOWEST else a
     shifted = a * INVERSE_LN2 + ROUNDER
@@ -77,7 +77,7 @@ def _logistic(margin, sign):
     """(loss, residual, curvature) of one row: log(1 + exp(-sign · margin)), and its derivatives by margin."""
     signed = sign * margin
     right = signed >= 0
-    tail = _exp(-signed if right else signed)  # never overflows
+    tail = exp(-signed if right else signed)  # never overflows
     inverse = 1.0 / (1.0 + tail)
     loss = _log1p(tail) + (0.0 if right else -signed)
     return loss, -sign * (tail if right else 1.0) * inverse, tail * inverse * inverse
@@ -202,7 +202,7 @@ def _step(x, old, old_pairs, factors, gradient, new, new_pairs, parameters, dots
 
 
 @kernel()
-def _fold(grad, total):
+def fold(grad, total):
     """total ← total + grad, and grad ← 0."""
     for j in range(total.size):
         total[j] += grad[j]
@@ -224,7 +224,7 @@ def _shift(dots, bias, out):
 
 
 @kernel()
-def _reaches(x):
+def reaches(x):
     """(features, filled up to whole vectors; rows of x at which vectors do not reach beyond its end)."""
     rows, features = x.shape
     filled = features + -features % (LINE_BYTES // x.itemsize)
@@ -236,7 +236,7 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
     """The pass of `loss_and_grad` and, where kind is `CURVED`, of `product`: there ``weight`` holds curvatures."""
     rows, features = x.shape
     block = max(8, min(STRIP, BLOCK_BYTES // max(1, features * x.itemsize) // 2 * 2))
-    filled, safe = _reaches(x)
+    filled, safe = reaches(x)
     scratch = np.empty((3, block))
     dots, factor = np.zeros(block, x.dtype), np.empty(block, x.dtype)
     parameters, sums, totals = np.zeros(filled, x.dtype), np.zeros(filled, x.dtype), np.zeros(features)
@@ -269,9 +269,9 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
         pairs = following
         unfolded += count
         if unfolded >= PART:
-            _fold(sums, totals)
+            fold(sums, totals)
             unfolded = 0
-    _fold(sums, totals)
+    fold(sums, totals)
     _copy(totals, grad)
     return loss, bias_grad
 
@@ -300,7 +300,7 @@ def product(x, curvature, p, p_bias, out, step_margin):
 def diagonal(x, curvature, out):
     """out ← Σ curvature[i] · x[i]² over rows i: the diagonal of the matrix of `product`, without the bias."""
     rows, features = x.shape
-    filled, safe = _reaches(x)
+    filled, safe = reaches(x)
     sums, totals = np.zeros(filled, x.dtype), np.zeros(features)
     flat, grad = address(x), address(sums)
     f, lanes, zero = np.uintp(features), length(flat), spread(x.dtype.type(0))
@@ -312,7 +312,7 @@ def diagonal(x, curvature, out):
                 v = load(flat, row + j, lanes)
                 increase(grad, j, fma(fma(v, factor, zero), v, zero))
                 j += lanes
-        _fold(sums, totals)
+        fold(sums, totals)
     for r in range(safe, rows):
         for k in range(features):
             totals[k] += np.float64(curvature[r]) * x[r, k] * x[r, k]
