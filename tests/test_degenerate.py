@@ -101,6 +101,52 @@ def test_features_that_are_not_numbers(comm, name):
     assert (result.status, result.stop_reason) == ("diverged", "loss is not finite")
 
 
+def rows_with_rare_columns(seed=3, rows=4000):
+    """Ten columns of normal numbers, and ten that are 1 in a few rows; labels that nothing separates."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, 20))
+    x[:, 10:] = rng.random((rows, 10)) < 0.003
+    y = (x @ rng.standard_normal(20) > rng.logistic(size=rows)).astype(np.int64)
+    for j in range(10, 20):
+        hit = np.flatnonzero(x[:, j])
+        y[hit] = np.arange(len(hit)) % 3 == 0
+    return x, y
+
+
+@mpi
+@pytest.mark.parametrize("standard", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "logistic", "softmax"])
+@pytest.mark.parametrize("name", ["lbfgs", "newton-cg"])
+def test_columns_that_are_rare_in_the_sample(comm, name, kind, standard):
+    x, y = rows_with_rare_columns()
+    share = whole_share(x, y, comm)
+    if standard:
+        (share,) = standardize(share, comm=comm)
+    build = {"linear": models.Linear, "logistic": models.Logistic, "softmax": lambda f, **o: models.Softmax(f, 2, **o)}
+    model = build[kind](20, dtype=np.float32 if kind == "softmax" else np.float64)
+    options = {"epochs": 60, "tol": 1e-5, "l2": 0.0}
+    best = fit(model, share, comm, optimizer=optim.LBFGS(sample=0), **options | {"epochs": 300, "tol": 1e-6})
+    for sample in (None, 30):
+        result = fit(model, share, comm, optimizer=METHODS[name](sample=sample), **options)
+        assert result.converged
+        assert result.train_loss == pytest.approx(best.train_loss, rel=1e-6)
+        assert result.evaluations <= (20 if sample is None else 30)
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_samples_of_rows_that_mostly_do_not_count(comm, name):
+    x, y = rows_with_rare_columns()
+    weight = np.where(np.arange(len(x)) % 50 == 7, 1.0, 0.0)
+    share = local_share(x[:, :10], y, comm, uneven(len(x), comm.size), weight)
+    model, options = models.Logistic(10, dtype=np.float64), {"epochs": 60, "tol": 1e-6, "l2": 1e-3}
+    result = fit(model, share, comm, optimizer=METHODS[name](), **options)
+    few = fit(model, whole_share(x[7::50, :10], y[7::50], comm), comm, optimizer=optim.Newton(sample=0), **options)
+    assert result.converged
+    assert result.evaluations < 25
+    np.testing.assert_allclose(result.w, few.w, rtol=1e-4, atol=1e-5)
+
+
 @mpi
 def test_columns_of_other_scales_without_a_sample(comm):
     x, y = rows_for("logistic")

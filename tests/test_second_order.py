@@ -11,7 +11,7 @@ from distai_mpi import Objective, fit, models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.optim.newton import next_radius, steihaug
 from distai_mpi.optim.preconditioner import Diagonal, Factored
-from distai_mpi.train.deterministic.sample import Sampled, sample_size, solve_sample
+from distai_mpi.train.deterministic.sample import Estimate, sample_size, solve_sample
 
 mpi = pytest.mark.mpi
 
@@ -163,11 +163,13 @@ def test_the_sample_is_of_all_ranks_rows_and_the_same_every_time(comm):
     assert sample_size(objective, None) == 50
     assert sample_size(objective, 0) == 0
     assert sample_size(objective, 10_000) == 400
-    parts = [solve_sample(objective, np.zeros(7), 50) for _ in range(2)]
+    parts = [solve_sample(objective, 50) for _ in range(2)]
     np.testing.assert_array_equal(parts[0].w, parts[1].w)
-    assert comm.sum([parts[0].weight])[0] == 50
+    assert comm.sum([parts[0].moments.weight])[0] == 50
     assert np.isfinite(parts[0].w).all()
-    w, matrix = Sampled.mean(comm.sum(parts[0].message()), 7)
+    np.testing.assert_allclose(parts[0].everywhere, [*np.square(x).mean(axis=0), 1], rtol=1e-10)
+    w, matrix = Estimate.of(comm.sum(parts[0].message()), parts[0].everywhere)
+    matrix += np.diag([0.01] * 6 + [0])
     best = minimise(comm, share, "logistic", optim.Newton(sample=0))
     assert objective.value(w) < objective.value(np.zeros(7))
     ratio = np.linalg.eigvals(np.linalg.solve(matrix, hessian(objective, best.w))).real

@@ -4,12 +4,17 @@ Each rank solves the problem of its own part of the sample, rows at random from 
 solutions is the start (Zhang, Duchi & Wainwright 2013, "Communication-efficient algorithms for statistical
 optimization").  The mean of the Hessians there stands for that of all rows (Wang, Roosta, Xu & Mahoney 2018, "GIANT:
 globally improved approximate Newton method for distributed optimization", takes each rank's).
+
+Of some columns a sample tells little: of those that are rarely not 0, or where few rows have weight.  It is seen by the
+columns' second moments over all rows, for which every rank reads its rows once.  Such columns stay near 0 in the
+solution, and are shrunk towards the diagonal in the Hessian (Ledoit & Wolf 2004, "A well-conditioned estimator for
+large-dimensional covariance matrices", by column).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +24,47 @@ from ...objective import Objective
 from ...optim.preconditioner import Factored
 from .full_batch import is_linear
 
+if TYPE_CHECKING:
+    from ...comm import Communicator
+
 Array = Any
 MOST_DENSE = 1024  # parameters of a dense Hessian: its message is 4 MiB, its factor takes 25 ms
 ROWS_PER_PARAMETER = 50  # in a sample: on 200,000 × 200 rows, 25 and 100 were as fast
 LEAST_PER_PARAMETER = 5  # fewer would say little of the Hessian
+# Of a column that so many rows tell of, or that part of the number of parameters, half is unknown; of one that KNOWN
+# times as many tell of, and whose moment is more than NEAR times that of all rows or less than their inverse, nothing.
+FEW_ROWS, FEW_PER_PARAMETER, KNOWN, NEAR = 8, 1 / 8, 5, 0.5
 PART = 8  # at most this part of the rows, or the sample's cost shows
 MOST_STEPS = 15
 ENOUGH = 1e-2  # of the first gradient's norm: chance makes the rest
+
+
+class Moments(NamedTuple):
+    """Second moments of the columns that parameters belong to; a bias has the column 1.
+
+    Attributes:
+        square: Σ weight · x² over rows, float64, shape (n,), for every parameter.
+        fourth: Σ (weight · x²)².
+        weight: of the rows.
+    """
+
+    square: Array
+    fourth: Array
+    weight: float
+
+    def unknown(self, everywhere: Array) -> Array:
+        """How little rows with these moments tell of each column, from 0 to 1, where it has the mean ``everywhere``.
+
+        As many rows tell of a column as would, all alike, have these two sums (Kish 1965, "Survey sampling": the
+        effective size of a sample).
+        """
+        size = len(self.square)
+        rows = np.divide(self.square**2, self.fourth, out=np.zeros(size), where=self.fourth > 0)
+        own = self.square / self.weight
+        few, larger = max(FEW_ROWS, FEW_PER_PARAMETER * size), np.maximum(own, everywhere)
+        near = np.divide(np.minimum(own, everywhere), larger, out=np.ones(size), where=larger > 0)
+        by_rows = np.where(rows < KNOWN * few, 0.5 ** (rows / few), 0.0)
+        return np.maximum(by_rows, np.where(near < NEAR, 1.0 - near, 0.0))
 
 
 class Sampled(NamedTuple):
@@ -33,52 +72,51 @@ class Sampled(NamedTuple):
 
     Attributes:
         w: solution, float64, shape (n,).
-        matrix: Hessian there, penalty included, float64, shape (n, n).
-        weight: of the rows it is from; 0: there is no solution.
+        matrix: sum of the rows' Hessians there, without the penalty, float64, shape (n, n).
+        moments: of these rows; of weight 0: there is no solution.
+        everywhere: mean second moments over all rows of all ranks, shape (n,).
     """
 
     w: Array
     matrix: Array
-    weight: float
+    moments: Moments
+    everywhere: Array
 
     def message(self) -> Array:
-        """What is summed over the ranks for `mean`."""
+        """What is summed over the ranks for `Estimate.of`."""
+        square, fourth, weight = self.moments
         triangle = self.matrix[np.tril_indices(self.w.size)]
-        return np.concatenate([[self.weight], self.weight * self.w, self.weight * triangle])
-
-    @staticmethod
-    def mean(totals: Array, size: int) -> tuple[Array, Array] | None:
-        """The means of the ranks' solutions and matrices; None where nobody has one.
-
-        ``totals`` begin with the sums of their messages.
-        """
-        if not (totals[0] > 0 and np.isfinite(totals).all()):
-            return None
-        matrix = np.zeros((size, size))
-        triangle = np.tril_indices(size)
-        matrix[triangle] = totals[1 + size : 1 + size + triangle[0].size] / totals[0]
-        return totals[1 : 1 + size] / totals[0], matrix + np.tril(matrix, -1).T
+        return np.concatenate([[weight], weight * self.w, square, fourth, triangle])
 
 
-class Diagonals(NamedTuple):
-    """This rank's part of a sampled diagonal of the Hessian, penalty not included, where a matrix would be too large.
+class Estimate(NamedTuple):
+    """What the samples of all ranks say; the same on every rank.
 
     Attributes:
-        diagonal: sums over its rows, float64, shape (n,).
-        weight: of these rows.
+        w: start, float64, shape (n,).
+        matrix: Hessian there, without the penalty, float64, shape (n, n).
     """
 
-    diagonal: Array
-    weight: float
-
-    def message(self) -> Array:
-        """What is summed over the ranks for `mean`."""
-        return np.append(self.diagonal, self.weight)
+    w: Array
+    matrix: Array
 
     @staticmethod
-    def mean(totals: Array, size: int) -> Array | None:
-        """The mean over all rows, from the sum of the ranks' messages; None where there are no rows."""
-        return totals[:size] / totals[size] if totals[size] > 0 and np.isfinite(totals).all() else None
+    def of(totals: Array, everywhere: Array) -> Estimate | None:
+        """From the sums of the ranks' messages, with which ``totals`` begin; None where nobody has a solution."""
+        if not (totals[0] > 0 and np.isfinite(totals).all()):
+            return None
+        size, weight = len(everywhere), totals[0]
+        w, square, fourth, triangle = np.split(totals[1:], [size, 2 * size, 3 * size])
+        matrix, places = np.zeros((size, size)), np.tril_indices(size)
+        matrix[places] = triangle[: places[0].size] / weight
+        matrix += np.tril(matrix, -1).T
+        unknown = Moments(square, fourth, weight).unknown(everywhere)
+        known = np.sqrt(1.0 - unknown)
+        trusted = known * known * square / weight
+        curvature = matrix.diagonal() @ (known * known) / (trusted.sum() or 1.0)  # of an average row
+        matrix *= known * known[:, None]
+        matrix.flat[:: size + 1] += unknown * (curvature or 1.0) * everywhere
+        return Estimate(w / weight, matrix)
 
 
 def sample_size(objective: Objective, asked: int | None) -> int:
@@ -90,45 +128,95 @@ def sample_size(objective: Objective, asked: int | None) -> int:
     if asked is not None:
         return min(asked, rows)
     if size > MOST_DENSE:
-        return -(-rows // PART)
+        return rows
     count = min(ROWS_PER_PARAMETER * size, rows // PART)
     return count if count >= LEAST_PER_PARAMETER * size else 0
 
 
-def solve_sample(objective: Objective, w: Array, count: int) -> Sampled:
-    """This rank's part of the solution of ``count`` rows, from the parameters ``w``; collective, one exchange."""
-    batch = _exchange(objective, _parts(objective, count))
-    size, model = w.size, objective.model
+def solve_sample(objective: Objective, count: int) -> Sampled:
+    """This rank's part of the solution of ``count`` rows; collective, one exchange."""
+    model = objective.model
+    size, dtype = model.layout.size, model.dtype
+    batch, everywhere = _exchange(objective, _parts(objective, count))
+    moments = of_batch(model, batch)
+    none = Moments(np.zeros(size), np.zeros(size), 0.0)
+    nothing = Sampled(np.zeros(size), np.zeros((size, size)), none, everywhere)
+    if not moments.weight > 0:
+        return nothing
     decay = np.zeros(size)
     for low, high in model.layout.decay_ranges(0, size):
         decay[low:high] = objective.l2
-    nothing = Sampled(np.zeros(size), np.zeros((size, size)), 0.0)
-    if not len(batch.x):
-        return nothing
-    weight = float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64))
-    if not weight > 0:
-        return nothing
-    found = _newton(model, batch, w, decay, weight)
-    return nothing if found is None else Sampled(*found, weight)
+    found = _newton(model, batch, np.zeros(size, dtype), decay, moments, everywhere)
+    return nothing if found is None else Sampled(*found, moments, everywhere)
 
 
-def warm_up(objective: Objective, w: Array) -> None:
+def of_batch(model: Any, batch: Batch) -> Moments:
+    """Moments of the rows of a sample."""
+    weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
+    found = []
+    for x, factor in ((batch.x, weight), (np.square(batch.x), np.square(weight))):
+        columns = np.empty(x.shape[1], x.dtype)
+        _squares(batch._replace(x=x, weight=factor), columns)
+        found.append(by_parameter(model, columns, float(factor.sum(dtype=np.float64))))
+    return Moments(found[0], found[1], float(weight.sum(dtype=np.float64)))
+
+
+def by_parameter(model: Any, columns: Array, bias: float) -> Array:
+    """What features, shape (features,), and biases have, for each parameter; shape (n,)."""
+    found = np.empty(model.layout.size)
+    weights, biases = model.layers_of(found)
+    weights[0][:] = columns[:, None]
+    for part in biases:
+        part[:] = bias
+    return found
+
+
+def warm_up(objective: Objective) -> None:
     """Compile what a sample needs; local."""
-    loader = objective.loader
+    model, loader = objective.model, objective.loader
     batch = loader.sample(min(4, loader.rows_of(objective.comm.rank)))
-    if len(batch.x) and w.size <= MOST_DENSE:
-        _newton(objective.model, batch, w, np.ones(w.size), 1.0)
-
-
-def sample_diagonal(objective: Objective, w: Array, count: int) -> Diagonals:
-    """This rank's part of the Hessian's diagonal on ``count`` rows at ``w``; local."""
-    batch = objective.loader.sample(_parts(objective, count)[objective.comm.rank])
-    diagonal = np.zeros(w.size)
     if not len(batch.x):
-        return Diagonals(diagonal, 0.0)
-    _, kept = objective.model.linearize(HOST.read_only(w), batch, np.empty_like(w))  # type: ignore[attr-defined]
-    kept.add_diagonal(batch, diagonal)
-    return Diagonals(diagonal, float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64)))
+        return
+    size = model.layout.size
+    if size <= MOST_DENSE:
+        moments = of_batch(model, batch)._replace(weight=1.0)
+        _newton(model, batch, np.zeros(size, model.dtype), np.ones(size), moments, np.ones(size))
+    else:
+        _add_diagonal(model, batch, np.zeros(size))
+
+
+def diagonal_of_all(objective: Objective) -> Array:
+    """The Hessian's diagonal on this rank's rows at parameters of 0, a sum without the penalty, shape (n,); local."""
+    diagonal = np.zeros(objective.model.layout.size)
+    for batch in objective.loader.sequential():
+        _add_diagonal(objective.model, batch, diagonal)
+    return diagonal
+
+
+def _add_diagonal(model: Any, batch: Batch, out: Array) -> None:
+    w = np.zeros(out.size, model.dtype)
+    _, kept = model.linearize(HOST.read_only(w), batch, np.empty_like(w))
+    kept.add_diagonal(batch, out)
+
+
+def _squares(batch: Batch, out: Array) -> None:
+    """out ← Σ weight · x² over the rows, shape (features,), in the dtype of x."""
+    from ...models.kernels import linear
+
+    weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
+    linear.diagonal(HOST.read_only(batch.x), weight, out)
+
+
+def _spread(objective: Objective) -> tuple[Array, float]:
+    """Roots of the mean squares of this rank's features, shape (features,), and the weight of its rows; local."""
+    loader = objective.loader
+    total, weight = np.zeros(loader.share.features), 0.0
+    part = np.empty(loader.share.features, loader.dtype)
+    for batch in loader.sequential():
+        _squares(batch, part)
+        total += part
+        weight += float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64))
+    return np.sqrt(total / (weight or 1.0)), weight
 
 
 def _parts(objective: Objective, count: int) -> list[int]:
@@ -139,51 +227,82 @@ def _parts(objective: Objective, count: int) -> list[int]:
     return np.diff(ends).tolist()
 
 
-def _exchange(objective: Objective, parts: Sequence[int]) -> Batch:
-    """Give each rank a like share of every rank's part of the sample, so that all have rows of all kinds."""
+def _exchange(objective: Objective, parts: Sequence[int]) -> tuple[Batch, Array]:
+    """Give each rank a like share of every rank's part of the sample, so that all have rows of all kinds.
+
+    Each rank adds a line about all of its rows, from which every rank has the mean second moments over all rows of all
+    ranks: the second that is returned, shape (n,), for every parameter.
+    """
     loader, comm = objective.loader, objective.comm
-    batch = loader.sample(parts[comm.rank])
-    if comm.size == 1:
-        return batch
+    batch, (spread, weight_here) = loader.sample(parts[comm.rank]), _spread(objective)
     features = batch.x.shape[1]
     columns = features + 1 + (batch.weight is not None)
-    packed = np.empty((len(batch.x), columns), np.float64 if loader.dtype == np.float64 else np.float32)
-    packed[:, :features], packed[:, features] = batch.x, batch.y
-    if batch.weight is not None:
-        packed[:, features + 1] = batch.weight
-    order = np.argsort(np.arange(len(batch.x)) % comm.size, kind="stable")
-    packed = packed[order]
-    give = [len(range(rank, parts[comm.rank], comm.size)) * columns for rank in range(comm.size)]
-    take = [len(range(comm.rank, part, comm.size)) * columns for part in parts]
-    got = np.empty(sum(take), packed.dtype)
-    comm.alltoallv(packed.ravel(), give, got, take)
-    table = got.reshape(-1, columns)
-    weight = None if batch.weight is None else table[:, features + 1].copy()
-    x, y = np.ascontiguousarray(table[:, :features]), table[:, features].astype(batch.y.dtype)
-    return batch._replace(x=x, y=y, weight=weight, ids=np.zeros(len(x), np.int64))
+    sent = np.empty((comm.size + len(batch.x), columns), np.float64 if loader.dtype == np.float64 else np.float32)
+    give, take = ([1 + len(range(way, part, comm.size)) for way, part in ways] for ways in _ways(comm, parts))
+    for rank, lines in enumerate(_blocks(sent, give)):
+        lines[0, :features], lines[0, features] = spread, weight_here
+        lines[1:, :features], lines[1:, features] = batch.x[rank :: comm.size], batch.y[rank :: comm.size]
+        if batch.weight is not None:
+            lines[1:, features + 1] = batch.weight[rank :: comm.size]
+    got = np.empty((sum(take), columns), sent.dtype) if comm.size > 1 else sent
+    if comm.size > 1:
+        comm.alltoallv(sent.ravel(), [n * columns for n in give], got.ravel(), [n * columns for n in take])
+    blocks = _blocks(got, take)
+    spreads, weights = (
+        np.array([lines[0, part] for lines in blocks], np.float64) for part in (slice(features), features)
+    )
+    total = float(weights.sum()) or 1.0
+    everywhere = by_parameter(objective.model, weights @ np.square(spreads) / total, 1.0)
+    x, y = (np.concatenate([lines[1:, part] for lines in blocks]) for part in (slice(features), features))
+    weight = None if batch.weight is None else np.concatenate([lines[1:, features + 1] for lines in blocks])
+    rows = batch._replace(x=x, y=y.astype(batch.y.dtype), weight=weight, ids=np.zeros(len(x), np.int64))
+    return rows, everywhere
 
 
-def _newton(model: Any, batch: Batch, start: Array, decay: Array, weight: float) -> tuple[Array, Array] | None:
+def _ways(comm: Communicator, parts: Sequence[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(which rows of every so many, of how many) go from this rank to each, and come from each to this one."""
+    return [(rank, parts[comm.rank]) for rank in range(comm.size)], [(comm.rank, part) for part in parts]
+
+
+def _blocks(table: Array, counts: Sequence[int]) -> list[Array]:
+    """Views of so many lines, one after another."""
+    ends = np.cumsum(counts)
+    return [table[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def _newton(
+    model: Any, batch: Batch, start: Array, decay: Array, moments: Moments, everywhere: Array
+) -> tuple[Array, Array] | None:
     """Minimise the mean loss of the rows and the penalty by damped steps; local.  None: it cannot be.
 
-    Two linearizations take turns: ``kept`` is that of w, and the next trial overwrites ``spare``.
+    Parameters of unknown columns are penalised as much as the loss would curve if these were known.  Returns w and the
+    sum of Hessians there.  Two linearizations take turns: ``kept`` is that of w, and the next trial overwrites
+    ``spare``.
     """
-    w, grad, size = start.astype(np.float64), np.empty_like(start), start.size
+    w, grad, size, weight = start.astype(np.float64), np.empty_like(start), start.size, moments.weight
+    unknown = moments.unknown(everywhere)
 
     def look(w: Array, old: Any) -> tuple[float, Array, Any]:
         sums, kept = model.linearize(HOST.read_only(w.astype(start.dtype)), batch, grad, old)
         return sums.loss / weight + 0.5 * float(decay @ (w * w)), grad / weight + decay * w, kept
 
+    if unknown.any():
+        _, kept = model.linearize(HOST.read_only(start), batch, grad)
+        curved = np.zeros(size)
+        kept.add_diagonal(batch, curved)
+        curvature = curved.sum() / (moments.square.sum() or 1.0)
+        decay = decay + unknown * curvature * everywhere
     value, slope, kept = look(w, None)
     spare, enough = None, ENOUGH * float(np.linalg.norm(slope))
     for turn in range(MOST_STEPS + 1):
-        matrix = _matrix(kept, batch, decay, weight, size)
+        matrix = np.zeros((size, size))
+        kept.add_matrix(batch, matrix)
         if not (np.isfinite(value) and np.isfinite(matrix).all()):
             return None
         if float(np.linalg.norm(slope)) <= enough or turn == MOST_STEPS:
             break
         step = -slope
-        Factored(matrix.copy(), start.dtype).solve(step)
+        Factored(matrix / weight + np.diag(decay), start.dtype).solve(step)
         fall, t = float(slope @ step), 1.0
         while True:
             there, slope_there, kept_there = look(w + t * step, spare)
@@ -195,11 +314,3 @@ def _newton(model: Any, batch: Batch, start: Array, decay: Array, weight: float)
         spare, kept = kept, kept_there
         w, value, slope = w + t * step, there, slope_there
     return w, matrix
-
-
-def _matrix(kept: Any, batch: Batch, decay: Array, weight: float, size: int) -> Array:
-    matrix = np.zeros((size, size))
-    kept.add_matrix(batch, matrix)
-    matrix /= weight
-    matrix.flat[:: size + 1] += decay
-    return matrix

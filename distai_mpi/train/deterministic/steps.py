@@ -19,7 +19,7 @@ from ...optim.preconditioner import Diagonal, Factored, Preconditioner
 from ...trace import UPDATE
 from ..steps import Steps
 from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
-from .sample import MOST_DENSE, Diagonals, Sampled, sample_diagonal, sample_size, solve_sample, warm_up
+from .sample import MOST_DENSE, Estimate, diagonal_of_all, sample_size, solve_sample, warm_up
 
 Array = Any
 STOPPED, LOST = "no further decrease", "loss is not finite near the last iterate"
@@ -120,31 +120,30 @@ class DeterministicSteps(Steps):
     def _begin(self) -> None:
         """The objective at w, and the sample; collective."""
         count = sample_size(self.objective, self.optimizer.sample)
-        dense, beside = self._w.size <= MOST_DENSE, NOTHING
-        if count:
-            self.objective.mark(UPDATE)
-            beside = (solve_sample if dense else sample_diagonal)(
-                self.objective, np.zeros_like(self._w), count
-            ).message()
-        found = self._evaluate(self._w, beside)
-        if count:
-            self._take_sample(dense, found.beside)
+        self.objective.mark(UPDATE)
+        if not count:
+            found = self._evaluate(self._w)
+        elif self._w.size <= MOST_DENSE:
+            sampled = solve_sample(self.objective, count)
+            found = self._evaluate(self._w, sampled.message())
+            self._take_sample(found.beside, sampled.everywhere)
+        else:
+            found = self._evaluate(self._w, diagonal_of_all(self.objective))
+            self.preconditioner = Diagonal(found.beside[: self._w.size] / self.points.weight + self.points.penalty)
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
             self.done["first_norm"] = self.gradient_norm
 
-    def _take_sample(self, dense: bool, totals: Array) -> None:
+    def _take_sample(self, totals: Array, everywhere: Array) -> None:
         """Make the preconditioner, and know the start, from what the ranks found on the sample; local."""
-        size = self._w.size
-        if not dense:
-            diagonal = Diagonals.mean(totals, size)
-            self.preconditioner = None if diagonal is None else Diagonal(diagonal + self.points.penalty)
+        estimate = Estimate.of(totals, everywhere)
+        if estimate is None:
             return
-        mean = Sampled.mean(totals, size)
-        if mean is not None:
-            self.preconditioner = Factored(mean[1], self._w.dtype)
-            self._start = mean[0] if self._fresh else None
+        matrix = estimate.matrix
+        matrix.flat[:: len(matrix) + 1] += self.points.penalty
+        self.preconditioner = Factored(matrix, self._w.dtype)
+        self._start = estimate.w if self._fresh else None
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
         return self.points.evaluate(w, beside, self._local_products)
@@ -196,7 +195,7 @@ class DeterministicSteps(Steps):
         Factored(np.eye(2)).solve(np.ones(2))
         dot(np.ones(2), np.ones(2))
         if sample_size(self.objective, self.optimizer.sample):
-            warm_up(self.objective, np.zeros_like(self._w))
+            warm_up(self.objective)
         move(self._w[:0], self._direction.dtype.type(0), self._direction[:0], self._w_next[:0])
 
     def settle(self, batch: Batch) -> None:
