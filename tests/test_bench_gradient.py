@@ -71,7 +71,7 @@ def test_another_gradient_is_seen_on_all_ranks(comm, monkeypatch):
 
 @mpi
 def test_too_many_rows(comm):
-    with pytest.raises(ConfigError, match="lower --rows or --features"):
+    with pytest.raises(ConfigError, match="lower --rows, --features"):
         gradient.run(comm, Problem(10**12, 100, "logistic", 1, "float32"), 1)
 
 

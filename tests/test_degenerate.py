@@ -89,7 +89,22 @@ def test_one_class_alone(comm, name):
     result = minimise(comm, whole_share(x, np.ones(len(x), np.int64), comm), "logistic", METHODS[name](), epochs=30)
     assert result.status == "completed"
     assert result.train_loss < 0.05
-    assert "one class" in result.without_optimum
+    assert "no row is of class 0" in result.without_optimum
+
+
+@mpi
+def test_classes_without_rows_that_count(comm):
+    x, y = make_rows(rows=90)
+    options = {"optimizer": optim.LBFGS(), "epochs": 30, "tol": 1e-6, "l2": 1e-2}
+    model = models.Softmax(6, 4, dtype=np.float64)
+    assert "no row is of class 3" in fit(model, whole_share(x, y, comm), comm, **options).without_optimum
+    share = local_share(x, y, comm, uneven(90, comm.size), (y != 1).astype(float))
+    assert "no row is of class 1, 3" in fit(model, share, comm, **options).without_optimum
+    model = models.Softmax(6, 4, bias=False, dtype=np.float64)
+    assert fit(model, share, comm, **options).without_optimum is None
+    model = models.Logistic(6, bias=False, dtype=np.float64)
+    nothing = whole_share(np.zeros((9, 6)), np.zeros(9, np.int64), comm)  # on no side
+    assert fit(model, nothing, comm, **options | {"l2": 0.0}).without_optimum is None
 
 
 @mpi
@@ -145,6 +160,35 @@ def test_samples_of_rows_that_mostly_do_not_count(comm, name):
     assert result.converged
     assert result.evaluations < 25
     np.testing.assert_allclose(result.w, few.w, rtol=1e-4, atol=1e-5)
+
+
+@mpi
+@pytest.mark.parametrize("allreduce", ["native", "ring"])
+def test_iterations_on_rounding_alone_end(comm, allreduce):
+    x, y = rows_for("logistic")
+    scaled = x * np.array([1e6, 1, 1e-6, 1, 1, 1])
+    method = optim.LBFGS(sample=0)
+    result = minimise(
+        comm, whole_share(scaled, y, comm), "logistic", method, np.float32, l2=0.0, tol=1e-30, allreduce=allreduce
+    )
+    assert result.status == "completed"
+    assert result.stop_reason == "no further decrease"
+    assert result.iterations < 150
+
+
+@mpi
+def test_a_history_without_room_is_refused(comm):
+    share = whole_share(*rows_for("logistic"), comm)
+    with pytest.raises(ConfigError, match="--memory 10000000000000: the pairs take .* GB"):
+        minimise(comm, share, "logistic", optim.LBFGS(memory=10**13))
+
+
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_features_too_large_for_their_squares(comm, name):
+    x, y = rows_for("logistic")
+    result = minimise(comm, whole_share(1e160 * x, y, comm), "logistic", METHODS[name](sample=0), epochs=9)
+    assert not result.converged
 
 
 @mpi

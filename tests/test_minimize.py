@@ -136,5 +136,37 @@ def test_a_wall_is_backed_off_from_and_a_lost_objective_names_itself(comm):
 
 @mpi
 def test_methods_that_need_more_than_a_gradient_are_refused(comm):
-    with pytest.raises(ConfigError, match="lbfgs"):
-        minimize(rosenbrock(comm), np.ones(SIZE), comm, optimizer=optim.NewtonCG())
+    for method in (optim.NewtonCG(), optim.Momentum(), optim.Auto()):
+        with pytest.raises(ConfigError, match=r"minimize takes optim.LBFGS\(\)"):
+            minimize(rosenbrock(comm), np.ones(SIZE), comm, optimizer=method)
+    for most in (0, -1, 10.0, "many"):
+        with pytest.raises(ConfigError, match="max_iter must be a whole number from 1 on"):
+            minimize(rosenbrock(comm), np.ones(SIZE), comm, max_iter=most)
+
+
+@mpi
+@pytest.mark.parametrize("allreduce", ["native", "ring"])
+def test_gradients_that_are_no_numbers(comm, allreduce):
+    def lost_after(calls):
+        seen = 0
+
+        def function(w, grad):
+            nonlocal seen
+            seen += 1
+            grad[:] = w if seen <= calls else np.nan
+            return float(0.5 * w @ w)
+
+        return function
+
+    for calls in (2, 4):
+        result = minimize(lost_after(calls), np.arange(1.0, 7.0), comm, tol=1e-30, allreduce=allreduce)
+        assert result.status == "diverged"
+        assert "gradient is not finite" in result.stop_reason
+        assert np.isfinite(result.w).all()
+
+    def huge(w, grad):
+        grad[:] = 1e200 * w
+        return 0.5e200 * float(w @ w)
+
+    result = minimize(huge, np.ones(4), comm, allreduce=allreduce)
+    assert (result.status, result.converged) == ("diverged", False)

@@ -252,7 +252,7 @@ RUN: Sequence[Option] = (
         help="Write what each rank does when, for ui.perfetto.dev or chrome://tracing; the sums go to result.json.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only."),
     click.option("-v", "--verbose", is_flag=True, help="Print settings, every rank's share and the exchange."),
 )
 

@@ -341,7 +341,8 @@ def _ends(run: Run, result: Result, stop: Stop) -> bool:
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return True
     if stop.tol is not None and run.first_norm is not None:
-        result.converged = run.gradient_norm <= stop.tol * run.first_norm
+        known = math.isfinite(run.gradient_norm) and math.isfinite(run.first_norm)
+        result.converged = known and run.gradient_norm <= stop.tol * run.first_norm
         if result.converged:
             result.stop_reason = "tolerance"
             return True

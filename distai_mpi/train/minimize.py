@@ -16,6 +16,7 @@ from ..optim import LBFGS
 from ..params import Layout
 from .callbacks import Callback
 from .checkpoint import Checkpoint
+from .checks import check_alike
 from .loop import fit
 from .run import Result
 
@@ -64,7 +65,12 @@ def minimize(
         ConfigError: the start differs between ranks or has a wrong shape or dtype, or ``function`` does not keep its
             promise at the start, where it is called once more to see; on every rank.
     """
+    check_alike(comm, max_iter=max_iter)
     with comm.agreed():
+        if not isinstance(max_iter, int | np.integer) or max_iter < 1:
+            raise ConfigError(f"max_iter must be a whole number from 1 on, got {max_iter!r}")
+        if optimizer is not None and not isinstance(optimizer, LBFGS):
+            raise ConfigError(f"minimize takes optim.LBFGS(), which needs gradients alone, and not {optimizer!r}")
         model = _FunctionModel(function, w, 1.0 / comm.size)
     _check_alike(comm, model)
     with comm.agreed():

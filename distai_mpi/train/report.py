@@ -89,7 +89,8 @@ class ResultFiles(Callback):
 def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of result.json, None where one has no meaning; ``settings`` names the data and the model.
 
-    ``flops_per_second`` counts the matrix products of training alone, on all ranks together.
+    ``flops_per_second`` counts the matrix products of training alone, on all ranks together; it is None of methods
+    that search, whose iterations are not alike.
     """
     comm, objective, model = run.comm, run.objective, run.objective.model
     flops = getattr(model, "flops_per_row", None)
@@ -123,7 +124,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "iterations": result.iterations,
         "seconds": result.seconds,
         "samples_per_second": rate,
-        "flops_per_second": rate * flops if rate and flops else None,
+        "flops_per_second": rate * flops if rate and flops and not run.training.searches else None,
         "without_optimum": result.without_optimum,
         "evaluations": result.evaluations,
         "products": result.products,

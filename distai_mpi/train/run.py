@@ -32,8 +32,8 @@ class Result:
         w: parameters, shape (layout.size,), replicated, in host memory.
         status: ``completed``, ``diverged`` or ``interrupted``.
         stop_reason: ``epochs``, ``iterations`` (the most that a searching method may make), ``no further decrease``,
-            ``tolerance``, ``small decrease``, ``no improvement``, ``loss is not finite``, ``loss is not finite near the
-            last iterate``, ``signal``, or ``signal, and the run could not be saved``.
+            ``tolerance``, ``small decrease``, ``no improvement``, ``loss is not finite``, ``loss or gradient is not
+            finite near the last iterate``, ``signal``, or ``signal, and the run could not be saved``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
         metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.

@@ -36,6 +36,7 @@ def command(
     As training makes them, beside plain NumPy (two matrix products and what lies between them, all rows at once) and
     beside the floor: a loop that sums all features, which reads every row once.  One-pass is the loop that
     training takes for one output where a rank has few threads; it runs on one, NumPy on all that the rank has.
+    Times are medians over the turns; × floor is the median of the ratios of times in the same turn.
 
     Every rank works on its own rows, all at once; nothing is exchanged, and it is the slowest rank that counts.
     """
@@ -190,11 +191,12 @@ def check_memory(comm: Any, problem: Problem) -> None:
 
     itemsize = np.dtype(problem.dtype).itemsize
     a_row = problem.features * itemsize + 5 * max(8, problem.outputs * itemsize)
-    needed, left = problem.rows / comm.size * a_row * comm.node.size, memory_left()
+    parameters = problem.features * problem.outputs * 8 * 8  # w, gradients, and the kernels' copies, up to float64
+    needed, left = (problem.rows / comm.size * a_row + parameters) * comm.node.size, memory_left()
     with comm.agreed():
         if needed > left:
             found = f"{needed / 1e9:.1f} GB are needed on a node, and {left / 1e9:.1f} left"
-            raise ConfigError(f"{found}; lower --rows or --features")
+            raise ConfigError(f"{found}; lower --rows, --features{' or --classes' if problem.outputs > 1 else ''}")
 
 
 def check(comm: Any, ways: dict[str, Any]) -> None:

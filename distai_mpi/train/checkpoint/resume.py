@@ -53,7 +53,8 @@ def _restore(step: str, run: Run, identity: dict[str, Any]) -> str:
     changes = [f"{name} {now[name]} (was {was})" for name, was in body["variable"].items() if now.get(name) != was]
     where = f"after epoch {run.epoch}" + (f" and {run.epoch_steps} steps" if run.epoch_steps else "")
     if run.epoch >= run.epochs:
-        changes.append(f"the run is complete: all {run.epochs} epochs are done already; more --epochs go on")
+        what, flag = ("iterations", "--max-iter") if run.optimizer.full_batch else ("epochs", "--epochs")
+        changes.append(f"the run is complete: all {run.epochs} {what} are done already; a higher {flag} goes on")
     return "; ".join([f"going on from {step}, {where}", *changes])
 
 

@@ -118,9 +118,12 @@ class NewtonCGSteps(DeterministicSteps):
                 break
             self._move(1.0)
             found = self._evaluate(self._w_next)
-            self._lost |= not (math.isfinite(found.value) and math.isfinite(found.square))
+            finite = math.isfinite(found.value) and math.isfinite(found.square)
+            self._lost |= not finite
             fall = self.at.value - found.value
-            if step.decrease <= precision * abs(self.at.value):  # values are rounding there: gradients decide
+            if not finite:
+                ratio = math.nan
+            elif step.decrease <= precision * abs(self.at.value):  # values are rounding there: gradients decide
                 ratio = 1.0 if found.square < self.at.square else 0.0
             else:
                 ratio = fall / step.decrease

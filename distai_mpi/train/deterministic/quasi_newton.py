@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ...data import Batch
+from ...errors import ConfigError
 from ...objective import Objective
 from ...optim import LBFGS
 from ...optim.lbfgs import History, WholeHistory
+from ...perf.machine import memory_left
 from ...trace import UPDATE
 from .full_batch import Evaluation, has_curvature
 from .steps import SearchingSteps
@@ -28,10 +31,32 @@ class QuasiNewtonSteps(SearchingSteps):
     def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
         margins = has_curvature(objective.model) and getattr(objective.model, "has_margins", False)
         super().__init__(objective, optimizer, start, margins)
+        self._check_memory(optimizer.memory)
         kind = WholeHistory if objective.whole else History
         # in the model's dtype either way: a run may go on under another exchange
         self.history: Any = kind(optimizer.memory, self.points.grad.size, objective.model.dtype)
         self.caution = optimizer.caution
+
+    def _check_memory(self, memory: int) -> None:
+        """Raise `ConfigError` on all ranks where a node has too little room for the history; collective."""
+        comm, model = self.objective.comm, self.objective.model
+        needed = 2 * (memory + 1) * self.points.grad.size * model.dtype.itemsize * comm.node.size
+        left = memory_left()
+        with comm.agreed():
+            if needed > left:
+                raise ConfigError(
+                    f"--memory {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are left;"
+                    " lower it"
+                )
+
+    def warm_up(self, batch: Batch) -> None:
+        """See `Steps`."""
+        super().warm_up(batch)
+        kind, grad = type(self.history), np.ones(1, self._direction.dtype)
+        small, out = kind(1, 1, self.objective.model.dtype), np.ones_like(grad)
+        small.renew(small.products(grad))
+        small.direction(grad, 1.0, out)
+        small.keep(small.tell(1.0, out, grad, out), 0.0)
 
     @property
     def owned(self) -> dict[str, Any]:

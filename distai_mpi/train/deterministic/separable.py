@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...objective import Objective
-
-if TYPE_CHECKING:
-    from ...comm import Communicator
 
 Array = Any
 
@@ -19,21 +16,29 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
 
     Where parameters have every row on its class's side, larger ones have a smaller loss (Albert & Anderson 1984, "On
     the existence of maximum likelihood estimates in logistic regression models"): of a linear model all of them, of a
-    net those of the last layer.  A bias alone does that to rows of one class, and is not penalised.
+    net those of the last layer.  The bias of a class without rows does that too, and is not penalised.
 
     Args:
         w: parameters, shape (layout.size,), replicated.
 
     Returns:
-        None also where it cannot be told: for models without a loss of known form, or where ``w`` has rows wrong.
+        None also where it cannot be told: for models without a loss of known form, where ``w`` has rows wrong, or a
+        column is not 0 in rows of one class alone.
     """
     model: Any = objective.model
-    labels = objective.loader.share.labels
     if not getattr(getattr(model, "loss_function", None), "classifies", False):
         return None
-    if labels.low == labels.high and not all(slot.decay for slot in model.layout.slots):
-        return "all rows are of one class: a larger bias always fits them better, and there is no optimum"
-    if objective.l2 or _wrong(objective, w, objective.comm):
+    counts, wrong = _look(objective, w)
+    if not counts.any():
+        return None
+    biased = not all(slot.decay for slot in model.layout.slots)
+    if biased and not counts.all():
+        empty = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
+        return (
+            f"no row is of class {empty}: its bias falls for ever, and there is no optimum; leave the class out of the"
+            " labels, or give rows of it"
+        )
+    if objective.l2 or wrong:
         return None
     return (
         "all rows are classified right (separable classes): without a penalty larger parameters always fit them better,"
@@ -41,11 +46,22 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
     )
 
 
-def _wrong(objective: Objective, w: Array, comm: Communicator) -> int:
-    """Rows, over all ranks, that ``w`` does not classify right; those of weight 0 do not count."""
+def _look(objective: Objective, w: Array) -> tuple[Array, float]:
+    """Rows of each class, and rows on no side or a wrong one, over all ranks; those of weight 0 do not count."""
     model: Any = objective.model
-    wrong = 0
+    outputs = model.widths[-1]
+    totals = np.zeros(max(2, outputs) + 1)
     for batch in objective.loader.sequential():
-        missed = ~model.loss_function.right(model.outputs(w, batch.x), batch.y)
-        wrong += int(np.count_nonzero(missed if batch.weight is None else missed & (batch.weight > 0)))
-    return int(comm.sum([wrong])[0])
+        z, y = model.outputs(w, batch.x), batch.y
+        counts = np.ones(len(y), bool) if batch.weight is None else batch.weight > 0
+        if outputs == 1:
+            label = (y > 0).astype(np.int64)  # labels may be 0/1 or -1/+1
+            right = np.where(label, z[:, 0] > 0, z[:, 0] < 0)
+        else:
+            label, others, rows = y, z.copy(), np.arange(len(y))
+            others[rows, y] = -np.inf
+            right = z[rows, y] > others.max(axis=1)
+        totals[:-1] += np.bincount(label[counts], minlength=len(totals) - 1)
+        totals[-1] += np.count_nonzero(counts & ~right)
+    totals = objective.comm.sum(totals)
+    return totals[:-1], float(totals[-1])

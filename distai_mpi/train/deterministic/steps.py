@@ -22,7 +22,8 @@ from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
 from .sample import MOST_DENSE, Estimate, diagonal_of_all, sample_size, solve_sample, warm_up
 
 Array = Any
-STOPPED, LOST = "no further decrease", "loss is not finite near the last iterate"
+STOPPED, LOST = "no further decrease", "loss or gradient is not finite near the last iterate"
+MOST_STALE = 5  # iterations in a row that find neither a lower value nor a smaller gradient: these are rounding
 
 
 class DeterministicSteps(Steps):
@@ -57,6 +58,7 @@ class DeterministicSteps(Steps):
         self._start: Array | None = None  # the sample's solution, until it is tried
         self._fresh = True
         self._lost = False  # whether a trial of this step was not finite
+        self._least, self._stale = (math.inf, math.inf), 0  # value and ‖gradient‖², and iterations since
         self._direction = np.zeros_like(self.points.grad)
         self.done: dict[str, Any] = {**self.points.counts, "first_norm": None}
         self.points.counts = self.done
@@ -97,9 +99,24 @@ class DeterministicSteps(Steps):
         if self._at is None:
             self._begin()
         before, self._lost = self.at.sums, False
-        if math.isfinite(self.at.value) and not self._take_start():
+        if not math.isfinite(self.at.value):
+            return before
+        if not math.isfinite(self.at.square):
+            self._lost = True
+            self._stop()
+        elif not self._take_start():
             self._advance()
+            self._stop_if_stale()
         return before
+
+    def _stop_if_stale(self) -> None:
+        """Find no further step possible after many that led nowhere."""
+        now, least = (self.at.value, self.at.square), self._least
+        self._least = (min(now[0], least[0]), min(now[1], least[1]))
+        self._stale = 0 if self._least != least else self._stale + 1
+        if self._stale >= MOST_STALE:
+            self._lost = False
+            self._stop()
 
     def _stop(self) -> None:
         """Find no further step possible: because nothing is lower, or nothing that was tried is a number; local."""
@@ -236,8 +253,10 @@ class SearchingSteps(DeterministicSteps):
         if self._whole and self.points.has_lines:
             return self.points.line(t, self._w[self.objective.mine], self._direction, self._whole)
         value, slope = self._look(t)
-        if not (math.isfinite(value) and math.isfinite(slope)):
+        assert self._trial is not None
+        if not (math.isfinite(value) and math.isfinite(slope) and math.isfinite(self._trial.square)):
             self._lost, self._whole = True, 0.0
+            return math.inf, math.nan
         return value, slope
 
     def _look(self, t: float) -> tuple[float, float]:
