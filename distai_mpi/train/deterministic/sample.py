@@ -13,6 +13,7 @@ large-dimensional covariance matrices", by column).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,14 +57,14 @@ class Moments(NamedTuple):
         """How little rows with these moments tell of each column, from 0 to 1, where it has the mean ``everywhere``.
 
         As many rows tell of a column as would, all alike, have these two sums (Kish 1965, "Survey sampling": the
-        effective size of a sample).
+        effective size of a sample).  In arithmetic that every processor does alike, as in `Estimate.of`.
         """
         size = len(self.square)
         rows = np.divide(self.square**2, self.fourth, out=np.zeros(size), where=self.fourth > 0)
         own = self.square / self.weight
         few, larger = max(FEW_ROWS, FEW_PER_PARAMETER * size), np.maximum(own, everywhere)
         near = np.divide(np.minimum(own, everywhere), larger, out=np.ones(size), where=larger > 0)
-        by_rows = np.where(rows < KNOWN * few, 0.5 ** (rows / few), 0.0)
+        by_rows = np.where(rows < KNOWN * few, 1.0 / (1.0 + (rows / few) * (rows / few)), 0.0)
         return np.maximum(by_rows, np.where(near < NEAR, 1.0 - near, 0.0))
 
 
@@ -112,8 +113,8 @@ class Estimate(NamedTuple):
         matrix += np.tril(matrix, -1).T
         unknown = Moments(square, fourth, weight).unknown(everywhere)
         known = np.sqrt(1.0 - unknown)
-        trusted = known * known * square / weight
-        curvature = matrix.diagonal() @ (known * known) / (trusted.sum() or 1.0)  # of an average row
+        curved, squares = ((1.0 - unknown) * each for each in (matrix.diagonal(), square / weight))
+        curvature = math.fsum(curved) / (math.fsum(squares) or 1.0)  # of an average row
         matrix *= known * known[:, None]
         matrix.flat[:: size + 1] += unknown * (curvature or 1.0) * everywhere
         return Estimate(w / weight, matrix)
@@ -138,7 +139,7 @@ def solve_sample(objective: Objective, count: int) -> Sampled:
     model = objective.model
     size, dtype = model.layout.size, model.dtype
     batch, everywhere = _exchange(objective, _parts(objective, count))
-    moments = of_batch(model, batch)
+    moments = moments_of(model, batch)
     none = Moments(np.zeros(size), np.zeros(size), 0.0)
     nothing = Sampled(np.zeros(size), np.zeros((size, size)), none, everywhere)
     if not moments.weight > 0:
@@ -150,7 +151,7 @@ def solve_sample(objective: Objective, count: int) -> Sampled:
     return nothing if found is None else Sampled(*found, moments, everywhere)
 
 
-def of_batch(model: Any, batch: Batch) -> Moments:
+def moments_of(model: Any, batch: Batch) -> Moments:
     """Moments of the rows of a sample."""
     weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
     found = []
@@ -179,7 +180,7 @@ def warm_up(objective: Objective) -> None:
         return
     size = model.layout.size
     if size <= MOST_DENSE:
-        moments = of_batch(model, batch)._replace(weight=1.0)
+        moments = moments_of(model, batch)._replace(weight=1.0)
         _newton(model, batch, np.zeros(size, model.dtype), np.ones(size), moments, np.ones(size))
     else:
         _add_diagonal(model, batch, np.zeros(size))
@@ -251,8 +252,8 @@ def _exchange(objective: Objective, parts: Sequence[int]) -> tuple[Batch, Array]
     spreads, weights = (
         np.array([lines[0, part] for lines in blocks], np.float64) for part in (slice(features), features)
     )
-    total = float(weights.sum()) or 1.0
-    everywhere = by_parameter(objective.model, weights @ np.square(spreads) / total, 1.0)
+    squares = np.add.reduce(weights[:, None] * np.square(spreads), axis=0) / (math.fsum(weights) or 1.0)
+    everywhere = by_parameter(objective.model, squares, 1.0)
     x, y = (np.concatenate([lines[1:, part] for lines in blocks]) for part in (slice(features), features))
     weight = None if batch.weight is None else np.concatenate([lines[1:, features + 1] for lines in blocks])
     rows = batch._replace(x=x, y=y.astype(batch.y.dtype), weight=weight, ids=np.zeros(len(x), np.int64))
