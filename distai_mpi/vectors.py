@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 
 LINE_BYTES = 64  # of the cache
-NEARNESS = 2  # of llvm.prefetch: into the second-level cache
+NEARNESS = 3  # of llvm.prefetch: into the first-level cache
 
 
 class _Lanes(types.Type):
@@ -60,7 +60,7 @@ def prefetch(_, pointer, index):
         kinds = [byte.as_pointer(), number, number, number]
         ask = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
         place = builder.bitcast(builder.gep(args[0], [args[1]]), kinds[0])
-        builder.call(ask, [place, number(0), number(2), number(1)])  # to read; into the second-level cache; data
+        builder.call(ask, [place, number(0), number(NEARNESS), number(1)])  # to read; data
         return context.get_dummy_value()
 
     return types.void(pointer, index), generate
