@@ -17,6 +17,7 @@ import numpy as np
 from .backend import HOST, device_of, namespace
 from .comm import SHARING, choose_messages
 from .data import Batch
+from .errors import ConfigError
 from .models import Model, Number, Sums
 from .params import Ownership
 
@@ -194,6 +195,16 @@ class Objective:
         """
         loss, weight, squares = self.comm.sum([*local, self.owned_square(w)]).tolist()
         return loss / weight + 0.5 * self.l2 * squares, weight
+
+    def check_weight(self, weight: float) -> None:
+        """Raise `ConfigError` unless ``weight``, by the model that of all rows of all ranks, is theirs; local."""
+        share = self.loader.share
+        rounding = float(np.finfo(self.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
+        if not math.isclose(weight, share.total_weight, rel_tol=max(1e-9, rounding)):
+            raise ConfigError(
+                f"the model gives {share.rows:,} rows the weight {weight:g} in place of {share.total_weight:g};"
+                " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
+            )
 
     def norm(self, owned: Array) -> float:
         """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""

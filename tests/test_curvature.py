@@ -35,6 +35,39 @@ def columns(model, w, batch):
     return matrix
 
 
+@pytest.mark.parametrize(("features", "classes"), [(3, 17), (9, 2), (40, 5), (4, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_matrices_of_softmax_are_those_of_its_products(features, classes, bias):
+    rng = np.random.default_rng(3)
+    rows = 700  # more than one block
+    model = models.Softmax(features, classes, bias=bias, dtype=np.float64)
+    weight = np.where(np.arange(rows) % 7 == 3, 0.0, rng.random(rows))
+    x, y = rng.standard_normal((rows, features)), rng.integers(0, classes, rows)
+    batch, w = Batch(x, y, weight, np.arange(rows), 0, False), rng.standard_normal(model.layout.size)
+    matrix, size = columns(model, w, batch), model.layout.size
+    _, kept = model.linearize(w, batch, np.empty(size))
+    whole, diagonal = np.ones((size, size)), np.ones(size)
+    kept.add_matrix(batch, whole)
+    kept.add_diagonal(batch, diagonal)
+    np.testing.assert_allclose(whole - 1, matrix, rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(diagonal - 1, np.diag(matrix), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["linear", "logistic", "softmax"])
+def test_rows_may_lie_in_any_way(name):
+    model, batch, w, rng = problem(name, True, True)
+    v, size = rng.standard_normal(model.layout.size), model.layout.size
+    found = []
+    for x in (batch.x, np.asfortranarray(batch.x), np.repeat(batch.x, 2, axis=0)[::2], batch.x[::-1].copy()[::-1]):
+        grad, out, diagonal = np.empty(size), np.empty(size), np.zeros(size)
+        sums, kept = model.linearize(w, batch._replace(x=x), grad)
+        kept.product(w, batch._replace(x=x), v, out)
+        kept.add_diagonal(batch._replace(x=x), diagonal)
+        found.append(np.concatenate([[sums.loss], grad, out, diagonal]))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", ["linear", "logistic", "softmax"])

@@ -52,7 +52,10 @@ def test_separable_rows_without_a_penalty_stop_and_say_so(comm, name, capsys):
     assert result.stop_reason in ("iterations", "no further decrease")
     assert np.isfinite(result.w).all()
     assert "separable" in result.without_optimum
-    assert capsys.readouterr().err.count("separable") == (comm.rank == 0)
+    met = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-2)
+    assert met.stop_reason == "tolerance"
+    assert met.converged is False
+    assert capsys.readouterr().err.count("separable") == 2 * (comm.rank == 0)
     assert minimise(comm, share, "logistic", METHODS[name](), l2=1e-3).without_optimum is None
     assert capsys.readouterr().err == ""
 
@@ -101,6 +104,8 @@ def test_classes_without_rows_that_count(comm):
     assert "no row is of class 3" in fit(model, whole_share(x, y, comm), comm, **options).without_optimum
     share = local_share(x, y, comm, uneven(90, comm.size), (y != 1).astype(float))
     assert "no row is of class 1, 3" in fit(model, share, comm, **options).without_optimum
+    one = whole_share(x, np.zeros(90, np.int64), comm)
+    assert fit(models.Softmax(6, 1, dtype=np.float64), one, comm, **options).without_optimum is None
     model = models.Softmax(6, 4, bias=False, dtype=np.float64)
     assert fit(model, share, comm, **options).without_optimum is None
     model = models.Logistic(6, bias=False, dtype=np.float64)

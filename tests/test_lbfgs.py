@@ -99,6 +99,24 @@ def test_searches_meet_their_conditions(search, name):
         assert abs(slope(t)) <= search.curvature * abs(slope(0))
 
 
+def test_a_search_ends_at_the_edge_of_what_is_defined():
+    def slope(t):
+        return (-4.0 * t, -4.0) if t <= 5 else (math.inf, math.nan)
+
+    found = optim.StrongWolfe().find(slope, Point(0.0, 0.0, -4.0), 0.5, 1e-15)
+    assert found.point.t == 5.0
+    assert not found.good
+
+
+def test_pairs_whose_products_vanish_are_not_kept():
+    history = History(3, 4, np.float32)
+    small = np.full(4, 1e-23, np.float32)  # squares are 0 in its dtype, products with the step are not
+    assert history.products(small).size == 0
+    told = history.tell(1.0, np.ones(4, np.float32), small, np.zeros(4, np.float32))
+    assert not history.keep(told, 1e-8)
+    assert history.place["count"] == 0
+
+
 @pytest.mark.parametrize("search", [optim.StrongWolfe(), optim.Armijo()], ids=lambda one: type(one).__name__)
 def test_where_values_are_rounding_slopes_decide(search):
     found = search.find(lambda t: (1 + 1e-17 * (t - 1) ** 2, 2e-17 * (t - 1)), Point(0.0, 1.0, -2e-17), 1.0, 1e-15)

@@ -57,6 +57,54 @@ def test_single_precision_a_penalty_and_going_on(comm, tmp_path):
     )
 
 
+@mpi
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_run_that_goes_on_comes_to_the_same_bits(comm, tmp_path, dtype):
+    size = 20_002  # too many for whole vectors: the history lies in slices
+    start = np.tile(np.array([-1.2, 1.0], dtype), size // 2)
+    folder = comm.bcast_object(str(tmp_path / "saved"))
+    options = {"optimizer": optim.LBFGS(4), "tol": 1e-30, "allreduce": "ring"}
+    whole = minimize(rosenbrock(comm, size), start, comm, max_iter=14, **options)
+    for most, resume in ((3, False), (9, True), (14, True)):
+        checkpoint = Checkpoint(folder, 1, resume)
+        made = minimize(rosenbrock(comm, size), start, comm, max_iter=most, checkpoint=checkpoint, **options)
+    assert made.iterations == 14
+    np.testing.assert_array_equal(made.w, whole.w)
+
+
+@mpi
+def test_a_function_is_called_once_more_than_is_counted(comm):
+    calls = 0
+
+    def counted(w, grad):
+        nonlocal calls
+        calls += 1
+        return rosenbrock(comm)(w, grad)
+
+    result = minimize(counted, np.zeros(SIZE), comm, max_iter=5)
+    assert calls == result.evaluations + 1
+
+
+@mpi
+def test_a_lost_objective_is_lost_whatever_else_would_end_the_run(comm, capsys):
+    calls = 0
+
+    def lost(w, grad):
+        nonlocal calls
+        calls += 1
+        grad[:] = w / comm.size
+        return np.nan if calls > 4 else 0.5 * w @ w / comm.size + 1.0
+
+    result = minimize(
+        lost, np.ones(5), comm, min_decrease=1e-12, tol=1e-30, optimizer=optim.LBFGS(search=optim.Armijo(most=2))
+    )
+    assert result.status == "diverged"
+    assert "not finite" in result.stop_reason
+    assert np.isfinite(result.w).all()
+    told = capsys.readouterr().err.count(f"iteration {result.iterations}: loss or gradient is not finite")
+    assert told == (comm.rank == 0)
+
+
 def wrong_functions():
     def vector(w, grad):
         grad[:] = w

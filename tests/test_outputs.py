@@ -71,9 +71,10 @@ def test_loss_gradient_and_product(way, dtype, weighted, shape):
 
 @pytest.mark.parametrize("outputs", [2, 40, 41])
 def test_the_kernel_is_for_few_outputs_and_few_threads(outputs):
-    w = np.empty((3, outputs))
-    assert passes.takes_kernel(SOFTMAX.code, w, 1) == (outputs <= 40)
-    assert not passes.takes_kernel(SOFTMAX.code, w, 3)
+    x, w = np.empty((5, 3)), np.empty((3, outputs))
+    assert passes.takes_kernel(SOFTMAX.code, x, w, 1) == (outputs <= 40)
+    assert not passes.takes_kernel(SOFTMAX.code, x, w, 3)
+    assert not passes.takes_kernel(SOFTMAX.code, np.asfortranarray(x), w, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

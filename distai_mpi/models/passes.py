@@ -27,11 +27,11 @@ def by_margins(
     """One output: the loss, and its gradient into ``grad``; margins and curvatures are left in ``kept``, if not empty.
 
     ``w`` and ``grad`` end with the bias where they are longer than a row; see `kernels.linear`, which one thread runs.
-    With more than `KERNEL_THREADS` it is two products of BLAS.
+    Where this is not for the kernel, see `reads_once`, it is two products of BLAS.
     """
     n = batch.x.shape[1]
     offset = w[n] if w.size > n else w.dtype.type(0)
-    if threads > KERNEL_THREADS:
+    if not reads_once(batch.x, threads):
         margin = batch.x @ w[:n] + offset
         losses, residual, curvature = derivatives(kind, margin.astype(np.float64), batch.y, weight)
         np.dot(residual.astype(grad.dtype), batch.x, out=grad[:n])
@@ -46,6 +46,11 @@ def by_margins(
     loss, of_bias = linear.loss_and_grad(kind, *rows, offset, grad[:n], *kept)
     grad[n:] = of_bias
     return loss
+
+
+def reads_once(x: Array, threads: int) -> bool:
+    """Whether a pass over ``x`` with one output is the kernel's, which takes rows one after another in memory."""
+    return threads <= KERNEL_THREADS and x.flags.c_contiguous
 
 
 def read_only(*arrays: Array) -> tuple[Array, ...]:
@@ -73,7 +78,7 @@ def by_outputs(
     kind: int, batch: Any, weight: Array, w: Array, bias: Array, z: Array, grad: Array, bias_grad: Array, threads: int
 ) -> float:
     """Several outputs: the loss, its gradient into ``grad`` and ``bias_grad``, and that by the outputs into ``z``."""
-    if takes_kernel(kind, w, threads):
+    if takes_kernel(kind, batch.x, w, threads):
         from .kernels import outputs
 
         rows = read_only(batch.x, batch.y, weight, w, bias)
@@ -109,7 +114,7 @@ def curved_by_outputs(
     x, y, weight, delta = rows
     from .kernels.curvature import curve
 
-    if takes_kernel(kind, p, threads):
+    if takes_kernel(kind, x, p, threads):
         from .kernels import outputs
 
         outputs.sweep(True, *read_only(x, y, weight, p, p_bias), delta, u, out, bias_out)
@@ -124,9 +129,10 @@ def curved_by_outputs(
     _by_blocks(x, p, u, row_wise, out)
 
 
-def takes_kernel(kind: int, w: Array, threads: int) -> bool:
-    """Whether a pass with several outputs is the kernel's, which one thread runs."""
-    return kind == SOFTMAX.code and w.shape[1] <= MOST_OUTPUTS and threads <= OUTPUTS_THREADS
+def takes_kernel(kind: int, x: Array, w: Array, threads: int) -> bool:
+    """Whether a pass with several outputs is the kernel's, which one thread runs; as `reads_once`."""
+    few = w.shape[1] <= MOST_OUTPUTS and threads <= OUTPUTS_THREADS
+    return kind == SOFTMAX.code and few and x.flags.c_contiguous
 
 
 def _by_blocks(x: Array, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array) -> None:

@@ -64,7 +64,7 @@ class Pairs:
     def __init__(self, memory: int, size: int, dtype: Any) -> None:
         self.memory, rows = memory, memory + 1
         self.steps, self.changes = np.zeros((rows, size), dtype), np.zeros((rows, size), dtype)
-        self.place = {"first": 0, "count": 0}
+        self.place: dict[str, Any] = {"first": 0, "count": 0}
 
     @property
     def order(self) -> list[int]:
@@ -124,11 +124,12 @@ class WholeHistory(Pairs):
 
     def renew(self, totals: Array) -> None:
         """Nothing: vectors and ``place`` may be written to as they are."""
+        self.place.pop("products", None)  # of slices, when a run went on from there
 
     def keep(self, products: Array, caution: float) -> bool:
         """Keep the pair that was begun last, of which `tell` gave ``products``; false if it has no use."""
         _, square, curvature, change = products.tolist()
-        if not curvature > caution * math.sqrt(square * change):
+        if not _useful(square, curvature, change, caution):
             return False
         self._count_one()
         return True
@@ -167,6 +168,9 @@ class History(Pairs):
     Args:
         memory: pairs.
         size, dtype: of the owned slice.
+
+    Attributes:
+        place: as in `Pairs`, and the inner ``products``.
     """
 
     def __init__(self, memory: int, size: int, dtype: Any) -> None:
@@ -175,6 +179,12 @@ class History(Pairs):
         self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
         self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
         self._number = np.dtype(dtype).type
+        self.place["products"] = []
+
+    @property
+    def _known(self) -> bool:
+        """Whether ``place`` has the products of the vectors: summed anew, they would be other ones in the last bits."""
+        return len(self.place["products"]) == self._gram.size + self._with_grad.size
 
     @property
     def _filled(self) -> int:
@@ -199,19 +209,30 @@ class History(Pairs):
         products = totals[1:].reshape(2, filled + 1, 2)
         self._with_grad[:, :filled] = products[:, :filled, 1]
         square, curvature, change = products[0, filled, 1], products[0, row, 0], products[1, row, 0]
-        if not curvature > caution * math.sqrt(square * change):
-            return False
+        kept = _useful(square, curvature, change, caution)
+        if kept:
+            self._take(row, filled, products)
+            self._count_one()
+        self.place["products"] = [*self._gram.ravel().tolist(), *self._with_grad.ravel().tolist()]
+        return kept
+
+    def _take(self, row: int, filled: int, products: Array) -> None:
+        """Know the products of the pair in ``row`` with all."""
+        curvature = products[0, row, 0]
         self._gram[0, :filled, row] = products[0, :filled, 0]  # sᵢᵀ y; of sᵀ yᵢ the two loops make no use
         self._gram[0, row, :filled] = 0
         self._gram[0, row, row] = curvature
         self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :filled, 0]
-        self._count_one()
-        return True
 
     def products(self, grad: Array) -> Array:
-        """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`."""
+        """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`.
+
+        Nothing where there are no pairs, or ``place`` tells.
+        """
         from .lbfgs_kernels import gram
 
+        if self._known or not self.place["count"]:
+            return np.empty(0)
         rows = self.memory + 1
         products = np.empty((2, rows, 2 * rows + 1))
         gram(self.steps, self.changes, grad, products)
@@ -220,6 +241,12 @@ class History(Pairs):
     def renew(self, totals: Array) -> None:
         """Take the vectors and ``place`` as they were written to; ``totals`` are `products` over all ranks."""
         rows = self.memory + 1
+        if self._known:
+            known = np.array(self.place["products"])
+            gram, with_grad = np.split(known, [self._gram.size])
+            self._gram[:], self._with_grad[:] = gram.reshape(self._gram.shape), with_grad.reshape(self._with_grad.shape)
+        if not totals.size:
+            return
         products = totals.reshape(2, rows, 2 * rows + 1)
         self._gram[:], self._with_grad[:] = products[:, :, rows : 2 * rows], products[:, :, 2 * rows]
 
@@ -259,6 +286,11 @@ class History(Pairs):
             beta = _dot([row[i] for row in with_changes], by_step) + _dot(changes[i], by_change)
             by_step[i] = alpha[i] - (beta + by_grad * change_grad[i]) / curvature[i]
         return by_step, by_change, by_grad
+
+
+def _useful(square: float, curvature: float, change: float, caution: float) -> bool:
+    """Whether a pair with ‖s‖² = ``square``, sᵀy = ``curvature`` and ‖y‖² = ``change`` keeps the estimate definite."""
+    return square > 0 and change > 0 and curvature > caution * math.sqrt(square * change)
 
 
 def _dot(a: Iterable[float], b: Iterable[float]) -> float:

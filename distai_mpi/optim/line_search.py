@@ -84,6 +84,8 @@ class StrongWolfe:
             point = Point(t, *evaluate(t))
             if not (math.isfinite(point.value) and math.isfinite(point.slope)):
                 high, t = point._replace(value=math.inf), low.t + 0.1 * (t - low.t)
+                if _narrow(low, high):
+                    break
                 continue
             if self._good(start, point, precision):
                 return Found(point, True, True, count)
@@ -97,10 +99,10 @@ class StrongWolfe:
                 low = point
             if high is None:
                 t = _beyond(low, start)
+            elif _narrow(low, high):
+                break
             else:
                 t = _between(low, high)
-                if abs(high.t - low.t) <= 1e-12 * max(abs(low.t), abs(high.t)):
-                    break
         return Found(best, False, best is point, count)
 
     def _good(self, start: Point, point: Point, precision: float) -> bool:
@@ -147,6 +149,11 @@ class Armijo:
             rise = point.value - start.value - t * start.slope
             t *= min(0.5, max(0.1, -t * start.slope / (2 * rise))) if math.isfinite(rise) and rise > 0 else 0.1
         return Found(start, False, False, count)
+
+
+def _narrow(low: Point, high: Point) -> bool:
+    """Whether there is nothing between two points."""
+    return abs(high.t - low.t) <= 1e-12 * max(abs(low.t), abs(high.t))
 
 
 def _beyond(low: Point, start: Point) -> float:

@@ -34,6 +34,7 @@ from .tracing import Tracer, tracing
 if TYPE_CHECKING:
     from ..comm import Communicator
 
+EPOCHS, MOST_ITERATIONS = 5, 100  # that are made unless somebody says otherwise
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
 
 
@@ -54,7 +55,7 @@ def fit(
     optimizer: Optimizer | Auto | None = None,
     schedule: Schedule | None = None,
     clip_norm: float | None = None,
-    epochs: int = 5,
+    epochs: int | None = None,
     global_batch_size: int = 256,
     l2: float = 0.0,
     seed: int = 0,
@@ -83,7 +84,7 @@ def fit(
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
             batch; under averaging each rank's own).  Costs one small message a step.
-        epochs: passes over the training rows.
+        epochs: passes over the training rows; default 5, and 100 iterations of methods that search along directions.
         global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
@@ -146,6 +147,8 @@ def fit(
     )
     if isinstance(optimizer, Auto):
         optimizer = choose(optimizer, model, data.rows, comm, allreduce)
+    if epochs is None:
+        epochs = MOST_ITERATIONS if isinstance(optimizer, Deterministic) else EPOCHS
     check_settings(
         data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
     )
@@ -323,13 +326,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
 def _mean_of_epoch(run: Run) -> float:
     """The mean of the losses that rows had when their steps were taken, and the penalty; collective."""
     running, weight = run.objective.mean(run.w, run.sums)
-    expected = run.loader.share.total_weight
-    rounding = float(np.finfo(run.objective.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
-    if not math.isclose(weight, expected, rel_tol=max(1e-9, rounding)):
-        raise ConfigError(
-            f"the model gives {run.loader.share.rows:,} rows the weight {weight:g} in place of {expected:g};"
-            " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
-        )
+    run.objective.check_weight(weight)
     return running
 
 
@@ -346,6 +343,9 @@ def _ends(run: Run, result: Result, stop: Stop) -> bool:
         if result.converged:
             result.stop_reason = "tolerance"
             return True
+    if run.training.failed:
+        result.status, result.stop_reason = "diverged", run.training.stop_reason or ""
+        return True
     if stop.min_decrease is not None and len(run.history) > 1:
         before, now = run.history[-2]["running_loss"], record["running_loss"]
         if before - now < stop.min_decrease * abs(now):
@@ -356,7 +356,6 @@ def _ends(run: Run, result: Result, stop: Stop) -> bool:
         return True
     if run.training.stop_reason is not None:
         result.stop_reason = run.training.stop_reason
-        result.status = "diverged" if run.training.failed else result.status
         return True
     return False
 
@@ -407,8 +406,10 @@ def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None
         return
     if run.training.searches:
         result.without_optimum = without_optimum(run.objective, run.w)
-        if result.without_optimum is not None and run.comm.rank == 0:
-            tell(result.without_optimum, warning=True)
+        if result.without_optimum is not None:
+            result.converged = False if result.converged is not None else None
+            if run.comm.rank == 0:
+                tell(result.without_optimum, warning=True)
     if "test" in watched:
         test = evaluate(run.objective.model, run.w, watched["test"], run.comm, every_metric=True)
         result.test_loss, result.test_accuracy, result.metrics = test

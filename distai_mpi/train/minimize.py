@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data import Batch, Dataset, from_local
 from ..errors import ConfigError
+from ..messages import tell
 from ..models import Sums
 from ..optim import LBFGS
 from ..params import Layout
@@ -59,7 +60,8 @@ def minimize(
         l2: adds ½ l2 ‖w‖² to the objective.
 
     Returns:
-        As `fit`; ``train_loss`` is the objective.
+        As `fit`; ``train_loss`` is the objective.  Where that or its gradient is not finite, points nearer by are
+        tried; if all are lost, a warning names the iteration, ``status`` is ``diverged`` and ``w`` the point before.
 
     Raises:
         ConfigError: the start differs between ranks or has a wrong shape or dtype, or ``function`` does not keep its
@@ -76,7 +78,7 @@ def minimize(
     with comm.agreed():
         model.check()
     row = Dataset(np.zeros((1, 1)), np.zeros(1), np.full(1, model.weight))
-    return fit(
+    result = fit(
         model,
         from_local(row, comm),
         comm,
@@ -90,6 +92,9 @@ def minimize(
         trace=trace,
         callbacks=callbacks,
     )
+    if result.status == "diverged" and comm.rank == 0:
+        tell(f"iteration {result.iterations}: {result.stop_reason}; w is what it was before", warning=True)
+    return result
 
 
 class _FunctionModel:
@@ -126,6 +131,7 @@ class _FunctionModel:
         raise ConfigError("a function predicts nothing")
 
     can_predict = False
+    needs_warm_up = False  # `check` has called the function
 
     def check(self) -> None:
         """Raise `ConfigError` unless the function does what it has to at the start; local."""

@@ -38,7 +38,8 @@ class Result:
         test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
         metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.
         best_epoch: the epoch that ``w`` is of, the best on the validation rows; None without these.
-        converged: whether the tolerance was met; None where none was set, or ``w`` is of an earlier iteration.
+        converged: whether the tolerance was met, and there is an optimum as far as is known; None where no tolerance
+            was set, or ``w`` is of an earlier iteration.
         without_optimum: of a searching method, why no finite parameters minimise the objective, where `w` shows it.
         epochs, iterations: epochs and optimizer steps made.
         seconds: time spent training, between barriers, without compilation and evaluation.

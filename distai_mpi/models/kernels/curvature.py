@@ -36,3 +36,19 @@ def curve(kind, delta, y, weight, u):
             for k in range(outputs):
                 p = np.float64(delta[r, k]) / factor + (1.0 if k == label else 0.0)
                 u[r, k] = factor * p * (u[r, k] - mean)
+
+
+@kernel()
+def row_products(x, factors, out):
+    """out[r, c · outputs + k] ← x[r, c] · factors[r, k], and ``factors`` in the place of one more column, if there is.
+
+    ``x`` has shape (rows, features), ``factors`` (rows, outputs), ``out`` (rows, columns · outputs).
+    """
+    rows, features = x.shape
+    outputs = factors.shape[1]
+    for r in range(rows):
+        for c in range(features):
+            for k in range(outputs):
+                out[r, c * outputs + k] = x[r, c] * factors[r, k]
+        for i in range(features * outputs, out.shape[1]):
+            out[r, i] = factors[r, i - features * outputs]

@@ -70,9 +70,10 @@ def _arrays(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Array]]
 
 
 def _numbers(tree: dict[str, Any]) -> dict[str, Any]:
-    """The plain numbers in nested dictionaries; what else is there belongs to the slice and is made anew."""
+    """Plain numbers, and lists of them, in nested dictionaries; what else is there is the slice's, and made anew."""
     kept = {key: _numbers(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    return {key: value for key, value in kept.items() if value is None or isinstance(value, dict | int | float | str)}
+    plain = dict | list | int | float | str
+    return {key: value for key, value in kept.items() if value is None or isinstance(value, plain)}
 
 
 def _set_numbers(tree: dict[str, Any], numbers: dict[str, Any]) -> None:

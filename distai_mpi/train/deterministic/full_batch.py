@@ -13,6 +13,7 @@ from ...data import Batch
 from ...models import Linearization, Sums
 from ...models.curvature import HessianRows
 from ...objective import Objective, inner, square
+from ...optim.preconditioner import NOTHING_FREE
 from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
 from ..gradients import defined_together
 
@@ -29,6 +30,21 @@ def has_curvature(model: Any) -> bool:
 def is_linear(model: Any) -> bool:
     """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
     return has_curvature(model) and getattr(model, "is_linear", False)
+
+
+def free_groups(model: Any, penalty: Array) -> Array:
+    """Places of parameters that may all grow alike without a change of the objective, shape (groups, members).
+
+    Of softmax regression the parameters of all classes that belong to one column, where nothing penalises them; of
+    other linear models none.
+
+    Args:
+        penalty: of all parameters, shape (layout.size,).
+    """
+    if model.loss_function.name != "softmax":
+        return NOTHING_FREE
+    columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
+    return columns[penalty[columns[:, 0]] == 0]
 
 
 class Evaluation(NamedTuple):
@@ -119,6 +135,8 @@ class FullBatch(ABC):
     def warm_up(self, w: Array, batch: Batch) -> None:
         """Compile what `evaluate` and products need, on this rank's rows or on ``batch``; changes scratch alone."""
         model, loader = self.objective.model, self.objective.loader
+        if not getattr(model, "needs_warm_up", True):
+            return
         batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
         if not self.linearizes:
             model.loss_and_grad(w, batch, self._grad_all)
@@ -246,6 +264,7 @@ class Sliced(FullBatch):
         few = np.concatenate([[*local, objective.owned_square(w)], own, beside])
         totals = objective.comm.sum(few)
         loss, weight, penalised, norm = totals[:4].tolist()
+        objective.check_weight(weight)
         value = loss / weight + 0.5 * objective.l2 * penalised
         return Evaluation(value, norm, local, totals[3 + own.size :], totals[4 : 3 + own.size])
 
@@ -299,6 +318,7 @@ class Whole(FullBatch):
         totals = objective.comm.sum(np.concatenate([local, self._grad_all, beside]))
         objective.mark(UPDATE)
         loss, weight = totals[:2].tolist()
+        objective.check_weight(weight)
         wide = w.astype(np.float64)
         np.divide(totals[2 : 2 + w.size], weight, out=self.trial_grad)
         pull = self.penalty * wide

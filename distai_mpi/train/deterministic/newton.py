@@ -13,7 +13,7 @@ from ...optim import Newton, NewtonCG
 from ...optim.newton import next_radius, steihaug
 from ...optim.preconditioner import Factored
 from ...trace import COMPUTE, UPDATE
-from .full_batch import NOTHING, Evaluation, has_curvature, is_linear
+from .full_batch import NOTHING, Evaluation, free_groups, has_curvature, is_linear
 from .sample import MOST_DENSE
 from .steps import DeterministicSteps, SearchingSteps
 
@@ -66,7 +66,7 @@ class NewtonSteps(SearchingSteps):
         matrix += np.tril(matrix, -1).T
         matrix.flat[:: size + 1] += points.penalty
         np.negative(points.grad, out=self._direction)
-        Factored(matrix, self._w.dtype).solve(self._direction)
+        Factored(matrix, self._w.dtype, free_groups(self.objective.model, points.penalty)).solve(self._direction)
         slope = points.dots((self._direction, points.grad))[0]
         if not self._search(slope, 1.0):
             self._stop()

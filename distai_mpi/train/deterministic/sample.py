@@ -23,7 +23,7 @@ from ...backend import HOST
 from ...data import Batch
 from ...objective import Objective
 from ...optim.preconditioner import Factored
-from .full_batch import is_linear
+from .full_batch import free_groups, is_linear
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -293,6 +293,7 @@ def _newton(
         kept.add_diagonal(batch, curved)
         curvature = curved.sum() / (moments.square.sum() or 1.0)
         decay = decay + unknown * curvature * everywhere
+    free = free_groups(model, decay)
     value, slope, kept = look(w, None)
     spare, enough = None, ENOUGH * float(np.linalg.norm(slope))
     for turn in range(MOST_STEPS + 1):
@@ -303,7 +304,7 @@ def _newton(
         if float(np.linalg.norm(slope)) <= enough or turn == MOST_STEPS:
             break
         step = -slope
-        Factored(matrix / weight + np.diag(decay), start.dtype).solve(step)
+        Factored(matrix / weight + np.diag(decay), start.dtype, free).solve(step)
         fall, t = float(slope @ step), 1.0
         while True:
             there, slope_there, kept_there = look(w + t * step, spare)

@@ -26,7 +26,8 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
         column is not 0 in rows of one class alone.
     """
     model: Any = objective.model
-    if not getattr(getattr(model, "loss_function", None), "classifies", False):
+    loss: Any = getattr(model, "loss_function", None)
+    if not getattr(loss, "classifies", False) or (loss.name == "softmax" and model.widths[-1] == 1):
         return None
     counts, wrong = _look(objective, w)
     if not counts.any():
@@ -34,6 +35,8 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
     biased = not all(slot.decay for slot in model.layout.slots)
     if biased and not counts.all():
         empty = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
+        if model.widths[-1] == 1:
+            return f"no row is of class {empty}: the bias grows for ever, and there is no optimum; give rows of it"
         return (
             f"no row is of class {empty}: its bias falls for ever, and there is no optimum; leave the class out of the"
             " labels, or give rows of it"

@@ -18,7 +18,7 @@ from ...optim import LBFGS, Deterministic, Newton
 from ...optim.preconditioner import Diagonal, Factored, Preconditioner
 from ...trace import UPDATE
 from ..steps import Steps
-from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole
+from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole, free_groups
 from .sample import MOST_DENSE, Estimate, diagonal_of_all, sample_size, solve_sample, warm_up
 
 Array = Any
@@ -114,7 +114,7 @@ class DeterministicSteps(Steps):
         now, least = (self.at.value, self.at.square), self._least
         self._least = (min(now[0], least[0]), min(now[1], least[1]))
         self._stale = 0 if self._least != least else self._stale + 1
-        if self._stale >= MOST_STALE:
+        if self._stale >= MOST_STALE and self.stop_reason is None:
             self._lost = False
             self._stop()
 
@@ -146,7 +146,8 @@ class DeterministicSteps(Steps):
             self._take_sample(found.beside, sampled.everywhere)
         else:
             found = self._evaluate(self._w, diagonal_of_all(self.objective))
-            self.preconditioner = Diagonal(found.beside[: self._w.size] / self.points.weight + self.points.penalty)
+            diagonal = found.beside[: self._w.size] / self.points.weight + self.points.penalty
+            self.preconditioner = Diagonal(diagonal, free_groups(self.objective.model, self.points.penalty))
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
@@ -159,7 +160,7 @@ class DeterministicSteps(Steps):
             return
         matrix = estimate.matrix
         matrix.flat[:: len(matrix) + 1] += self.points.penalty
-        self.preconditioner = Factored(matrix, self._w.dtype)
+        self.preconditioner = Factored(matrix, self._w.dtype, free_groups(self.objective.model, self.points.penalty))
         self._start = estimate.w if self._fresh else None
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
@@ -210,6 +211,7 @@ class DeterministicSteps(Steps):
 
         self.points.warm_up(self.w, batch)
         Factored(np.eye(2)).solve(np.ones(2))
+        Diagonal(np.ones(2)).solve(np.ones(2))
         dot(np.ones(2), np.ones(2))
         if sample_size(self.objective, self.optimizer.sample):
             warm_up(self.objective)
