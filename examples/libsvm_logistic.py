@@ -8,6 +8,9 @@ import sys
 from distai_mpi import Communicator, data, fit, models, optim
 from distai_mpi.comm.launch import world
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
+
 with Communicator(world()) as comm:
     sets = data.load_sets(sys.argv[1], comm, valid=0.1, test_fraction=0.1)
     train, test, valid = data.standardize(*sets, comm=comm)

@@ -35,9 +35,11 @@ def by_torch():
     return models.from_torch(module, nn.CrossEntropyLoss(reduction="none"))
 
 
+build = {"own": own, "jax": by_jax, "torch": by_torch}.get((sys.argv[1:] or ["own"])[0]) or sys.exit(__doc__)
+
 with Communicator(world()) as comm:
     train, test = data.load("mnist", comm)
-    model = {"own": own, "jax": by_jax, "torch": by_torch}[(sys.argv[1:] or ["own"])[0]]()
+    model = build()
 
     result = fit(model, train, comm, test=test, optimizer=optim.LBFGS(memory=10), epochs=20, l2=1e-4)
     if comm.rank == 0:

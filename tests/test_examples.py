@@ -13,7 +13,7 @@ SAYS = {
     "libsvm_logistic.py": r"AUC 0\.9\d+ after \d+ of \d+ epochs",
     "mlp_lbfgs.py": r"accuracy 9[12]\.\d+ % after 20 iterations\n.*loss 0\.2\d+ after",
     "softmax_optimum.py": r"accuracy 9[12]\.\d+ %, loss 0\.33\d+, end: tolerance",
-    "own_objective.py": r"value 100000\d\.\d+, end: .*\n.*rounds: \{",
+    "own_objective.py": r"value 100000\d\.\d+, end: tolerance, .*\n.*rounds: \{",
     "mnist.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
     # at the optimum the means of what is counted and of what is predicted are the same
     "own_model.py": r"weights \[ 0\.[45]\d? +-0\.(3|29|31) .*\n.*mean count (\d\.\d{6}), predicted \2\n",
@@ -45,6 +45,14 @@ def test_example(mpirun, name, tmp_path):
     done = mpirun(2, str(EXAMPLES / name), *arguments(name, tmp_path), timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(SAYS[name], done.stdout)
+
+
+@pytest.mark.parametrize(("name", "words"), [("mlp_lbfgs.py", ["tf"]), ("libsvm_logistic.py", [])])
+def test_wrong_arguments_show_how_it_is_called(mpirun, name, words):
+    done = mpirun(1, str(EXAMPLES / name), *words)
+    assert done.returncode != 0
+    assert f"python examples/{name}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("library", ["jax", "torch"])

@@ -165,9 +165,20 @@ def test_the_chart_of_two_runs(matplotlib, draw, tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "training_chart", lambda *words: drawn.append(words) or chart(*words))
     assert draw("one", "two") == (0, "2 runs → plot.png\n", "")
     assert draw("two", "--gap", "--out", "gap.png") == (0, "1 run → gap.png\n", "")
-    assert drawn == [({"one": FAST, "two": OLD}, False), ({"two": OLD}, True)]
+    assert draw("one", "--gap", "--out", "gap.png")[2] == ""
+    assert drawn == [({"one": FAST, "two": OLD}, False), ({"two": OLD}, True), ({"one": FAST}, True)]
     assert all((tmp_path / name).read_bytes().startswith(PNG) for name in ("plot.png", "gap.png"))
     assert sorted(os.listdir(tmp_path)) == ["gap.png", "one", "plot.png", "two"]
+
+
+def test_runs_of_which_nothing_is_drawn_are_told(matplotlib, draw, tmp_path):
+    write_run(tmp_path / "old", text_of(OLD))
+    write_run(tmp_path / "best", text_of(FAST[2:]))
+    write_run(tmp_path / "lost", '{"iterations": 1, "running_loss": null}\n')
+    start = "distai-mpi: warning: nothing is drawn of"
+    assert draw("best", "old", "lost") == (0, "3 runs → plot.png\n", f"{start} lost: no finite loss\n")
+    status, _, errors = draw("best", "old", "lost", "--gap")
+    assert (status, errors) == (0, f"{start} best, lost: no finite loss above the smallest of all runs\n")
 
 
 def test_runs_that_train_has_written(matplotlib, draw, mpirun, tmp_path):

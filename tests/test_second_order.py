@@ -394,6 +394,31 @@ def test_small_decrease_ends_a_run(comm):
         minimise(comm, share, "softmax", optim.SGD(0.1), tol=None, min_decrease=1e-3)
 
 
+@mpi
+@pytest.mark.parametrize("name", METHODS)
+def test_records_tell_the_work_and_the_gradient(comm, name):
+    share = whole_share(*rows_for("logistic"), comm)
+    result = minimise(comm, share, "logistic", METHODS[name](sample=0), tol=1e-8)
+    last = result.history[-1]
+    assert last["gradient_norm"] == result.gradient_norm
+    assert (last["evaluations"], last["products"]) == (result.evaluations, result.products)
+    for which in ("evaluations", "products"):
+        counts = [record[which] for record in result.history]
+        assert counts == sorted(counts)
+    figures = [[record[key] for key in ("gradient_norm", "evaluations", "products")] for record in result.history]
+    assert all(other == figures for other in comm.allgather_object(figures))
+    plain = minimise(comm, share, "logistic", optim.GradientDescent(0.1), epochs=2)
+    assert "gradient_norm" not in plain.history[0]
+
+
+@mpi
+def test_float16_messages_are_refused_on_one_node_too(comm):
+    share = whole_share(*rows_for("logistic"), comm)
+    for name, method in METHODS.items():
+        with pytest.raises(ConfigError, match=f"--wire float16 rounds gradients, from which {name}"):
+            minimise(comm, share, "logistic", method(), np.float32, wire="float16")
+
+
 def test_the_command(mpirun, tmp_path):
     x, y = make_rows(rows=400)
     x = np.tile(x, 60)  # softmax with more parameters than newton takes
@@ -427,6 +452,7 @@ def test_auto_keeps_the_method_that_a_run_began_with(mpirun, tmp_path):
         run = mpirun(ranks, *words, *more)
         assert run.returncode == 0, run.stderr
         found.append(json.loads((tmp_path / "out" / "result.json").read_text()))
+        assert run.stdout.startswith(f"optimizer auto: {found[-1]['optimizer']}\n")
     assert found[1]["optimizer"] == found[0]["optimizer"]
     assert found[1]["converged"]
     assert (found[0]["iterations"], found[0]["ranks"], found[1]["ranks"]) == (2, 1, 3)

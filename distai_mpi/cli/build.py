@@ -78,7 +78,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
 
     ``again`` is the text by which the run can be repeated, see `repeat`.
     """
-    from ..train.progress import Exchange, progress
+    from ..train.progress import Chosen, Exchange, progress
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = []
@@ -103,6 +103,9 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
         callbacks.append(ResultFiles(settings["out"], fields, kept, again))
     if rank == 0 and settings["verbose"]:
         callbacks.append(Exchange(settings["allreduce"] == "auto"))
+    auto = settings["optimizer_name"] == "auto" or settings.get("auto_began")
+    if rank == 0 and auto and not settings["quiet"] and not settings["as_json"]:
+        callbacks.append(Chosen())
     if rank == 0 and not settings["quiet"]:
         callbacks.append(progress(launch.on_terminal()))
     if settings["as_json"]:

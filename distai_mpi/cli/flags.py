@@ -117,7 +117,16 @@ MODEL: Sequence[Option] = (
     click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
 )
 OPTIMIZER: Sequence[Option] = (
-    click.option("--optimizer", "optimizer_name", type=click.Choice(OPTIMIZERS), default="momentum", show_default=True),
+    click.option(
+        "--optimizer",
+        "optimizer_name",
+        type=click.Choice(OPTIMIZERS),
+        default="momentum",
+        show_default=True,
+        help="gd, lbfgs, newton-cg and newton are full-batch: every step sees all rows; the last three search for the "
+        "length of their steps, and auto is the one of them that fits model, rows and ranks.  average: each rank takes "
+        "steps of --inner-optimizer on its own rows, and now and then parameters are averaged.",
+    ),
     click.option(
         "--lr",
         type=click.FloatRange(0, min_open=True),
@@ -165,28 +174,35 @@ OPTIMIZER: Sequence[Option] = (
     click.option(
         "--patience", type=POSITIVE, help="Stop after so many epochs without a better metric.  [default: never]"
     ),
-    click.option("--memory", type=POSITIVE, help="Pairs of vectors that lbfgs keeps.  [default: 10]"),
+    click.option(
+        "--memory",
+        type=POSITIVE,
+        help="Last iterations whose step and change of the gradient lbfgs keeps: two vectors each.  [default: 10]",
+    ),
     click.option(
         "--sample",
         type=click.IntRange(min=0),
         metavar="ROWS",
-        help="Rows whose solution linear models of few parameters start from under lbfgs, newton-cg and newton, and "
-        "whose curvature preconditions the first two, unless vectors lie in slices; 0: none.  "
-        "[default: 50 a parameter, at most an eighth]",
+        help="Size of the sample of rows whose solution lbfgs, newton-cg and newton start from, and whose curvature "
+        "preconditions the first two: for linear, logistic and softmax of up to 1,024 parameters, unless vectors lie "
+        "in slices.  0: no sample.  [default: 50 rows per parameter, at most 1/8 of the rows]",
     ),
     click.option(
-        "--max-iter", type=POSITIVE, help="Iterations of full-batch methods.  [default: 100, gd: as --epochs]"
+        "--max-iter",
+        type=POSITIVE,
+        help="Iterations that full-batch methods make at most.  [default: 100, of gd as --epochs]",
     ),
     click.option(
         "--tol",
         type=click.FloatRange(0, min_open=True),
-        help="Stop full-batch methods when the gradient's norm, relative to the first one, falls to this.  "
-        "[default: 1e-5, gd: never]",
+        help="Stop full-batch methods when the gradient's norm is at most this share of its norm at the start.  "
+        "[default: 1e-5, of gd off]",
     ),
     click.option(
         "--min-decrease",
         type=click.FloatRange(0, min_open=True),
-        help="Stop full-batch methods when an iteration lowers the objective by less than this share of it.",
+        help="Stop full-batch methods when an iteration lowers the objective by less than this share of it.  "
+        "[default: off]",
     ),
 )
 RUN: Sequence[Option] = (

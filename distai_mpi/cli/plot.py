@@ -12,12 +12,18 @@ import click
 
 from ..comm import launch
 from ..errors import ConfigError, DataError
+from ..messages import tell
+
+GAP = (
+    "Draw losses minus the smallest loss of all runs, on a log scale, where the smallest itself has no place: a run "
+    "that has no other is not drawn."
+)
 
 
 @click.command()
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True)
 @click.option("--out", metavar="FILE.png", default="plot.png", show_default=True, help="Where the chart goes.")
-@click.option("--gap", is_flag=True, help="Draw losses minus the smallest loss of all runs, on a log scale.")
+@click.option("--gap", is_flag=True, help=GAP)
 def command(folders: tuple[str, ...], out: str, gap: bool) -> None:
     """Draw the training loss of runs against iterations, rounds and seconds, a line for each DIR.
 
@@ -41,6 +47,10 @@ def plot(folders: Sequence[str], out: str, gap: bool) -> None:
     check_drawable(runs, gap)
     chart = training_chart(runs, gap)
     write_whole(out, lambda file: file.write(chart))
+    missing = undrawn(runs, gap)
+    if missing:
+        above = " above the smallest of all runs" if gap else ""
+        tell(f"nothing is drawn of {', '.join(missing)}: no finite loss{above}", warning=True)
     print(f"{len(runs)} run{'' if len(runs) == 1 else 's'} → {out}", flush=True)
 
 
@@ -111,3 +121,16 @@ def check_drawable(runs: dict[str, list[dict[str, float]]], gap: bool) -> None:
         raise DataError(f"nothing to draw: no finite loss in {', '.join(runs)}")
     if gap and len(losses) == 1:
         raise DataError("nothing to draw with --gap: all losses are the same, none is above the smallest")
+
+
+def undrawn(runs: dict[str, list[dict[str, float]]], gap: bool) -> list[str]:
+    """The names of runs of which `training_chart` draws nothing."""
+    from ..perf.charts import LOSS, MEASURES
+
+    losses = [record[LOSS] for records in runs.values() for record in records if LOSS in record]
+    least = min(losses) if gap else -math.inf
+
+    def drawn(record: dict[str, float]) -> bool:
+        return record.get(LOSS, -math.inf) > least and any(name in record for name in MEASURES)
+
+    return [name for name, records in runs.items() if not any(map(drawn, records))]

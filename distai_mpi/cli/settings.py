@@ -61,6 +61,16 @@ def check_flags(settings: dict[str, Any]) -> None:
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
     if settings["trace"] is not None and not settings["trace"].endswith((".json", ".json.gz")):
         raise ConfigError(f"--trace {settings['trace']}: name a file FILE.json, or FILE.json.gz to have it compressed")
+    check_full_batch(settings, optimizer)
+
+
+def check_full_batch(settings: dict[str, Any], optimizer: str) -> None:
+    """Refuse what means nothing to a method that takes all rows in every step."""
+    if optimizer in SEARCHING and settings["dropout"]:
+        raise ConfigError(
+            f"--dropout {settings['dropout']:g} is nothing for --optimizer {optimizer}, which sees rows without"
+            " dropout: leave it out"
+        )
     if optimizer in FULL_BATCH and (settings["global_batch_size"] or settings["batch_size"]):
         raise ConfigError(f"--optimizer {optimizer} takes all rows in every step: leave the batch size out")
 

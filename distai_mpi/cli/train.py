@@ -109,7 +109,8 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         lr = options["optimizer"].lr
         way_out = "" if lr is None else f"lower --lr (now {lr:g}) or "
         raise ConfigError(
-            f"training {result.status} in epoch {result.epochs}: the {result.stop_reason}; {way_out}scale the features"
+            f"training {result.status} in {'epoch' if result.evaluations is None else 'iteration'} {result.epochs}:"
+            f" the {result.stop_reason}; {way_out}scale the features"
         )
     return 0
 
@@ -132,7 +133,8 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
         if comm.rank == 0 and rows != batch_size(settings, comm.size):
             tell(f"--batch-size {settings['batch_size']} on {comm.size} ranks: a step keeps the {rows:,} rows it had")
     if settings["optimizer_name"] == "auto" and stored["optimizer"] in SEARCHING:
-        kept["optimizer_name"] = stored["optimizer"]  # on other ranks the choice might be another
+        # on other ranks the choice might be another
+        kept |= {"optimizer_name": stored["optimizer"], "auto_began": True}
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
     if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
         kept["shards"] = tuple(stored["shards"])
@@ -181,20 +183,35 @@ def report(result: Any, ranks: int, settings: dict[str, Any]) -> None:
     if result.time is not None:
         print(f"{balance(result.time)}  → {settings['trace']}", flush=True)
     if result.status == "completed":
-        print(summary(result, ranks, settings["out"]), flush=True)
+        print(summary(result, ranks, settings), flush=True)
 
 
-def summary(result: Any, ranks: int, out: str | None) -> str:
+def summary(result: Any, ranks: int, settings: dict[str, Any]) -> str:
     """The last line of a run."""
-    from ..train.progress import figure
+    from ..train.progress import counted, digits, figure
 
-    parts = [f"train loss {figure(result.train_loss)}"]
+    searches = result.evaluations is not None
+    parts = [f"train loss {digits(result.train_loss) if searches else figure(result.train_loss)}"]
     if result.test_accuracy is not None:
         parts.append(f"test accuracy {100 * result.test_accuracy:.2f} %")
     elif result.test_loss is not None:
         parts.append(f"test loss {figure(result.test_loss)}")
     parts.append(f"{result.seconds:.2f} s on {ranks} rank{'s' if ranks > 1 else ''}")
-    parts.append(f"{result.samples_per_second:,.0f} samples/s")
-    if result.converged is False and result.evaluations is not None:
-        parts.append(f"not at the optimum: ended by {result.stop_reason}")
-    return "  ".join(parts) + (f"  → {out}" if out else "")
+    if searches:
+        parts += [counted(result.iterations, "iteration"), counted(result.rounds, "round"), ending(result, settings)]
+    else:
+        parts.append(f"{result.samples_per_second:,.0f} samples/s")
+    return "  ".join(parts) + (f"  → {settings['out']}" if settings["out"] else "")
+
+
+def ending(result: Any, settings: dict[str, Any]) -> str:
+    """Why a searching method ended, and what to try where numbers may have kept it from its tolerance."""
+    if result.converged is not False:
+        return f"ended by {result.stop_reason}"
+    told = f"not at the optimum: ended by {result.stop_reason}"
+    rounded = settings["dtype"] == "float32" and result.stop_reason in ("no further decrease", "iterations")
+    if not rounded or result.without_optimum is not None:  # of separable classes a warning has told already
+        return told
+    ways = ["a larger --max-iter"] * (result.stop_reason == "iterations")
+    ways += ["--standardize"] * (not settings["standardize"])
+    return f"{told} (try {', '.join([*ways, 'or --dtype float64']) if ways else '--dtype float64'})"

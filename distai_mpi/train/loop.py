@@ -186,7 +186,7 @@ def fit(
             whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
             objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire, whole=whole)
             schedule = schedule or Constant()
-            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, algorithm)
+            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, wire, algorithm)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule, stopping)
@@ -206,10 +206,11 @@ def _steps(
     tol: float | None,
     factors: bool | None,
     early: bool | None,
+    wire: str,
     algorithm: str | None,
 ) -> Steps:
     if isinstance(optimizer, Deterministic):
-        _check_deterministic(optimizer, schedule, clip_norm, factors, early)
+        _check_deterministic(optimizer, schedule, clip_norm, factors, early, wire)
         return make_deterministic(objective, optimizer, start, tol)
     if isinstance(optimizer, ParameterAveraging):
         for asked, flag in ((factors, "--factors"), (early, "--early")):
@@ -225,9 +226,21 @@ def _steps(
 
 
 def _check_deterministic(
-    optimizer: Deterministic, schedule: Schedule, clip_norm: float | None, factors: bool | None, early: bool | None
+    optimizer: Deterministic,
+    schedule: Schedule,
+    clip_norm: float | None,
+    factors: bool | None,
+    early: bool | None,
+    wire: str,
 ) -> None:
-    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows."""
+    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
+
+    Also at ``wire`` on one node, where nothing would be rounded: what a command may say does not depend on nodes.
+    """
+    if wire != "float32":
+        raise ConfigError(
+            f"--wire {wire} rounds gradients, from which {optimizer.name} takes differences: leave it out"
+        )
     asked = {
         "a schedule of the learning rate": not isinstance(schedule, Constant),
         "the norm to clip at (clip_norm)": clip_norm is not None,
@@ -313,6 +326,9 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
+    if run.training.searches:
+        evaluations, products = run.training.counts
+        record |= {"gradient_norm": run.training.gradient_norm, "evaluations": evaluations, "products": products}
     run.history.append(record)
     if math.isfinite(running):
         if measures_norm and run.first_norm is None:

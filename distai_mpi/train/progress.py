@@ -29,6 +29,42 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
     return "  ".join(parts)
 
 
+def digits(value: float) -> str:
+    """``value`` with eight significant digits, of which iterations near an optimum change the last ones."""
+    return f"{value:#.8g}"
+
+
+def iteration_line(record: dict[str, Any], most: int, first_norm: float | None) -> str:
+    """One iteration of a searching method in words; ``first_norm`` is the gradient's norm at the start."""
+    parts = [f"iteration {record['iterations']}/{most}", f"loss {digits(record['running_loss'])}"]
+    parts.append(relative(record["gradient_norm"], first_norm))
+    parts.append(counted(record["evaluations"], "evaluation"))
+    if record["products"]:
+        parts.append(counted(record["products"], "product"))
+    if record.get("test_accuracy") is not None:
+        parts.append(f"accuracy {100 * record['test_accuracy']:.2f} %")
+    elif record.get("test_loss") is not None:
+        parts.append(f"test loss {figure(record['test_loss'])}")
+    return "  ".join(parts)
+
+
+def relative(norm: float, first: float | None) -> str:
+    """The gradient's norm beside the first one, which a tolerance is a share of."""
+    return f"gradient {norm / first:.1e} of the first" if first else f"gradient {norm:.1e}"
+
+
+def counted(number: int, what: str) -> str:
+    """``number`` things, such as 1 round or 1,024 rounds."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def line(run: Run, record: dict[str, Any]) -> str:
+    """The line of what ``record`` is of: an epoch, or an iteration of a method that searches."""
+    if run.training.searches:
+        return iteration_line(record, run.epochs, run.training.first_norm)
+    return epoch_line(record, run.epochs)
+
+
 class Exchange(Callback):
     """A line on how gradients travel, and why where that was left to ``auto``."""
 
@@ -50,19 +86,28 @@ class Exchange(Callback):
         print(f"exchange {', '.join(told)}", flush=True)
 
 
+class Chosen(Callback):
+    """A line on the method that ``--optimizer auto`` came to."""
+
+    def on_start(self, run: Run) -> None:
+        """Print it."""
+        print(f"optimizer auto: {run.optimizer.name}", flush=True)
+
+
 class Lines(Callback):
-    """A line an epoch on standard output."""
+    """A line an epoch, or iteration, on standard output."""
 
     def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """Print the epoch."""
-        print(epoch_line(record, run.epochs), flush=True)
+        print(line(run, record), flush=True)
 
 
 class Bar(Callback):
     """A bar with rate, loss and time left under the lines of the epochs that are done.
 
     The loss shown between two epochs is that of rank 0's rows: a mean over all ranks would
-    cost a message a step.
+    cost a message a step.  Of methods that search it moves by iterations, and shows no time left: they end where
+    they have come far enough, mostly long before the last iteration that they may make.
     """
 
     _progress: Any = None
@@ -72,25 +117,26 @@ class Bar(Callback):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
+        searches = run.training.searches
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")]
+        columns += [] if searches else [TimeRemainingColumn()]
         console = Console()
         # a launcher may end the process at any moment: a hidden cursor would then stay hidden
         console.show_cursor = lambda show=True: False  # type: ignore[method-assign]
         self._progress = Progress(*columns, console=console, transient=True)
         self._progress.start()
-        total = run.epochs * run.loader.share.rows
-        self._task = self._progress.add_task("epoch 1", total=total, rate="")
+        if searches:
+            start = f"iteration {run.epoch + 1}/{run.epochs}"
+            self._task = self._progress.add_task(start, total=run.epochs, completed=run.epoch, rate="")
+        else:
+            total = run.epochs * run.loader.share.rows
+            self._task = self._progress.add_task("epoch 1", total=total, rate="")
         self._looked, self._rows = time.perf_counter(), run.rows
 
     def on_step(self, run: Run) -> None:
         """Move the bar, at most ten times a second."""
         now = time.perf_counter()
-        if now - self._looked < REFRESH:
+        if run.training.searches or now - self._looked < REFRESH:
             return
         rate = (run.rows - self._rows) / (now - self._looked)
         loss, weight = number(run.sums.loss), number(run.sums.weight)
@@ -105,7 +151,15 @@ class Bar(Callback):
 
     def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """Print the epoch above the bar."""
-        self._progress.console.print(epoch_line(record, run.epochs), highlight=False)
+        self._progress.console.print(line(run, record), highlight=False)
+        if run.training.searches:
+            self._progress.update(
+                self._task,
+                completed=run.epoch,
+                description=f"iteration {min(run.epoch + 1, run.epochs)}/{run.epochs}"
+                f"  loss {digits(record['running_loss'])}",
+                rate=relative(record["gradient_norm"], run.training.first_norm),
+            )
         self._looked, self._rows = time.perf_counter(), run.rows
 
     def on_close(self) -> None:
