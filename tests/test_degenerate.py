@@ -1,5 +1,7 @@
 """Rows on which methods of second order have a hard time: shared out badly, separable, singular, not numbers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from fake_device import FakeDevice
@@ -9,6 +11,7 @@ from second_order import METHODS, minimise, rows_for
 from distai_mpi import fit, models, optim
 from distai_mpi.data import Dataset, standardize, whole
 from distai_mpi.errors import ConfigError
+from distai_mpi.models.curvature import MarginRows
 
 mpi = pytest.mark.mpi
 
@@ -84,6 +87,23 @@ def test_what_is_separable_and_what_is_not(comm):
     model = models.Softmax(6, 3, dtype=np.float64)
     assert fit(model, local_share(x, wrong, comm, counts, weight), comm, **options).without_optimum is not None
     assert fit(model, local_share(x, wrong, comm, counts), comm, **options).without_optimum is None
+
+
+@mpi
+def test_what_margins_promise_is_looked_at(comm, monkeypatch):
+    asked = 0
+
+    def line(self, other, t):
+        nonlocal asked
+        asked += 1
+        return 0.0, 0.0
+
+    monkeypatch.setattr(MarginRows, "line", line)
+    method = optim.LBFGS(search=optim.StrongWolfe(1e-4, 1e-3), sample=0)  # trials beyond the first are on margins
+    result = minimise(comm, whole_share(*rows_for("logistic"), comm), "logistic", method, epochs=20)
+    losses = [record["running_loss"] for record in result.history]
+    assert asked
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(losses))
 
 
 @mpi

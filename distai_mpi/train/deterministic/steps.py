@@ -226,7 +226,8 @@ class SearchingSteps(DeterministicSteps):
     """Along a direction to a point that the line search is content with.
 
     Where the model has margins, only the first trial of a direction reads the rows: others follow from the margins, and
-    the point that is found is looked at once more.
+    the point that is found is looked at once more.  Of a trial so short that margins differ by rounding alone nothing
+    follows: then that look finds a higher value.
     """
 
     optimizer: LBFGS | Newton
@@ -243,8 +244,8 @@ class SearchingSteps(DeterministicSteps):
         found = self.optimizer.search.find(self._try, start, first, precision)
         if found.point.t == 0:
             return False
-        if found.point.t != self._whole:
-            self._look(found.point.t)
+        if found.point.t != self._whole and self._look(found.point.t)[0] > start.value + precision * abs(start.value):
+            return False
         self._tell(found.point.t)
         assert self._trial is not None
         self._accept(self._trial)
