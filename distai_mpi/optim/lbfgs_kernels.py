@@ -12,7 +12,7 @@ from ..vectors import LINE_BYTES, address, prefetch
 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code
 BLOCK = 4096  # elements: those of the vectors that all rows are multiplied with stay in the second-level cache
-PIECE = 256  # elements, before which lines of the next row are asked for: 2.3 times a read of the history, now 1.7
+PIECE, AHEAD = 64, 512  # elements: of a piece, and how far after it memory is asked for, in this row or the next
 
 
 @kernel(fastmath=REORDER)
@@ -60,10 +60,11 @@ def begin_pair(steps, changes, row, filled, t, direction, grad, before, products
         products[0, filled, 0] += _square(g)
         products[0, filled, 1] += _square(s)
         for r in range(filled):
-            ahead = (r + 1) * size + start if r + 1 < filled else stop
+            following = (r + 1) * size + start if r + 1 < filled else stop
             for low in range(start, stop, PIECE):
                 high = min(low + PIECE, stop)
-                for k in range(ahead + low - start, ahead + high - start, line):
+                ahead = r * size + low + AHEAD if low + AHEAD < stop else following + low + AHEAD - stop
+                for k in range(ahead, ahead + PIECE, line):
                     prefetch(flat_steps, k)
                     prefetch(flat_changes, k)
                 part = slice(low - start, high - start)

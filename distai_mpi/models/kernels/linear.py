@@ -25,7 +25,7 @@ CURVED = 3  # beside the codes of losses: "residuals" of `_sweep` are curvature 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code; NaN stays
 STRIP = 256  # rows whose losses are taken together, in the first-level cache
 BLOCK_BYTES = 1 << 17  # of X in a block, which lies in the second-level cache
-AHEAD_BYTES = 1 << 13  # how far after what is read memory is asked for
+AHEAD_BYTES = 1 << 12  # how far after what is read memory is asked for
 PIECE_BYTES = 1 << 15  # of a row, so that those of parameters and gradient stay in the caches
 PART = 512  # rows whose gradient is summed in the dtype of X; there float32 sums are accurate enough
 
