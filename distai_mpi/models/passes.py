@@ -12,8 +12,8 @@ from .losses import SOFTMAX, SQUARED
 
 Array = Any
 BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both products
-# 200,000 × 200, 1,000,000 × 50 and 20,000 × 5000 numbers took the kernel's one thread 9, 13 and 21 ms, one of BLAS
-# 34, 46 and 37, two 21, 45 and 23: with more than four BLAS should be ahead (not measured).
+# 200,000 × 200, 1,000,000 × 50 and 20,000 × 5000 numbers took the kernel's one thread 6, 9 and 15 ms, one of BLAS
+# 20, 48 and 26, two 18, 44 and 14: with more than four BLAS should be ahead (not measured).
 KERNEL_THREADS = 4
 # With several outputs 60,000 × 784 numbers took the kernel 33 ms for 10 of them and 122 for 40; one thread of BLAS 48
 # and 165, two 51 and 120.
