@@ -195,7 +195,10 @@ def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
 
 def epochs(settings: dict[str, Any]) -> int:
     """Passes over the training rows, or iterations."""
-    return settings["max_iter"] or settings["epochs"] or (100 if settings["optimizer_name"] in SEARCHING else 5)
+    from ..train.loop import EPOCHS, MOST_ITERATIONS
+
+    searches = settings["optimizer_name"] in SEARCHING
+    return settings["max_iter"] or settings["epochs"] or (MOST_ITERATIONS if searches else EPOCHS)
 
 
 def validation(settings: dict[str, Any]) -> Any:

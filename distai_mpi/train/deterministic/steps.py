@@ -46,10 +46,6 @@ class DeterministicSteps(Steps):
         super().__init__(objective, start, None)
         if objective.loader.device is not HOST:
             raise ConfigError(f"--optimizer {optimizer.name} is for the CPU: choose --device cpu")
-        if objective.half is not None:
-            raise ConfigError(
-                f"--wire float16 rounds gradients, from which {optimizer.name} takes differences: leave it out"
-            )
         self.optimizer = optimizer
         self.points: FullBatch = (Whole if objective.whole else Sliced)(objective, linearizes)
         self.preconditioner: Preconditioner | None = None
