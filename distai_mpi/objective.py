@@ -199,10 +199,10 @@ class Objective:
     def check_weight(self, weight: float) -> None:
         """Raise `ConfigError` unless ``weight``, by the model that of all rows of all ranks, is theirs; local."""
         share = self.loader.share
-        rounding = float(np.finfo(self.model.dtype).eps)  # of the weights that batches hold, in the model's dtype
+        rounding = 1e3 * float(np.finfo(self.model.dtype).eps)  # of sums; means in their place are off by far more
         if not math.isclose(weight, share.total_weight, rel_tol=max(1e-9, rounding)):
             raise ConfigError(
-                f"the model gives {share.rows:,} rows the weight {weight:g} in place of {share.total_weight:g};"
+                f"the model gives {share.rows:,} rows the weight {weight:.9g} in place of {share.total_weight:.9g};"
                 " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
             )
 

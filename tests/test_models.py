@@ -217,6 +217,12 @@ def test_settings_that_cannot_work_are_refused(arguments):
         models.MLP(5, 4, **arguments)
 
 
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_losses_of_one_output_are_refused_several(loss):
+    with pytest.raises(ConfigError, match="softmax takes several"):
+        models.FeedForward(5, 2, models.LOSSES[loss])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_comes_back(name, tmp_path):
     model = MODELS[name](np.float32)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from problems import make_rows, whole_share
+from problems import local_share, make_rows, whole_share
 from second_order import KINDS, METHODS, minimise, rows_for
 
 from distai_mpi import Objective, fit, models, optim
@@ -83,6 +83,7 @@ def test_singular_matrices_are_factored_with_something_added():
     np.testing.assert_allclose(x, [0.25, 1 / 9])
     assert np.isfinite(Factored(np.full((2, 2), np.nan)).factor).all()
     assert np.isfinite(Factored(np.array([[0.0, 1.0], [1.0, 0.0]])).factor).all()
+    assert np.isfinite(Factored(-np.eye(2)).factor).all()
 
 
 def test_sums_of_free_parameters_are_left_alone():
@@ -137,6 +138,36 @@ def test_diagonals_of_many_parameters_leave_sums_of_biases_alone(comm):
     result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.NewtonCG(), epochs=50, l2=0.1, tol=1e-9)
     assert result.converged
     assert abs(result.w[-3:].sum()) < 1e-12
+
+
+@mpi
+def test_weights_may_be_summed_in_the_dtype_of_the_rows(comm):
+    class Own(models.Logistic):
+        def loss_and_grad(self, w, batch, grad, on_ready=None):
+            sums = super().loss_and_grad(w, batch, grad)
+            return models.Sums(sums.loss, float(np.cumsum(batch.weight, dtype=np.float32)[-1]))  # one after another
+
+    rows = 30_000 * comm.size
+    x, y = make_rows(rows=rows, kind="binary")
+    weight = np.random.default_rng(0).random(rows).astype(np.float32)
+    share = local_share(x, y, comm, [30_000] * comm.size, weight)
+    assert fit(Own(6), share, comm, optimizer=optim.LBFGS(), epochs=3).iterations == 3
+
+
+@mpi
+@pytest.mark.parametrize("kind", ["logistic", "softmax"])
+def test_newton_compiles_nothing_once_it_runs(comm, kind):
+    from distai_mpi.models.kernels.curvature import row_products
+    from distai_mpi.train.callbacks import Callback
+
+    class Look(Callback):
+        def on_start(self, run):
+            self.before = list(row_products.signatures)
+
+    look = Look()
+    minimise(comm, whole_share(*rows_for(kind), comm), kind, optim.Newton(sample=0), epochs=2, callbacks=[look])
+    assert row_products.signatures == look.before
+    assert row_products.signatures or kind == "logistic"
 
 
 @mpi

@@ -122,6 +122,9 @@ class WholeHistory(Pairs):
         """Nothing: there is nothing to sum for `renew`."""
         return np.empty(0)
 
+    def remember(self) -> None:
+        """Nothing: ``place`` is all that is to be kept with the vectors."""
+
     def renew(self, totals: Array) -> None:
         """Nothing: vectors and ``place`` may be written to as they are."""
         self.place.pop("products", None)  # of slices, when a run went on from there
@@ -170,7 +173,7 @@ class History(Pairs):
         size, dtype: of the owned slice.
 
     Attributes:
-        place: as in `Pairs`, and the inner ``products``.
+        place: as in `Pairs`, and the inner ``products``, as they were when `remember` was called last.
     """
 
     def __init__(self, memory: int, size: int, dtype: Any) -> None:
@@ -180,6 +183,7 @@ class History(Pairs):
         self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
         self._number = np.dtype(dtype).type
         self.place["products"] = []
+        self._current = False  # whether products are those of the vectors: not before `renew`
 
     @property
     def _known(self) -> bool:
@@ -209,20 +213,19 @@ class History(Pairs):
         products = totals[1:].reshape(2, filled + 1, 2)
         self._with_grad[:, :filled] = products[:, :filled, 1]
         square, curvature, change = products[0, filled, 1], products[0, row, 0], products[1, row, 0]
-        kept = _useful(square, curvature, change, caution)
-        if kept:
-            self._take(row, filled, products)
-            self._count_one()
-        self.place["products"] = [*self._gram.ravel().tolist(), *self._with_grad.ravel().tolist()]
-        return kept
-
-    def _take(self, row: int, filled: int, products: Array) -> None:
-        """Know the products of the pair in ``row`` with all."""
-        curvature = products[0, row, 0]
+        if not _useful(square, curvature, change, caution):
+            return False
         self._gram[0, :filled, row] = products[0, :filled, 0]  # sᵢᵀ y; of sᵀ yᵢ the two loops make no use
         self._gram[0, row, :filled] = 0
         self._gram[0, row, row] = curvature
         self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :filled, 0]
+        self._count_one()
+        return True
+
+    def remember(self) -> None:
+        """Put the products of the vectors into ``place``, to be kept with them; too many numbers for each iteration."""
+        if self._current:
+            self.place["products"] = [*self._gram.ravel().tolist(), *self._with_grad.ravel().tolist()]
 
     def products(self, grad: Array) -> Array:
         """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`.
@@ -245,10 +248,10 @@ class History(Pairs):
             known = np.array(self.place["products"])
             gram, with_grad = np.split(known, [self._gram.size])
             self._gram[:], self._with_grad[:] = gram.reshape(self._gram.shape), with_grad.reshape(self._with_grad.shape)
-        if not totals.size:
-            return
-        products = totals.reshape(2, rows, 2 * rows + 1)
-        self._gram[:], self._with_grad[:] = products[:, :, rows : 2 * rows], products[:, :, 2 * rows]
+        elif totals.size:
+            products = totals.reshape(2, rows, 2 * rows + 1)
+            self._gram[:], self._with_grad[:] = products[:, :, rows : 2 * rows], products[:, :, 2 * rows]
+        self._current = True
 
     def direction(self, grad: Array, square: float, out: Array) -> float:
         """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept.

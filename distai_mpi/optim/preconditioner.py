@@ -69,7 +69,7 @@ class Factored:
             matrix[np.ix_(group, group)] += (float(matrix[group, group].max()) or 1.0) / len(group)
         rounding = max(LEAST_ROUNDING, float(np.finfo(dtype).eps))
         diagonal = matrix.diagonal().copy()
-        floor = rounding * (float(diagonal.max()) or 1.0)
+        floor = rounding * (max(float(diagonal.max()), 0.0) or 1.0)
         self.factor, self.added, share = matrix, 0.0, FIRST_ADDED * rounding
         while not cholesky(self.factor, SMALLEST_PIVOT * rounding):
             self.added, share = share, share * 100

@@ -80,7 +80,8 @@ def fit(
         comm: the ranks that train.
         valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
             them are the result.  From `data.load_sets`.
-        optimizer: a first-order method or `optim.ParameterAveraging`; default momentum.
+        optimizer: a method of `optim`: of first order (default momentum), `ParameterAveraging`, or one that sees all
+            rows in every iteration and searches along directions.
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
             batch; under averaging each rank's own).  Costs one small message a step.

@@ -61,7 +61,8 @@ def minimize(
 
     Returns:
         As `fit`; ``train_loss`` is the objective.  Where that or its gradient is not finite, points nearer by are
-        tried; if all are lost, a warning names the iteration, ``status`` is ``diverged`` and ``w`` the point before.
+        tried; if all are lost, a warning names the iteration, ``status`` is ``diverged``, ``train_loss`` None and ``w``
+        the point before.
 
     Raises:
         ConfigError: the start differs between ranks or has a wrong shape or dtype, or ``function`` does not keep its

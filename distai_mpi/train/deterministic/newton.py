@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...data import Batch
 from ...errors import ConfigError
 from ...objective import Objective
 from ...optim import Newton, NewtonCG
@@ -42,6 +43,14 @@ class NewtonSteps(SearchingSteps):
             raise ConfigError(f"--optimizer newton is for {found}")
         super().__init__(objective, optimizer, start, linearizes=True)
         self._triangle = np.tril_indices(model.layout.size)
+
+    def warm_up(self, batch: Batch) -> None:
+        """See `Steps`."""
+        super().warm_up(batch)
+        model = self.objective.model
+        row = Batch(batch.x[:1], batch.y[:1], None, batch.ids[:1], 0, train=True)
+        _, kept = model.linearize(self.w, row, np.empty_like(self.w))  # type: ignore[attr-defined]
+        kept.add_matrix(row, np.zeros((self.w.size, self.w.size)))
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
         """With the Hessian's triangle after ``beside``."""

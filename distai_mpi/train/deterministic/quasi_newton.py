@@ -62,6 +62,7 @@ class QuasiNewtonSteps(SearchingSteps):
     def owned(self) -> dict[str, Any]:
         """See `Steps`."""
         history = self.history
+        history.remember()
         steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
         changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
         return super().owned | {"history": {**steps, **changes, "place": history.place}}

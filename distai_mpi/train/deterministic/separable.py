@@ -34,9 +34,9 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
         return None
     biased = not all(slot.decay for slot in model.layout.slots)
     if biased and not counts.all():
-        empty = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
         if model.widths[-1] == 1:
-            return f"no row is of class {empty}: the bias grows for ever, and there is no optimum; give rows of it"
+            return "all rows are of one class: nothing bounds the bias, and there is no optimum; give rows of both"
+        empty = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
         return (
             f"no row is of class {empty}: its bias falls for ever, and there is no optimum; leave the class out of the"
             " labels, or give rows of it"

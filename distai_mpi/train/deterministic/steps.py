@@ -240,8 +240,11 @@ class SearchingSteps(DeterministicSteps):
         found = self.optimizer.search.find(self._try, start, first, precision)
         if found.point.t == 0:
             return False
-        if found.point.t != self._whole and self._look(found.point.t)[0] > start.value + precision * abs(start.value):
-            return False
+        if found.point.t != self._whole:
+            value, _ = self._look(found.point.t)
+            assert self._trial is not None
+            if not (value <= start.value + precision * abs(start.value) and math.isfinite(self._trial.square)):
+                return False
         self._tell(found.point.t)
         assert self._trial is not None
         self._accept(self._trial)
