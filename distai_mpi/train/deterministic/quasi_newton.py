@@ -54,9 +54,9 @@ class QuasiNewtonSteps(SearchingSteps):
         super().warm_up(batch)
         kind, grad = type(self.history), np.ones(1, self._direction.dtype)
         small, out = kind(1, 1, self.objective.model.dtype), np.ones_like(grad)
+        small.keep(small.tell(1.0, out, grad, np.zeros_like(grad)), 0.0)
         small.renew(small.products(grad))
         small.direction(grad, 1.0, out)
-        small.keep(small.tell(1.0, out, grad, out), 0.0)
 
     @property
     def owned(self) -> dict[str, Any]:
