@@ -70,12 +70,10 @@ class FeedForward:
             raise ConfigError(f"dropout {dropout} must be at least 0 and below 1")
         if min((features, outputs, *hidden)) < 1:
             raise ConfigError(f"every layer needs at least one unit, got {features}, {hidden}, {outputs}")
-        if outputs > 1 and loss.name != "softmax":
-            raise ConfigError(f"{loss.name} loss is of one output, not {outputs}: softmax takes several")
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise ConfigError(f"dtype {self.dtype} is not supported: choose float32 or float64")
-        self.loss_function, self.activation, self.dropout, self.bias = loss, activation, dropout, bias
+        self.loss_function, self.activation, self.dropout, self.bias = loss.of(outputs), activation, dropout, bias
         self.widths = (features, *hidden, outputs)
         self.layout = self._layout()
         self.target_dtype = loss.target_dtype(self.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import namespace
 from ..data import LabelSummary
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 
 Array = Any
 MAX_CLASSES = 1_000_000  # more than that is a column of numbers taken for labels
@@ -31,6 +31,16 @@ class Loss:
     name: str
     code: int
     classifies: bool
+
+    def of(self, outputs: int) -> Loss:
+        """This loss, for a model of so many ``outputs``.
+
+        Raises:
+            ConfigError: it is of one output.
+        """
+        if outputs > 1 and self.name != "softmax":
+            raise ConfigError(f"{self.name} loss is of one output, not {outputs}: softmax takes several")
+        return self
 
     def target_dtype(self, dtype: np.dtype) -> np.dtype:
         """The dtype in which targets are handed to the model: int64 labels, or values in ``dtype``."""
