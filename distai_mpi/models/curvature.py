@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data import Batch
-from .passes import curved_by_outputs, read_only, reads_once
+from .passes import curved_by_margins, curved_by_outputs, read_only
 
 Array = Any
 # Of few features, blocks of the matrix for two classes are cheaper all at once, in twice the operations: 5,000 rows
@@ -66,20 +66,7 @@ class MarginRows:
 
     def product(self, w: Array, batch: Batch, v: Array, out: Array) -> None:
         """See `Linearization`."""
-        n, none = self.features, self.margin[:0]
-        if not reads_once(batch.x, self.threads):
-            u = batch.x @ v[:n]
-            u += v[n] if self.bias else 0
-            u *= self.curvature
-            np.dot(u, batch.x, out=out[:n])
-            out[n:] = u.sum(dtype=np.float64)
-            return
-        from .kernels import linear
-
-        x, p = read_only(batch.x, v[:n])
-        of_bias = linear.product(x, self.curvature, p, v[n] if self.bias else v.dtype.type(0), out[:n], none)
-        if self.bias:
-            out[n] = of_bias
+        curved_by_margins(batch.x, self.curvature, v, out, self.threads)
 
     def line(self, other: MarginRows, t: float) -> tuple[float, float]:
         """(loss, slope) of the rows at the fraction ``t`` of the way to ``other``, and its derivative by ``t``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from .losses import SOFTMAX, SQUARED
 Array = Any
 BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both products
 # 200,000 × 200, 1,000,000 × 50 and 20,000 × 5000 numbers took the kernel's one thread 6, 9 and 15 ms, one of BLAS
-# 20, 48 and 26, two 18, 44 and 14: with more than four BLAS should be ahead (not measured).
+# 12, 25 and 20, two 8, 20 and 13: with more than four BLAS should be ahead (not measured).
 KERNEL_THREADS = 4
+# Of rows for both products, for each thread: 200,000 × 200 numbers then take one thread of BLAS 12 ms and two 8.
+BLAS_BYTES = 1 << 20
 # With several outputs 60,000 × 784 numbers took the kernel 33 ms for 10 of them and 122 for 40; one thread of BLAS 48
 # and 165, two 51 and 120.
 OUTPUTS_THREADS, MOST_OUTPUTS = 2, 40
@@ -27,25 +29,55 @@ def by_margins(
     """One output: the loss, and its gradient into ``grad``; margins and curvatures are left in ``kept``, if not empty.
 
     ``w`` and ``grad`` end with the bias where they are longer than a row; see `kernels.linear`, which one thread runs.
-    Where this is not for the kernel, see `reads_once`, it is two products of BLAS.
+    Where this is not for the kernel, see `reads_once`, it is two products of BLAS a block.
     """
     n = batch.x.shape[1]
     offset = w[n] if w.size > n else w.dtype.type(0)
     if not reads_once(batch.x, threads):
-        margin = batch.x @ w[:n] + offset
-        losses, residual, curvature = derivatives(kind, margin.astype(np.float64), batch.y, weight)
-        np.dot(residual.astype(grad.dtype), batch.x, out=grad[:n])
-        grad[n:] = residual.sum()
-        for out, value in zip(kept, (margin, curvature), strict=True):
-            if out.size:
-                out[:] = value
-        return float(losses.sum())
+        total, loss = np.zeros(grad.size), 0.0
+        for part in _blas_blocks(batch.x, threads):
+            margin = batch.x[part] @ w[:n] + offset
+            losses, residual, curvature = derivatives(kind, margin.astype(np.float64), batch.y[part], weight[part])
+            total[:n] += residual.astype(grad.dtype) @ batch.x[part]
+            total[n:] += residual.sum()
+            loss += float(losses.sum())
+            for out, value in zip(kept, (margin, curvature), strict=True):
+                if out.size:
+                    out[part] = value
+        grad[:] = total
+        return loss
     from .kernels import linear
 
     rows = read_only(batch.x, batch.y, weight, w[:n])
     loss, of_bias = linear.loss_and_grad(kind, *rows, offset, grad[:n], *kept)
     grad[n:] = of_bias
     return loss
+
+
+def curved_by_margins(x: Array, curvature: Array, p: Array, out: Array, threads: int) -> None:
+    """One output: out ← the Hessian's product with ``p``, which ends with the bias where it is longer than a row.
+
+    ``curvature`` are those that `by_margins` has left.
+    """
+    n = x.shape[1]
+    offset = p[n] if p.size > n else p.dtype.type(0)
+    if not reads_once(x, threads):
+        total = np.zeros(out.size)
+        for part in _blas_blocks(x, threads):
+            u = (x[part] @ p[:n] + offset) * curvature[part]
+            total[:n] += u @ x[part]
+            total[n:] += u.sum(dtype=np.float64)
+        out[:] = total
+        return
+    from .kernels import linear
+
+    out[n:] = linear.product(*read_only(x), curvature, *read_only(p[:n]), offset, out[:n], curvature[:0])
+
+
+def _blas_blocks(x: Array, threads: int) -> Iterator[slice]:
+    step = max(256, threads * BLAS_BYTES // max(1, x.shape[1] * x.itemsize))
+    for start in range(0, len(x), step):
+        yield slice(start, min(start + step, len(x)))
 
 
 def reads_once(x: Array, threads: int) -> bool:

@@ -2,8 +2,8 @@
 
 A pass reads X once, at nearly the speed of a sum over it, where two BLAS products read it twice.  It goes through X
 in blocks of rows that stay in the cache between their dots with the parameters and their part in the gradient.  The
-dots, at which X comes from memory, ask for what follows: the hardware does this too late at the ends of rows and pages.
-Taking the dots of a block along with the gradient of the one before it was slower.
+dots, at which X comes from memory, ask for what follows: left to the hardware, rows of 50 numbers came at a third of
+the speed.  Taking the dots of a block along with the gradient of the one before it was no faster.
 
 X has shape (rows, features), is C-contiguous, and float32 or float64; w and gradients have its dtype.  Rows are
 weighted by ``weight``, shape (rows,), or by 1 where it is empty.  Labels of the logistic loss are positive or not.
@@ -173,7 +173,7 @@ def _dots(x, start, rows, parameters, out):
     """out[r] += row start + r of x · ``parameters``, for an even number of rows of which vectors stay inside x.
 
     Vectors of ``parameters`` reach beyond the last feature, into its filling.  One row after another, and memory is
-    asked for in that order: of two or four rows at once it came at two thirds of its speed.
+    asked for in that order: two or four rows of 200 numbers and more at once came at 0.6 to 0.9 of the speed.
     """
     flat, w, to = address(x), address(parameters), address(out)
     lanes, zero, one = length(flat), spread(x.dtype.type(0)), spread(x.dtype.type(1))
