@@ -16,7 +16,6 @@ _HOME = {
     "Node": "topology",
     "SHARING": "collectives",
     "choose_messages": "half_messages",
-    "install_abort_hook": "failure",
 }
 __all__ = [
     "ALGORITHMS",
@@ -26,13 +25,11 @@ __all__ = [
     "HalfMessages",
     "Node",
     "choose_messages",
-    "install_abort_hook",
 ]
 
 if TYPE_CHECKING:
     from .collectives import ALGORITHMS, CHOICES, SHARING
     from .communicator import Communicator
-    from .failure import install_abort_hook
     from .half_messages import HalfMessages, choose_messages
     from .topology import Node
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .launch import launcher, number, repeated
@@ -47,6 +47,18 @@ def idle_share(size: int, nodes: int, given: Allocation | None) -> str | None:
         f"Slurm job {given.job} has {_count(given.tasks, 'task')} on {_count(given.nodes, 'node')}, but this run uses "
         f"{_count(size, 'rank')} on {_count(nodes, 'node')}: the rest idles. Start one rank a task (mpiexec -n "
         f"{given.tasks}, or srun without -n), or ask Slurm for less"
+    )
+
+
+def narrow_binding(cpus: Sequence[int], given: Allocation | None) -> str | None:
+    """What is amiss where ranks may run on ``cpus`` CPUs each, fewer than the job asked for, in words; else None."""
+    if given is None or min(cpus) >= given.cpus_per_task:
+        return None
+    rank, few = min(enumerate(cpus), key=lambda pair: pair[1])
+    return (
+        f"Slurm job {given.job} has {given.cpus_per_task} CPUs a task (--cpus-per-task), but rank {rank} is bound to "
+        f"{few}, which its threads share: start with mpiexec --map-by slot:PE={given.cpus_per_task} --bind-to core, or "
+        f"srun --cpus-per-task={given.cpus_per_task} --cpu-bind=cores"
     )
 
 

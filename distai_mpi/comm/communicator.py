@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..backend import HOST, Device, as_host
 from ..errors import ConfigError
 from ..params import Ownership
-from . import exchange, failure, launch, native
+from . import exchange, exits, failure, native
+from . import watch as watching
 from .collectives import ALGORITHMS, CHOICES, SHARING, Algorithm
 from .meeting import Meeting
 from .memory import Shared
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from .half_messages import Changes, HalfMessages
     from .hierarchical import Hierarchical
+
+
+exits.install()  # with the class, for an error may come before the first communicator is made
 
 
 class Communicator(Meeting, Traceable):
@@ -63,6 +67,9 @@ class Communicator(Meeting, Traceable):
         nodes: how many ranks each node has, one node after another, to try on one machine what is meant for
             several; None: ranks that share memory are a node, or what DISTAI_NODES says (``2,2``).  Or a communicator
             of the ranks of this node.
+        watch: seconds that ranks may wait for one that does not come before the job ends with status 76 and all
+            ranks' stacks; 0: for ever.  None: what an earlier communicator or DISTAI_WATCH says, else 600.  Rank 0's
+            counts, for communicators of all ranks of the job; see `comm.watch`.
 
     With DISTAI_CHECK=1 in any rank's environment all compare, at each exchange of vectors, what they ask for.
     """
@@ -73,6 +80,7 @@ class Communicator(Meeting, Traceable):
         algorithm: str = "auto",
         chunk_bytes: int = CHUNK_BYTES,
         nodes: Sequence[int] | MPI.Intracomm | None = None,
+        watch: float | None = None,
     ) -> None:
         self.default_algorithm = algorithm
         self._comm = mpi_comm.Dup()
@@ -86,15 +94,17 @@ class Communicator(Meeting, Traceable):
         self.size: int = self._comm.size
         self.node = Node(tuple(self._node_comm.allgather(self.rank)), self._node_comm.rank)
         check = os.environ.get("DISTAI_CHECK", "") not in ("", "0")  # launchers may tell some of the nodes alone
-        told = self._comm.allgather((self.node.ranks[0], check))
-        self.topology = Topology.of([node for node, _ in told])
+        told = self._comm.allgather((self.node.ranks[0], check, watching.asked(watch)))
+        self.topology = Topology.of([node for node, _, _ in told])
         self.leaders: tuple[int, ...] = tuple(ranks[0] for ranks in self.topology.nodes)
         self._sharing = Sharing(self._comm, self._node_comm, self.topology, self.allgather_object, chunk_bytes)
-        self._check = any(check for _, check in told)
+        self._check = any(check for _, check, _ in told)
         self.calls: Counter[str] = Counter()
         self._uncounted = 0  # bytes that measurements have sent
         self.tuning = Tuner(self)
         self._named(algorithm)
+        exits.owned_by_this_thread(watching.exchanges)
+        self.watch = watching.join(self, self._node_comm, told[0][2])
 
     def __enter__(self) -> Communicator:
         return self
@@ -102,10 +112,8 @@ class Communicator(Meeting, Traceable):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind is None:  # after an error other ranks may not come: freeing would wait for them
             self.free()
-        elif not issubclass(kind, Exception):  # this rank exits, which no hook sees
-            done = isinstance(error, SystemExit) and error.code in (None, 0)
-            if not launch.leave_together(30.0 if done else 3.0):
-                launch.abort(1)
+        elif isinstance(error, SystemExit) and self.size > 1:
+            exits.leave(error)
 
     def free(self) -> None:
         """Give back the communicator; arrays stay what they are.  Twice is harmless."""
@@ -311,14 +319,6 @@ class Communicator(Meeting, Traceable):
         """
         exchange.alltoallv(self._wire, send, send_counts, recv, recv_counts)
         self.calls["alltoall"] += self.size > 1
-
-    def bcast_object(self, obj: Any, root: int = 0) -> Any:
-        """Return rank ``root``'s (small, picklable) object on all ranks."""
-        return obj if self.size == 1 else self._comm.bcast(obj, root)
-
-    def allgather_object(self, obj: Any) -> list[Any]:
-        """Return every rank's (small, picklable) object, in the order of ranks, on all of them."""
-        return [obj] if self.size == 1 else self._comm.allgather(obj)
 
     def part(self, ranks: Sequence[int]) -> Communicator | None:
         """Make a communicator of some ``ranks``, numbered in this order; collective over all ranks.

@@ -93,6 +93,11 @@ class Hierarchical:
         return met
 
     @property
+    def turn(self) -> int:
+        """A number that changes with every exchange; local."""
+        return self._unheard.turn + (0 if self._wire is None else self._wire.messages_sent)
+
+    @property
     def bytes_sent(self) -> int:
         """Bytes that this rank has sent in messages, or read of other ranks' vectors."""
         return self._read + (0 if self._wire is None else self._wire.bytes_sent)

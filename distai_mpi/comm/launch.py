@@ -95,20 +95,19 @@ def prepare_environment() -> None:
 def world(check: bool = True) -> Any:
     """Start MPI if it has not been started, and return ``MPI.COMM_WORLD``.
 
-    An exception that nothing catches will from now on abort the whole job.  (So does ``sys.exit`` with an
-    error inside a Communicator's ``with`` block; elsewhere a rank that leaves alone is waited for.)  Raises
-    `ConfigError` where the launcher started several processes that MPI does not connect, unless ``check``
-    is false.
+    An exception that nothing catches will from now on end the whole job, and so will ``sys.exit`` with an error
+    on some ranks alone (see `exits`).  Raises `ConfigError` where the launcher started several processes that MPI
+    does not connect, unless ``check`` is false.
     """
     prepare_environment()
     from mpi4py import MPI
 
-    from . import failure
+    from . import exits
 
     comm = MPI.COMM_WORLD
     if check:
         check_world(comm.size, launcher())
-    failure.install_abort_hook(comm)
+    exits.install()
     return comm
 
 
@@ -142,22 +141,39 @@ def on_terminal() -> bool:
         return False
 
 
+LEAVE_TAG = 31_000  # of the messages of `leave_together`; MPI has tags up to 32,767 at least
+_goodbyes = 0
+_words: list[bytearray] = []  # of messages that may never come; MPI keeps their addresses
+
+
 def leave_together(seconds: float = 3.0) -> bool:
     """Wait for all ranks to come here; False if some have not come within ``seconds``.
 
     True at once where MPI is not running.  The exit of every rank that ends with a foreseeable error
     passes here: if all of them come, the job ends in order; if not, the others wait in a collective
     for one that will never come, and the caller must abort.
+
+    Ranks tell rank 0, which answers when all have: a barrier of the library's would be taken for a part of the
+    collective that others are in.
     """
+    global _goodbyes
     MPI = _running_mpi()
     if MPI is None or MPI.COMM_WORLD.size == 1:
         return True
-    request = MPI.COMM_WORLD.Ibarrier()
+    comm, tag = MPI.COMM_WORLD, LEAVE_TAG + _goodbyes % 1000
+    _goodbyes += 1
     deadline = time.monotonic() + seconds
-    while not request.Test():
+    others = range(1, comm.size) if comm.rank == 0 else [0]
+    words = [bytearray(1) for _ in range(len(others) + 1)]
+    _words.extend(words)
+    comes = [comm.Irecv(word, other, tag) for word, other in zip(words, others, strict=False)]
+    told = [] if comm.rank == 0 else [comm.Isend(words[-1], 0, tag)]
+    while not MPI.Request.Testall([*comes, *told]):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.001)
+    if comm.rank == 0:
+        MPI.Request.Waitall([comm.Isend(words[-1], other, tag) for other in others])
     return True
 
 

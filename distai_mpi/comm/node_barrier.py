@@ -26,12 +26,15 @@ class NodeBarrier:
         rank, ranks: index of this rank on the node, and how many there are.
         crowded: whether there are fewer processors than ranks: a rank that spins then keeps another from coming.
         poll: called in long waits, again and again; sees to MPI, so that a job that is being aborted ends.
+
+    Attributes:
+        turn: how many times this rank has come.
     """
 
     def __init__(self, flags: int, rank: int, ranks: int, crowded: bool, poll: Callable[[], object]) -> None:
         self._flags, self._rank, self._ranks, self._poll = flags, rank, ranks, poll
         self._spins = 0 if crowded else SPINS
-        self._turn = 0
+        self.turn = 0
 
     @staticmethod
     def size_of(ranks: int) -> int:
@@ -44,13 +47,13 @@ class NodeBarrier:
         ``advance(flags, rank, turn, spins, yields)`` returns how many times it has, ``turn`` + 1 being the first, and
         whether it gave up waiting in the next one, to be called again when MPI has been looked at.
         """
-        first, waits = self._turn, True
+        first, waits = self.turn, True
         while waits:
-            met, waits = advance(self._flags, self._rank, self._turn, self._spins, YIELDS)
-            self._turn += met
+            met, waits = advance(self._flags, self._rank, self.turn, self._spins, YIELDS)
+            self.turn += met
             if waits:
                 self._poll()
-        return self._turn - first
+        return self.turn - first
 
     def around(self, work: Callable[..., int], *arguments: Any) -> None:
         """Wait for all ranks of the node before and after compiled ``work``, in one call of it.
@@ -62,16 +65,16 @@ class NodeBarrier:
         stage = -1
         while stage < 2:
             stage = work(
-                self._flags, self._rank, self._ranks, self._turn, self._spins, YIELDS, stage, *arguments
+                self._flags, self._rank, self._ranks, self.turn, self._spins, YIELDS, stage, *arguments
             )  # fmt: skip
             if stage < 2:
                 self._poll()
-        self._turn += 2
+        self.turn += 2
 
     def __call__(self) -> None:
         """Wait for all ranks of the node."""
-        self._turn += 1
-        if not meet(self._flags, self._rank, self._ranks, self._turn, self._spins, YIELDS):
+        self.turn += 1
+        if not meet(self._flags, self._rank, self._ranks, self.turn, self._spins, YIELDS):
             self._poll()
-            while not wait_for(self._flags, self._ranks, self._turn, self._spins, YIELDS):
+            while not wait_for(self._flags, self._ranks, self.turn, self._spins, YIELDS):
                 self._poll()
