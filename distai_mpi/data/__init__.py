@@ -1,19 +1,24 @@
 """Data sets, how they are shared out over ranks, and the batches a rank works on."""
 
 from .batch import Batch
-from .dataset import Dataset, Standard
+from .classes import encode, encode_labels
+from .dataset import Dataset, Fill, Standard
 from .distribute import Sets, load, load_features, load_sets
 from .labels import LabelSummary, merge, summarize
 from .loader import Loader, steps_per_epoch
+from .missing import fill_missing
 from .partition import Partition
 from .permutation import Permutation
+from .readers.columns import Columns
 from .share import Share, from_local, repartition, whole
-from .standard import standardize
+from .standard import centre_far, standardize
 from .streams import stream_key
 
 __all__ = [
     "Batch",
+    "Columns",
     "Dataset",
+    "Fill",
     "LabelSummary",
     "Loader",
     "Partition",
@@ -21,6 +26,10 @@ __all__ = [
     "Sets",
     "Share",
     "Standard",
+    "centre_far",
+    "encode",
+    "encode_labels",
+    "fill_missing",
     "from_local",
     "load",
     "load_features",

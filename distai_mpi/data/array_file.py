@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import tokenize
@@ -17,8 +16,12 @@ import numpy as np
 
 from ..errors import DataError
 from .dataset import storage_dtype
+from .readers.compressed import unpacked
 
 Array = Any
+
+MISSING_ADVICE = "mend or remove that row, or give --missing mean, median or drop"
+BLOCK_BYTES = 16 << 20  # read at a time where nobody says otherwise
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,9 @@ class ArrayFile:
     header: int = 0
 
     def __post_init__(self) -> None:
-        """Check what can be known without reading the elements: type, emptiness, length of the file."""
+        """Check what can be known without reading the elements: emptiness, length of the file, no pickled objects."""
         if self.stored.hasobject:
             raise self.error("holds pickled Python objects, which are refused; save it as an array of numbers")
-        try:
-            storage_dtype(self.stored)
-        except DataError as error:
-            raise self.error(str(error)) from None
         if not self.shape or 0 in self.shape:
             raise self.error(f"has shape {self.shape}: there are no rows or no features to train on")
         if self.offset is not None:
@@ -61,13 +60,22 @@ class ArrayFile:
             if size < needed:
                 raise self.error(f"is truncated: {needed} bytes are needed, the file has {size}; copy it again")
 
+    def check_numbers(self) -> ArrayFile:
+        """The array itself; raise a DataError unless it holds real numbers."""
+        try:
+            storage_dtype(self.stored)
+        except DataError as error:
+            raise self.error(str(error)) from None
+        return self
+
     def error(self, message: str) -> DataError:
         """A DataError that names file and array."""
         return DataError(f"{self.path}: {self.name} {message}")
 
     def not_finite(self, row: int, column: int, value: float) -> DataError:
         """The DataError about a NaN or an infinity."""
-        return self.error(f"holds {value} in row {row}, column {column} (counted from 0); mend or remove that row")
+        advice = MISSING_ADVICE if math.isnan(value) else "mend or remove that row"
+        return self.error(f"holds {value} in row {row}, column {column} (counted from 0); {advice}")
 
     @property
     def rows(self) -> int:
@@ -131,15 +139,20 @@ class ArrayFile:
 
         Values are of type `dtype`, and hold until the next are asked for.
         """
-        source = self._view() if self.sliceable else None
-        if source is None and self.fortran:
-            source = self._unpack_columns()
-        if source is None:
+        for start, part in self.stored_chunks(chunk, 0, self.rows):
+            yield start, np.ascontiguousarray(part, self.dtype).reshape(len(part), self.width)
+
+    def stored_chunks(self, chunk: int, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+        """Yield ``(first row, elements)`` of rows ``start`` to ``stop - 1``, in the stored type and shape of a row.
+
+        All rows must be asked for unless the array is `sliceable`.
+        """
+        if not self.sliceable and not self.fortran:
             yield from self._unpack(chunk)
             return
-        for start in range(0, self.rows, chunk):
-            part = source[start : start + chunk]
-            yield start, np.ascontiguousarray(part, self.dtype).reshape(len(part), self.width)
+        source = self._view() if self.sliceable else self._unpack_columns()
+        for first in range(start, stop, chunk):
+            yield first, source[first : min(first + chunk, stop)]
 
     def _view(self) -> Array:
         """The elements in the file, in the stored shape and type, mapped read-only."""
@@ -153,8 +166,7 @@ class ArrayFile:
             for start in range(0, self.rows, chunk):
                 count = min(chunk, self.rows - start)
                 data = self._exactly(file, count * self.width * self.stored.itemsize)
-                values = np.frombuffer(data, self.stored).reshape(count, self.width)
-                yield start, values.astype(self.dtype, copy=False)
+                yield start, np.frombuffer(data, self.stored).reshape(count, *self.shape[1:])
             self._ends(file)
 
     def _unpack_columns(self) -> Array:
@@ -170,13 +182,13 @@ class ArrayFile:
         try:
             with ExitStack() as stack:
                 if self.member is None:
-                    file: Any = stack.enter_context(gzip.open(self.path))
+                    file: Any = stack.enter_context(unpacked(self.path))
                 else:
                     archive = stack.enter_context(zipfile.ZipFile(self.path))
                     file = stack.enter_context(archive.open(self.member))
                 self._exactly(file, self.header)
                 yield file
-        except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
             raise self.error(f"is damaged ({error}); copy it again") from None
 
     def _ends(self, file: IO[bytes]) -> None:
@@ -205,7 +217,9 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
             return np.lib.format.read_array_header_2_0(file)
     except (SyntaxError, TypeError, tokenize.TokenError) as error:  # NumPy parses the header as Python
         raise ValueError(f"unreadable header: {error}") from None
-    raise ValueError(f"version {version} of the .npy format is for named fields, which are not numbers")
+    raise ValueError(
+        f"version {version} of the .npy format is for fields whose names are not Latin; name them in ASCII"
+    )
 
 
 def byte_scale(stored: np.dtype, shape: Sequence[int]) -> float:

@@ -41,18 +41,35 @@ class Standard:
 
 
 @dataclass(frozen=True)
+class Fill:
+    """What stands in place of values that are missing (NaN); replicated.
+
+    Attributes:
+        values: of each column of x, already scaled, shape (columns,), float64, finite.
+        indicators: columns of x for which there is one more feature, 1 where the value is missing and else 0, behind
+            all others and in this order; shape (indicators,), int64.
+    """
+
+    values: Array
+    indicators: Array
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Feature rows with a label or target each; the arrays become read-only views.
 
     Attributes:
-        x: features, shape (rows, features), any real type, C-contiguous (else it is copied);
+        x: features, shape (rows, columns), any real type, C-contiguous (else it is copied);
             may be mapped from a file, or shared by the ranks of a node.
-        y: labels or targets, shape (rows,), any real type.
+        y: labels or targets, shape (rows,), any real type; or words, which become their places among
+            ``label_names``.
         weight: weight of each row, shape (rows,), float64, finite and not negative: a row of weight 2
             counts as two.  None: all are 1.
         scale: what features are multiplied by when they are gathered.  Pixels stay bytes in
             memory, with a scale of 1/255: a quarter of the memory traffic of float32.
         standard: what scaled features are standardized by when they are gathered; None: by nothing.
+        fill: what stands in place of missing values when rows are gathered; None: none are missing.
+        label_names: the words that the numbers in y stand for, in lexicographical order; None: y holds numbers.
     """
 
     x: Array
@@ -60,14 +77,24 @@ class Dataset:
     weight: Array | None = None
     scale: float = 1.0
     standard: Standard | None = None
+    fill: Fill | None = None
+    label_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.label_names is None:
+            codes, names = _coded(self.y)
+            object.__setattr__(self, "y", codes)
+            object.__setattr__(self, "label_names", names)
         for name in ("x", "y"):
             object.__setattr__(self, name, _read_only(getattr(self, name), name))
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
             raise DataError(
                 f"x of shape {self.x.shape} and y of shape {self.y.shape} do not fit;"
                 " give x as (rows, features) and y as (rows,)"
+            )
+        if self.fill is not None and self.fill.values.shape != self.x.shape[1:]:
+            raise DataError(
+                f"rows have {self.x.shape[1]} columns, but values for {self.fill.values.size} in place of missing ones"
             )
         if self.standard is not None and self.standard.mean.shape != (self.features,):
             raise DataError(
@@ -83,8 +110,8 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        """Number of features of a row."""
-        return self.x.shape[1]
+        """Number of features of a row, indicators of missing values included."""
+        return self.x.shape[1] + (0 if self.fill is None else self.fill.indicators.size)
 
     @property
     def weight_sum(self) -> float:
@@ -95,6 +122,17 @@ class Dataset:
         """Rows ``start`` to ``stop - 1``, as views."""
         weight = None if self.weight is None else self.weight[start:stop]
         return replace(self, x=self.x[start:stop], y=self.y[start:stop], weight=weight)
+
+
+def _coded(labels: Array) -> tuple[Array, tuple[str, ...] | None]:
+    """Labels that are words as int64 codes, shape (rows,), and the words; others as they are, and None."""
+    array = np.asarray(labels)
+    if array.dtype.kind == "O" and array.size and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind != "U":
+        return labels, None
+    names, codes = np.unique(array, return_inverse=True)
+    return codes.reshape(array.shape), tuple(names.tolist())
 
 
 def _read_only(values: Array, name: str) -> Array:

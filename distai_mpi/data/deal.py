@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from ..errors import DataError
 from . import deliver
 from .checks import first_not_finite
+from .classes import without_labels
 from .dataset import Dataset
 from .division import Division
-from .labels import merge, summarize
+from .labels import Label, are_truths, merge, summarize
 from .parsed import Parsed
 from .partition import Partition, stretch
 from .permutation import Permutation
+from .readers.columns import Columns, Roles
 from .share import Delivery, Share, Shuffle, sum_over_ranks
 from .sources import Source
 
@@ -23,7 +28,7 @@ class Dealer:
     """Brings rows to ranks in the way that was chosen; its methods are collective."""
 
     comm: Any
-    name: str
+    names: dict[str, str]  # what a user calls the data of each set
     sources: dict[str, Source | Parsed]
     visible: Sequence[bool]
     distribute: str | None
@@ -32,6 +37,7 @@ class Dealer:
     shards: Partition | None
     memory_limit: int
     chunk_bytes: int
+    columns: Columns
 
     def deal(self, shuffle: Shuffle) -> dict[str, Share]:
         """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
@@ -40,14 +46,56 @@ class Dealer:
         plan = [(source, *self._division(name, source, shuffle)) for name, source in self.sources.items()]
         brought = [bring(source, division) for source, _, division in plan]
         for (source, names, division), (dataset, delivery) in zip(plan, brought, strict=True):
-            self._check_values(source, division, dataset, shuffle)
-            sets = [self._share(division, i, dataset, shuffle, delivery) for i in range(len(division.sets))]
+            self._check_values(names[0], source, division, dataset, shuffle)
+            sets = [self._share(name, division, i, dataset, shuffle, delivery) for i, name in enumerate(names)]
             labels = merge(share.labels for share in sets)  # a split may leave a class to one of the sets alone
-            shares |= {
-                name: replace(share, labels=replace(labels, rows=share.rows), base=source.base)
-                for name, share in zip(names, sets, strict=True)
-            }
+            known = self._known(source)
+            for name, share in zip(names, sets, strict=True):
+                share = replace(share, labels=replace(labels, rows=share.rows), **known)
+                shares[name] = self._labelled(names[0], share)
         return shares
+
+    def _known(self, source: Source | Parsed) -> dict[str, Any]:
+        """What a `Share` tells of the table that its rows are from."""
+        file = source.file if isinstance(source, Parsed) else source
+        roles: Roles | None = getattr(file, "roles", None)
+        columns = None if roles is None else roles.names
+        notes = source.notes if isinstance(source, Parsed) else getattr(source, "notes", ())
+        words: tuple[Label, ...] | None = source.label_names if isinstance(source, Parsed) else None
+        if isinstance(source, Source) and source.y.stored.kind == "b":
+            words = False, True
+        return {
+            "base": source.base,
+            "column_names": columns,
+            "feature_names": getattr(file, "feature_names", columns),
+            "label_name": None if roles is None else roles.label_name,
+            "date_orders": getattr(file, "date_orders", ()),
+            "row_names": () if roles is None else roles.row_names,
+            "classes": words,
+            "notes": tuple(notes),
+        }
+
+    def _may_lack_labels(self, name: str) -> bool:
+        """Whether the rows of set ``name`` may have no labels: test rows may."""
+        return name == "test" or self.columns.unlabelled
+
+    def _none(self, y: Any) -> bool:
+        """Whether the labels ``y`` of each rank are missing without exception; collective."""
+        return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
+
+    def _labelled(self, name: str, share: Share) -> Share:
+        """``share``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
+        labels = share.labels
+        if share.classes is not None:
+            share = replace(share, labels=replace(labels, words=not are_truths(share.classes)))
+        if labels.missing == 0:
+            return share
+        if self._may_lack_labels(name) and labels.low > labels.high:
+            return without_labels(share)
+        raise DataError(
+            f"{share.name}: rows without a label ({labels.missing:,}); give each row one, or leave such rows out"
+            " (--missing drop)"
+        )
 
     def _division(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], Division]:
         """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
@@ -88,15 +136,22 @@ class Dealer:
             return dataset, "read"
         return deliver.scatter(source, division, self.comm, self.chunk_bytes), "scatter"
 
-    def _check_values(self, source: Source | Parsed, division: Division, dataset: Dataset, shuffle: Shuffle) -> None:
-        """Raise a DataError on all ranks if any value is not finite; each rank looks at its part."""
+    def _check_values(
+        self, name: str, source: Source | Parsed, division: Division, dataset: Dataset, shuffle: Shuffle
+    ) -> None:
+        """Raise a DataError on all ranks if any value is not finite; each rank looks at its part.
+
+        NaN is let pass where it stands for what is missing.
+        """
         if isinstance(source, Parsed):
             return  # looked at when it was read
         rank, size = self.comm.rank, self.comm.size
         start, stop = (0, dataset.rows) if shuffle == "local" else stretch(dataset.rows, size, rank)
         found = []
-        for array, values in ((source.x, dataset.x), (source.y, dataset.y.reshape(-1, 1))):
-            bad = first_not_finite(values[start:stop])
+        keeps = self.columns.keeps_missing, self._may_lack_labels(name) and self._none(dataset.y[start:stop])
+        arrays = ((source.x, dataset.x), (source.y, dataset.y.reshape(-1, 1)))
+        for (array, values), keeps_missing in zip(arrays, keeps, strict=True):
+            bad = first_not_finite(values[start:stop], keeps_missing)
             if bad is not None:
                 row, column, value = bad
                 row = int(division.rows_of(rank)[row]) if shuffle == "local" else start + row
@@ -106,7 +161,9 @@ class Dealer:
             array, row, column, value = min(everywhere, key=lambda bad: (bad[0].name, bad[1:3]))
             raise array.not_finite(row, column, value)
 
-    def _share(self, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery) -> Share:
+    def _share(
+        self, name: str, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery
+    ) -> Share:
         """Set ``which`` as this rank holds it."""
         rank, counts, first = self.comm.rank, division.counts(which), division.first(which)
         if shuffle == "local":
@@ -121,4 +178,4 @@ class Dealer:
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
         where = (division.order, first, delivery)
-        return Share(dataset, counts, rank, shuffle, labels, *where, self.name, total, self.shards)
+        return Share(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)

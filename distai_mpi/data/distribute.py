@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,21 +16,27 @@ from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
 from . import deliver
 from .array_file import ArrayFile
+from .array_rows import ArrayRows
 from .checks import check_rows, check_weights
-from .dataset import Dataset
+from .classes import encode_labels
+from .dataset import Dataset, Fill
 from .deal import Dealer
 from .division import Division
 from .formats import Found, find, find_features
+from .labels import are_truths
+from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_stretches
 from .partition import Partition, stretch
 from .readers.columns import Columns
 from .share import Share, from_local
-from .sources import Source, check_names, check_pair
+from .sources import Source, check_pair
+from .spec import Spec, spec_name
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 16 << 20  # read and sent at a time
 ENDS_BYTES = 64 << 10  # of a file that are compared to tell whether two ranks see the same
+MOST_COMPARED = 256  # files of a data set whose ends are compared: every n-th, of all others the lengths
 MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at most 1/4 of the memory left
 
 
@@ -40,36 +48,36 @@ class Sets(NamedTuple):
     valid: Share | None
 
 
-def load(data: str | os.PathLike, comm: Any, **options: Any) -> tuple[Share, Share | None]:
+def load(data: Spec, comm: Any, **options: Any) -> tuple[Share, Share | None]:
     """The training and the test set (or None) of `load_sets`, which says what ``options`` there are; collective."""
     sets = load_sets(data, comm, **options)
     return sets.train, sets.test
 
 
 def load_sets(
-    data: str | os.PathLike,
+    data: Spec,
     comm: Any,
     *,
-    test: str | os.PathLike | None = None,
-    valid: str | os.PathLike | float | None = None,
+    test: Spec | None = None,
+    valid: Spec | float | None = None,
     distribute: str | None = None,
     shuffle: str | None = None,
     test_fraction: float = 0.1,
     seed: int = 0,
     shards: Partition | None = None,
-    label: str | None = None,
-    weight: str | None = None,
-    columns_optional: bool = False,
     dtype: DTypeLike = np.float64,
     features: int = 0,
-    base: int = 1,
+    base: int | None = None,
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    fill: Fill | None = None,
+    **columns: Any,
 ) -> Sets:
     """Find, check and share out a training, a test and a validation set; collective.
 
     Args:
-        data: ``mnist``, a path, or two paths with a comma between them; see `formats.ACCEPTED`.
+        data: ``mnist``, a path, several with commas between them or as a list, a pattern, or a folder; see
+            `formats.ACCEPTED`.
         comm: the ranks, a `comm.Communicator`; it must live as long as the data is used.
         test: test data, named likewise; else the test set in ``data``, else rows split off.
         valid: validation data, named likewise, or the share of the training rows that is split off for it; None:
@@ -83,27 +91,28 @@ def load_sets(
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
         seed: names the order in which rows are dealt out.
         shards: how much of the rows, and of every global batch, each rank gets; None: all ranks the same.
-        label: of a CSV or Parquet table the column of the label, its name or its number from 0; None: the last one.
-        weight: likewise of the weights of rows; None: there are none.
-        columns_optional: whether ``label`` and ``weight`` are passed over, and not refused, for other data.
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
-            float64, and then to it.  Other formats keep their own.
+            float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
+            standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.
         features: least number of features of libsvm rows, as of a model that they are for.
-        base: number that libsvm rows give the first feature: 1, or `Share.base` of what a model was trained on.  Rows
-            that use 0 count from 0 in any case.
+        base: number that libsvm rows give the first feature: `Share.base` of what a model was trained on; a lower one
+            is refused.  None: 1, or 0 where one of the files uses it.
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
+        fill: what stands in place of missing values, as of a model; None: by ``missing``, see `fill_missing`.
+        columns: which columns of a table are label, weight and features, how it is read, and what is done about
+            missing values, of arrays too; see `Columns`.
 
     Raises:
         DataError, ConfigError: the same on all ranks.
     """
+    table = Columns(**columns)
     _check_choices(distribute, shuffle, test_fraction, valid)
-    _check_kinds({"data": data, "test": test, "valid": valid}, label, weight, dtype)
+    _check_kinds({"data": data, "test": test, "valid": valid}, dtype)
     if shards is not None:
         shards.check_ranks(comm.size)
-    columns = Columns(label, weight, optional=columns_optional)
-    found = _at_root(comm, lambda: _find_all(data, test, valid, columns, dtype))
+    found = _at_root(comm, lambda: _find_all(data, test, valid, table, dtype))
     fractions = {
         "valid": valid if isinstance(valid, float) else 0.0,
         "test": 0.0 if "test" in found else test_fraction,
@@ -113,13 +122,15 @@ def load_sets(
     visible = _who_sees(list(found.values()), comm)
     if distribute == "read" and not all(visible):
         raise ConfigError(
-            f"--distribute read: rank {visible.index(False)} does not see the file {data}, or sees another one of"
-            " that name; put it where all nodes see it, or use --distribute scatter"
+            f"--distribute read: rank {visible.index(False)} does not see the files of {spec_name(data)}, or sees"
+            " others of those names; put them where all nodes see them, or use --distribute scatter"
         )
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
-    sources = _read_found(found, comm, readers, memory_limit, features, base)
-    options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes)
-    dealer = Dealer(comm, str(data), sources, visible, *options)
+    sources = _read_found(found, comm, readers, memory_limit, features, base, table)
+    options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes, table)
+    given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
+    names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
+    dealer = Dealer(comm, names, sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
         sets = dealer.deal("local")
@@ -130,13 +141,36 @@ def load_sets(
             if shuffle == "global":
                 raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
             sets = dealer.deal("local")
-    return Sets(sets["train"], sets.get("test"), sets.get("valid"))
+    return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
+
+
+def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
+    """The sets with the same codes for the same words, and the same values in place of missing ones; collective."""
+    train = _by_place(sets.train, sets.train, table)
+    others: list[Any] = [share and _by_place(share, sets.train, table) for share in sets[1:]]
+    if any(share is not None and share.classes is not None for share in sets):
+        train, *others = encode_labels(train, *others, comm=comm)
+        words = train.classes is not None and not are_truths(train.classes)
+        train = replace(train, labels=replace(train.labels, words=words))
+    if fill is not None:
+        train, *others = (share and apply_fill(share, fill) for share in (train, *others))
+    elif table.missing in WAYS:
+        train, *others = fill_missing(train, *others, comm=comm, by=table.missing, indicator=table.indicator)
+    return Sets(train, *others)
+
+
+def _by_place(share: Share, train: Share, table: Columns) -> Share:
+    """``share`` with a note where its features are taken by their places, though the training rows had names."""
+    if share.column_names is not None or (train.column_names is None and table.required is None):
+        return share
+    note = f"{share.name}: its columns have no names, so that they are taken in the order of training"
+    return replace(share, notes=(*share.notes, note))
 
 
 def _find_all(
-    data: str | os.PathLike,
-    test: str | os.PathLike | None,
-    valid: str | os.PathLike | float | None,
+    data: Spec,
+    test: Spec | None,
+    valid: Spec | float | None,
     columns: Columns,
     dtype: DTypeLike,
 ) -> dict[str, Found]:
@@ -146,20 +180,32 @@ def _find_all(
     if held_out is not None:
         found["test"] = held_out
     if valid is not None and not isinstance(valid, float):
-        found["valid"], _ = find(valid, None, columns, dtype)
-    for other in found.values():
-        check_names(train, other)
+        found["valid"], _ = find(valid, None, columns.following(train), dtype)
     return found
 
 
 def _read_found(
-    found: dict[str, Found], comm: Any, readers: Sequence[int], memory_limit: int, features: int, base: int
+    found: dict[str, Found],
+    comm: Any,
+    readers: Sequence[int],
+    memory_limit: int,
+    features: int,
+    base: int | None,
+    table: Columns,
 ) -> dict[str, Source | Parsed]:
-    """What was found, ready to be dealt out: files that are read in stretches now are; collective."""
+    """What was found, ready to be dealt out: files that are read in stretches now are; collective.
+
+    So are arrays of which rows are to be left out.
+    """
+    drops = table.missing == "drop"
+    if drops:
+        found = {
+            name: ArrayRows(file.arrays, True) if isinstance(file, Source) else file for name, file in found.items()
+        }
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]), base)
+    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():
@@ -185,60 +231,73 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
 
 
 def load_features(
-    data: str | os.PathLike,
+    data: Spec,
     comm: Any,
     chunk_bytes: int = CHUNK_BYTES,
     *,
-    label: str | None = None,
-    weight: str | None = None,
     dtype: DTypeLike = np.float64,
     features: int = 0,
-    base: int = 1,
+    base: int | None = None,
+    fill: Fill | None = None,
+    **columns: Any,
 ) -> Share:
     """Share out rows without labels for prediction, each rank reading its own; collective.
 
     Args:
-        data: a path or ``mnist``; see `formats.find_features`.  Every rank must see the file.
+        data: as in `load_sets`, but for labels; see `formats.find_features`.  Every rank must see the files.
         comm: the ranks, a `comm.Communicator`.
         chunk_bytes: read at a time.
-        label, weight: columns of a table that are no features, by name or number from 0.
-        dtype, features, base: see `load_sets`.
+        dtype, features, base, fill, columns: see `load_sets`; label and weight are left out.  Values may be missing
+            where there is ``fill``.
 
     Returns:
-        Contiguous stretches of the file's rows in the order of the ranks, with labels that are all 0.
+        Contiguous stretches of the rows, file by file, in the order of the ranks, with labels that are all 0.
 
     Raises:
         DataError, ConfigError: the same on all ranks.
     """
-    _check_kinds({"data": data}, label, weight, dtype)
-    found = _at_root(comm, lambda: find_features(data, Columns(label, weight), dtype))
-    visible = _see_alike([found.path], comm)
+    _check_kinds({"data": data}, dtype)
+    if fill is None and columns.get("missing", "refuse") != "refuse":
+        raise ConfigError("every row gets a prediction, and there are no values (fill) in place of missing ones")
+    table = Columns(**columns)
+    found = _at_root(comm, lambda: find_features(data, table, dtype))
+    visible = _see_alike([found.path] if isinstance(found, ArrayFile) else sorted(found.files), comm)
     if not all(visible):
         raise DataError(
             f"{found.path}: rank {visible.index(False)} does not see this file, or sees another one of that name;"
             " put it where all nodes see it"
         )
     if isinstance(found, ArrayFile):
-        x = _read_features(found, comm, chunk_bytes)
+        x = _read_features(found, comm, chunk_bytes, table.keeps_missing)
     else:
         limit = min(comm.allgather_object(memory_left()))
         (parsed,) = read_stretches([found], comm, range(comm.size), limit, features, base)
         x = deliver.send_own(parsed, Division(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
-    return from_local(Dataset(x, np.zeros(len(x), np.int8), scale=found.scale), comm, str(data))
+    dataset = Dataset(x, np.zeros(len(x), np.int8), scale=found.scale)
+    share = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
+    roles = getattr(found, "roles", None)
+    names = None if roles is None else roles.names
+    notes = tuple(getattr(found, "notes", ()))
+    share = _by_place(
+        replace(share, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
+        share,
+        table,
+    )
+    return share if fill is None else apply_fill(share, fill)
 
 
-def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int) -> Any:
+def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int, keeps_missing: bool) -> Any:
     """This rank's even stretch of the rows, checked; collective."""
     start, stop = stretch(array.rows, comm.size, comm.rank)
     with comm.agreed():
         x = np.empty((stop - start, array.width), array.dtype)
         array.take(np.arange(start, stop), x, deliver.rows_per_chunk(array, chunk_bytes))
-        check_rows(array, x, start)
+        check_rows(array, x, start, keeps_missing)
     return x
 
 
 def _check_choices(
-    distribute: str | None, shuffle: str | None, test_fraction: float, valid: str | os.PathLike | float | None
+    distribute: str | None, shuffle: str | None, test_fraction: float, valid: Spec | float | None
 ) -> None:
     if distribute not in (None, "read", "scatter"):
         raise ConfigError(f"--distribute {distribute}: choose read or scatter")
@@ -255,16 +314,15 @@ def _check_choices(
         raise ConfigError(f"the share of validation rows must lie between 0 and 1, not {valid:g}")
 
 
-def _check_kinds(specs: dict[str, Any], label: Any, weight: Any, dtype: DTypeLike) -> None:
-    """Raise a ConfigError at what is no name of data or of a column, or no type: on rank 0 alone it would go unseen."""
+def _check_kinds(specs: dict[str, Any], dtype: DTypeLike) -> None:
+    """Raise a ConfigError at what is no name of data, or no type: on rank 0 alone it would go unseen."""
     for argument, spec in specs.items():
         if isinstance(spec, str | os.PathLike) or (argument != "data" and spec is None):
             continue
+        if isinstance(spec, list | tuple) and spec and all(isinstance(name, str | os.PathLike) for name in spec):
+            continue
         if not (argument == "valid" and isinstance(spec, float)):
-            raise ConfigError(f"{argument} must be a path, or two with a comma between them, not {spec!r}")
-    for argument, column in (("label", label), ("weight", weight)):
-        if not isinstance(column, str | None):
-            raise ConfigError(f"{argument} must be a string, a column's name or its number, not {column!r}")
+            raise ConfigError(f"{argument} must be a path, several with commas between them, or a list, not {spec!r}")
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise ConfigError(f"the dtype of features must be float32 or float64, not {np.dtype(dtype)}")
 
@@ -291,18 +349,25 @@ def _who_sees(sources: Sequence[Found], comm: Any) -> list[bool]:
 
 
 def _see_alike(files: Sequence[str], comm: Any) -> list[bool]:
-    """For each rank, whether ``files`` are there the same as on rank 0, told by `_fingerprint`."""
-    seen = comm.allgather_object([_fingerprint(file) for file in files])
-    return [prints == seen[0] for prints in seen]
+    """For each rank, whether ``files`` are there the same as on rank 0: their lengths, and `_fingerprint` of some.
+
+    One small message a rank, however many files there are.
+    """
+    step = max(1, len(files) // MOST_COMPARED)
+    prints = [_fingerprint(file, ENDS_BYTES if i % step == 0 else 0) for i, file in enumerate(files)]
+    seen = comm.allgather_object(hashlib.sha256(repr(prints).encode()).digest())
+    return [digest == seen[0] for digest in seen]
 
 
-def _fingerprint(path: str) -> tuple[int, int] | None:
-    """Length of a file, and a checksum of its two ends (of an .npz: where the checksums of its arrays stand)."""
+def _fingerprint(path: str, ends: int = ENDS_BYTES) -> tuple[int, int] | None:
+    """Length of a file, and a checksum of its two ``ends`` (of an .npz: where the checksums of its arrays stand)."""
     try:
         size = os.path.getsize(path)
+        if not ends:
+            return size, 0
         with open(path, "rb") as file:
-            head = file.read(ENDS_BYTES)
-            file.seek(max(0, size - ENDS_BYTES))
-            return size, zlib.crc32(file.read(ENDS_BYTES), zlib.crc32(head))
+            head = file.read(ends)
+            file.seek(max(0, size - ends))
+            return size, zlib.crc32(file.read(ends), zlib.crc32(head))
     except OSError:
         return None

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import DataError
+from . import foreign
 from .array_file import ArrayFile, read_npy_header
-from .readers import hdf5, look, parquet
+from .folders import refuse_lost_label
+from .part_files import open_several
+from .readers import hdf5, look, matlab, netcdf, parquet
+from .readers.catalog import Entry, make_set, open_set
 from .readers.columns import Columns
-from .readers.stretch import StretchFile
+from .readers.compressed import UNPACK, ZIP, compression, unpacked
+from .readers.stretch import NoRows, StretchFile
+from .readers.variables import ArrayVariable
 from .sources import Source, check_pair
+from .spec import Spec, data_files, plain_file, spec_name, split_spec
 
 Found = Source | StretchFile  # what can be looked at, and what must be read first
 
@@ -32,30 +39,81 @@ accepted are
   FILE.npz             with arrays x_train, y_train and perhaps x_test, y_test; or x, y; and perhaps weight_train, ...
   X.npy,Y.npy          features and labels, two files
   IMAGES,LABELS        two IDX files (the format of MNIST)
-  FILE.csv             numbers, one row a line, with commas, semicolons, tabs or blanks between them; perhaps a header
+  FILE.csv             a table, one row a line, with commas, semicolons, tabs or blanks between them; perhaps a header
   FILE.svm             libsvm text: label index:value index:value ...
-  FILE.h5              HDF5 with datasets as the arrays of an .npz
-  FILE.parquet         a table of numbers
-.npy, IDX, CSV and libsvm files may be compressed by gzip; files are told by what they hold, not by their names"""
+  FILE.h5              HDF5 with datasets as the arrays of an .npz, or whichever --features and --label name
+  FILE.nc, FILE.mat    netCDF and MATLAB, likewise by --features and --label
+  FILE.parquet         a table
+  A.csv,B.csv,...      several files of one kind and with the same columns, whose rows make one data set
+  'part-*.csv'         those that match a pattern, ** for any folders; in quotes, lest the shell replaces it
+  FOLDER               those in a folder; names of folders key=value in it are columns
+text, .npy and IDX files may be compressed by gzip, bzip2, xz, Zstandard, or be the one file of a zip archive; files are
+told by what they hold, not by their names"""
 
-NPY, ZIP, GZIP = b"\x93NUMPY", b"PK", b"\x1f\x8b"
+NPY = b"\x93NUMPY"
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 TRAIN_NAMES = (("x_train", "y_train"), ("x", "y"))
 TEST_NAMES = (("x_test", "y_test"), ("x", "y"))
 FEATURE_NAMES = (("x", "y"), ("x_test", "y_test"), ("x_train", "y_train"))
-BINARY = (ZIP, NPY, hdf5.SIGNATURE, parquet.SIGNATURE, GZIP)  # what is no text
+
+
+class Look(NamedTuple):
+    """The beginning of a file.
+
+    Attributes:
+        start: its first bytes, unpacked where it is compressed; may be none.
+        packed: how it is compressed, a key of `readers.compressed.UNPACK`; None: it is not.
+    """
+
+    path: str
+    start: bytes
+    packed: str | None
+
+    @property
+    def is_npz(self) -> bool:
+        """Whether it is a zip archive of arrays, or a damaged one."""
+        return self.start.startswith(ZIP)
+
+    @property
+    def container(self) -> Callable[..., Found | ArrayFile | None] | None:
+        """What opens a file of named arrays; None where it is no such file."""
+        if self.is_npz:
+            return _open_npz
+        if self.start.startswith(netcdf.CLASSIC):
+            return netcdf.open_classic
+        if matlab.is_earlier(self.start):
+            return matlab.open_earlier
+        return hdf5.open_hdf5 if self.packed is None and hdf5.is_hdf5(self.path, self.start) else None
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it is a Parquet file, and no text that begins with such letters."""
+        return self.start.startswith((parquet.SIGNATURE, parquet.ENCRYPTED)) and not foreign.is_text(self.start)
+
+    @property
+    def is_npy(self) -> bool:
+        """Whether it is a .npy file."""
+        return self.start.startswith(NPY)
+
+    @property
+    def is_idx(self) -> bool:
+        """Whether it is an IDX file."""
+        start = self.start
+        return len(start) >= 4 and start[:2] == b"\0\0" and start[2] in IDX_TYPES and start[3] > 0
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it holds one array."""
+        return self.is_npy or self.is_idx
 
 
 def find(
-    data: str | os.PathLike,
-    test: str | os.PathLike | None = None,
-    columns: Columns | None = None,
-    dtype: DTypeLike = np.float64,
+    data: Spec, test: Spec | None = None, columns: Columns | None = None, dtype: DTypeLike = np.float64
 ) -> tuple[Found, Found | None]:
     """Look at the files that ``data`` and ``test`` name; return the training and the test set.
 
-    A spec is ``mnist``, one path, or two paths with a comma between them: features, labels.
-    Without ``test`` the test set is the one in the file of ``data``, or None.  ``columns`` says which columns of a
+    What they may name says `ACCEPTED`; several files may also be given as a list.
+    Without ``test`` the test set is the one in the files of ``data``, or None.  ``columns`` says which columns of a
     table (CSV, Parquet) are label and weight; ``dtype`` is the type in which features in text are held.
 
     Raises:
@@ -65,11 +123,12 @@ def find(
     columns, dtype = columns or Columns(), np.dtype(dtype)
     train = _open(data, TRAIN_NAMES, columns, dtype)
     if train is None:
-        raise DataError(f"{data}: no training data (x_train and y_train, or x and y); {ACCEPTED}")
+        raise DataError(f"{spec_name(data)}: no training data (x_train and y_train, or x and y); {ACCEPTED}")
+    columns = columns.following(train)
     if test is not None:
         held_out = _open(test, TEST_NAMES, columns, dtype)
         if held_out is None:
-            raise DataError(f"{test}: no test data (x_test and y_test, or x and y); {ACCEPTED}")
+            raise DataError(f"{spec_name(test)}: no test data (x_test and y_test, or x and y); {ACCEPTED}")
     else:
         held_out = _open(data, TEST_NAMES[:1], columns, dtype)
     if isinstance(train, Source) and isinstance(held_out, Source):
@@ -77,9 +136,7 @@ def find(
     return train, held_out
 
 
-def find_features(
-    data: str | os.PathLike, columns: Columns | None = None, dtype: DTypeLike = np.float64
-) -> ArrayFile | StretchFile:
+def find_features(data: Spec, columns: Columns | None = None, dtype: DTypeLike = np.float64) -> ArrayFile | StretchFile:
     """The features, without labels, that ``data`` names: an array, x, x_test or x_train of a file, or a table.
 
     Columns that ``columns`` names are left out.
@@ -88,133 +145,164 @@ def find_features(
         DataError: the file is missing or damaged, or holds no features.
         ConfigError: columns are named for a file that is no table.
     """
-    path = _path(data)
-    columns = replace(columns or Columns(), wanted=False)
-    start = _first_bytes(path)
-    table = _open_rows(path, start, FEATURE_NAMES, columns, np.dtype(dtype))
-    if table is not None:
-        return table.x if isinstance(table, Source) else table
-    columns.refuse(path)
-    if start.startswith(hdf5.SIGNATURE):
-        raise DataError(f"{path}: no features (x, x_test or x_train)")
-    if not start.startswith(ZIP):
-        return _open_array(path, "features")
-    for name, _ in FEATURE_NAMES:
-        array = _open_npz_array(path, name)
-        if array is not None:
-            return array
-    raise DataError(f"{path}: no features (x, x_test or x_train)")
+    columns, open_one = replace(columns or Columns(), wanted=False), partial(_open_features, dtype=np.dtype(dtype))
+    parts = split_spec(data)
+    files = data_files(parts)
+    if len(parts) == len(files) == 2 and all(map(plain_file, parts)):
+        _refuse_pair(*parts)
+    if len(files) == 1 and not files[0].folders:
+        return open_one(files[0].path, columns)
+    found = open_several(spec_name(data), files, open_one, columns)
+    assert found is not None  # for a file without features is an error
+    return found
 
 
-def _path(spec: str | os.PathLike) -> str:
-    """The path that ``spec`` stands for."""
-    text = os.fspath(spec)
-    return str(Path(__file__).with_name("mnist.npz")) if text == "mnist" else text
+def _refuse_pair(x: str, y: str) -> None:
+    """Raise a DataError about two arrays, features and labels as for training: both would be taken for features."""
+    if look_at(x).is_array and look_at(y).is_array and _open_array(y, "labels").width == 1:
+        raise DataError(f"{x},{y}: {y} has one value a row, as labels; for predictions give the features alone: {x}")
 
 
-def _open(spec: str | os.PathLike, names: Sequence[tuple[str, str]], columns: Columns, dtype: np.dtype) -> Found | None:
+def _open_features(path: str, columns: Columns, dtype: np.dtype) -> ArrayFile | StretchFile:
+    """The features in one file."""
+    seen = look_at(path)
+    found = _open_rows(seen, FEATURE_NAMES, columns, dtype)
+    if found is not None:
+        return found.x if isinstance(found, Source) else found
+    if seen.container is not None:
+        raise DataError(f"{path}: no features (x, x_test or x_train); name them with --features")
+    array = _open_array(path, "features")
+    if array.stored.names:
+        table = _open_table(path, columns)
+    else:
+        replace(columns, columns=None, drop=None).refuse(path)  # columns of an array have numbers, not names
+        table = make_set(path, [ArrayVariable.of(array)], None, None, None, columns, plain=True)
+    assert table is not None
+    return table.x if isinstance(table, Source) else table
+
+
+def _open(spec: Spec, names: Sequence[tuple[str, str]], columns: Columns, dtype: np.dtype) -> Found | None:
     """The set in ``spec`` that is called by one of the pairs of ``names``; None if there is none.
 
-    Two files, or one table, hold a set without a name: as good as the pair ``x``, ``y``.
+    Two files, or tables, hold a set without a name: as good as the pair ``x``, ``y``.
     """
-    text = _path(spec)
-    if text.count(",") == 1 and not os.path.exists(text):
-        columns.refuse(text)
+    parts = split_spec(spec)
+    if len(parts) == 2 and all(map(plain_file, parts)) and any(look_at(part).is_array for part in parts):
+        replace(columns, columns=None, drop=None).refuse(spec_name(spec))
         if ("x", "y") not in names:
             return None
-        first, second = text.split(",")
-        return Source(_open_array(first, "features", paired=True), _open_array(second, "labels", paired=True))
-    start = _first_bytes(text)
-    if start.startswith(ZIP):
-        columns.refuse(text)
-        return _open_npz(text, names)
-    found = _open_rows(text, start, names, columns, dtype)
-    if found is not None or start.startswith(hdf5.SIGNATURE) or ("x", "y") not in names:
+        x, y = (_open_array(part, name, paired=True) for part, name in zip(parts, ("features", "labels"), strict=True))
+        pair = make_set(parts[0], [ArrayVariable.of(x)], None, ArrayVariable.of(y), None, columns, plain=True)
+        assert not isinstance(pair, ArrayFile)
+        return pair
+    files = data_files(parts)
+    several = len(files) > 1 or bool(files[0].folders)
+    open_one = partial(_open_set, names=names, dtype=dtype, alone=not several)
+    if several:
+        return open_several(spec_name(spec), files, open_one, columns)
+    found = open_one(files[0].path, columns)
+    if getattr(found, "feature_names", None) is not None:
+        refuse_lost_label(files[0].path, columns)
+    return found
+
+
+def _open_set(
+    path: str, columns: Columns, names: Sequence[tuple[str, str]], dtype: np.dtype, alone: bool = True
+) -> Found | None:
+    """The set in one file, which is a data set ``alone`` or one of several files of it."""
+    seen = look_at(path)
+    found = _open_rows(seen, names, columns, dtype, alone)
+    if found is None and seen.is_npy and ("x", "y") in names:
+        found = _open_table(path, columns)
+    assert not isinstance(found, ArrayFile)
+    if found is not None or seen.container is not None or ("x", "y") not in names:
         return found
-    if _unpacked_bytes(text, start).startswith(NPY) or _is_idx(_unpacked_bytes(text, start)):
-        raise DataError(f"{text}: holds one array, but labels are needed too: give both files as X,Y; {ACCEPTED}")
-    raise _foreign(text, start)
+    if seen.is_array:
+        raise DataError(f"{path}: holds one array, but labels are needed too: give both files as X,Y; {ACCEPTED}")
+    raise _unknown(seen)
 
 
 def _open_rows(
-    path: str, start: bytes, names: Sequence[tuple[str, str]], columns: Columns, dtype: np.dtype
-) -> Found | None:
-    """The set in an HDF5 file, or in a table: Parquet, CSV, libsvm; None where there is none."""
-    if start.startswith(hdf5.SIGNATURE):
-        columns.refuse(path)
-        return hdf5.open_hdf5(path, names, columns.wanted)
-    if start.startswith(parquet.SIGNATURE):
-        return parquet.open_parquet(path, columns) if ("x", "y") in names else None
-    unpacked = _unpacked_bytes(path, start)
-    if unpacked.startswith(BINARY) or _is_idx(unpacked) or ("x", "y") not in names:
+    seen: Look, names: Sequence[tuple[str, str]], columns: Columns, dtype: np.dtype, alone: bool = True
+) -> Found | ArrayFile | None:
+    """The set in a file of named arrays, or in a table: Parquet, CSV, libsvm; None where there is none."""
+    container = seen.container
+    if container is not None:
+        return container(seen.path, names, columns)
+    if ("x", "y") not in names or seen.is_array:
         return None
-    if not unpacked:
-        raise DataError(f"{path}: the file is empty; {ACCEPTED}")
-    return look.open_text(path, unpacked is not start, columns, dtype)
+    if seen.is_parquet:
+        return parquet.open_parquet(seen.path, columns, alone)
+    if not seen.start:
+        raise NoRows(f"{seen.path}: the file is empty; {ACCEPTED}")
+    return look.open_text(seen.path, seen.packed is not None, columns, dtype)
 
 
-def _first_bytes(path: str) -> bytes:
+def _unknown(seen: Look) -> DataError:
+    """The DataError about a format that nothing is known of."""
+    what = "the format" if seen.packed is None else f"the format of what is compressed in it ({seen.packed})"
+    return DataError(f"{seen.path}: {what} is not known; {ACCEPTED}")
+
+
+def look_at(path: str) -> Look:
+    """The beginning of the file at ``path``.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or it is of a format that is known and not read here.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # a pipe would wait for its writer
             raise DataError(f"{path}: is no regular file; copy what it gives to a file first")
         with open(path, "rb") as file:
-            start = file.read(8)
+            start = file.read(foreign.LOOK_BYTES)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; {ACCEPTED}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {ACCEPTED}") from None
-    if not start:
-        raise DataError(f"{path}: the file is empty; {ACCEPTED}")
-    return start
-
-
-def _unpacked_bytes(path: str, start: bytes) -> bytes:
-    """The first bytes of what is in a file: ``start`` itself, unless it is compressed by gzip."""
-    if not start.startswith(GZIP):
-        return start
-    try:
-        with gzip.open(path) as file:
-            return file.read(8)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or truncated gzip file ({error}); copy it again") from None
-
-
-def _foreign(path: str, start: bytes) -> DataError:
-    if start.startswith(GZIP):
-        return DataError(f"{path}: what is compressed in it is not known: unpack it (gunzip -k {path}); {ACCEPTED}")
-    return DataError(f"{path}: the format is not known; {ACCEPTED}")
-
-
-def _is_idx(start: bytes) -> bool:
-    return len(start) >= 4 and start[:2] == b"\0\0" and start[2] in IDX_TYPES and start[3] > 0
+    packed = compression(path, start)
+    if packed is not None:
+        with unpacked(path) as inside:
+            start = inside.read(foreign.LOOK_BYTES)
+    foreign.refuse(path, start)
+    if start.startswith(netcdf.CLASSIC_5):
+        raise DataError(
+            f"{path}: this kind of netCDF (CDF-5) is not read: nccopy -k nc4 {path} NEW.nc turns it into HDF5"
+        )
+    seen = Look(path, start, packed)
+    if packed is not None and (
+        seen.container is not None or start.startswith(hdf5.SIGNATURE) or seen.is_parquet or compression(path, start)
+    ):
+        raise DataError(
+            f"{path}: what is compressed in it can only be read from a file of its own: unpack it"
+            f" ({UNPACK[packed]} {path})"
+        )
+    return seen
 
 
 def _open_array(path: str, name: str, paired: bool = False) -> ArrayFile:
-    """The one array of a .npy or IDX file, perhaps compressed by gzip; ``paired`` with another file."""
-    start = _first_bytes(path)
-    unpacked = _unpacked_bytes(path, start)
-    if unpacked.startswith(NPY):
-        return _open_npy(path, name, unpacked is not start)
-    if _is_idx(unpacked):
-        return _open_idx(path, name, unpacked is not start)
-    if start.startswith((ZIP, hdf5.SIGNATURE)):
+    """The one array of a .npy or IDX file, perhaps compressed; ``paired`` with another file."""
+    seen = look_at(path)
+    if not seen.start:
+        raise DataError(f"{path}: the file is empty; {ACCEPTED}")
+    if seen.is_npy:
+        return _open_npy(path, name, seen.packed is not None)
+    if seen.is_idx:
+        return _open_idx(path, name, seen.packed is not None)
+    if seen.container is not None:
         raise DataError(f"{path}: such a file holds features and labels: give it alone; {ACCEPTED}")
     if paired:
         raise DataError(
             f"{path}: is neither a .npy nor an IDX file, as the two of a pair X,Y must be;"
             f" give a table such as CSV alone; {ACCEPTED}"
         )
-    raise _foreign(path, start)
+    raise _unknown(seen)
 
 
 @contextmanager
 def _unpacking(path: str, packed: bool) -> Iterator[IO[bytes]]:
     """The file, uncompressed if it is ``packed``; damage is told as a DataError."""
-    try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            yield file  # type: ignore[misc]
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: damaged or truncated file ({error}); copy it again") from None
+    with unpacked(path) if packed else open(path, "rb") as file:
+        yield file
 
 
 def _open_npy(path: str, name: str, packed: bool) -> ArrayFile:
@@ -243,21 +331,30 @@ def _open_idx(path: str, name: str, packed: bool) -> ArrayFile:
     return array
 
 
-def _open_npz(path: str, names: Sequence[tuple[str, str]]) -> Source | None:
-    with _archive(path) as (archive, members):
-        for x, y in names:
-            if x in members and y in members:
-                weight = members.get(y.replace("y", "weight", 1))
-                found = [member for member in (members[x], members[y], weight) if member is not None]
-                return Source(*(_open_member(archive, member) for member in found))
-            if x in members or y in members:
-                raise DataError(f"{path}: holds {x if x in members else y}, but no {y if x in members else x}")
-    return None
+def _open_table(path: str, columns: Columns) -> Found | ArrayFile | None:
+    """The columns of a single array as a table, where it has named fields, or --label names its columns."""
+    array = _open_array(path, "array")
+    if array.stored.names:
+        if len(array.shape) > 1:
+            raise array.error(f"has shape {array.shape} and named fields; give it one axis")
+        fields = ArrayVariable.fields(array)
+        return make_set(path, list(fields), [field.name for field in fields], None, None, columns)
+    if columns.label is None or columns.optional:
+        return None
+    return make_set(path, [ArrayVariable.of(array)], None, None, None, columns)
 
 
-def _open_npz_array(path: str, name: str) -> ArrayFile | None:
+def _open_npz(path: str, names: Sequence[tuple[str, str]], columns: Columns) -> Found | ArrayFile | None:
     with _archive(path) as (archive, members):
-        return _open_member(archive, members[name]) if name in members else None
+        entries = [Entry(name, partial(_npz_variable, archive, info, columns), name) for name, info in members.items()]
+        return open_set(path, entries, names, columns, plain=True)
+
+
+def _npz_variable(archive: zipfile.ZipFile, info: zipfile.ZipInfo, columns: Columns) -> ArrayVariable:
+    array = _open_member(archive, info)
+    if columns.transpose and len(array.shape) == 2:
+        array = replace(array, shape=array.shape[::-1], fortran=not array.fortran)
+    return ArrayVariable.of(array)
 
 
 @contextmanager
@@ -267,10 +364,14 @@ def _archive(path: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zip
         with zipfile.ZipFile(path) as archive:
             members = {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}
             if any(name == "indptr" or name.endswith("_indptr") for name in members):
-                raise DataError(f"{path}: holds a sparse matrix; sparse data is not supported yet, only dense arrays")
+                raise DataError(
+                    f"{path}: holds a sparse matrix, which is not read from .npz files yet: store it densely,"
+                    f" numpy.savez('dense.npz', x=scipy.sparse.load_npz('{path}').toarray(), y=y), or as libsvm text"
+                    " by sklearn.datasets.dump_svmlight_file"
+                )
             yield archive, members
     except (zipfile.BadZipFile, OSError, NotImplementedError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or truncated .npz file ({error}); copy it again") from None
+        raise DataError(f"{path}: damaged or truncated .npz or .zip file ({error}); copy it again") from None
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayFile:

@@ -129,6 +129,55 @@ def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
 
 
 @kernel()
+def gather_filled(x, y, rows, scale, fill, indicators, mean, factor, x_out, y_out):
+    """As `gather_standardized`, with ``fill[j]`` where x · scale is NaN, and behind all others a feature per indicator.
+
+    ``indicators`` are columns of x, int64; ``fill`` has shape (columns of x,), the others (features,), float64.
+    """
+    width = x.shape[1]
+    for i in range(rows.size):
+        _fetch_ahead(x, rows, i)
+        row = rows[i]
+        for j in range(width):
+            value = np.float64(x[row, j]) * scale
+            if value != value:
+                value = fill[j]
+            x_out[i, j] = (value - mean[j]) * factor[j]
+        for k in range(indicators.size):
+            value = np.float64(x[row, indicators[k]])
+            x_out[i, width + k] = ((1.0 if value != value else 0.0) - mean[width + k]) * factor[width + k]
+        y_out[i] = y[row]
+
+
+@kernel(fastmath=False)
+def known_sums(x, weight, sums):
+    """Add the rows of ``x``, float64 with NaN where a value is missing, to ``sums``, shape (5, columns), float64.
+
+    Those are, of the values that are there, the summed weight and its rest, and weight · value and its rest; and how
+    many are missing.  ``weight`` has shape (rows,), or (0,) where all are 1.
+    """
+    for i in range(x.shape[0]):
+        each = weight[i] if weight.size else 1.0
+        for j in range(x.shape[1]):
+            value = x[i, j]
+            if value != value:
+                sums[4, j] += 1.0
+                continue
+            _add(sums, 0, j, each)
+            _add(sums, 2, j, each * value)
+
+
+@numba.njit(inline="always")
+def _add(sums, k, j, value):
+    """Knuth's TwoSum (TAOCP volume 2, 4.2.2, theorem B): what the sum loses by rounding goes to its rest."""
+    old = sums[k, j]
+    new = old + value
+    part = new - old
+    sums[k, j] = new
+    sums[k + 1, j] += (old - (new - part)) + (value - part)
+
+
+@kernel()
 def moments(x, weight, origin, mean, squares):
     """Summed weight of the rows of ``x`` less ``origin``; their mean, and weighted squares about it, into the others.
 

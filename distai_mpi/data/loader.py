@@ -21,6 +21,7 @@ Array = Any
 
 BLOCK_BYTES = 4 << 20  # features of a block: large enough for BLAS, small enough for the last-level cache
 BLOCK_ROWS = 128  # at least
+MEAN_WEIGHT = 2.0**20  # of rows, up to which, and from whose inverse on, weights are handed out as they are
 
 
 class Loader:
@@ -43,6 +44,9 @@ class Loader:
         target_dtype: type of the labels or targets handed out; int64 for classes.
         block_rows: most rows of one Batch; a longer stretch comes as several of equal length.
         device: where Batches are handed out; the data stays on the host.
+
+    Attributes:
+        total_weight: summed weight of the set's rows on all ranks, as they are handed out; see `unit_of_weight`.
     """
 
     def __init__(
@@ -71,10 +75,17 @@ class Loader:
         data = share.dataset
         self._choose_kernels(data)
         self._x_as_is = (
-            data.scale == 1 and data.standard is None and data.x.dtype == self.dtype and data.x.flags.aligned
+            data.scale == 1
+            and data.standard is None
+            and data.fill is None
+            and data.x.dtype == self.dtype
+            and data.x.flags.aligned
         )
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = share.shuffle == "local"
+        unit = unit_of_weight(share)
+        self.total_weight = share.total_weight / unit
+        self._all_weights = data.weight if data.weight is None or unit == 1 else data.weight / unit
         self._start = share.starts[rank] if self._local else 0
         self._held: tuple[int, Array, Array] | None = None  # first place, x and y of the rows of `sequential`
         self._partition = share.partition or Partition.even(ranks)
@@ -84,7 +95,7 @@ class Loader:
 
     def _choose_kernels(self, data: Dataset) -> None:
         """What copies rows into the buffers, and what it takes besides them."""
-        from .kernels import gather, gather_standardized, gather_values
+        from .kernels import gather, gather_filled, gather_standardized, gather_values
 
         self._copy_weights = gather_values
         self._copy_rows: Any = gather
@@ -92,6 +103,12 @@ class Loader:
         if data.standard is not None:
             self._copy_rows = gather_standardized
             self._conversion = (float(data.scale), data.standard.mean, 1.0 / data.standard.deviation)
+        if data.fill is not None:
+            self._copy_rows = gather_filled
+            standard = (np.zeros(data.features), np.ones(data.features))
+            if data.standard is not None:
+                standard = (data.standard.mean, 1.0 / data.standard.deviation)
+            self._conversion = (float(data.scale), data.fill.values, data.fill.indicators, *standard)
 
     def _reserve(self, rows: int) -> None:
         """Allocate buffers for batches of up to ``rows`` rows, once."""
@@ -187,6 +204,10 @@ class Loader:
             x[first : first + len(batch.x)], y[first : first + len(batch.x)] = batch.x, batch.y
         self._held = start, x, y
 
+    def release(self) -> None:
+        """Let go of the rows that `hold` has kept."""
+        self._held = None
+
     def rows_of(self, rank: int) -> int:
         """Rows that `sequential` yields on ``rank``."""
         start, stop = self._own(rank)
@@ -208,7 +229,7 @@ class Loader:
         self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
         if data.weight is not None:
             weight = np.empty(count, self.dtype)
-            self._copy_weights(data.weight, rows, weight)
+            self._copy_weights(self._all_weights, rows, weight)
         return Batch(x, y, weight, rows.copy(), 0, False)
 
     def _own(self, rank: int) -> tuple[int, int]:
@@ -283,8 +304,18 @@ class Loader:
         if self._weight is None:
             return None
         weight = self._weight[: rows.size]
-        self._copy_weights(self.share.dataset.weight, rows, weight)
+        self._copy_weights(self._all_weights, rows, weight)
         return weight
+
+
+def unit_of_weight(share: Share) -> float:
+    """What the weights of the rows of ``share`` are divided by, in float64, before they are handed out; replicated.
+
+    1, unless weights are so small or large on average that float32 might not hold them or their sums: then the mean.
+    The objective is a weighted mean, which no common factor changes.
+    """
+    mean = share.total_weight / share.rows if share.rows else 1.0
+    return 1.0 if 1.0 / MEAN_WEIGHT <= mean <= MEAN_WEIGHT or mean == 0 else mean
 
 
 def steps_per_epoch(share: Share, global_batch_size: int) -> int:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .classes import merge_words
+from .date_orders import settle
 from .readers.stretch import Column, Csr, Stretch, StretchFile
+from .readers.text import Unsplittable
 
 Array = Any
 
@@ -24,16 +27,20 @@ class Parsed:
         stretch: those that this rank has read; local.
         counts: rows that each rank has read; replicated, as all that follows.
         features: features of a row.
-        base: number of the first feature, where rows are sparse.
+        base: number of the first feature, where rows are sparse; else None.
         weighted: whether rows have weights.
+        label_names: the words that the labels are codes of, on all ranks; None: labels are numbers.
+        notes: what a user is to be told.
     """
 
     file: StretchFile
     stretch: Stretch
     counts: tuple[int, ...]
     features: int
-    base: int
+    base: int | None
     weighted: bool
+    label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
     mappable = sliceable = False
 
     @property
@@ -65,8 +72,8 @@ class Parsed:
     def columns(self) -> tuple[Column, ...]:
         """x, y and, where there is one, weight, of this rank's stretch."""
         stretch, file = self.stretch, self.file
-        x = Column("x", stretch.x, self.features, file.dtype, self.base)
-        y = Column("y", stretch.y, 1, file.target_dtype)
+        x = Column("x", stretch.x, self.features, file.dtype, self.base or 0)
+        y = Column("y", stretch.y, 1, file.target_dtype if self.label_names is None else np.dtype(np.float64))
         if not self.weighted:
             return x, y
         weight = np.ones(stretch.rows) if stretch.weight is None else stretch.weight
@@ -83,46 +90,98 @@ def read_stretches(
     readers: Sequence[int],
     memory_limit: int | None,
     features: int = 0,
-    base: int = 1,
+    base: int | None = None,
+    drops_missing: bool = False,
 ) -> list[Parsed]:
     """Read ``files``, each rank of ``readers`` its stretch of each; collective.
 
     Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
-    features count from ``base``, or from 0 where one of the files uses it.  ``memory_limit`` is for sparse files: bytes
-    that their rows, held densely, may take on a node; None: any.
+    features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
+    sparse files: bytes that their rows, held densely, may take on a node; None: any.  With ``drops_missing`` rows
+    that lack a value are left out.
 
     Raises:
-        DataError: on all ranks, for the first fault in the first file that has one; a file without rows; sparse rows
-            that are too many to be held densely.
+        DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
+            with a number below ``base``; sparse rows that are too many to be held densely.
     """
-    stretches = [_read(file, comm, [0] if file.sequential else readers) for file in files]
+    files = settle(files, lambda file: _read(file, comm, [0] if file.sequential else readers), comm)
+    stretches, label_names, notes = [], [], []
+    for file in files:
+        stretch = _read(file, comm, [0] if file.sequential else readers)
+        y, words = merge_words(stretch.label_names, stretch.y, comm, file.path)
+        stretch, told = stretch._replace(y=y), getattr(file, "notes", ())
+        if drops_missing:
+            stretch, dropped = _without_missing(stretch, file.path, comm)
+            told = (*told, *dropped)
+        stretches.append(stretch)
+        label_names.append(words)
+        notes.append(told)
     facts = [comm.allgather_object(_facts(stretch)) for stretch in stretches]
     sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
-    base = min([base, *(low for _, _, low, _ in sparse)])
+    for file, stretch, parts in zip(files, stretches, facts, strict=True):
+        if base is not None and file.features is None and min(low for _, _, low, _ in parts) < base:
+            raise _below(base, file.path, stretch, [rows for rows, *_ in parts], comm)
+    base = min([1, *(low for _, _, low, _ in sparse)]) if base is None else base
     width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
     parsed = []
-    for file, stretch, parts in zip(files, stretches, facts, strict=True):
+    for file, stretch, parts, words, told in zip(files, stretches, facts, label_names, notes, strict=True):
         counts = tuple(rows for rows, _, _, _ in parts)
         weighted = any(has for _, has, _, _ in parts)
-        own_width = width if file.features is None else file.features
-        parsed.append(Parsed(file, stretch, counts, own_width, base, weighted))
+        own_width, first = (width, base) if file.features is None else (file.features, None)
+        parsed.append(Parsed(file, stretch, counts, own_width, first, weighted, words, tuple(told)))
         _check(parsed[-1], comm, memory_limit)
     return parsed
 
 
 def _read(file: StretchFile, comm: Any, readers: Sequence[int]) -> Stretch:
-    """This rank's stretch; none where it is not among ``readers``.  The error is that of the earliest stretch."""
+    """This rank's stretch; none where it is not among ``readers``.  The error is that of the earliest stretch.
+
+    A file that proves to be readable from its beginning alone is left to the first of the readers.
+    """
     fault, stretch = None, file.empty()
     with comm.agreed():
         try:
             if comm.rank in readers:
                 stretch = file.read(list(readers).index(comm.rank), len(readers))
         except DataError as error:
-            fault = str(error)
-    faults = [message for message in comm.allgather_object(fault) if message is not None]
+            fault = error
+    faults = [error for error in comm.allgather_object(fault) if error is not None]
+    if faults and isinstance(faults[0], Unsplittable) and len(readers) > 1:
+        return _read(file, comm, readers[:1])
     if faults:
-        raise DataError(faults[0])
+        raise DataError(str(faults[0]))
     return stretch
+
+
+def _below(base: int, path: str, stretch: Stretch, rows: Sequence[int], comm: Any) -> DataError:
+    """The error about a feature whose number is below ``base``; ``rows`` are those of each rank; collective."""
+    found = np.flatnonzero(stretch.x.indices < base) if isinstance(stretch.x, Csr) else np.empty(0, np.int64)
+    first = None
+    if isinstance(stretch.x, Csr) and found.size:
+        row = int(np.searchsorted(stretch.x.ends, found[0], side="right"))
+        first = sum(rows[: comm.rank]) + row, int(stretch.x.indices[found[0]])
+    row, index = min(each for each in comm.allgather_object(first) if each is not None)
+    return DataError(
+        f"{path}: has a feature with the index {index}, but the model was trained on rows whose indices count from"
+        f" {base}: see row {row} (counted from 0), and write the rows as those of the training were"
+    )
+
+
+def _without_missing(stretch: Stretch, path: str, comm: Any) -> tuple[Stretch, list[str]]:
+    """The rows of ``stretch`` that have all values, and on all ranks a note of how many there are not; collective."""
+    values = stretch.x.values if isinstance(stretch.x, Csr) else stretch.x
+    lacking = np.isnan(stretch.y)
+    if isinstance(stretch.x, Csr):
+        lacking[np.searchsorted(stretch.x.ends, np.flatnonzero(np.isnan(values)), side="right")] = True
+    elif values.dtype.kind == "f":
+        lacking |= np.isnan(values).any(axis=1)
+    dropped, rows = comm.sum([np.count_nonzero(lacking), lacking.size]).astype(int).tolist()
+    if dropped == 0:
+        return stretch, []
+    if dropped == rows:
+        raise DataError(f"{path}: every row lacks a value; leave columns out (--drop), or take --missing mean")
+    kept = stretch.take(~lacking)
+    return kept, [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
 
 
 def _facts(stretch: Stretch) -> tuple[int, bool, int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError
 from .checks import first_not_finite
 from .dataset import Dataset
-from .labels import LabelSummary, merge, summarize
+from .labels import Label, LabelSummary, merge, summarize
 from .partition import Partition
 from .permutation import Permutation
 
@@ -45,7 +45,14 @@ class Share:
         summed_weight: see `total_weight`; None where rows have no weights.
         partition: how rows are shared out: of the set and, under the global shuffle, of every global batch.
             None: evenly, or, under the local shuffle, as ``counts`` says.
-        base: number that libsvm text gave the first feature, 0 or 1.
+        base: number that libsvm text gave the first feature, 0 or 1; None: the rows come from elsewhere.
+        column_names: names of the columns that the features were read from, in this order; None where there are none.
+        feature_names: names of the features, with those of indicators; None likewise.
+        label_name: name of the column of the labels, likewise.
+        date_orders: of columns of dates as 1/2/2020 the name, or number, and whether the day comes first.
+        row_names: columns that are left out because their words name the rows.
+        classes: the labels that the codes 0, 1, ... in the data stand for; None: labels stand for themselves.
+        notes: what a user is to be told of the data, one sentence each; replicated.
     """
 
     dataset: Dataset
@@ -59,7 +66,14 @@ class Share:
     name: str = "data"
     summed_weight: float | None = None
     partition: Partition | None = None
-    base: int = 1
+    base: int | None = None
+    column_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    label_name: str | None = None
+    date_orders: tuple[tuple[str, bool], ...] = ()
+    row_names: tuple[str, ...] = ()
+    classes: tuple[Label, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
@@ -85,6 +99,21 @@ class Share:
         """Features of a row."""
         return self.dataset.features
 
+    def own_rows(self) -> slice | Array:
+        """Which rows of ``dataset`` are those of the set that this rank goes through when all do so once."""
+        if self.shuffle == "local":
+            return slice(0, self.counts[self.rank])
+        partition = self.partition or Partition.even(len(self.counts))
+        start, stop = (self.first + end for end in partition.stretch(self.rows, self.rank))
+        return slice(start, stop) if self.order is None else self.order.positions(start, stop)
+
+    def called(self, features: Sequence[int], most: int = 10) -> str:
+        """These features, numbers from 0, in words: by their names where they have any; the first ``most`` of them."""
+        names = self.feature_names
+        known = [str(feature) if names is None else names[feature] for feature in features[:most]]
+        known += ["..."] * (len(features) > most)
+        return f"features {', '.join(known)}{' (counted from 0)' if names is None else ''}"
+
     @property
     def starts(self) -> tuple[int, ...]:
         """Place in the set of each rank's first row."""
@@ -98,23 +127,36 @@ def whole(
     counts = (partition or Partition.even(ranks)).counts(dataset.rows)
     labels = summarize(dataset.y, dataset.features)
     weight = None if dataset.weight is None else dataset.weight_sum
-    return Share(dataset, counts, rank, "global", labels, name=name, summed_weight=weight, partition=partition)
+    words = dataset.label_names
+    return Share(
+        dataset,
+        counts,
+        rank,
+        "global",
+        replace(labels, words=words is not None),
+        name=name,
+        summed_weight=weight,
+        partition=partition,
+        classes=words,
+    )
 
 
-def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
+def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing: bool = False) -> Share:
     """A share under the local shuffle, of which this rank already holds its rows as ``dataset``; collective.
 
-    ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.
+    ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.  With ``keeps_missing``
+    features may be NaN, which stands for a value that is missing: see `fill_missing`.
 
     Raises:
-        DataError: ranks hold rows of different widths, with and without weights, of no weight at all, or a value
-            is not finite; on all ranks.
+        DataError: ranks hold rows of different widths, with and without weights, of no weight at all, labels that are
+            words and others that are numbers, or a value is not finite; on all ranks.
     """
     with comm.agreed():
         for label, values in (("x", dataset.x), ("y", dataset.y.reshape(-1, 1))):
-            bad = first_not_finite(values)
+            bad = first_not_finite(values, keeps_missing and label == "x")
             if bad is not None:
                 raise DataError(f"{name}: {label} holds {bad[2]} in row {bad[0]}, column {bad[1]} (counted from 0)")
+    dataset = _same_words(dataset, comm, name)
     parts = comm.allgather_object(summarize(dataset.y, dataset.features))
     widths = sorted({part.features for part in parts})
     if len(widths) > 1:
@@ -126,7 +168,24 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data") -> Share:
     if any(weighted) and dataset.weight is None:
         dataset = replace(dataset, weight=np.empty(0))
     weight = sum_over_ranks(dataset.weight, comm)
-    return Share(dataset, counts, comm.rank, "local", merge(parts), name=name, summed_weight=weight)
+    words = dataset.label_names
+    labels = replace(merge(parts), words=words is not None)
+    return Share(dataset, counts, comm.rank, "local", labels, name=name, summed_weight=weight, classes=words)
+
+
+def _same_words(dataset: Dataset, comm: Any, name: str) -> Dataset:
+    """``dataset`` whose labels, where they are words, are codes of the words of all ranks; collective."""
+    facts = comm.allgather_object((dataset.rows, dataset.label_names))
+    kinds = {names is None for rows, names in facts if rows}
+    if kinds <= {True}:
+        return replace(dataset, label_names=None)
+    if len(kinds) > 1:
+        raise DataError(f"{name}: the labels of some ranks are words, and those of others numbers; give all the same")
+    words = tuple(sorted(set().union(*(names or () for _, names in facts))))
+    place = {word: code for code, word in enumerate(words)}
+    table = np.array([place[word] for word in dataset.label_names or ()], np.int64)
+    y = table[dataset.y] if dataset.rows else np.empty(0, np.int64)
+    return replace(dataset, y=y, label_names=words)
 
 
 def sum_over_ranks(weight: Array | None, comm: Any) -> float | None:

@@ -19,23 +19,12 @@ class Source:
     x: ArrayFile
     y: ArrayFile
     weight: ArrayFile | None = None
-    base: ClassVar[int] = 1  # of numbers of features, which arrays have none of; see `Parsed`
+    base: ClassVar[None] = None  # of numbers of features, which arrays have none of; see `Parsed`
 
     def __post_init__(self) -> None:
-        if self.y.width != 1:
-            raise self.y.error(
-                f"has shape {self.y.shape}, but one label or target per row is needed"
-                " (for one-hot rows: store y.argmax(axis=1))"
-            )
-        if self.weight is not None and (self.weight.width != 1 or self.weight.rows != self.y.rows):
-            raise self.weight.error(
-                f"has shape {self.weight.shape}, but one weight for each of {self.y.rows} rows is needed"
-            )
-        if self.x.rows != self.y.rows:
-            raise self.x.error(
-                f"has {self.x.rows} rows, but {self.y.name} has {self.y.rows};"
-                " every row needs one label, so check that the two belong together"
-            )
+        for array in self.arrays:
+            array.check_numbers()
+        check_fit(self.x, self.y, self.weight)
 
     @property
     def rows(self) -> int:
@@ -87,6 +76,21 @@ class Source:
         return {array.path for array in self.arrays}
 
 
+def check_fit(x: Any, y: Any, weight: Any) -> None:
+    """Raise a DataError unless these can be features, labels and weights of rows; each like an `ArrayFile`."""
+    if y.width != 1:
+        raise y.error(
+            f"has shape {y.shape}, but one label or target per row is needed (for one-hot rows: store y.argmax(axis=1))"
+        )
+    if weight is not None and (weight.width != 1 or weight.rows != y.rows):
+        raise weight.error(f"has shape {weight.shape}, but one weight for each of {y.rows} rows is needed")
+    if x.rows != y.rows:
+        raise x.error(
+            f"has {x.rows} rows, but {y.name} has {y.rows};"
+            " every row needs one label, so check that the two belong together"
+        )
+
+
 def check_pair(train: Any, test: Any) -> None:
     """Raise a DataError unless ``test`` has the same features as ``train``; each a `Source` or the like."""
     if train.features != test.features:
@@ -103,15 +107,4 @@ def check_pair(train: Any, test: Any) -> None:
         raise test.x.error(
             f"has shape {test.x.shape}, but {train.x.name} of {train.x.path} has {train.x.shape}: only images"
             " (three axes) are scaled to [0, 1], so store both in the same way"
-        )
-
-
-def check_names(train: Any, test: Any) -> None:
-    """Raise a DataError where both tables name their features, and not alike."""
-    ours, theirs = (getattr(file, "feature_names", None) for file in (train, test))
-    if ours is not None and theirs is not None and ours != theirs and len(ours) == len(theirs):
-        column = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-        raise DataError(
-            f"{test.path}: feature {column} is called {theirs[column]}, but {ours[column]} in {train.path};"
-            " store the same columns in the same order"
         )

@@ -13,6 +13,8 @@ from .loader import Loader
 from .share import Share
 
 Array = Any
+LOOK = 2048  # rows, over all ranks
+SPACING = 1e-4  # of a deviation
 BLOCK_BYTES = 512 << 10  # of a block of rows in float64, which is gone through twice: what stays in cache
 
 
@@ -21,7 +23,8 @@ def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ..
 
     Nothing is copied: features are standardized when they are gathered.  Mean and standard deviation are those of
     the population (divided by the summed weight), over all ranks, and every set gets the same.  A feature that is
-    constant keeps its scale: a deviation of 1.  Where `Dataset.scale` is set, it comes first.
+    constant keeps its scale: a deviation of 1.  Where `Dataset.scale` is set, it comes first.  Features are taken as
+    they are held: what `load_sets` was told to hold in float32 was rounded before.
 
     Args:
         train: the rows that the numbers are taken from.
@@ -37,6 +40,48 @@ def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ..
     return tuple(share and apply(share, standard) for share in (train, *others))
 
 
+def centre_far(train: Share, *others: Share | None, comm: Any, dtype: Any) -> tuple[Any, ...]:
+    """``train`` and ``others``, with features centred where ``dtype`` would leave little of them; collective.
+
+    A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
+    in ``dtype`` is a share of `SPACING` of their deviation, and they are held in a wider type, their means on the rows
+    of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.  Whether
+    that is so is told by some rows alone.
+
+    Args:
+        train, others, comm: see `standardize`.
+        dtype: of the features that a model takes.
+
+    Raises:
+        DataError: see `standardize`.
+    """
+    far = far_features(train, comm, dtype)
+    if not far.any():
+        return (train, *others)
+    standard = measure(train, comm)
+    standard = Standard(np.where(far, standard.mean, 0.0), np.ones_like(standard.deviation))
+    return tuple(share and apply(share, standard) for share in (train, *others))
+
+
+def far_features(share: Share, comm: Any, dtype: Any) -> Array:
+    """Which features `centre_far` would centre, by `LOOK` rows, bool, shape (features,); collective."""
+    data, dtype = share.dataset, np.dtype(dtype)
+    holds = data.x.dtype.kind == "f" or data.x.dtype.itemsize > 2
+    if data.standard is not None or not comm.sum([holds and data.x.dtype.itemsize >= dtype.itemsize])[0]:
+        return np.zeros(share.features, bool)
+    loader = Loader(
+        share, rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0, dtype=np.float64, target_dtype=data.y.dtype
+    )
+    rows = loader.rows_of(comm.rank)
+    x = loader.sample(min(rows, -(-LOOK * rows // max(1, share.rows)))).x
+    total = comm.sum([len(x)])[0] or 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        first = comm.sum(x.sum(axis=0)) / total
+        deviation = np.sqrt(comm.sum(np.square(x - first).sum(axis=0)) / total)
+        far = np.abs(first) * float(np.finfo(dtype).eps) > SPACING * deviation
+    return far & (deviation > 0)
+
+
 def apply(share: Share, standard: Standard) -> Share:
     """``share`` with features standardized by ``standard``, whatever they were standardized by before."""
     return replace(share, dataset=replace(share.dataset, standard=standard))
@@ -45,28 +90,44 @@ def apply(share: Share, standard: Standard) -> Share:
 def measure(share: Share, comm: Any) -> Standard:
     """Weighted mean and standard deviation of the features of ``share``; collective, the same on every rank.
 
-    Everything is summed in float64 about one row of the set, so that large means cost no digits and the sums of a
-    constant feature are exactly 0.  Blocks of rows are merged by Chan, Golub & LeVeque 1983, "Algorithms for
-    computing the sample variance", equations 2.1a and b; ranks too, in two sums of the features' length.
+    See `mean_and_variance`.
+
+    Raises:
+        DataError: see `standardize`.
     """
     dataset = replace(share.dataset, standard=None)
     plain = replace(share, dataset=dataset)
     ranks = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0)
     block = max(1, BLOCK_BYTES // (8 * max(1, share.features)))
     loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=share.dataset.y.dtype, block_rows=block)
-    origin = _origin(loader, comm)
-    total = share.total_weight or 1.0
+    mean, variance = mean_and_variance(loader, comm)
+    return Standard(mean, np.sqrt(np.where(variance > 0, variance, 1.0)))
+
+
+def mean_and_variance(loader: Loader, comm: Any) -> tuple[Array, Array]:
+    """Weighted mean and variance of the features that ``loader`` hands out, float64, shape (features,); collective.
+
+    Everything is summed in float64 about one row of the set, so that large means cost no digits and the sums of a
+    constant feature are exactly 0.  Blocks of rows are merged by Chan, Golub & LeVeque 1983, "Algorithms for
+    computing the sample variance", equations 2.1a and b; ranks too, in two sums of the features' length.  The same
+    bits on every rank.
+
+    Raises:
+        DataError: the square of a feature's spread overflows; on all ranks.
+    """
+    origin, total = _origin(loader, comm), loader.total_weight or 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         weight, mean, squares = _moments(loader, origin)
         middle = comm.sum(weight * mean) / total
         variance = comm.sum(squares + weight * (mean - middle) ** 2) / total
-        standard = Standard(origin + middle, np.sqrt(np.where(variance > 0, variance, 1.0)))
-    wild = np.flatnonzero(~np.isfinite(standard.mean + variance))
+        mean = origin + middle
+    wild = np.flatnonzero(~np.isfinite(mean + variance))
     if wild.size:
         raise DataError(
-            f"{share.name}: values of feature {wild[0]} (counted from 0) are too large to standardize; scale them down"
+            f"{loader.share.name}: values of feature {wild[0]} (counted from 0) are too large: the square of their"
+            " spread is beyond float64; scale them down"
         )
-    return standard
+    return mean, variance
 
 
 def _origin(loader: Loader, comm: Any) -> Array:
@@ -75,7 +136,7 @@ def _origin(loader: Loader, comm: Any) -> Array:
     for batch in loader.sequential():
         counting = np.flatnonzero(batch.weight) if batch.weight is not None else np.arange(len(batch.x))
         if counting.size:
-            found = batch.x[counting[0]].copy()
+            found = batch.x[counting[0]].astype(np.float64)
             break
     holders = [rank for rank, has in enumerate(comm.allgather_object(found is not None)) if has]
     origin = np.zeros(loader.share.features) if found is None else found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import codes
 from .stretch import Csr, Stretch
-from .text import HARD_NUMBERS, Scratch, TextFile, field_at, whole
+from .text import HARD_NUMBERS, Scratch, TextFile, field_at, has_lone_return, whole
 
 Array = Any
 
@@ -51,6 +51,16 @@ class LibsvmFile(TextFile):
         return Stretch(x, whole([block.y for block in blocks], none.y), weight)
 
     def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch) -> Stretch:
+        fault, place, block = self._parse(text, stop, scratch)
+        if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
+            text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
+            return replace(self, returns=True)._read_block(text, stop, position, scratch)
+        if fault != codes.FINE:
+            self._explain(fault, text, place, position)
+        return block
+
+    def _parse(self, text: Array, stop: int, scratch: Scratch) -> tuple[int, int, Stretch]:
+        """The first fault, its byte, and the rows of a block, if there is none."""
         from .kernels.tables import read_libsvm
 
         lines, entries = (stop // 2 + 1,), (stop // 4 + 1,)  # of " 1:1" at least
@@ -73,10 +83,8 @@ class LibsvmFile(TextFile):
             if np.isinf(target[at]):
                 fault, place = codes.TOO_LARGE, begin
                 break
-        if fault != codes.FINE:
-            self._explain(fault, text, place, position)
         x = Csr(ends[:rows].copy(), indices[:taken].copy(), values[:taken].copy())
-        return Stretch(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
+        return fault, place, Stretch(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
 
     def _explain(self, fault: int, text: Array, place: int, position: int) -> None:
         """Raise the DataError about ``fault`` at byte ``place`` of ``text``, which is at ``position`` of the file."""

@@ -2,136 +2,272 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from ...errors import DataError
-from .columns import Columns
+from . import codes
+from .columns import Columns, Roles
 from .csv_text import CsvFile
+from .headers import Header, read_header
+from .kinds import (
+    BOOLEAN,
+    DATE,
+    DATETIME,
+    EMPTY,
+    NOTHING,
+    NUMBER,
+    WORD,
+    day_first,
+    has_decimal_commas,
+    kind_of,
+    kind_of_column,
+)
 from .libsvm_text import LibsvmFile
+from .lines import (
+    BYTE_ORDER_MARK,
+    DELIMITERS,
+    LINES,
+    MOST_LINES,
+    WIDE_MARKS,
+    Line,
+    decode,
+    delimiter_of,
+    fields_of,
+    first_bytes,
+    first_lines,
+)
+from .prose import LOOKED_AT, lines_of_prose
+from .row_names import LOOKED, rows_looked_at, without_row_names
+from .stretch import NoRows
 from .text import TextFile
 
-LINES = 20  # of data that are looked at
-LONGEST = 1 << 28  # bytes of a line that may be text
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ENTRY = re.compile(rb"\s*[-+.\deE]+(:\S+)?\s+(qid:\S+|\d+:[-+.\deE]+)(\s|$)")
-DELIMITERS = b"\t;,"
-
-
-class Line(NamedTuple):
-    """A line that is neither blank nor a comment, and the byte of the file behind it."""
-
-    text: bytes
-    end: int
+FIELD_ENTRY = re.compile(rb"\s*[-+.\deE]+(\s+\d+:\d+:[-+.\deE]+)+\s*$")
+LONE_LABEL = re.compile(rb"\s*[-+.\deE]+(:[-+.\deE]+)?\s*(#.*)?$", re.S)
+MOST_FIELDS = 40_000  # that are looked at
+SHOWN = 40  # characters of a field in a message
 
 
 def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> CsvFile | LibsvmFile | None:
-    """The CSV or libsvm file at ``path``, compressed by gzip if ``packed``; None where it is no such text.
+    """The CSV or libsvm file at ``path``, compressed if ``packed``; None where it is no such text.
 
     Raises:
-        DataError: it holds no rows, or a column that was asked for is not there.
+        DataError: it holds no rows, a column that was asked for is not there, or what its columns are cannot be told.
+        ConfigError: columns are named for a libsvm file.
     """
-    lines = _first_lines(TextFile(path, packed, 0))
-    if lines is None:
+    file = TextFile(path, packed, 0)
+    _refuse_wide(file)
+    looked = first_lines(file, LINES)
+    if looked is None:
         return None
+    lines, returns, whole = looked
     if not lines:
-        raise DataError(f"{path}: holds no rows, only blank lines and comments")
-    if any(ENTRY.match(line.text) for line in lines):
+        raise NoRows(f"{path}: holds no rows, only blank lines and comments")
+    if not whole and columns.format is None and all(LONE_LABEL.match(line.text) for line in lines):
+        more = first_lines(file, MOST_LINES)  # rows of libsvm text whose features are all 0 come first
+        lines, returns, whole = more or looked
+    file = replace(file, returns=returns, begin=_text_begin(file))
+    if columns.format == "libsvm" or (columns.format is None and any(ENTRY.match(line.text) for line in lines)):
         columns.refuse(path)
-        return LibsvmFile(path, packed, _text_begin(lines), dtype)
-    return _open_csv(path, packed, lines, columns, dtype)
+        return LibsvmFile(path, packed, file.begin, dtype, returns=returns)
+    if columns.format is None and all(FIELD_ENTRY.match(line.text) for line in lines):
+        raise DataError(
+            f"{path}: is libffm text (field:index:value), which is not read; write each entry as index:value (libsvm)"
+        )
+    return _past_prose(file, lines, whole, columns, dtype)
 
 
-def _text_begin(lines: list[Line]) -> int:
-    """Where reading begins: behind a byte order mark in the first line."""
-    return len(BYTE_ORDER_MARK) if lines[0].text.startswith(BYTE_ORDER_MARK) else 0
+def _past_prose(file: TextFile, lines: list[Line], whole: bool, columns: Columns, dtype: np.dtype) -> CsvFile | None:
+    """The CSV file behind the lines of prose that there may be."""
+    if any(mark in decode(lines[0].text) for mark in DELIMITERS):
+        return _open_csv(file, lines, whole, columns, dtype)
+    further, *_ = first_lines(file, LOOKED_AT) or (lines,)
+    prose = lines_of_prose(further)
+    if prose == 0:
+        return _open_csv(file, lines, whole, columns, dtype)
+    found = _open_csv(replace(file, begin=further[prose - 1].end), further[prose:], whole, columns, dtype)
+    note = f"{file.path}: the first {prose} lines are left out: they have no fields as those below"
+    return found and replace(found, said=(*found.said, note))
 
 
-def _first_lines(file: TextFile) -> list[Line] | None:
-    """The first lines of data; None where there is a zero byte, as in no text."""
-    lines: list[Line] = []
-    end = 0
-    with file.open() as raw:
-        while len(lines) < LINES:
-            line = _read_line(raw, end)
-            if line is None:
-                return None
-            if not line:
-                break
-            end += len(line)
-            stripped = line.removeprefix(BYTE_ORDER_MARK).strip()
-            if stripped and not stripped.startswith(b"#"):
-                lines.append(Line(line, end))
-    return lines
+def _refuse_wide(file: TextFile) -> None:
+    """Raise a DataError where each character takes two or four bytes."""
+    start, _ = first_bytes(file, 4)
+    for mark, name in WIDE_MARKS:
+        if start.startswith(mark):
+            raise DataError(
+                f"{file.path}: is text in {name}; write it in UTF-8: iconv -f {name} -t UTF-8 {file.path} > NEW"
+            )
 
 
-def _read_line(raw, start: int) -> bytes | None:
-    """The line at ``start``, with its end; nothing at the end of the file, None where it cannot be text."""
-    raw.seek(start)
-    parts, length = [], 0
-    while length < LONGEST:
-        look = raw.read(1 << 16)
-        stop = look.find(b"\n") + 1
-        parts.append(look[:stop] if stop else look)
-        length += len(parts[-1])
-        if b"\0" in parts[-1]:
-            return None
-        if stop or not look:
-            return b"".join(parts)
-    return None
+def _text_begin(file: TextFile) -> int:
+    """Where reading begins: behind a byte order mark."""
+    start, _ = first_bytes(file, len(BYTE_ORDER_MARK))
+    return len(BYTE_ORDER_MARK) if start == BYTE_ORDER_MARK else 0
 
 
-def _open_csv(path: str, packed: bool, lines: list[Line], columns: Columns, dtype: np.dtype) -> CsvFile | None:
-    first = lines[0].text.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace")
-    delimiter = _delimiter(first)
-    fields = _fields(first, delimiter)
-    header = _is_header(fields)
-    if header and len(lines) == 1 and delimiter != " " and len(fields) > 1:
-        raise DataError(f"{path}: holds one line of words, as of a header, and no rows below it")
-    if header and (
-        len(lines) == 1 or not any(map(_is_number, _fields(lines[1].text.decode("utf-8", "replace"), delimiter)))
-    ):
-        return None  # words, and no number below
-    names = tuple(fields) if header else None
-    label, weight = columns.find(path, names, len(fields))
-    unused: tuple[int, ...] = ()
-    if not columns.wanted:
-        unused = tuple(column for column in (label, weight) if column is not None)
-        label = weight = None
-    begin = lines[0].end if header else _text_begin(lines)
-    return CsvFile(path, packed, begin, ord(delimiter), names, len(fields), label, weight, unused, dtype)
-
-
-def _delimiter(line: str) -> str:
-    """What parts the fields of ``line``: a tab, semicolon or comma outside of quotes, else blanks."""
-    bare = re.sub('"[^"]*"', '""', line).strip("\r\n")
-    for mark in DELIMITERS.decode():
-        if mark in bare:
-            return mark
-    return " "
-
-
-def _fields(line: str, delimiter: str) -> list[str]:
-    """The fields of ``line``, without quotes and blanks around them."""
-    text = line.strip() if delimiter == " " else line.strip("\r\n")
-    rows = csv.reader(
-        [re.sub(r"\s+", " ", text) if delimiter == " " else text], delimiter=delimiter, skipinitialspace=True
+def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, dtype: np.dtype) -> CsvFile | None:
+    path, delimiter = file.path, delimiter_of(lines)
+    lines = lines[: max(4, MOST_FIELDS // len(fields_of(lines[0], delimiter)))]
+    rows = [[field.text for field in fields_of(line, delimiter)] for line in lines]
+    comma = _decimal_comma(path, delimiter, [field for row in rows[1:] or rows for field in row])
+    if comma:
+        rows = [[_with_point(field) for field in row] for row in rows]
+    if len(lines) == 1 and columns.header is None and delimiter != " " and not any(map(_is_number, rows[0])):
+        if len(rows[0]) > 1:
+            raise NoRows(f"{path}: holds one line of words, as of a header, and no rows below it")
+    header = read_header(path, lines[0].number, rows[0], rows[1:], columns.header)
+    named = header.names is not None or header.skip
+    if named and len(lines) == 1:
+        raise NoRows(f"{path}: holds one line, of names, and no rows below it")
+    body = [(line, row) for line, row in zip(lines, rows, strict=True)][named:]
+    width = len(header.names) if header.names is not None else len(body[0][1])
+    kinds = [kind_of_column(_column(column, body)) for column in range(width)]
+    further = body
+    if NOTHING in kinds and not whole:
+        more, *_ = first_lines(file, MOST_LINES) or (lines,)
+        more = [line for line in more if line.end >= body[0][0].end]
+        further = [(line, [field.text for field in fields_of(line, delimiter)]) for line in more]
+        kinds = [
+            kind_of_column(_column(column, further)) if kind == NOTHING else kind for column, kind in enumerate(kinds)
+        ]
+    if header.empty:
+        kinds[-1] = EMPTY
+    if columns.format is None and not {NUMBER, BOOLEAN, DATE, DATETIME} & set(kinds):
+        if delimiter == " " or WORD not in kinds or len(lines) == 1:
+            return None  # words, and no number below
+    roles, index_note = _roles(path, header, width, columns)
+    words, start = [column for column, kind in enumerate(kinds) if kind == WORD], body[0][0].end
+    roles = without_row_names(path, roles, header.names, words, partial(_first_words, file, delimiter, start), columns)
+    if roles.label is not None:
+        kinds[roles.label] = _label_kind(kinds[roles.label], _column(roles.label, body), columns)
+    found = CsvFile(
+        path,
+        file.sequential,
+        lines[0].end if named else file.begin,
+        ord(delimiter),
+        header.names,
+        width,
+        roles,
+        columns,
+        dtype,
+        tuple(kinds),
+        comma,
+        header.notes + index_note,
+        returns=file.returns,
+        orders=(codes.NO_ORDER,) * width,
+        examples=("",) * width,
     )
-    return [field.strip() for field in next(rows)]
+    _refuse_words(found, body)
+    return _with_orders(found, further)
 
 
-def _is_header(fields: list[str]) -> bool:
-    """Whether these are names: none is a number, or those that are name their own columns, as pandas writes it."""
-    numbers = {column: field for column, field in enumerate(fields) if _is_number(field)}
-    return len(numbers) < len(fields) and all(field == str(column) for column, field in numbers.items())
+def _with_orders(file: CsvFile, body: list[tuple[Line, list[str]]]) -> CsvFile:
+    """The same, with the order of day and month in dates as 1/2/2020 as it is known, or as the first lines tell."""
+    orders, examples = list(file.orders), list(file.examples)
+    for column in file.dates:
+        first, examples[column] = day_first(_column(column, body))
+        said = file.options.day_is_first(file.column_name(column))
+        first = first if said is None else said
+        if first is not None:
+            orders[column] = codes.DAY_FIRST if first else codes.MONTH_FIRST
+        elif examples[column]:
+            orders[column] = codes.ASK_ORDER
+    return replace(file, orders=tuple(orders), examples=tuple(examples))
+
+
+def _first_words(file: TextFile, delimiter: str, start: int, which: Sequence[int]) -> dict[int, list[str]]:
+    """The first fields of the columns ``which``, see `row_names.without_row_names`.
+
+    ``start`` is the byte behind the first row.
+    """
+    lines, *_ = first_lines(file, LOOKED + 1) or ([],)
+    width = len(fields_of(lines[-1], delimiter))
+    lines = [line for line in lines if line.end >= start][: rows_looked_at(width)]
+    rows = [[field.text for field in fields_of(line, delimiter)] for line in lines]
+    return {column: [row[column] for row in rows if column < len(row)] for column in which}
+
+
+def _decimal_comma(path: str, delimiter: str, fields: list[str]) -> bool:
+    """Whether commas are decimal points."""
+    if delimiter not in ";\t|":
+        return False
+    found = has_decimal_commas(fields)
+    if found is None:
+        raise DataError(
+            f"{path}: whether the comma in its numbers is a decimal point or parts thousands cannot be told;"
+            " write them with a point, and without marks between thousands"
+        )
+    return found
+
+
+def _with_point(field: str) -> str:
+    """A number with a decimal comma as one with a point."""
+    pointed = field.replace(",", ".")
+    return pointed if "," in field and _is_number(pointed) else field
 
 
 def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
+    return kind_of(field) == NUMBER
+
+
+def _column(column: int, body: list[tuple[Line, list[str]]]) -> list[str]:
+    return [row[column] for _, row in body if column < len(row)]
+
+
+def _label_kind(kind: str, fields: list[str], columns: Columns) -> str:
+    """The kind of the label, whose column is one of ``kind``: words, unless all of ``fields`` are numbers."""
+    if kind in (DATE, DATETIME) and columns.dates == "seconds":
+        return kind
+    return NUMBER if {kind_of(field) for field in fields} <= {NUMBER, NOTHING} else WORD
+
+
+def _roles(path: str, header: Header, width: int, columns: Columns) -> tuple[Roles, tuple[str, ...]]:
+    """What the columns are, and a note of the one that is left out as the index."""
+    empty = (width - 1,) if header.empty else ()
+    names = header.names
+    roles = columns.select(path, names, width, index=(*header.numbering, *empty))
+    left = [column for column in header.numbering if column not in (*roles.features, roles.label, roles.weight)]
+    if not left or columns.required is not None or columns.columns is not None or names is None:
+        return roles, ()
+    called = repr(names[0]) if names[0] else "without a name"
+    return roles, (f"{path}: column 0, {called}, is left out: it numbers the rows; --columns can ask for it",)
+
+
+def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:
+    """Raise a DataError about columns of words or dates that are to be features, all at once."""
+    wrong = {WORD: [c for c in file.roles.features if file.kinds[c] == WORD]}
+    if file.options.dates == "refuse":
+        wrong[DATE] = [c for c in file.roles.features if file.kinds[c] in (DATE, DATETIME)]
+    told = []
+    for kind, found in wrong.items():
+        if not found:
+            continue
+        line, word = next((line, row[found[0]]) for line, row in body if _is_of(kind, row, found[0]))
+        shown = repr(word if len(word) <= SHOWN else word[:SHOWN] + "...")
+        drop = file.drop(found)
+        which = f"column{'s' * (len(found) > 1)} {', '.join(file.names[c] if file.names else str(c) for c in found)}"
+        if kind == WORD:
+            told.append(
+                f"{which}: words are no features ({shown} in line {line.number}): leave them out by {drop},"
+                " or write categories as numbers"
+            )
+        else:
+            told.append(
+                f"{which}: dates ({shown} in line {line.number}): take them by --dates seconds or --dates calendar, or"
+                f" leave them out by {drop}"
+            )
+    if told:
+        raise DataError(f"{file.path}: {'; '.join(told)}")
+
+
+def _is_of(kind: str, row: list[str], column: int) -> bool:
+    if column >= len(row):
         return False
-    return True
+    found = kind_of(row[column])
+    return found not in (NUMBER, NOTHING) if kind == WORD else found in (DATE, DATETIME)

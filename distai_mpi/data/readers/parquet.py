@@ -2,58 +2,182 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import DataError
-from ..checks import first_not_finite
-from .columns import Columns
-from .stretch import Stretch
+from . import arrow_columns
+from .arrow_columns import ArrowColumn
+from .columns import Columns, Roles
+from .row_names import rows_looked_at, without_row_names
+from .stretch import NoRows, Stretch
 
 Array = Any
 
-SIGNATURE = b"PAR1"
+SIGNATURE, ENCRYPTED = b"PAR1", b"PARE"
+UNNAMED_INDEX = "__index_level_"  # of pandas, with a number
+SHOWN_COLUMNS = 5  # in a message
+LARGEST_EXACT = 1 << 53  # beyond it float64 does not hold every integer
 
 
-def open_parquet(path: str, columns: Columns) -> ParquetFile:
+def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile:
     """The table at ``path``; what it holds is looked up in its footer.
+
+    Args:
+        alone: whether the file is a data set by itself; else one of several, which together have more columns.
 
     Raises:
         DataError: it is damaged, a column holds no numbers, or one that was asked for is not there.
     """
     with _opened(path) as file:
-        fields = [field for field in file.schema_arrow if not field.name.startswith("__index_level_")]  # of pandas
-        groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+        fields = list(file.schema_arrow)
+        pandas = file.schema_arrow.pandas_metadata or {}
+        metadata = file.metadata
+        groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        found = [arrow_columns.describe(field, columns.dates) for field in fields]
     names = tuple(field.name for field in fields)
     if len(set(names)) < len(names):
         raise DataError(f"{path}: several columns have the same name; rename them")
     if sum(groups) == 0:
-        raise DataError(f"{path}: holds no rows")
-    label, weight = columns.find(path, names, len(names))
-    features = tuple(name for column, name in enumerate(names) if column not in (label, weight))
-    if not columns.wanted:
-        label = weight = None
-    types = {
-        field.name: _dtype(path, field)
-        for field in fields
-        if field.name in features or names.index(field.name) in (label, weight)
-    }
-    dtype = np.result_type(*(types[name] for name in features))
-    if dtype == np.float16:
-        dtype = np.dtype(np.float32)
+        raise NoRows(f"{path}: holds no rows")
+    if alone:
+        _refuse_part(path, names, pandas, columns)
+    index = _index_of(names, pandas)
+    roles = _roles(path, found, index, columns)
+    sizes = _statistics(metadata, {found[i].name for i in (*roles.features, roles.label) if i is not None})
+    notes = roles.notes + tuple(
+        f"{path}: column {name} holds integers beyond 2^53, of which float64 does not keep the last digits"
+        for name, size in sizes.items()
+        if max(-size.low, size.high) > LARGEST_EXACT
+    )
+
+    def chosen(number: int | None, keep: bool) -> ArrowColumn | None:
+        """A column, in a type that holds NaN if values may be missing and are let through."""
+        if number is None:
+            return None
+        column = found[number]
+        gaps = keep and sizes[column.name].gaps
+        return replace(column, dtype=np.dtype(np.float64)) if gaps and column.dtype.kind != "f" else column
+
+    features = tuple(chosen(i, columns.keeps_missing) for i in roles.features)
+    dtype = np.result_type(*(column.dtype for column in features if column is not None))
     return ParquetFile(
         path,
         groups,
-        features,
-        None if label is None else names[label],
-        None if weight is None else names[weight],
-        dtype,
-        np.dtype(np.int8) if label is None else types[names[label]],
+        tuple(column for column in features if column is not None),
+        chosen(roles.label, columns.keeps_missing_labels),
+        None if roles.weight is None else found[roles.weight],
+        np.dtype(np.float32) if dtype == np.float16 else dtype,
+        columns,
+        roles._replace(notes=notes),
     )
+
+
+def check_features(path: str, features: list[ArrowColumn]) -> None:
+    """Raise a DataError about all columns that cannot be features."""
+    told = []
+    for advice, group in groupby(sorted(features, key=ArrowColumn.advice), key=ArrowColumn.advice):
+        wrong = list(group)
+        if advice:
+            named = " and ".join(f"column {column.name} is of type {column.type}" for column in wrong[:SHOWN_COLUMNS])
+            more = f" (and {len(wrong) - SHOWN_COLUMNS} more)" if len(wrong) > SHOWN_COLUMNS else ""
+            drop = ",".join(column.name for column in wrong)
+            told.append(f"{named}{more}, which is no number: {advice} by --drop '{drop}'")
+    if told:
+        raise DataError(f"{path}: {'; '.join(told)}")
+
+
+def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Columns) -> Roles:
+    """What the columns are; checked to be able to be it."""
+    names = [column.name for column in found]
+    roles = columns.select(path, names, len(found), index=index)
+    words = [i for i, column in enumerate(found) if column.kind == "words"]
+    roles = without_row_names(path, roles, names, words, partial(_first_words, path, names), columns)
+    check_features(path, [found[i] for i in roles.features])
+    if roles.label is not None:
+        found[roles.label].check_label(path)
+    if roles.weight is not None:
+        found[roles.weight].check_weight(path)
+    if columns.columns is not None or columns.required is not None:
+        return roles
+    left = [found[i].name for i in index if i not in (*roles.features, roles.label, roles.weight)]
+    notes = tuple(
+        f"{path}: column {name} is left out: it is the index of a pandas table; --columns can ask for it"
+        for name in left
+        if not name.startswith(UNNAMED_INDEX)
+    )
+    return roles._replace(notes=roles.notes + notes)
+
+
+def _first_words(path: str, names: Sequence[str], which: Sequence[int]) -> dict[int, list[str]]:
+    """The first words of the columns ``which``, see `row_names.without_row_names`."""
+    left, found = rows_looked_at(len(names)), {column: list[str]() for column in which}
+    with _opened(path) as file:
+        for batch in file.iter_batches(left, columns=[names[column] for column in which]):
+            for column in which:
+                found[column] += map(arrow_columns.word, batch.column(names[column]).slice(0, left).to_pylist())
+            left -= min(left, batch.num_rows)
+            if left == 0:
+                break
+    return found
+
+
+def _index_of(names: tuple[str, ...], pandas: dict[str, Any]) -> list[int]:
+    """Columns that are the index of the pandas table that was stored."""
+    kept = [entry for entry in pandas.get("index_columns", ()) if isinstance(entry, str)]
+    return [i for i, name in enumerate(names) if name in kept or name.startswith(UNNAMED_INDEX)]
+
+
+def _refuse_part(path: str, names: tuple[str, ...], pandas: dict[str, Any], columns: Columns) -> None:
+    """Raise a DataError at a file of a partitioned table whose label may be in the names of folders alone."""
+    if columns.label is not None or columns.label_name is not None or not columns.wanted:
+        return
+    stored = [entry.get("field_name") for entry in pandas.get("columns", ()) if isinstance(entry, dict)]
+    lost = [name for name in stored if isinstance(name, str) and name not in names]
+    if lost:
+        raise DataError(
+            f"{path}: is one part of a table whose column {lost[0]} is not in it, and could be the label: give the"
+            " folder of all parts, or name the label with --label"
+        )
+
+
+class _Size(NamedTuple):
+    """What a footer says of a column: least and greatest integer, 0 where not known; whether values may be missing."""
+
+    low: int = 0
+    high: int = 0
+    gaps: bool = False
+
+
+def _statistics(metadata: Any, names: set[str]) -> dict[str, _Size]:
+    """Sizes of the columns ``names``."""
+    found = dict.fromkeys(names, _Size())
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            name = chunk.path_in_schema
+            if name not in names:
+                name = name.split(".")[0]  # a list's
+                if name not in names:
+                    continue
+            low, high, gaps = found[name]
+            statistics = chunk.statistics
+            if statistics is None or not statistics.has_null_count or statistics.null_count:
+                gaps = True
+            if (
+                statistics is not None
+                and statistics.has_min_max
+                and type(statistics.min) is type(statistics.max) is int
+            ):
+                low, high = min(low, statistics.min), max(high, statistics.max)
+            found[name] = _Size(low, high, gaps)
+    return found
 
 
 @contextmanager
@@ -67,21 +191,14 @@ def _opened(path: str) -> Iterator[Any]:
         with arrow.parquet.ParquetFile(path) as file:
             yield file
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if "encrypt" in str(error).lower() or _starts_with(path, ENCRYPTED):
+            raise DataError(f"{path}: is encrypted; store it without encryption ({error})") from None
         raise DataError(f"{path}: damaged or unreadable Parquet file ({error}); copy it again") from None
 
 
-def _dtype(path: str, field: Any) -> np.dtype:
-    """The NumPy type of a column."""
-    import pyarrow.types as kinds
-
-    if kinds.is_boolean(field.type):
-        return np.dtype(np.uint8)
-    if not (kinds.is_integer(field.type) or kinds.is_floating(field.type)):
-        raise DataError(
-            f"{path}: column {field.name} is of type {field.type}, which is no number;"
-            " store numbers, or leave the column out"
-        )
-    return np.dtype(field.type.to_pandas_dtype())
+def _starts_with(path: str, mark: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(mark)) == mark
 
 
 @dataclass(frozen=True)
@@ -91,20 +208,22 @@ class ParquetFile:
     Attributes:
         path: the file.
         groups: rows of each group.
-        feature_names: columns of the features.
+        columns: of the features; each makes one or more of them.
         label: column of the label, or None.
         weight: column of the weights, or None.
         dtype: in which features are held: the common type of their columns.
-        target_dtype: in which labels are held.
+        options: what was said of the table.
+        roles: what its columns are.
     """
 
     path: str
     groups: tuple[int, ...]
-    feature_names: tuple[str, ...]
-    label: str | None
-    weight: str | None
+    columns: tuple[ArrowColumn, ...]
+    label: ArrowColumn | None
+    weight: ArrowColumn | None
     dtype: np.dtype
-    target_dtype: np.dtype
+    options: Columns
+    roles: Roles
     sequential = False
     scale = 1.0
 
@@ -118,13 +237,29 @@ class ParquetFile:
         """Features of a row."""
         return len(self.feature_names)
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(part for column in self.columns for part in column.parts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user is to be told of how the file is read."""
+        return self.roles.notes
+
+    @property
+    def target_dtype(self) -> np.dtype:
+        """Type in which labels are held."""
+        return np.dtype(np.int8) if self.label is None else self.label.dtype
+
     def empty(self) -> Stretch:
         """A stretch without rows."""
         return self._allocate(0)
 
     def _allocate(self, rows: int) -> Stretch:
         weight = None if self.weight is None else np.empty(rows)
-        return Stretch(np.empty((rows, self.features), self.dtype), np.zeros(rows, self.target_dtype), weight)
+        words = None if self.label is None else self.label.words
+        return Stretch(np.empty((rows, self.features), self.dtype), np.zeros(rows, self.target_dtype), weight, words)
 
     def read(self, part: int, parts: int) -> Stretch:
         """Rows of the groups whose middle lies in the ``part``-th of ``parts`` stretches of all rows."""
@@ -132,39 +267,48 @@ class ParquetFile:
         owner = (starts[:-1] + starts[1:]) * parts // (2 * max(1, int(starts[-1])))
         mine = np.flatnonzero(owner == part).tolist()
         out = self._allocate(sum(self.groups[group] for group in mine))
+        words: dict[str, int] = {}
         with _opened(self.path) as file:
             at = 0
             for group in mine:
                 end = at + self.groups[group]
-                self._fill(file, group, int(starts[group]), Stretch(*(a if a is None else a[at:end] for a in out)))
+                weight = None if out.weight is None else out.weight[at:end]
+                piece = Stretch(out.x[at:end], out.y[at:end], weight)
+                self._fill(file, group, int(starts[group]), piece, words)
                 at = end
-        return out
+        return out._replace(label_names=tuple(words)) if words else out
 
-    def _fill(self, file: Any, group: int, first: int, out: Stretch) -> None:
-        """Read one group, whose first row is row ``first`` of the file, into ``out``."""
-        names = [*self.feature_names, *(name for name in (self.label, self.weight) if name is not None)]
+    def _fill(self, file: Any, group: int, first: int, out: Stretch, words: dict[str, int]) -> None:
+        """Read one group, whose first row is row ``first`` of the file, into ``out``; ``words`` number the labels."""
+        used = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
+        names = list(dict.fromkeys(column.name for column in used))
         table = file.read_row_group(group, columns=names, use_threads=False)
         if table.num_rows != out.rows:
             raise DataError(
                 f"{self.path}: a group has {table.num_rows} rows and not the {out.rows} of its footer; copy it again"
             )
-        for name in names:
-            target = out.y if name == self.label else out.weight
-            if name in self.feature_names:
-                target = out.x[:, self.feature_names.index(name)]  # type: ignore[call-overload]
-            target[:] = self._values(table.column(name), name, first)  # type: ignore[index]
+        at = 0
+        for column in self.columns:
+            end = at + len(column.parts)
+            read = column.values(self.path, table.column(column.name), first, self.options.keeps_missing)
+            out.x[:, at:end] = read  # type: ignore[index]
+            at = end
+        keep = self.options.keeps_missing_labels
+        if self.label is not None and self.label.kind == "words":
+            out.y[:] = self.label.word_numbers(self.path, table.column(self.label.name), first, keep, words)
+        elif self.label is not None:
+            out.y[:] = self.label.values(self.path, table.column(self.label.name), first, keep)[:, 0]
+        if out.weight is not None:
+            out.weight[:] = self._weights(table, first)
 
-    def _values(self, column: Any, name: str, first: int) -> Array:
-        """The checked values of a column, whose first row is row ``first`` of the file."""
-        where, advice = f"{self.path}: column {name}", "(counted from 0); mend or remove that row"
-        if column.null_count:
-            row = first + int(np.flatnonzero(column.is_null().to_numpy())[0])
-            raise DataError(f"{where} is empty (null) in row {row} {advice}")
-        values = column.to_numpy()
-        bad = first_not_finite(values.reshape(-1, 1))
-        if bad is not None:
-            raise DataError(f"{where} holds {bad[2]} in row {first + bad[0]} {advice}")
-        if name == self.weight and values.size and values.min() < 0:
+    def _weights(self, table: Any, first: int) -> Array:
+        """The weights of a group's rows, shape (rows,)."""
+        assert self.weight is not None
+        values = self.weight.values(self.path, table.column(self.weight.name), first, False)[:, 0]
+        if values.size and values.min() < 0:
             row = first + int(values.argmin())
-            raise DataError(f"{where} is {values.min()} in row {row} (counted from 0); weights are 0 or more")
+            raise DataError(
+                f"{self.path}: column {self.weight.name} is {values.min()} in row {row} (counted from 0); weights are"
+                " 0 or more"
+            )
         return values

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ...errors import DataError
+
 Array = Any
+
+
+class NoRows(DataError):
+    """A file that is no other than it should be, but without rows: nothing is wrong where others have some."""
 
 
 class Csr(NamedTuple):
@@ -23,6 +29,12 @@ class Csr(NamedTuple):
     indices: Array
     values: Array
 
+    def take(self, keep: Array) -> Csr:
+        """The rows for which ``keep``, bool of shape (rows,), is true."""
+        lengths = np.diff(self.ends, prepend=0)
+        entries = np.repeat(keep, lengths)
+        return Csr(np.cumsum(lengths[keep]), self.indices[entries], self.values[entries])
+
 
 class Stretch(NamedTuple):
     """Consecutive rows of a file; local to the rank.
@@ -31,20 +43,31 @@ class Stretch(NamedTuple):
         x: features, shape (rows, features), or the same as `Csr`.
         y: labels or targets, shape (rows,).
         weight: weights of the rows, shape (rows,), float64, or None where the file gives none.
+        label_names: where labels are words, the words that occur here; y then holds places in it, and -1 for a label
+            that is missing.  None: y holds the labels' own numbers.
     """
 
     x: Array | Csr
     y: Array
     weight: Array | None
+    label_names: tuple[str, ...] | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return len(self.y)
 
+    def take(self, keep: Array) -> Stretch:
+        """The rows for which ``keep``, bool of shape (rows,), is true."""
+        x = self.x.take(keep) if isinstance(self.x, Csr) else self.x[keep]
+        return self._replace(x=x, y=self.y[keep], weight=None if self.weight is None else self.weight[keep])
+
 
 class StretchFile(Protocol):
     """A file that ranks read in stretches; picklable, holds nothing open.
+
+    A table also has ``roles``, the `columns.Roles` of its columns, and perhaps ``feature_names``, where these are not
+    ``roles.names``, and ``notes``, what a user is to be told of how it is read.
 
     Attributes:
         path: the file.

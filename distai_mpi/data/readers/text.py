@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from ...errors import DataError
 from . import codes
+from .compressed import unpacked
 
 Array = Any
 
@@ -27,7 +27,7 @@ SHOWN = 40  # characters of a field in a message
 
 @dataclass(frozen=True)
 class TextFile:
-    """Lines of text in a file, perhaps compressed by gzip.
+    """Lines of text in a file, perhaps compressed.
 
     A compressed file has no ranges of bytes to begin at: one rank reads it all, block by block.
 
@@ -35,11 +35,13 @@ class TextFile:
         path: the file.
         sequential: whether it is compressed.
         begin: first byte of the first line of data, in the uncompressed text.
+        returns: whether a carriage return alone ends a line, as it did on the old Macintosh.
     """
 
     path: str
     sequential: bool
     begin: int
+    returns: bool = field(default=False, kw_only=True)
 
     @property
     def files(self) -> set[str]:
@@ -59,19 +61,19 @@ class TextFile:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The uncompressed text; damage is told as a DataError."""
-        try:
-            with gzip.open(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
-                yield file  # type: ignore[misc]
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{self.path}: is damaged or truncated ({error}); copy it again") from None
+        with unpacked(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
+            yield file
 
-    def blocks(self, part: int, parts: int, block_bytes: int | None = None) -> Iterator[tuple[Array, int, int]]:
-        """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about ``block_bytes`` at a time.
+    def blocks(
+        self, part: int, parts: int, whole_lines: Callable[[Array, int], int] | None = None
+    ) -> Iterator[tuple[Array, int, int]]:
+        """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about `BLOCK_BYTES` at a time.
 
         Each as ``(text, stop, position)``: whole lines in the first ``stop`` bytes of ``text``, uint8, the last
         one ended by a newline, and the place of the first one in the file.  Holds until the next is asked for.
+        ``whole_lines(text, stop)`` tells up to where lines are whole, where a newline alone does not end one.
         """
-        block_bytes = block_bytes or BLOCK_BYTES
+        block_bytes = BLOCK_BYTES
         with self.open() as file:
             low, high = self.begin, None
             if not self.sequential:
@@ -89,14 +91,20 @@ class TextFile:
                 count = file.readinto(memoryview(buffer)[held : held + want])  # type: ignore[attr-defined]
                 if not count and high is not None:
                     raise DataError(f"{self.path}: has become shorter while it was read; try again")
+                if self.returns:
+                    buffer[held : held + count] = buffer[held : held + count].replace(b"\r", b"\n")
                 held += count
                 last = not count if high is None else position + held == high
                 if last and held and buffer[held - 1] != codes.NEWLINE:
                     buffer[held] = codes.NEWLINE
                     held += 1
-                stop = held if last else buffer.rfind(b"\n", 0, held) + 1
+                text = np.frombuffer(buffer, np.uint8)
+                if last:
+                    stop = held
+                else:
+                    stop = whole_lines(text, held) if whole_lines else buffer.rfind(b"\n", 0, held) + 1
                 if stop:
-                    yield np.frombuffer(buffer, np.uint8), stop, position
+                    yield text, stop, position
                 if last:
                     return
                 position += stop
@@ -113,7 +121,7 @@ class TextFile:
             look = file.read(LOOK_BYTES)
             if not look:
                 break
-            found = look.find(b"\n")
+            found = (look.replace(b"\r", b"\n") if self.returns else look).find(b"\n")
             if found >= 0:
                 return place + found + 1
             place += len(look)
@@ -121,19 +129,30 @@ class TextFile:
 
     def line_of(self, position: int) -> int:
         """Number of the line, from 1, that holds the byte at ``position``."""
-        line = 1
+        line, before = 1, b""
         with self.open() as file:
             while position > 0:
                 look = file.read(min(position, BLOCK_BYTES))
                 if not look:
                     break
                 line += look.count(b"\n")
-                position -= len(look)
+                if self.returns:  # one that a newline follows ends no line of its own
+                    line += look.count(b"\r") - (before + look).count(b"\r\n")
+                before, position = look[-1:], position - len(look)
         return line
 
     def fail(self, position: int, message: str) -> NoReturn:
         """Raise a DataError about the line that holds the byte at ``position``."""
         raise DataError(f"{self.path}: line {self.line_of(position)}{message}")
+
+
+class Unsplittable(DataError):
+    """A file that cannot be read in ranges; as part 0 of 1 it can."""
+
+
+def has_lone_return(text: bytes) -> bool:
+    """Whether a carriage return stands in ``text`` that no newline follows."""
+    return re.search(rb"\r(?![\r\n]|\Z)", text) is not None
 
 
 class Scratch:

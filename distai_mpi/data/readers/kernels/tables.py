@@ -18,8 +18,13 @@ from ..codes import (
     FINE,
     HASH,
     HUGE_INDEX,
+    KEEP_FEATURES,
+    KEEP_LABEL,
     LABEL,
     LARGEST_INDEX,
+    MISSING,
+    MISSING_NUMBERS,
+    MISSING_WORDS,
     MORE,
     NEGATIVE,
     NEWLINE,
@@ -27,6 +32,7 @@ from ..codes import (
     NO_INDEX,
     NO_NUMBER,
     NOT_ASCENDING,
+    OPEN_QUOTE,
     QUOTE,
     RETURN,
     SPACE,
@@ -37,11 +43,20 @@ from ..codes import (
 )
 from .numbers import DONE, HARD, WRONG, number
 
+_TOKENS = [word.encode() for word in (*MISSING_WORDS, *MISSING_NUMBERS)]
+TOKEN_LENGTHS = np.array([len(token) for token in _TOKENS])
+TOKENS = np.array([list(token.ljust(max(TOKEN_LENGTHS), b"\0")) for token in _TOKENS], np.uint8)
+WORD_TOKENS = len(MISSING_WORDS)  # those that stand for a missing word too
+
 
 @numba.njit(inline="always")
 def _past_blanks(text, place, delimiter):
-    """The first byte that is no blank; a tab that delimits is none."""
-    while text[place] == SPACE or text[place] == RETURN or (text[place] == TAB and delimiter != TAB):
+    """The first byte that is no blank; a tab that delimits is none, nor is a carriage return within a line."""
+    while (
+        text[place] == SPACE
+        or (text[place] == RETURN and (text[place + 1] == NEWLINE or text[place + 1] == RETURN))
+        or (text[place] == TAB and delimiter != TAB)
+    ):
         place += 1
     return place
 
@@ -76,28 +91,116 @@ def _field(text, place):
     return value, end, state
 
 
-@numba.njit(inline="always")
-def _skipped(text, place, delimiter):
-    """The end of a field that may hold anything, in quotes also the delimiter."""
+@numba.njit
+def _skipped(text, place, stop, delimiter, multiline):
+    """The end of a field that may hold anything, in quotes also delimiters; -1 where a quote is not closed.
+
+    Two quotes within quotes stand for one.  Line ends stand within quotes if ``multiline``.
+    """
     if text[place] == QUOTE:
         place += 1
-        while text[place] != QUOTE and text[place] != NEWLINE:
+        while True:
+            while place < stop and text[place] != QUOTE and (multiline or text[place] != NEWLINE):
+                place += 1
+            if place >= stop or text[place] == NEWLINE:
+                return -1
             place += 1
-    while text[place] != delimiter and text[place] != NEWLINE:
+            if text[place] != QUOTE:
+                break
+            place += 1
+    while text[place] != delimiter and text[place] != NEWLINE and not (delimiter == SPACE and text[place] == TAB):
         place += 1
     return place
 
 
+@numba.njit
+def trimmed(text, start, stop):
+    """What is left of ``text[start:stop]`` without blanks around it, and then without quotes: ``(start, stop)``."""
+    while start < stop and text[start] <= SPACE:
+        start += 1
+    while stop > start and text[stop - 1] <= SPACE:
+        stop -= 1
+    if stop - start > 1 and text[start] == QUOTE and text[stop - 1] == QUOTE:
+        start += 1
+        stop -= 1
+    return start, stop
+
+
+@numba.njit
+def is_missing(text, start, stop, tokens):
+    """Whether ``text[start:stop]``, trimmed, is one of the first ``tokens`` words for a value that is not there."""
+    for token in range(tokens):
+        if TOKEN_LENGTHS[token] == stop - start:
+            same = True
+            for i in range(stop - start):
+                same = same and TOKENS[token, i] == text[start + i]
+            if same:
+                return True
+    return False
+
+
+@numba.njit
+def _missing_end(text, place, delimiter, tokens):
+    """The end of the field at ``place`` where its value is not there, a comment behind it left out; -1 where it is.
+
+    ``tokens``: see `is_missing`.
+    """
+    end = place
+    while text[end] != delimiter and text[end] != NEWLINE and not (delimiter == SPACE and text[end] == TAB):
+        end += 1
+    start, stop = trimmed(text, place, end)
+    if is_missing(text, start, stop, tokens):
+        return end
+    for hash_at in range(place, end):
+        if text[hash_at] == HASH and (hash_at == place or text[hash_at - 1] <= SPACE):
+            start, stop = trimmed(text, place, hash_at)
+            return hash_at if is_missing(text, start, stop, tokens) else -1
+    return -1
+
+
+@numba.njit
+def _is_comment(text, place, delimiter):
+    """Whether the line whose first byte that is no blank stands at ``place`` is no row: a comment, or blank."""
+    if text[place] == NEWLINE:
+        return True
+    return text[place] == HASH and (_missing_end(text, place, delimiter, WORD_TOKENS) <= place)
+
+
 @kernel()
-def read_csv(text, start, stop, delimiter, slots, x, y, weight, hard):
-    """Numbers of lines of ``len(slots)`` fields each.
+def whole_lines(text, stop, delimiter):
+    """Bytes of ``text[:stop]`` up to its last line end that stands outside of quotes; 0 where there is none."""
+    place, done, fresh = 0, 0, True
+    while place < stop:
+        byte = text[place]
+        if byte == HASH and place == done:
+            while place < stop and text[place] != NEWLINE:
+                place += 1
+            continue
+        if byte == NEWLINE:
+            done = place + 1
+        if byte == QUOTE and fresh:
+            place += 1
+            while place < stop and (text[place] != QUOTE or (place + 1 < stop and text[place + 1] == QUOTE)):
+                place += 2 if text[place] == QUOTE else 1
+            byte = np.uint8(QUOTE)
+        fresh = byte == NEWLINE or byte == delimiter or byte == SPACE or byte == TAB
+        place += 1
+    return done
+
+
+@kernel()
+def read_csv(text, start, stop, delimiter, slots, keep, multiline, x, y, weight, spans, hard):
+    """Numbers of lines of ``len(slots)`` fields each, and where the text of other fields stands.
 
     Args:
         text, start, stop: see the module.
         delimiter: a byte; SPACE stands for any run of blanks.
-        slots: what each column is, int64: the number of a feature, LABEL, WEIGHT or UNUSED.
+        slots: what each column is, int64: the number of a feature, LABEL, WEIGHT, UNUSED, or `codes.text_slot`.
+        keep: which values that are not there become NaN: KEEP_FEATURES and KEEP_LABEL, or their sum.
+        multiline: whether quotes may hold line ends.
         x: features, shape (rows, features), float32 or float64; overwritten, with as many rows as lines can be.
         y, weight: likewise, shape (rows,), float64.
+        spans: first byte and end of each field with a text slot, int64, shape (text slots, rows, 2); overwritten.
         hard: int64, shape (capacity, 4): first byte, end, row, slot.
 
     Returns:
@@ -107,27 +210,38 @@ def read_csv(text, start, stop, delimiter, slots, x, y, weight, hard):
     blanks = delimiter == SPACE
     while place < stop:
         place = _past_blanks(text, place, delimiter)
-        if text[place] == NEWLINE or text[place] == HASH:
+        if text[place] <= HASH and _is_comment(text, place, delimiter):
             place = _line_end(text, place) + 1
             continue
         for column in range(columns):
             if text[place] <= HASH:  # a blank, an end or a quote
                 place = _past_blanks(text, place, delimiter)
-                if text[place] == NEWLINE or text[place] == HASH:
-                    return row, hard_count, EMPTY, place, column
+                if text[place] == NEWLINE and column < columns - 1:
+                    return row, hard_count, FEWER, place, column + 1
             slot = slots[column]
-            if slot == UNUSED:
-                value, end, state = 0.0, _skipped(text, place, delimiter), DONE
+            if slot <= UNUSED:
+                value, end, state = 0.0, _skipped(text, place, stop, delimiter, multiline), DONE
+                if end < 0:
+                    return row, hard_count, OPEN_QUOTE, place, column
+                if slot < UNUSED:
+                    spans[UNUSED - 1 - slot, row, 0] = place
+                    spans[UNUSED - 1 - slot, row, 1] = end
             else:
                 value, end, state = _field(text, place)
             after = end
             if text[end] <= SPACE and state != WRONG:
                 after = _past_blanks(text, end, delimiter)
             mark = text[after]
-            ends = mark == NEWLINE or mark == HASH
+            ends = mark == NEWLINE or (mark == HASH and after > end)
             if state == WRONG or not (mark == delimiter or ends or (blanks and after > end)):
-                empty = text[place] == delimiter and slot != UNUSED
-                return row, hard_count, EMPTY if empty else NO_NUMBER, place, column
+                end = _missing_end(text, place, delimiter, WORD_TOKENS if slot == LABEL else TOKENS.shape[0])
+                if end < 0:
+                    return row, hard_count, NO_NUMBER, place, column
+                if slot == WEIGHT or not keep & (KEEP_LABEL if slot == LABEL else KEEP_FEATURES):
+                    return row, hard_count, EMPTY if end == place else MISSING, place, column
+                value, state, after = np.nan, DONE, _past_blanks(text, end, delimiter)
+                mark = text[after]
+                ends = mark == NEWLINE or mark == HASH
             if slot >= 0:
                 x[row, slot] = value
                 if np.isinf(x[row, slot]):

@@ -1,0 +1,89 @@
+"""Arrays in files, read in stretches: as one part of a data set, or where rows are looked at before they are dealt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .array_file import ArrayFile
+from .checks import check_rows, check_weights
+from .labels import TRUTH_WORDS
+from .partition import stretch
+from .readers.stretch import Stretch
+
+TAKE_BYTES = 16 << 20  # at a time
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Arrays in a file as one that is read in stretches; see `stretch.StretchFile`.
+
+    Attributes:
+        arrays: features, and perhaps labels, and perhaps weights.
+        keeps_missing: whether NaN, which stands for a feature or a label that is missing, is handed out; else refused.
+    """
+
+    arrays: tuple[ArrayFile, ...]
+    keeps_missing: bool = False
+
+    @property
+    def path(self) -> str:
+        """The file of the features."""
+        return self.arrays[0].path
+
+    @property
+    def files(self) -> set[str]:
+        """Paths of the files."""
+        return {array.path for array in self.arrays}
+
+    @property
+    def sequential(self) -> bool:
+        """Whether it can only be read from beginning to end."""
+        return not all(array.sliceable for array in self.arrays)
+
+    @property
+    def features(self) -> int:
+        """Features of a row."""
+        return self.arrays[0].width
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type in which features are held."""
+        return self.arrays[0].dtype
+
+    @property
+    def target_dtype(self) -> np.dtype:
+        """Type in which labels are held."""
+        return self.arrays[1].dtype if len(self.arrays) > 1 else np.dtype(np.int8)
+
+    @property
+    def scale(self) -> float:
+        """What features are multiplied by."""
+        return self.arrays[0].scale
+
+    def empty(self) -> Stretch:
+        """A stretch without rows."""
+        weight = np.empty(0) if len(self.arrays) > 2 else None
+        return Stretch(np.empty((0, self.features), self.dtype), np.empty(0, self.target_dtype), weight, self._words)
+
+    @property
+    def _words(self) -> tuple[str, ...] | None:
+        """What the numbers stand for that are held for labels, where these are truth values."""
+        return TRUTH_WORDS if len(self.arrays) > 1 and self.arrays[1].stored.kind == "b" else None
+
+    def read(self, part: int, parts: int) -> Stretch:
+        """Rows of the ``part``-th of ``parts`` ranges of rows."""
+        start, stop = stretch(self.arrays[0].rows, parts, part)
+        taken = []
+        for array in self.arrays:
+            taken.append(np.empty((stop - start, array.width), array.dtype))
+            row_bytes = array.width * array.dtype.itemsize
+            array.take(np.arange(start, stop), taken[-1], max(1, TAKE_BYTES // row_bytes))
+            if len(taken) < 3:
+                check_rows(array, taken[-1], start, self.keeps_missing)
+        y = taken[1].reshape(-1) if len(taken) > 1 else np.zeros(stop - start, np.int8)
+        weight = taken[2].reshape(-1).astype(np.float64) if len(taken) > 2 else None
+        if weight is not None:
+            check_weights(self.arrays[2], weight, start)
+        return Stretch(taken[0], y, weight, self._words)

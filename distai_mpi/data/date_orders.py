@@ -1,0 +1,79 @@
+"""Whether dates as 1/2/2020 are the 1st of February or January 2: by all values of their column, on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..errors import DataError
+from .readers import codes
+from .readers.csv_text import CsvFile
+from .readers.stretch import StretchFile
+from .several import SeveralFiles
+
+MONTH, DAY = "month/day/year", "day/month/year"
+
+
+def settle(files: Sequence[StretchFile], rows_of: Callable[[StretchFile], Any], comm: Any) -> list[StretchFile]:
+    """``files``, which are read together, with one order of day and month for all columns of one name; collective.
+
+    What is known beforehand, or what the first lines of the first file tell, holds for all of them; else the column is
+    looked through until one of the files tells it.  A value that contradicts is refused when it is read.
+
+    Args:
+        rows_of: reads this rank's `Stretch` of a file; collective.
+
+    Raises:
+        DataError: on all ranks, where no value tells the order.
+    """
+    tables = [table for file in files for table in _tables(file) if table.dates]
+    known: dict[str, bool] = {}
+    for table in tables:
+        known = dict(table.date_orders) | known
+    doubtful: dict[str, tuple[CsvFile, int]] = {}
+    for table in tables:
+        asked = [column for column in table.dates if table.orders[column] == codes.ASK_ORDER]
+        asked = [column for column in asked if table.column_name(column) not in known]
+        if not asked:
+            continue
+        seen = rows_of(table.asking(asked)).x
+        marks = [
+            [bool((seen[:, i] == mark).any()) for mark in (codes.MONTH_FIRST, codes.DAY_FIRST)]
+            for i in range(len(asked))
+        ]
+        everywhere = comm.allgather_object(marks)
+        for i, column in enumerate(asked):
+            month, day = (any(marks[i][which] for marks in everywhere) for which in range(2))
+            if month or day:  # of both, one is refused by line
+                known[table.column_name(column)] = not month
+            else:
+                doubtful.setdefault(table.column_name(column), (table, column))
+    for name, (table, column) in doubtful.items():
+        if name not in known:
+            raise _untold(table, column)
+    return [_ordered(file, known) for file in files] if known else list(files)
+
+
+def _tables(file: StretchFile) -> Iterator[CsvFile]:
+    """The CSV files of a data set."""
+    if isinstance(file, SeveralFiles):
+        for member in file.members:
+            yield from _tables(member)
+    elif isinstance(file, CsvFile):
+        yield file
+
+
+def _ordered(file: StretchFile, known: dict[str, bool]) -> StretchFile:
+    if isinstance(file, SeveralFiles):
+        return replace(file, members=tuple(_ordered(member, known) for member in file.members))
+    return file.with_orders(known) if isinstance(file, CsvFile) else file
+
+
+def _untold(table: CsvFile, column: int) -> DataError:
+    """The error about a column of dates that can be read in two ways."""
+    return DataError(
+        f"{table.path}: column {table.column_name(column)}: whether {table.examples[column]!r} is {MONTH} or {DAY}"
+        " cannot be told, for no date in the column has a day above 12: say --month-first or --day-first, or leave the"
+        f" column out by {table.drop([column])}"
+    )

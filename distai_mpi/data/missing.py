@@ -1,0 +1,199 @@
+"""Values in place of those that are missing (NaN), by the training rows on all ranks.
+
+Whatever is measured here does not depend on how many ranks there are, nor on which rows each of them holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+from .dataset import Fill
+from .loader import Loader
+from .share import Share
+
+Array = Any
+WAYS = ("mean", "median")
+BLOCK_BYTES = 64 << 20  # of columns that are sorted at a time
+BITS = 62  # of the whole numbers that stand for weights: their sum fits into int64
+
+
+def fill_missing(
+    train: Share, *others: Share | None, comm: Any, by: str = "mean", indicator: bool = False
+) -> tuple[Any, ...]:
+    """``train`` and ``others`` with numbers in place of missing values: those of the rows of ``train``; collective.
+
+    Nothing is copied: values are filled in when rows are gathered, after `Dataset.scale` and before
+    `Dataset.standard`.  Every feature gets a value, also one that is nowhere missing in ``train``.
+
+    Args:
+        train: the rows that the numbers are taken from, each by its weight.
+        others: further sets of the same features, such as test rows; None stays None.
+        comm: the ranks, a `comm.Communicator`.
+        by: ``mean`` or ``median`` (that of an even number of rows: the middle between the two in the middle).
+        indicator: whether each feature that is missing in some row of ``train`` gets another one, behind all others,
+            that is 1 where it is missing and else 0.
+
+    Raises:
+        ConfigError: there is no such way.
+        DataError: a feature is missing in all rows of ``train`` (that weigh anything); on all ranks.
+    """
+    if by not in WAYS:
+        raise ConfigError(f"missing values can be filled by {' or '.join(WAYS)}, not {by!r}")
+    train.check_weight()
+    known, lost, means = _means(train, comm)
+    empty = np.flatnonzero(known == 0).tolist()
+    if empty:
+        names = ", ".join(_name(train, column) for column in empty[:10]) + (", ..." if len(empty) > 10 else "")
+        raise DataError(
+            f"{train.name}: {names} missing in all training rows that weigh anything; leave such columns out by --drop"
+        )
+    values = means if by == "mean" else _medians(train, comm)
+    wild = np.flatnonzero(~np.isfinite(values)).tolist()
+    if wild:
+        raise DataError(f"{train.name}: values of {_name(train, wild[0])} are too large for a {by}; scale them down")
+    fill = Fill(values, np.flatnonzero(lost) if indicator else np.empty(0, np.int64))
+    return tuple(share and apply_fill(share, fill) for share in (train, *others))
+
+
+def apply_fill(share: Share, fill: Fill) -> Share:
+    """``share`` with the numbers of ``fill`` in place of missing values.
+
+    Raises:
+        DataError: they are those of rows with another number of columns.
+    """
+    if share.dataset.x.shape[1] != fill.values.size:
+        raise DataError(
+            f"{share.name}: rows have {share.dataset.x.shape[1]} features, but the model takes {fill.values.size}"
+        )
+    dataset = replace(share.dataset, fill=fill, standard=None)
+    names = share.feature_names
+    if names is not None:
+        names = (*names[: dataset.x.shape[1]], *(f"{names[column]}.missing" for column in fill.indicators))
+    labels = replace(share.labels, features=dataset.features)
+    return replace(share, dataset=dataset, labels=labels, feature_names=names)
+
+
+def _name(share: Share, column: int) -> str:
+    """A feature in words."""
+    names = share.feature_names
+    return f"feature {column} (counted from 0)" if names is None else f"column {names[column]}"
+
+
+def _means(share: Share, comm: Any) -> tuple[Array, Array, Array]:
+    """Of each column: summed weight of its values, how many are missing, and their weighted mean; float64, replicated.
+
+    Sums are kept in two float64 (Knuth's TwoSum, TAOCP 4.2.2), on each rank and over the ranks: rounded once, they
+    are the same in whatever order their terms come, but where an exact sum lies within 2⁻¹⁰⁰ of a tie.
+    """
+    from .kernels import known_sums
+
+    columns = share.dataset.x.shape[1]
+    sums = np.zeros((5, columns))  # of weight and weight · value, each with its rest; and rows that lack it
+    ones = np.empty(0)
+    for batch in _plain(share, comm).sequential():
+        known_sums(batch.x, ones if batch.weight is None else batch.weight, sums)
+    parts = np.array(comm.allgather_object(sums))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        weight, total = _rounded(parts[:, 0:2]), _rounded(parts[:, 2:4])
+        return weight, parts[:, 4].sum(axis=0), total / weight
+
+
+def _rounded(parts: Array) -> Array:
+    """The sum over the first two axes of ``parts``, shape (ranks, 2, columns), rounded once where it is finite."""
+    if not np.isfinite(parts).all():
+        return parts.sum(axis=(0, 1))
+    return np.array([math.fsum(column) for column in parts.reshape(-1, parts.shape[2]).T.tolist()])
+
+
+def _plain(share: Share, comm: Any) -> Loader:
+    """The rows of ``share`` as they are, in float64."""
+    plain = replace(share, dataset=replace(share.dataset, standard=None, fill=None))
+    options: dict[str, Any] = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0, dtype=np.float64)
+    return Loader(plain, **options, target_dtype=share.dataset.y.dtype)
+
+
+def _medians(share: Share, comm: Any) -> Array:
+    """The weighted median of each column's values, shape (columns,), float64, replicated; exact.
+
+    It lies between the least value up to which half of the weight lies, and the least with more than half.  Both are
+    found bit by bit: each rank has sorted its own values, and all count what lies below.
+    """
+    dataset = share.dataset
+    columns, rows = dataset.x.shape[1], share.own_rows()
+    weight = None if dataset.weight is None else _whole_weights(dataset.weight[rows], comm)
+    count = max(comm.allgather_object(share.counts[comm.rank]))
+    block = max(1, min(columns, BLOCK_BYTES // (8 * max(1, count))))
+    medians = np.empty(columns)
+    for start in range(0, columns, block):
+        part = dataset.x[rows, start : start + block].astype(np.float64) * dataset.scale
+        medians[start : start + block] = _block_medians(part, weight, comm)
+    return medians
+
+
+def _whole_weights(weight: Array, comm: Any) -> Array:
+    """Weights as whole numbers in proportion, whose sums are exact in any order; int64, shape (rows,).
+
+    Rounded to 2⁻⁶⁰ of the weight of all rows; rows of whole numbers, and of such parts as halves, are not.
+    """
+    total = math.fsum(comm.allgather_object(math.fsum(weight.tolist())))
+    bits = BITS - math.frexp(total)[1]
+    exact = max(comm.allgather_object(_bits_behind(weight)))
+    return np.rint(np.ldexp(weight, min(bits, exact))).astype(np.int64)
+
+
+def _bits_behind(weight: Array) -> int:
+    """Binary digits behind the point that write all of ``weight`` exactly, at most 1074."""
+    for bits in (0, 1, 4, 16, 64, 256, 1074):
+        scaled = np.ldexp(weight, bits)
+        if (scaled == np.rint(scaled)).all():
+            return bits
+    return 1074
+
+
+def _block_medians(values: Array, weight: Array | None, comm: Any) -> Array:
+    """The medians of the columns of ``values``, float64, shape (rows of this rank, columns), NaN where missing."""
+    columns = values.shape[1]
+    ordered, below = [], []  # of each column: its values in ascending order, and the weight of the first k of them
+    for column in values.T:
+        known = np.flatnonzero(~np.isnan(column))
+        order = known[np.argsort(column[known], kind="stable")]
+        ordered.append(_ascending_bits(column[order]))
+        weights = np.ones(order.size, np.int64) if weight is None else weight[order]
+        below.append(np.concatenate(([0], np.cumsum(weights))))
+    total = _summed(np.array([sums[-1] for sums in below]), comm)
+    ends = []
+    for wanted in ((total + 1) // 2, total // 2 + 1):  # half of the weight, and more than half
+        low, high = np.zeros(columns, np.uint64), np.full(columns, np.iinfo(np.uint64).max)
+        for _ in range(64):
+            middle = low + (high - low) // np.uint64(2)
+            reached = [
+                sums[np.searchsorted(bits, limit, side="right")]
+                for bits, sums, limit in zip(ordered, below, middle, strict=True)
+            ]
+            enough = _summed(np.array(reached), comm) >= wanted
+            high = np.where(enough, middle, high)
+            low = np.where(enough, low, np.minimum(middle, high - np.uint64(1)) + np.uint64(1))
+        ends.append(_from_bits(low))
+    return np.where(ends[0] == ends[1], ends[0], ends[0] / 2 + ends[1] / 2)
+
+
+def _summed(counts: Array, comm: Any) -> Array:
+    """The ranks' int64 ``counts`` added up, exactly."""
+    return np.sum(comm.allgather_object(counts), axis=0, dtype=np.int64)
+
+
+def _ascending_bits(values: Array) -> Array:
+    """Whole numbers, uint64, in the order of the float64 ``values``, which are no NaN; -0 counts as 0."""
+    bits = (values + 0.0).view(np.int64)
+    return np.where(bits < 0, ~bits, bits | np.int64(-(1 << 63))).view(np.uint64)
+
+
+def _from_bits(bits: Array) -> Array:
+    """The float64 that `_ascending_bits` made into ``bits``."""
+    signed = bits.view(np.int64)
+    return np.where(signed < 0, signed & np.int64((1 << 63) - 1), ~signed).view(np.float64)

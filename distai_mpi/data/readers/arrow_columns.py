@@ -1,0 +1,207 @@
+"""What a column of an Arrow table is as numbers: its type, its parts, and its values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ..array_file import MISSING_ADVICE
+from ..checks import first_not_finite
+from ..labels import TRUTH_WORDS
+from . import dates
+
+Array = Any
+
+EXACT_DIGITS = 15  # decimals of so many digits, and powers of ten up to 10^22, are exact in float64
+
+
+@dataclass(frozen=True)
+class ArrowColumn:
+    """A column, and what it becomes.
+
+    Attributes:
+        name: of the column.
+        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of a fixed number of numbers), ``words``, or ``other``.
+        type: as Arrow calls it, for messages.
+        dtype: in which its values are held; of words the numbers that stand for them.
+        parts: names of the features it makes, one or more.
+        how: what dates become; see `columns.Columns.dates`.
+        digits: of decimals: behind the point.
+    """
+
+    name: str
+    kind: str
+    type: str
+    dtype: np.dtype
+    parts: tuple[str, ...]
+    how: str = "refuse"
+    digits: int = 0
+
+    @property
+    def words(self) -> tuple[str, ...] | None:
+        """What the numbers of a label stand for, as far as is known before it is read; None: for themselves."""
+        if self.kind == "words":
+            return ()
+        return TRUTH_WORDS if self.type == "bool" else None
+
+    def advice(self) -> str:
+        """What can be done about a column that is no feature; nothing where it is one."""
+        if self.kind == "words":
+            return "store categories as numbers, or leave it out"
+        if self.kind == "dates" and self.how == "refuse":
+            return "turn dates into numbers with --dates seconds or --dates calendar, or leave it out"
+        return "leave it out" if self.kind == "other" else ""
+
+    def check_label(self, path: str) -> None:
+        """Raise a DataError unless the column can be the label."""
+        where = f"{path}: column {self.name} is of type {self.type}"
+        if self.kind == "dates" and self.how == "seconds":
+            return
+        if self.kind in ("dates", "list", "other"):
+            raise DataError(f"{where}, which is no label; name another column with --label")
+
+    def check_weight(self, path: str) -> None:
+        """Raise a DataError unless the column can hold weights."""
+        if self.kind not in ("numbers", "decimal"):
+            raise DataError(
+                f"{path}: column {self.name} is of type {self.type}, which is no number; name another with --weight"
+            )
+
+    def values(self, path: str, column: Any, first: int, keep: bool) -> Array:
+        """The checked numbers, shape (rows, parts), of ``column``, whose first row is row ``first`` of the file.
+
+        ``keep`` hands out NaN for what is missing, and else raises a DataError.
+        """
+        if column.null_count and not keep:
+            row = first + int(np.flatnonzero(column.is_null().to_numpy())[0])
+            raise DataError(
+                f"{path}: column {self.name} is empty (null) in row {row} (counted from 0); {MISSING_ADVICE}"
+            )
+        values = self._numbers(column.combine_chunks())
+        bad = first_not_finite(values, keep)
+        if bad is not None:
+            row, part, value = bad
+            advice = MISSING_ADVICE if np.isnan(value) else "mend or remove that row"
+            name = self.parts[part]
+            raise DataError(f"{path}: column {name} holds {value} in row {first + row} (counted from 0); {advice}")
+        return values
+
+    def _numbers(self, array: Any) -> Array:
+        import pyarrow as arrow
+        import pyarrow.compute as compute
+
+        if isinstance(array, arrow.ChunkedArray):  # as combine_chunks of no rows gives
+            array = array.chunk(0) if array.num_chunks else arrow.array([], array.type)
+        if isinstance(array, arrow.DictionaryArray):
+            array = array.dictionary_decode()
+        if self.kind == "list":
+            return self._lists(array)
+        if self.kind == "decimal":
+            return _decimals(array, self.digits)[:, None]
+        if self.kind == "dates":
+            return dates.numbers(array.to_numpy(zero_copy_only=False), self.how)
+        if arrow.types.is_boolean(array.type):
+            array = compute.cast(array, arrow.uint8())
+        if array.null_count:
+            array = compute.cast(array, arrow.float64(), safe=False)  # with NaN for null
+        return array.to_numpy(zero_copy_only=False)[:, None]
+
+    def _lists(self, array: Any) -> Array:
+        width = len(self.parts)
+        inner = array.values.slice(array.offset * width, len(array) * width)
+        values = ArrowColumn(self.name, "numbers", "", self.dtype, ("",))._numbers(inner).reshape(-1, width)
+        if array.null_count:
+            values = values.astype(np.float64)
+            values[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
+        return values
+
+    def word_numbers(self, path: str, column: Any, first: int, keep: bool, words: dict[str, int]) -> Array:
+        """Numbers of the words in ``column``, to which ``words`` are added that it does not have yet."""
+        import pyarrow as arrow
+
+        if column.null_count and not keep:
+            self.values(path, column, first, keep)  # raises
+        array = column.combine_chunks()
+        if isinstance(array, arrow.ChunkedArray):
+            array = array.chunk(0) if array.num_chunks else arrow.array([], array.type)
+        if not isinstance(array, arrow.DictionaryArray):
+            array = array.dictionary_encode()
+        numbers = np.empty(len(array.dictionary) + 1)
+        numbers[-1] = np.nan
+        places = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
+        for place in np.unique(places).tolist():
+            if place < len(array.dictionary):
+                text = word(array.dictionary[place].as_py())
+                numbers[place] = words.setdefault(text, len(words))
+        return numbers[places]
+
+
+def word(value: Any) -> str:
+    """A value of a column of words as text; empty where it is missing."""
+    if value is None:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def describe(field: Any, how: str) -> ArrowColumn:
+    """What the column ``field`` of a schema is."""
+    import pyarrow.types as kinds
+
+    name, type_ = field.name, field.type
+    whole: dict[str, Any] = {"name": name, "type": str(type_), "parts": (name,)}
+    if kinds.is_dictionary(type_):
+        if _is_word(type_.value_type):
+            return ArrowColumn(kind="words", dtype=np.dtype(np.float64), **whole)
+        type_ = type_.value_type
+    if _is_word(type_):
+        return ArrowColumn(kind="words", dtype=np.dtype(np.float64), **whole)
+    if kinds.is_boolean(type_):
+        return ArrowColumn(kind="numbers", dtype=np.dtype(np.uint8), **whole)
+    if kinds.is_integer(type_) or kinds.is_floating(type_):
+        return ArrowColumn(kind="numbers", dtype=np.dtype(type_.to_pandas_dtype()), **whole)
+    if kinds.is_null(type_):
+        return ArrowColumn(kind="numbers", dtype=np.dtype(np.float64), **whole)
+    if kinds.is_decimal(type_):
+        return ArrowColumn(kind="decimal", dtype=np.dtype(np.float64), digits=type_.scale, **whole)
+    if kinds.is_date(type_) or kinds.is_timestamp(type_):
+        parts = (name,) if how == "refuse" else dates.column_names(name, how)
+        return ArrowColumn(kind="dates", dtype=np.dtype(np.float64), how=how, **(whole | {"parts": parts}))
+    if kinds.is_fixed_size_list(type_):
+        inner = describe(type_.value_field, how)
+        if inner.kind == "numbers" and type_.list_size > 0:
+            parts = tuple(f"{name}.{i}" for i in range(type_.list_size))
+            return ArrowColumn(kind="list", dtype=inner.dtype, **(whole | {"parts": parts}))
+    return ArrowColumn(kind="other", dtype=np.dtype(np.float64), **whole)
+
+
+def _is_word(type_: Any) -> bool:
+    import pyarrow.types as kinds
+
+    view = getattr(kinds, "is_string_view", lambda _: False)
+    tests = (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary, view)
+    return any(test(type_) for test in tests)
+
+
+def _decimals(array: Any, digits: int) -> Array:
+    """Decimals rounded to float64, as text with the same digits would be; Arrow's own conversion may be off by a bit.
+
+    An integer below 2^53 divided by a power of ten that is exact is rounded once.
+    """
+    import pyarrow as arrow
+    import pyarrow.compute as compute
+
+    gone = array.is_null().to_numpy(zero_copy_only=False)
+    if array.type.bit_width < 128:
+        array = compute.cast(array, arrow.decimal128(array.type.precision, digits))
+    if array.type.bit_width == 128 and array.type.precision <= EXACT_DIGITS and 0 <= digits <= 22:
+        words = np.frombuffer(array.buffers()[1], np.int64)
+        start = 2 * array.offset
+        values = words[start : start + 2 * len(array) : 2].astype(np.float64) / 10.0**digits
+    else:
+        values = np.array([np.nan if text is None else float(text) for text in array.cast("string").to_pylist()])
+    values = np.asarray(values, np.float64)
+    values[gone] = np.nan
+    return values

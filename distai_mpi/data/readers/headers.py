@@ -1,0 +1,169 @@
+"""Whether the first line of a table names its columns, by evidence; where there is too little, the user is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...errors import DataError
+from .kinds import BOOLEAN, DATE, DATETIME, DECIMAL, NOTHING, NUMBER, WORD, kind_of, kind_of_column
+
+Rows = Sequence[Sequence[str]]
+
+ASK = "say which it is by --header or --no-header"
+WHOLE = re.compile(r"\d+")
+YEAR = re.compile(r"[12]\d{3}")
+
+
+class Header(NamedTuple):
+    """What the first line says of the columns.
+
+    Attributes:
+        names: one for each column; None: the line is a row.
+        numbering: columns that number or name the rows.
+        empty: whether the last column is what a delimiter at the end of each line makes.
+        notes: what a user is to be told of the choice.
+        skip: whether the first line is neither names of these columns nor a row.
+    """
+
+    names: tuple[str, ...] | None
+    numbering: tuple[int, ...] = ()
+    empty: bool = False
+    notes: tuple[str, ...] = ()
+    skip: bool = False
+
+
+def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: bool | None) -> Header:
+    """What ``first``, the fields of line number ``line``, says of the rows ``below``; ``said`` is the user's word.
+
+    Raises:
+        DataError: it cannot be told, or names and columns do not fit.
+    """
+    width = len(below[0]) if below else len(first)
+    short = width - len(first)
+    tail = bool(below) and width > 1 and all(len(row) == width and not row[-1] for row in below)
+    if said is False:
+        return Header(None, empty=tail and short == 0 and not first[-1])
+    if said is None and (not below or (short == 0 and not _is_header(path, line, first, below))):
+        return Header(None, empty=tail and not first[-1])
+    if short == 0:
+        return _named(path, first, tail and not first[-1], below)
+    words, counting = _has_words(first), _counts(first)
+    if short == 1 and (words or counting or said) and all(len(row) == width for row in below):
+        if tail:
+            return _named(path, (*first, ""), True, below)
+        return _named(path, ("", *first), False, below)
+    if short == -1 and not first[-1] and words:
+        return _named(path, first[:-1], False, below)
+    if said:
+        note = f"{path}: line {line} has {len(first)} fields and the lines below {width}: its names are left out"
+        return Header(None, notes=(note,), skip=True)
+    if words and below and not any(map(_fits, first, zip(*below, strict=False))):
+        raise DataError(
+            f"{path}: line {line} has {len(first)} fields, such as {_first_word(first)!r}, and the line below {width}:"
+            " mend it, or say --header to read over it"
+        )
+    return Header(None)
+
+
+def _named(path: str, names: Sequence[str], empty: bool, below: Rows) -> Header:
+    """A header, in which columns without a name are called as pandas does it, but for an index."""
+    nameless = [column for column, name in enumerate(names) if not name]
+    index = (0,) if nameless[:1] == [0] and len(names) > 1 else ()
+    if names[0] == "Unnamed: 0" and len(names) > 1 and _counts([row[0] for row in below]):
+        index = (0,)  # what pandas calls such a column when it has read and written it
+    notes: list[str] = []
+    if all(map(WHOLE.fullmatch, (name for name in names if name))):
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        notes.append(f"{path}: the first line, {shown}, is taken for names of columns; if it is a row, say --no-header")
+    called = tuple(name or (f"Unnamed: {i}" if 0 < i < len(names) - empty else "") for i, name in enumerate(names))
+    return Header(called, index, empty, tuple(notes))
+
+
+def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
+    """Whether ``first``, of as many fields as the rows ``below``, is a header.  DataError: cannot be told."""
+    kinds = [kind_of(field) for field in first]
+    columns = [[row[column] for row in below if column < len(row)] for column in range(len(first))]
+    under = [kind_of_column(column) for column in columns]
+    if all(kind in (NUMBER, NOTHING) for kind in kinds):
+        return _numbers_are_names(path, line, first, columns)
+    if not any(kind in (NUMBER, BOOLEAN, DATE, DATETIME) for kind in under):
+        return True  # of a table of words; whether it is one at all is another question
+    differ = [kind not in (NUMBER, NOTHING) and under[i] not in (kind, WORD) for i, kind in enumerate(kinds)]
+    if not any(differ):
+        numbers = [column for column, kind in enumerate(kinds) if kind == NUMBER]
+        if _may_count([first[column] for column in numbers], [columns[column] for column in numbers]):
+            shown = ", ".join(first[:2]) + ", ..., " + ", ".join(first[-2:])
+            raise DataError(
+                f"{path}: whether line {line} ({shown}) is a row or names the columns cannot be told; {ASK}"
+            )
+        return False
+    doubtful = [
+        field
+        for column, (field, kind) in enumerate(zip(first, kinds, strict=True))
+        if kind == NUMBER
+        and field not in (str(column), str(column - 1))
+        and not (YEAR.fullmatch(field) and not all(map(YEAR.fullmatch, columns[column])))
+        and under[column] == NUMBER
+    ]
+    if doubtful:
+        column = differ.index(True)
+        raise DataError(
+            f"{path}: line {line}, column {column} (counted from 0): {first[column]!r} is no number, and"
+            f" {doubtful[0]!r} is one: whether the line is a row or names the columns cannot be told; {ASK}, or mend it"
+        )
+    return True
+
+
+def _numbers_are_names(path: str, line: int, first: Sequence[str], columns: Rows) -> bool:
+    """Whether a line of numbers alone is a header; ``columns`` are the fields below it."""
+    rest, names = list(columns), list(first)
+    index = not names[0] and len(names) > 1
+    if index:
+        names, rest = names[1:], rest[1:]
+    if not all(map(WHOLE.fullmatch, names)) or len(set(names)) < len(names):
+        return False
+    if index:  # a row that lacks its first field alone is told from an index by what stands below
+        return (_counts(names) and len(names) > 2) or (_counts(columns[0]) and len(columns[0]) > 1)
+    broken = sum(not any(map(WHOLE.fullmatch, column)) for column in rest)
+    low = int(names[0])
+    if _counts(names):
+        goes_on = [column[0] for column in rest] == [str(low + len(names) + i) for i in range(len(names))]
+        if (len(names) > 2 or broken) and not goes_on:
+            return True
+    elif len(names) < 2 or broken < max(2, len(names) - 1) or len(rest[0]) < 3:
+        return False
+    elif [int(name) for name in names] == list(range(low, low + len(names))) and len(names) > 2:
+        return True
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    raise DataError(
+        f"{path}: whether line {line} ({shown}) is a row or names the columns by numbers cannot be told; {ASK}"
+    )
+
+
+def _may_count(names: Sequence[str], columns: Rows) -> bool:
+    """Whether these are whole numbers one after another, such as years, unlike what stands in the columns below."""
+    if len(names) < 3 or not all(map(WHOLE.fullmatch, names)):
+        return False
+    broken = sum(not any(map(WHOLE.fullmatch, column)) for column in columns)
+    low = int(names[0])
+    return broken >= len(names) - 1 and list(map(int, names)) == list(range(low, low + len(names)))
+
+
+def _counts(fields: Sequence[str]) -> bool:
+    """Whether these are the whole numbers from 0 on."""
+    return list(fields) == [str(i) for i in range(len(fields))]
+
+
+def _has_words(fields: Sequence[str]) -> bool:
+    return any(kind_of(field) not in (NUMBER, NOTHING) for field in fields)
+
+
+def _first_word(fields: Sequence[str]) -> str:
+    return next(field for field in fields if kind_of(field) not in (NUMBER, NOTHING))
+
+
+def _fits(field: str, below: Sequence[str]) -> bool:
+    """Whether a field that is no number stands over others."""
+    return not DECIMAL.fullmatch(field) and kind_of_column(below) == WORD

@@ -1,0 +1,164 @@
+"""A data set in several files: their rows one after another, read by all ranks as if they were one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .classes import as_words
+from .folders import FolderValues
+from .readers.columns import Roles
+from .readers.csv_text import CsvFile
+from .readers.stretch import Csr, Stretch, StretchFile
+
+Array = Any
+
+PIECES = 32  # of a rank's share that files are cut into: a share is off by at most half a piece at either end, 3 %
+PIECE_BYTES = 4 << 20  # smaller ones are not worth opening a file for
+
+
+@dataclass(frozen=True)
+class SeveralFiles:
+    """The rows of ``members`` one after another; see `stretch.StretchFile`.
+
+    Ranks share out the bytes of all files together, in the files' order: a large file is cut into pieces, as is
+    whatever the borders of the shares go through, and a rank reads many small ones whole.
+
+    Attributes:
+        path: what the user calls the set.
+        members: the files, at least one, alike in their columns and in kind.
+        sizes: bytes of each.
+        folders: columns that stand in the names of folders; None: there are none.
+        order: of the features: where each is among those of the files followed by those of the folders.
+        feature_names: of the features, where the files have any.
+        roles: of the columns that are features, those of folders included, and of the label; None: they are no tables.
+        notes: what a user is to be told of how the files are read.
+    """
+
+    path: str
+    members: tuple[StretchFile, ...]
+    sizes: tuple[int, ...]
+    folders: FolderValues | None = None
+    order: tuple[int, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    roles: Roles | None = None
+    notes: tuple[str, ...] = ()
+    sequential = False
+
+    @property
+    def files(self) -> set[str]:
+        """Paths of the files."""
+        return set().union(*(member.files for member in self.members))
+
+    @property
+    def date_orders(self) -> tuple[tuple[str, bool], ...]:
+        """Of columns of dates as 1/2/2020 the name, or number, and whether the day comes first, where it is known."""
+        return getattr(self.members[0], "date_orders", ())
+
+    @property
+    def features(self) -> int | None:
+        """Features of a row; None where only reading tells."""
+        return self.members[0].features if self.order is None else len(self.order)
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """Type in which features are held: one that holds those of all files."""
+        types = {member.dtype for member in self.members}
+        if self.folders is not None and self.folders.features and not isinstance(self.members[0], CsvFile):
+            types.add(self.folders.dtype)
+        return np.result_type(*types)
+
+    @cached_property
+    def target_dtype(self) -> np.dtype:
+        """Type in which labels are held, likewise."""
+        if self.folders is not None and self.folders.labels is not None:
+            return self.folders.labels.dtype
+        return np.result_type(*{member.target_dtype for member in self.members})
+
+    @property
+    def scale(self) -> float:
+        """What features are multiplied by."""
+        return self.members[0].scale
+
+    def empty(self) -> Stretch:
+        """A stretch without rows."""
+        return self._completed(0, self.members[0].empty())
+
+    def read(self, part: int, parts: int) -> Stretch:
+        """Rows of the pieces whose middle lies in the ``part``-th of ``parts`` shares of all bytes."""
+        read = [self._completed(i, self.members[i].read(k, n)) for i, k, n in self._pieces(part, parts)]
+        return concatenate(read, self.empty())
+
+    def _pieces(self, part: int, parts: int) -> list[tuple[int, int, int]]:
+        """The pieces of one part: of file i the k-th of n."""
+        total, start, pieces = sum(self.sizes), 0, []
+        for i, (member, size) in enumerate(zip(self.members, self.sizes, strict=True)):
+            whole = member.sequential or parts == 1
+            n = 1 if whole else max(1, min(-(-PIECES * parts * size // total), size // PIECE_BYTES))
+            for k in range(n):
+                middle = 2 * n * start + (2 * k + 1) * size  # in units of 1 / (2 n) bytes: whole numbers are exact
+                if middle * parts // (2 * n * total) == part:
+                    pieces.append((i, k, n))
+            start += size
+        return pieces
+
+    def _completed(self, i: int, rows: Stretch) -> Stretch:
+        """``rows`` of file ``i`` with what the names of its folders say."""
+        values = self.folders
+        x, y = rows.x, rows.y
+        if self.order is not None:
+            assert values is not None
+            full = np.empty((rows.rows, len(self.order)), self.dtype)
+            given = self.members[0].features or 0
+            for column, place in enumerate(self.order):
+                full[:, column] = x[:, place] if place < given else values.values[i, place - given]  # type: ignore[call-overload]
+            x = full
+        elif not isinstance(x, Csr):
+            x = x.astype(self.dtype, copy=False)
+        y = y.astype(self.target_dtype, copy=False)
+        rows = rows._replace(x=x, y=y)
+        if values is not None and values.labels is not None:
+            label = values.labels[i]
+            if values.words is not None:
+                rows = rows._replace(label_names=(values.words[int(label)],))
+                label = 0
+            rows = rows._replace(y=np.full(rows.rows, label, self.target_dtype))
+        if values is not None and values.weights is not None:
+            rows = rows._replace(weight=np.full(rows.rows, values.weights[i]))
+        return rows
+
+
+def concatenate(parts: Sequence[Stretch], none: Stretch) -> Stretch:
+    """The rows of ``parts`` one after another; ``none`` where there are no parts."""
+    parts = [part for part in parts if part.rows] or [none]
+    if len(parts) == 1:
+        return parts[0]
+    weight = None
+    if any(part.weight is not None for part in parts):
+        weight = np.concatenate([np.ones(part.rows) if part.weight is None else part.weight for part in parts])
+    names, labels = _one_vocabulary(parts)
+    return Stretch(_one_table([part.x for part in parts]), np.concatenate(labels), weight, names)
+
+
+def _one_table(tables: Sequence[Array | Csr]) -> Array | Csr:
+    """Features of all rows."""
+    if not isinstance(tables[0], Csr):
+        return np.concatenate(tables)
+    before = np.cumsum([0, *(table.values.size for table in tables)])
+    ends = [table.ends + first for table, first in zip(tables, before[:-1], strict=True)]
+    return Csr(np.concatenate(ends), *(np.concatenate([table[i] for table in tables]) for i in (1, 2)))
+
+
+def _one_vocabulary(parts: Sequence[Stretch]) -> tuple[tuple[str, ...] | None, list[Array]]:
+    """The words that are labels in any of ``parts``, and the labels of each as places among them."""
+    if all(part.label_names is None for part in parts):
+        return None, [part.y for part in parts]
+    own = [as_words(part.label_names, part.y) for part in parts]
+    names = sorted(set().union(*(words for words, _ in own)))
+    place = {name: i for i, name in enumerate(names)}
+    labels = [np.array([*(place[word] for word in words), -1])[places] for words, places in own]
+    return tuple(names), labels
