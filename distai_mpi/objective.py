@@ -42,6 +42,10 @@ class Objective:
             None where nothing is rounded.
         whole: every rank owns the whole of all vectors, which are short.
 
+    Attributes:
+        strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
+            units than those of the penalty; None: by 1.  On the host.
+
     Raises:
         ConfigError: float16 cannot travel, see `comm.choose_messages`.
         DataError: the model can tell that the rows do not fit it.
@@ -71,6 +75,7 @@ class Objective:
             self.algorithm = comm.resolve(algorithm, model.layout.size, model.dtype, loader.device)
             self.owners = comm.ownership(model.layout.size, model.dtype, self.algorithm)
         self.mine = self.owners.slices[comm.rank]
+        self.strengths: Array | None = None
         self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._block_grad: Array | None = None
         self._penalty: Array | None = None  # l2 · w of a block
@@ -179,6 +184,9 @@ class Objective:
     def _add_penalty(self, grad: Array, w: Array, decay: Sequence[tuple[int, int]], part: slice) -> None:
         """Add l2 · w to the elements ``part`` of ``grad`` in the stretches ``decay``; in place."""
         device, number = device_of(grad), grad.dtype.type
+        strengths = self.strengths
+        if strengths is not None and w.size < strengths.size:
+            strengths = strengths[self.mine]
         for low, high in decay:
             start, stop = max(low, part.start), min(high, part.stop)
             for i in range(start, stop, device.block):
@@ -186,6 +194,8 @@ class Objective:
                 if self._penalty is None:
                     self._penalty = device.xp.empty(min(device.block, self.model.layout.size), grad.dtype)
                 penalty = device.xp.multiply(w[block], number(self.l2), out=self._penalty[: block.stop - i])
+                if strengths is not None:
+                    np.multiply(penalty, strengths[block], out=penalty, casting="same_kind")
                 grad[block] += penalty
 
     def mean(self, w: Array, local: Sums) -> tuple[float, float]:
@@ -198,11 +208,11 @@ class Objective:
 
     def check_weight(self, weight: float) -> None:
         """Raise `ConfigError` unless ``weight``, by the model that of all rows of all ranks, is theirs; local."""
-        share = self.loader.share
+        share, total = self.loader.share, self.loader.total_weight
         rounding = 1e3 * float(np.finfo(self.model.dtype).eps)  # of sums; means in their place are off by far more
-        if not math.isclose(weight, share.total_weight, rel_tol=max(1e-9, rounding)):
+        if not math.isclose(weight, total, rel_tol=max(1e-9, rounding)):
             raise ConfigError(
-                f"the model gives {share.rows:,} rows the weight {weight:.9g} in place of {share.total_weight:.9g};"
+                f"the model gives {share.rows:,} rows the weight {weight:.9g} in place of {total:.9g};"
                 " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
             )
 
@@ -217,8 +227,16 @@ class Objective:
 
     def owned_square(self, w: Array) -> Number:
         """‖w‖² over the slots with decay in the owned slice, this rank's part of a sum over ranks; local."""
+        if not self.counts:
+            return 0.0
         owned = w[self.mine]
-        return sum(square(owned[start:stop]) for start, stop in self._decay) if self.counts else 0.0
+        return sum(self.decay_product(owned, owned, start, stop) for start, stop in self._decay)
+
+    def decay_product(self, a: Array, b: Array, start: int, stop: int) -> Number:
+        """aᵀb of elements ``start`` to ``stop`` - 1 of owned slices, times `strengths` where there are; local."""
+        if self.strengths is None:
+            return inner(a[start:stop], b[start:stop])
+        return inner(a[start:stop] * self.strengths[self.mine][start:stop], b[start:stop])
 
 
 def square(x: Array) -> Number:

@@ -84,9 +84,12 @@ class MarginRows:
         if self.bias:
             out[self.features] += self.curvature.sum(dtype=np.float64)
 
-    def add_matrix(self, batch: Batch, out: Array) -> None:
-        """Add the curvature to ``out``, float64, shape (layout.size, layout.size)."""
-        add_scaled_square(batch.x, np.sqrt(self.curvature), self.bias, out)
+    def add_matrix(self, batch: Batch, out: Array, dtype: Any = None) -> None:
+        """Add the curvature to ``out``, float64, shape (layout.size, layout.size).
+
+        Products are summed in ``dtype``, or where it is None in that of x.
+        """
+        add_scaled_square(batch.x, np.sqrt(self.curvature), self.bias, out, dtype)
 
 
 class LayerRows:
@@ -158,8 +161,8 @@ class LayerRows:
         for bias in biases:
             bias += factors.sum(axis=0, dtype=np.float64)
 
-    def add_matrix(self, batch: Batch, out: Array) -> None:
-        """Add the curvature of softmax regression to ``out``, float64, shape (layout.size, layout.size).
+    def add_matrix(self, batch: Batch, out: Array, dtype: Any = None) -> None:
+        """Add the curvature of softmax regression to ``out``, as `MarginRows.add_matrix`.
 
         The second derivatives of a row's loss are weight · (diag(p) - p pᵀ), p the probabilities of the classes.
         """
@@ -169,29 +172,30 @@ class LayerRows:
         weight, p = self._probabilities()
         narrow = features < NARROW
         if narrow:
-            self._subtract_products(batch, np.sqrt(weight) * p, tall)
+            self._subtract_products(batch, np.sqrt(weight) * p, tall, dtype)
         block = np.empty((columns, columns))
         for k in range(outputs):
             for other in (k,) if narrow else range(k + 1):
                 factor = p[:, other] if other < k else 1.0 - p[:, k]  # p - p² would lose figures
-                scale = np.sqrt(weight[:, 0] * p[:, k] * factor).astype(batch.x.dtype)
+                scale = np.sqrt(weight[:, 0] * p[:, k] * factor).astype(dtype or batch.x.dtype)
                 block[:] = 0
-                add_scaled_square(batch.x, scale, self.model.bias, block)
+                add_scaled_square(batch.x, scale, self.model.bias, block, dtype)
                 if other < k:
                     tall[:, other, :, k] -= block
                     np.negative(block, out=block)
                 tall[:, k, :, other] += block
 
-    def _subtract_products(self, batch: Batch, roots: Array, tall: Array) -> None:
+    def _subtract_products(self, batch: Batch, roots: Array, tall: Array, dtype: Any) -> None:
         """Subtract the blocks of ``tall`` for different classes, all of them at once.
 
         ``roots``, shape (rows, outputs), are the factors whose products stand in these blocks.
         """
         from .kernels.curvature import row_products
 
-        roots, size = roots.astype(batch.x.dtype), tall.shape[0] * tall.shape[1]
-        for part in _blocks(len(roots), size, batch.x.itemsize):
-            a = np.empty((part.stop - part.start, size), batch.x.dtype)
+        dtype = np.dtype(dtype or batch.x.dtype)
+        roots, size = roots.astype(dtype), tall.shape[0] * tall.shape[1]
+        for part in _blocks(len(roots), size, dtype.itemsize):
+            a = np.empty((part.stop - part.start, size), dtype)
             row_products(*read_only(batch.x[part], roots[part]), a)
             square = np.dot(a.T, a).reshape(tall.shape)
             for k in range(roots.shape[1]):
@@ -215,17 +219,17 @@ def copy_of_weights(batch: Batch) -> Array:
     return np.empty(0, batch.x.dtype) if batch.weight is None else batch.weight.copy()
 
 
-def add_scaled_square(x: Array, scale: Array, bias: bool, out: Array) -> None:
+def add_scaled_square(x: Array, scale: Array, bias: bool, out: Array, dtype: Any = None) -> None:
     """out ← out + AᵀA, A the rows of ``x``, and a column of ones where there is a ``bias``, times ``scale``.
 
     ``out`` is float64, shape (columns, columns).  Rows are scaled and multiplied in blocks, by BLAS (syrk, which NumPy
-    takes for a matrix and its own transpose), in the dtype of ``x``; blocks are summed in float64.
+    takes for a matrix and its own transpose), in ``dtype`` or that of ``x``; blocks are summed in float64.
     """
     rows, features = x.shape
-    columns = features + bias
-    scaled = np.empty((min(_step(columns, x.itemsize), rows), columns), x.dtype)
-    square = np.empty((columns, columns), x.dtype)
-    for part in _blocks(rows, columns, x.itemsize):
+    dtype, columns = np.dtype(dtype or x.dtype), features + bias
+    scaled = np.empty((min(_step(columns, dtype.itemsize), rows), columns), dtype)
+    square = np.empty((columns, columns), dtype)
+    for part in _blocks(rows, columns, dtype.itemsize):
         a = scaled[: part.stop - part.start]
         np.multiply(x[part], scale[part, None], out=a[:, :features])
         if bias:

@@ -48,14 +48,24 @@ class Loss:
 
     def check_labels(self, labels: LabelSummary, outputs: int | None = None) -> None:
         """Raise `DataError` unless ``labels`` fit this loss, and a model of so many ``outputs``."""
+        if labels.words and not self.classifies:
+            raise DataError(
+                f"{self.name} loss needs targets that are numbers, but the labels are words; logistic and softmax take"
+                " classes"
+            )
+        if labels.low > labels.high:
+            return  # there are none to look at
         found = f"labels run from {labels.low:g} to {labels.high:g}"
         if not labels.integral:
             found += " and are not whole numbers"
         if self.name == "logistic" and not (labels.zero_one or labels.plus_minus):
-            raise DataError(f"logistic loss needs labels 0 and 1, or -1 and 1, but {found}; softmax takes more classes")
+            raise DataError(_not_two(labels, found))
         if self.name == "softmax":
             if labels.classes is None:
-                raise DataError(f"softmax needs labels 0, 1, ..., classes - 1, but {found}; linear takes real values")
+                raise DataError(
+                    f"softmax needs labels 0, 1, ..., classes - 1, but {found}; linear takes real values, and"
+                    " data.encode_labels makes classes of any labels"
+                )
             if outputs is None and labels.classes > MAX_CLASSES:
                 raise DataError(f"softmax would have {labels.classes:,} classes ({found}); linear takes real values")
             if outputs is not None and labels.classes > outputs:
@@ -74,6 +84,18 @@ class Loss:
         if self.name == "logistic":
             return (outputs[:, 0] > 0).astype(np.int64)
         return outputs[:, 0].copy()
+
+
+def _not_two(labels: LabelSummary, found: str) -> str:
+    """What is wrong with ``labels``, for a model of two classes."""
+    count = None if labels.values is None else len(labels.values)
+    way_out = "data.encode_labels makes codes of two classes"
+    if count == 1:
+        way_out = "there is only one class to be told"
+    elif count is None or count > 2:
+        found += "" if count is None else f", {count:,} classes"
+        way_out = "softmax takes more classes"
+    return f"logistic loss needs labels 0 and 1, or -1 and 1, but {found}; {way_out}"
 
 
 # The codes are those of kernels.cpu, repeated here so that naming a loss loads no compiler.

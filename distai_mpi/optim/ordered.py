@@ -91,6 +91,36 @@ def cholesky(u, smallest):
 
 
 @kernel(fastmath=False)
+def cholesky_of_independent(u, smallest, dropped):
+    """As `cholesky` of the rows and columns that are independent of those before them.
+
+    Of the others the pivot is at most ``smallest``, shape (n,), times the diagonal element that it came from, or that
+    is not positive; ``dropped``, shape (n,), bool, becomes true there, and their rows of the factor become those of the
+    identity.
+    (R's lm goes by the same rule, with a QR factorization: LINPACK's dqrdc2.)
+    """
+    n = len(u)
+    for i in range(n):
+        dropped[i] = False
+    least = np.empty(n)
+    for i in range(n):
+        least[i] = smallest[i] * u[i, i]
+    for k in range(n):
+        row = u[k, k:]
+        if not (u[k, k] > least[k] and u[k, k] > 0):
+            dropped[k] = True
+            row[0] = 1.0
+            for j in range(1, row.size):
+                row[j] = 0.0
+            continue
+        root = np.sqrt(u[k, k])
+        for j in range(row.size):
+            row[j] = row[j] / root
+        for i in range(k + 1, n):
+            _eliminate_one(u, k, i)
+
+
+@kernel(fastmath=False)
 def solve_transposed(u, b):
     """b ← U⁻ᵀ b, for the upper triangle U of ``u``, shape (n, n)."""
     for k in range(b.size):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data import Share
+from ..data.checks import first_beyond
+from ..data.partition import stretch
 from ..errors import ConfigError, DataError
 from ..models import Model
 from .evaluation import target_dtype
@@ -77,30 +79,56 @@ def check_metric(model: Model, valid: Share, metric: str) -> None:
     labels = valid.labels
     dtype = target_dtype(model, valid)
     known = list(meaningful(model, dtype))
+    if labels.unlabelled or labels.unknown:  # of classes that the model does not know the loss is infinite
+        known = ["accuracy"] if "accuracy" in known and not labels.unlabelled else []
     if labels.rows and labels.low == labels.high:
         known = [name for name in known if name not in ("auc", "r2")]
     if metric in known:
         return
     kind = "values" if dtype.kind == "f" else "labels"
-    found = f"{kind} from {labels.low:g} to {labels.high:g}" if labels.rows else "no rows"
-    raise ConfigError(
-        f"metric {metric} has no meaning for this model on the validation rows, {found}: choose {' or '.join(known)}"
-    )
+    found = f"{kind} from {labels.low:g} to {labels.high:g}" if labels.low <= labels.high else "which have none"
+    way_out = f"choose {' or '.join(known)}" if known else "take other rows"
+    raise ConfigError(f"metric {metric} has no meaning for this model on the validation rows, {found}: {way_out}")
 
 
 def check_rows(model: Model, share: Share, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
-    if hasattr(model, "check_data"):
+    if hasattr(model, "check_data") and not share.labels.unlabelled:
         try:
             model.check_data(share.labels)
         except DataError as error:
             raise DataError(f"{share.name}, {which} rows: {error}") from None
-    most = float(np.finfo(model.dtype).max)  # of the weights that batches hold
-    if not share.total_weight <= most:
+    if not math.isfinite(share.total_weight):
         raise DataError(
-            f"{share.name}, {which} rows: their weights add up to {share.total_weight:.3g}, which is beyond the"
-            f" {most:.3g} of {np.dtype(model.dtype)}; divide all weights by the same number"
+            f"{share.name}, {which} rows: their weights add up to more than float64 holds; divide all weights by the"
+            " same number"
         )
+
+
+def check_range(model: Model, share: Share, which: str, comm: Communicator) -> None:
+    """Raise `DataError` on all ranks if ``share`` has a value that the model's dtype cannot hold; collective.
+
+    It is looked for once, before rows are converted: an infinity in the middle of training tells nobody its place.
+    Features that are to be standardized are converted after that.
+    """
+    data, dtype = share.dataset, np.dtype(model.dtype)
+    start, stop = (0, data.rows) if share.shuffle == "local" else stretch(data.rows, comm.size, comm.rank)
+    found = None if data.standard is not None else first_beyond(data.x[start:stop], dtype)
+    what = "feature"
+    if found is None and target_dtype(model, share).kind == "f":
+        found, what = first_beyond(data.y[start:stop, None], dtype), "target"
+    if found is not None:
+        row = start + found[0]
+        if share.shuffle == "local":  # where the file has it
+            place = np.array([share.first + share.starts[share.rank] + row])
+            row = int(place[0] if share.order is None else share.order.apply(place)[0])
+        told = f"feature {found[1]}" if what == "feature" else "the target"
+    with comm.agreed():
+        if found is not None:
+            raise DataError(
+                f"{share.name}, {which} rows: {told} of row {row} (both counted from 0) is {found[2]:g}, which {dtype}"
+                " cannot hold; give --dtype float64, or correct it"
+            )
 
 
 def check_alike(comm: Communicator, **settings: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..backend import HOST, Device
+from ..backend import HOST, Device, namespace
 from ..data import Batch, Loader, Share
 from ..models import Model, Number, Sums
 from .metrics import meaningful, measure
@@ -61,15 +61,25 @@ def make_loader(
 def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, every_metric: bool = False) -> Evaluation:
     """Mean loss and accuracy of ``w``, shape (layout.size,), replicated; collective, the same on every rank.
 
-    With ``every_metric`` also all others that have a meaning, which takes a second pass over the rows.
+    With ``every_metric`` also all others that have a meaning, which takes a second pass over the rows.  Rows without
+    labels have none.  A row whose label is none of the model's classes is wrong, and leaves a meaning to accuracy
+    alone: its loss would be infinite.
     """
+    labels = loader.share.labels
+    if labels.unlabelled:
+        return Evaluation(None, None)
     if hasattr(model, "check_data"):
-        model.check_data(loader.share.labels)
+        model.check_data(labels)
     totals: list[Number] = [0.0, 0.0, 0.0]
     for batch in loader.sequential():
+        if labels.unknown:
+            batch = _without_unknown(batch)
         sums, correct = model.score(w, batch) if hasattr(model, "score") else _score(model, w, batch)
         totals = [total + part for total, part in zip(totals, (*sums, correct), strict=True)]
     loss, weight, correct = comm.sum(totals).tolist()
+    if labels.unknown:
+        weight = loader.share.total_weight
+        return _accuracy_alone(correct / weight if weight else math.nan, every_metric)
     if weight == 0:
         return Evaluation(None, None)
     loss /= weight
@@ -84,6 +94,20 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
             metrics["log_loss"] = loss
         metrics |= measure(model, w, loader, comm)
     return Evaluation(loss, accuracy, metrics)
+
+
+def _without_unknown(batch: Batch) -> Batch:
+    """``batch`` in which rows of unknown classes weigh nothing, and have a label that every model knows."""
+    xp = namespace(batch.y)
+    known = (batch.y >= 0).astype(batch.x.dtype)
+    y = xp.maximum(batch.y, 0)
+    return batch._replace(y=y, weight=known if batch.weight is None else batch.weight * known)
+
+
+def _accuracy_alone(accuracy: float, every_metric: bool) -> Evaluation:
+    """What is known of rows of which some have labels that are none of the model's classes."""
+    known = None if math.isnan(accuracy) else accuracy
+    return Evaluation(None, known, {"accuracy": known} if every_metric and known is not None else {})
 
 
 def _score(model: Model, w: Array, batch: Batch) -> tuple[Sums, Number]:

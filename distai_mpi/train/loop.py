@@ -20,7 +20,7 @@ from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
-from .checks import check_alike, check_metric, check_rows, check_settings
+from .checks import check_alike, check_metric, check_range, check_rows, check_settings
 from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
@@ -70,6 +70,7 @@ def fit(
     device: str | Device = "cpu",
     checkpoint: Checkpoint | None = None,
     trace: str | None = None,
+    watch: float | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -104,8 +105,11 @@ def fit(
             faster.  Never on one node.
         min_decrease: for full-batch optimizers, stop when an iteration lowers the objective by less than this share of
             it.
-        tol: for full-batch optimizers, stop when the norm of the objective's gradient is at most ``tol``
-            times that of the first step.
+        tol: for full-batch optimizers.  Linear models under methods of second order stop when Newton's decrement
+            √(gᵀ H⁻¹ g) of the objective f is at most tol · √(2 f): the estimated gap to the optimum, half its square,
+            is then at most tol² of f.  Where rounding ends a run before, its gap must be at most tol / 100 of f.
+            Neither shift nor scale of features or targets changes that.  Other models, and gradient descent, stop when
+            the norm of the gradient is at most ``tol`` times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
@@ -114,6 +118,8 @@ def fit(
         checkpoint: where and when the run is saved, and whether it goes on from there; a signal then ends it in order.
         trace: a file to be written at the end, ``.json`` or ``.json.gz``: what each rank did when, see `tracing`.
             ``Result.time`` has the sums.  Not written where an error ends the run.
+        watch: seconds that ranks may wait, while they train, for one that does not come before the job ends with
+            status 76; 0: for ever; None: what the communicator says.
         callbacks: see `Callback`.
 
     Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
@@ -142,6 +148,7 @@ def fit(
         patience=patience,
         checkpoint=checkpoint,
         trace=trace,
+        watch=watch,
         data=data.rows,
         valid=None if valid is None else valid.rows,
         test=None if test is None else test.rows,
@@ -156,6 +163,7 @@ def fit(
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
+            check_range(model, share, which, comm)
     if valid is not None:
         check_metric(model, valid, metric)
     if trace is not None:
@@ -191,7 +199,11 @@ def fit(
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule, stopping)
-            with saving(checkpoint, run) as saver, tracing(trace, run) as tracer:
+            with (
+                saving(checkpoint, run) as saver,
+                tracing(trace, run) as tracer,
+                comm.watched(watch, lambda: run.iterations),
+            ):
                 return _run(run, watched, callbacks, Stop(tol, min_decrease), saver, tracer)
     finally:
         for callback in callbacks:
@@ -271,6 +283,7 @@ def _run(
     tracer.start()
     if not resumed:
         run.count_from()
+        run.seconds = run.training.prepared
     result = Result(run.w, history=run.history, stop_reason="iterations" if run.training.searches else "epochs")
     done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, stop)
     while run.epoch < run.epochs and not done:
@@ -326,10 +339,11 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
             found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
-    record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rows / run.seconds}
+    record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rate_of_epoch}
     if run.training.searches:
         evaluations, products = run.training.counts
-        record |= {"gradient_norm": run.training.gradient_norm, "evaluations": evaluations, "products": products}
+        record |= {"gradient_norm": run.training.gradient_norm, "relative_gap": run.training.relative_gap}
+        record |= {"evaluations": evaluations, "products": products}
     run.history.append(record)
     if math.isfinite(running):
         if measures_norm and run.first_norm is None:
@@ -354,12 +368,14 @@ def _ends(run: Run, result: Result, stop: Stop) -> bool:
     if not math.isfinite(record["running_loss"]):
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return True
-    if stop.tol is not None and run.first_norm is not None:
+    if stop.tol is not None and run.training.measures:
+        result.converged = bool(run.training.met)
+    elif stop.tol is not None and run.first_norm is not None:
         known = math.isfinite(run.gradient_norm) and math.isfinite(run.first_norm)
         result.converged = known and run.gradient_norm <= stop.tol * run.first_norm
-        if result.converged:
-            result.stop_reason = "tolerance"
-            return True
+    if result.converged:
+        result.stop_reason = run.training.stop_reason or "tolerance"
+        return True
     if run.training.failed:
         result.status, result.stop_reason = "diverged", run.training.stop_reason or ""
         return True
@@ -409,20 +425,22 @@ def _share_figures(run: Run, result: Result) -> None:
         record |= figures
     run.seconds = times[1]
     result.evaluations, result.products = run.training.counts
-    restored = result.best_epoch is not None and result.best_epoch < run.epoch
-    result.gradient_norm = None if restored else run.training.gradient_norm
+    if result.best_epoch in (None, run.epoch):  # else parameters of an earlier one are the result
+        result.gradient_norm, result.relative_gap = run.training.gradient_norm, run.training.relative_gap
+    result.collinear = run.training.collinear
 
 
 def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     """The objective, and how good the parameters are on the test rows."""
-    known = run.training.value if run.stopping is None else None
-    result.train_loss = run.objective.value(run.w) if known is None else known
+    objective, inner = run.training.inside
+    known = run.training.value if run.stopping is None and objective is run.objective else None
+    result.train_loss = objective.value(inner) if known is None else known
     if not math.isfinite(result.train_loss):
         result.train_loss = None
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return
     if run.training.searches:
-        result.without_optimum = without_optimum(run.objective, run.w)
+        result.without_optimum = without_optimum(objective, inner)
         if result.without_optimum is not None:
             result.converged = False if result.converged is not None else None
             if run.comm.rank == 0:

@@ -37,7 +37,7 @@ def digits(value: float) -> str:
 def iteration_line(record: dict[str, Any], most: int, first_norm: float | None) -> str:
     """One iteration of a searching method in words; ``first_norm`` is the gradient's norm at the start."""
     parts = [f"iteration {record['iterations']}/{most}", f"loss {digits(record['running_loss'])}"]
-    parts.append(relative(record["gradient_norm"], first_norm))
+    parts.append(distance(record, first_norm))
     parts.append(counted(record["evaluations"], "evaluation"))
     if record["products"]:
         parts.append(counted(record["products"], "product"))
@@ -46,6 +46,12 @@ def iteration_line(record: dict[str, Any], most: int, first_norm: float | None) 
     elif record.get("test_loss") is not None:
         parts.append(f"test loss {figure(record['test_loss'])}")
     return "  ".join(parts)
+
+
+def distance(record: dict[str, Any], first_norm: float | None) -> str:
+    """How far an iteration is from the optimum: the estimated gap, or where there is none the gradient's norm."""
+    gap = record.get("relative_gap")
+    return relative(record["gradient_norm"], first_norm) if gap is None else f"gap about {gap:.1e}"
 
 
 def relative(norm: float, first: float | None) -> str:
@@ -158,7 +164,7 @@ class Bar(Callback):
                 completed=run.epoch,
                 description=f"iteration {min(run.epoch + 1, run.epochs)}/{run.epochs}"
                 f"  loss {digits(record['running_loss'])}",
-                rate=relative(record["gradient_norm"], run.training.first_norm),
+                rate=distance(record, run.training.first_norm),
             )
         self._looked, self._rows = time.perf_counter(), run.rows
 

@@ -6,15 +6,18 @@ import json
 import os
 from typing import Any
 
-from ..errors import ConfigError
-from ..files import check_writable, write_whole
+from ..files import Unwritable, check_writable, write_patiently, write_whole
+from ..messages import tell
 from ..models import save_model
 from .callbacks import Callback
+from .checkpoint.files import whole
 from .gradients import FactorGradients
+from .provenance import provenance, utc
 from .run import Result, Run
 
 SCHEMA = 1  # of result.json; grows when a field changes its meaning
 METRICS, RESULT, MODEL, SETTINGS = "metrics.jsonl", "result.json", "model.npz", "settings.toml"
+PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 2.0  # for which a full disk is waited for at the end, and between two tries
 
 
 class ResultFiles(Callback):
@@ -25,31 +28,42 @@ class ResultFiles(Callback):
         settings: the fields of result.json that the run itself does not know: ``data`` and ``model``.
         extra: plain JSON values kept in model.npz.
         again: text for settings.toml, by which the run can be repeated; None: there is none.
+        spare: a folder that takes the files in the end where ``folder`` does not: it may be full; None: there is none.
+        checkpoints: the folder of the run's checkpoints, named where the model is lost.
     """
 
-    def __init__(self, folder: str, settings: dict[str, Any], extra: dict[str, Any], again: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        settings: dict[str, Any],
+        extra: dict[str, Any],
+        again: str | None = None,
+        spare: str | None = None,
+        checkpoints: str | None = None,
+    ) -> None:
         self.folder, self.settings, self.extra, self.again = folder, settings, extra, again
+        self.spare, self.checkpoints = spare, checkpoints
+        self._unwritten = ""  # lines of metrics.jsonl that the disk did not take
+        self._written = 0  # bytes of it that the disk has
 
     def check(self) -> None:
-        """Make the folder and see that files can be written there; local.
+        """Make the folder, and the spare one, and see that files can be written there; local.
 
         Raises:
             ConfigError: they cannot.
         """
-        try:
-            os.makedirs(self.folder, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--out {self.folder}: cannot be made ({error.strerror}); name a folder of your own"
-            ) from None
-        for name in (METRICS, RESULT, MODEL, SETTINGS):
-            check_writable(self._path(name))
+        for flag, folder in (("--out", self.folder), ("--spare", self.spare)):
+            if folder is not None:
+                _make(folder, flag)
+                for name in (METRICS, RESULT, MODEL, SETTINGS):
+                    check_writable(os.path.join(folder, name))
 
     def on_start(self, run: Run) -> None:
         """Clear what an earlier run left, so that the files in the folder belong together.
 
         What has been trained before, where a run goes on from a checkpoint, stays in metrics.jsonl.
         """
+        note_origin(run)
         with run.comm.agreed():
             if run.comm.rank == 0:
                 self.check()
@@ -58,32 +72,119 @@ class ResultFiles(Callback):
                         os.remove(self._path(name))
                 lines = "".join(json.dumps(finite(record)) + "\n" for record in run.history)
                 write_whole(self._path(METRICS), lambda file: file.write(lines.encode()))
-                if self.again is not None:
-                    text = self.again.encode()
-                    write_whole(self._path(SETTINGS), lambda file: file.write(text))
+                self._written = len(lines.encode())
+                self._write_settings(self.folder)
 
     def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl, now or, where that cannot be written, with the next one that can."""
+        if run.comm.rank > 0:
+            return
+        told, self._unwritten = bool(self._unwritten), self._unwritten + json.dumps(finite(record)) + "\n"
+        try:
+            lines = self._unwritten.encode()
+            _append(self._path(METRICS), lines)
+            self._unwritten, self._written = "", self._written + len(lines)
+        except OSError as error:
+            if not told:
+                tell(f"{self._path(METRICS)}: cannot be written ({error.strerror}); training goes on", warning=True)
+
+    def on_end(self, run: Run, result: Result) -> None:
+        """Write the model of a completed run, and result.json last; into the spare folder if all else fails."""
         with run.comm.agreed():
             if run.comm.rank == 0:
                 try:
-                    with open(self._path(METRICS), "a") as file:
-                        file.write(json.dumps(finite(record)) + "\n")
-                except OSError as error:
-                    raise ConfigError(f"{self._path(METRICS)}: cannot be written ({error.strerror})") from None
+                    self._write_last(self.folder, run, result, PATIENCE_SECONDS)
+                except Unwritable as error:
+                    self._write_elsewhere(run, result, error)
 
-    def on_end(self, run: Run, result: Result) -> None:
-        """Write the model of a completed run, and result.json last."""
-        model = run.objective.model
-        with run.comm.agreed():
-            if run.comm.rank == 0:
-                if result.status == "completed":
-                    save_model(self._path(MODEL), model, result.w, self.extra)
-                text = json.dumps(result_fields(run, result, self.settings), indent=2) + "\n"
-                write_whole(self._path(RESULT), lambda file: file.write(text.encode()))
+    def _write_elsewhere(self, run: Run, result: Result, error: Unwritable) -> None:
+        """Write into the spare folder what ``error`` keeps from the other one.
+
+        Raises:
+            ConfigError: there is none, or it takes nothing either; says where the last checkpoint is.
+        """
+        if self.spare is not None:
+            try:
+                self._write_last(self.spare, run, result, 0.0)
+                tell(f"{error}; the results are in {self.spare}", warning=True)
+                return
+            except Unwritable as another:
+                error = Unwritable(f"{error}; {another}")
+        last = whole(self.checkpoints)[:1] if self.checkpoints is not None else []
+        way_out = f"the last checkpoint is {last[0]}: --resume goes on from it" if last else "there is no checkpoint"
+        raise Unwritable(f"the results are lost: {error}; {way_out}") from None
+
+    def _write_last(self, folder: str, run: Run, result: Result, seconds: float) -> None:
+        """Write the files of the end into ``folder``, trying for so many seconds; local."""
+        text = json.dumps(result_fields(run, result, self.settings), indent=2) + "\n"
+
+        def write() -> None:
+            _make(folder, folder)
+            self._write_history(folder, run)
+            if result.status == "completed":
+                save_model(os.path.join(folder, MODEL), run.objective.model, result.w, self.extra)
+            write_whole(os.path.join(folder, RESULT), lambda file: file.write(text.encode()))
+
+        # the others wait: they are told that this rank has a reason
+        write_patiently(write, seconds, PAUSE_SECONDS, lambda why: tell(why, warning=True), run.comm.going_on)
+
+    def _write_history(self, folder: str, run: Run) -> None:
+        """Write what of metrics.jsonl and settings.toml ``folder`` lacks: all, where it was removed meanwhile."""
+        metrics, spare = os.path.join(folder, METRICS), folder != self.folder
+        if spare or self._unwritten or _size(metrics) != self._written:
+            lines = "".join(json.dumps(finite(record)) + "\n" for record in run.history).encode()
+            write_whole(metrics, lambda file: file.write(lines))
+            if not spare:
+                self._unwritten, self._written = "", len(lines)
+        if spare or not os.path.exists(os.path.join(folder, SETTINGS)):
+            self._write_settings(folder)
+
+    def _write_settings(self, folder: str) -> None:
+        if self.again is not None:
+            text = self.again.encode()
+            write_whole(os.path.join(folder, SETTINGS), lambda file: file.write(text))
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+
+def _make(folder: str, what: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        name = what if what == folder else f"{what} {folder}"
+        raise Unwritable(f"{name}: cannot be made ({error.strerror}); name a folder of your own") from None
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; -1: it is not there."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
+
+
+def _append(path: str, text: bytes) -> None:
+    """Add ``text`` to a file: all of it or, where the disk has no room, nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(path, "ab", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            left = memoryview(text)
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            os.ftruncate(file.fileno(), length)
+            raise
+
+
+def note_origin(run: Run) -> None:
+    """Keep with ``run`` where and with what it was made, once for all who tell of it; collective."""
+    if not run.origin:
+        run.origin = provenance(run.comm)
 
 
 def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +194,12 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
     that search, whose iterations are not alike.
     """
     comm, objective, model = run.comm, run.objective, run.objective.model
+    run.origin.setdefault("ended", utc())
     flops = getattr(model, "flops_per_row", None)
-    rate, partition = result.samples_per_second, run.loader.share.partition
+    rate, partition, names = result.samples_per_second, run.loader.share.partition, run.loader.share.feature_names
+    collinear: list[Any] | None = result.collinear
+    if collinear and names:
+        collinear = [names[feature] for feature in collinear]
     fields = {
         "schema": SCHEMA,
         "status": result.status,
@@ -129,11 +234,14 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "evaluations": result.evaluations,
         "products": result.products,
         "gradient_norm": result.gradient_norm,
+        "relative_gap": result.relative_gap,
+        "collinear": collinear,
         "rounds": result.rounds,
         "calls": result.calls,
         "bytes_moved": result.bytes_moved,
         "time": result.time,
         "converged": result.converged,
+        **run.origin,
     }
     return finite(fields)
 
@@ -143,6 +251,10 @@ class ResultLine(Callback):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
+
+    def on_start(self, run: Run) -> None:
+        """Note where and with what training begins."""
+        note_origin(run)
 
     def on_end(self, run: Run, result: Result) -> None:
         """Print the line."""

@@ -32,6 +32,7 @@ class Result:
         w: parameters, shape (layout.size,), replicated, in host memory.
         status: ``completed``, ``diverged`` or ``interrupted``.
         stop_reason: ``epochs``, ``iterations`` (the most that a searching method may make), ``no further decrease``,
+            ``rounding of the parameters`` (which in the model's dtype are too far off the optimum that was found),
             ``tolerance``, ``small decrease``, ``no improvement``, ``loss is not finite``, ``loss or gradient is not
             finite near the last iterate``, ``signal``, or ``signal, and the run could not be saved``.
         train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
@@ -47,6 +48,10 @@ class Result:
         evaluations, products: of a searching method: gradients of all rows (trials on margins alone are none), and
             products with their curvature; None of others.
         gradient_norm: of a searching method, at ``w``; None where that is of an earlier epoch.
+        relative_gap: of a searching method on a linear model, an estimate of how far the objective at ``w`` is above
+            its optimum, as a share of it; None of others, and where ``w`` is of an earlier epoch.
+        collinear: numbers from 0 of features that were found to be constant or combinations of those before them;
+            None where nobody looked (only the Hessian of all rows tells).
         rounds: collective calls made while training.
         calls: ``rounds`` by kind.
         bytes_moved: bytes that all ranks together sent in them.
@@ -71,6 +76,8 @@ class Result:
     evaluations: int | None = None
     products: int | None = None
     gradient_norm: float | None = None
+    relative_gap: float | None = None
+    collinear: list[int] | None = None
     rounds: int = 0
     calls: dict[str, int] = field(default_factory=dict)
     bytes_moved: int = 0
@@ -97,6 +104,7 @@ class Run:
         first_norm: norm of the gradient in the last step of the first epoch, or of searching methods at the start,
             where a tolerance asks for it.
         history: one record an epoch.
+        origin: where and with what the run was made; empty where nobody tells of it.
     """
 
     def __init__(
@@ -118,9 +126,9 @@ class Run:
         self.sums = Sums(0.0, 0.0)
         self.first_norm: float | None = None
         self.history: list[dict[str, Any]] = []
+        self.origin: dict[str, Any] = {}
         self.stopping = stopping
-        share = self.loader.share
-        self._row_weight = share.total_weight / share.rows
+        self._row_weight = self.loader.total_weight / self.loader.share.rows
 
     @property
     def w(self) -> Array:
@@ -136,6 +144,12 @@ class Run:
     def elapsed(self) -> float:
         """``seconds``, and those of the current epoch; each rank by its own clock."""
         return self.seconds + (0.0 if self._began is None else time.perf_counter() - self._began)
+
+    @property
+    def rate_of_epoch(self) -> float:
+        """Rows of all ranks that the last epoch trained on in a second; epochs are of as many rows each."""
+        before = self.history[-1]["seconds"] if self.history else 0.0
+        return self.rows / self.epoch / max(self.seconds - before, 1e-9)
 
     @property
     def rounds(self) -> int:
@@ -176,7 +190,7 @@ class Run:
         the first barrier is made.
         """
         alone = self.training.searches
-        if not (alone and self.seconds):
+        if not (alone and self.epoch):
             self._meet()
         self._began = time.perf_counter()
         yield

@@ -43,10 +43,18 @@ class Steps(ABC):
             nobody asked for it.
         searches: whether steps are iterations of a method that sees all rows, and knows ``value`` after each.
         counts: evaluations and products of such a method.
+        measures: whether steps tell themselves how far it is to the optimum.
+        met: where they do, whether the tolerance was met at ``w``; None without one, and before the first step.
+        collinear: features that were found to depend on others; None: nobody looked.
+        prepared: seconds spent on training before the first step.
     """
 
     searches = False
     failed = False
+    measures = False
+    met: bool | None = None
+    collinear: list[int] | None = None
+    prepared = 0.0
     counts: tuple[int | None, int | None] = (None, None)
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
@@ -65,6 +73,16 @@ class Steps(ABC):
     @property
     def first_norm(self) -> float | None:
         """Norm of the gradient at the start, where ``gradient_norm`` is that after the step; else None."""
+        return None
+
+    @property
+    def inside(self) -> tuple[Objective, Array]:
+        """The objective and the parameters ``w`` in the units of the method, which may be others."""
+        return self.objective, self.w
+
+    @property
+    def relative_gap(self) -> float | None:
+        """An estimate of how far the objective at ``w`` is above its optimum, as a share of it; None: nothing tells."""
         return None
 
     @property

@@ -23,6 +23,7 @@ from ..files import write_whole
 from ..messages import tell
 from ..trace import EXCHANGE, LEFT_OUT, PHASES, STEP, WAIT, Recorder
 from .run import Result, Run
+from .stalls import Stall, find_stalls, longest
 
 if TYPE_CHECKING:
     from ..comm.clocks import Offset
@@ -85,12 +86,13 @@ class Tracer:
         if path is None:
             return
         rows = self._recorder.rows()
-        facts = comm.allgather_object((len(rows), self._recorder.steps_left_out, socket.gethostname()))
-        counts = [4 * count for count, _, _ in facts]  # bounded by ROWS on all ranks together
+        gaps = comm.watch.gaps if comm.watch is not None else []
+        facts = comm.allgather_object((len(rows), self._recorder.steps_left_out, socket.gethostname(), gaps))
+        counts = [4 * count for count, *_ in facts]  # bounded by ROWS on all ranks together
         collected = np.empty(sum(counts), np.int64) if comm.rank == 0 else None
         comm.gatherv(rows.reshape(-1), counts, collected)
         if collected is not None:
-            of_ranks = np.split(collected.reshape(-1, 4), np.cumsum([count for count, _, _ in facts])[:-1])
+            of_ranks = np.split(collected.reshape(-1, 4), np.cumsum([count for count, *_ in facts])[:-1])
             try:
                 write_whole(path, lambda file: self._write(file, of_ranks, facts, result))
             except (DistaiError, OSError) as error:
@@ -100,9 +102,16 @@ class Tracer:
         """Write the file from each rank's rows; on rank 0."""
         nodes = self.comm.topology.nodes
         clocks = [_Clock(*ends) for ends in zip(*self._clocks, strict=True)]
+        gaps = []
         for node, ranks in enumerate(nodes):
             for rank in ranks:
                 of_ranks[rank][:, 2:] = clocks[node].of_rank_0(of_ranks[rank][:, 2:])
+        for rank, (*_, times) in enumerate(facts):
+            own = clocks[self.comm.topology.node_of(rank)].of_rank_0(np.array(times, np.int64).reshape(-1, 2))
+            gaps.append(own.tolist())
+        stalls = longest(find_stalls(of_ranks, TICK * 1e-9, gaps))
+        for stall in stalls:
+            tell(stall.text(TICK * 1e-9))
         zero = min((int(rows[:, 2].min()) for rows in of_ranks if len(rows)), default=0)
         out: Any = gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if str(self.path).endswith(".gz") else file
         about = json.dumps(self._about(facts, result), ensure_ascii=False)
@@ -110,6 +119,7 @@ class Tracer:
         separator = ""
         for node, ranks in enumerate(nodes):
             text = _names(node, ranks, facts[ranks[0]][2])
+            text += [_stall_event(stall, node, zero) for stall in stalls if stall.rank in ranks]
             for rank in ranks:
                 text.extend(_events(of_ranks[rank], node, rank, zero))
                 out.write((separator + ",\n".join(text)).encode())
@@ -134,7 +144,7 @@ class Tracer:
             "global_batch_size": run.loader.global_batch_size,
             "parameters": run.objective.model.layout.size,
             "steps": [self._first_step, run.iterations],
-            "steps_left_out": [left_out for _, left_out, _ in facts],
+            "steps_left_out": [left_out for _, left_out, *_ in facts],
             "seconds": result.time,
             "clocks": "rank 0; other nodes' were asked for by messages (Cristian 1989) and shifted by these ns",
             "clocks_ahead": {"start": [list(o[:2]) for o in start], "end": [list(o[:2]) for o in end]},
@@ -191,6 +201,12 @@ def _names(node: int, ranks: Sequence[int], host: str) -> list[str]:
         f'{{"ph":"M",{_place(node, rank)},"name":"{name}","args":{json.dumps(args, ensure_ascii=False)}}}'
         for name, rank, args in told
     ]
+
+
+def _stall_event(stall: Stall, node: int, zero: int) -> str:
+    """A mark across the whole picture, at a stall's beginning."""
+    time, name = (stall.begin - zero) * (TICK / 1000), json.dumps(stall.text(TICK * 1e-9))
+    return f'{{"ph":"i","s":"g",{_place(node, stall.rank)},"name":{name},"ts":{time}}}'
 
 
 def _events(rows: Array, node: int, rank: int, zero: int) -> Iterator[str]:

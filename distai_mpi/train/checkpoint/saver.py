@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...backend import number
 from ...errors import ConfigError, DataError, DistaiError
+from ...signals import Signals, listening
 from ...trace import CHECKPOINT, during
 from . import files, state
 from .resume import clear, resume
 from .settings import Checkpoint
-from .signals import Signals
 
 if TYPE_CHECKING:
     from ...comm.pending import Pending
@@ -36,7 +36,7 @@ def saving(settings: Checkpoint | None, run: Run) -> Iterator[Saver | None]:
     if settings is None:
         yield None
         return
-    with Signals() as signals:
+    with listening() as signals:
         saver = Saver(settings, run, signals)
         try:
             yield saver
@@ -97,6 +97,7 @@ class Saver:
         self._next = self.run.iterations
         self._asked_at = self.run.iterations
         self._asked = self._last = time.monotonic()
+        self.signals.begin()
         return resumed
 
     def _prepare(self) -> None:
@@ -133,6 +134,7 @@ class Saver:
         due = settings.epochs is not None and run.epoch % settings.epochs == 0
         self._wanted |= due
         if last:
+            self.signals.answered.set()  # the run ends by itself
             self.drain()
             if settings.every is not None or settings.resume:
                 self.save(complete=True)
@@ -166,7 +168,7 @@ class Saver:
 
     def _ask(self) -> None:
         """Begin to sum up what the ranks have to say."""
-        signalled, lost = self.signals.received is not None, not math.isfinite(number(self.run.sums.loss))
+        signalled, lost = self.signals.look() is not None, not math.isfinite(number(self.run.sums.loss))
         written = self._writing is not None and self._writing.done()
         due, pause, busy = False, 0, False
         if self.comm.rank == 0:
@@ -185,6 +187,9 @@ class Saver:
         self._question, self._pause = None, int(pause)
         self._next = self.run.iterations + self._pause
         self._wanted |= due > 0
+        self.signals.look()
+        if signalled:
+            self.signals.answered.set()
         if written == self.comm.size:
             self._collect()
         elif self._writing is None and not (busy or lost) and self._wanted:

@@ -22,7 +22,8 @@ class Checkpoint:
     """Where and when `fit` saves a run, and whether it goes on from what is there.
 
     SIGUSR1 and SIGTERM, on any rank, save the run at the next step on which all ranks agree, some 0.2 s or three steps
-    later, and end it with the status ``interrupted``, also in the middle of an epoch and without ``every``.
+    later, and end it with the status ``interrupted``, also in the middle of an epoch and without ``every``.  Where the
+    ranks cannot agree within 30 s of a SIGTERM, as where one of them has died, they end with status 143.
 
     Attributes:
         folder: of checkpoints, each a folder of its own; all ranks see the same files in it.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import HOST, device_of, number
+from ...data import Share
 from ...data.partition import stretch
 from ...errors import ConfigError
 from ...models import FeedForward, Sums
@@ -22,6 +23,7 @@ from .files import Part
 
 Array = Any
 SAMPLE = 64  # rows that stand for a data set
+SHOWN = 120  # characters of a list of names
 
 
 def parts_to_write(run: Run) -> list[Part]:
@@ -157,6 +159,7 @@ def identity(run: Run) -> dict[str, Any]:
             "features": share.features,
             "sample": data_sample(run),
             "standardized": share.dataset.standard is not None,
+            **_table(share),
         },
         "global_batch_size": loader.global_batch_size,
         "optimizer": method.name,
@@ -169,6 +172,22 @@ def identity(run: Run) -> dict[str, Any]:
     if isinstance(method, LBFGS):
         same["memory"] = method.memory
     return json.loads(json.dumps(same))
+
+
+def _table(share: Share) -> dict[str, str]:
+    """What must be the same of the table that the rows are from, where there is any of it."""
+    facts = {
+        "classes": share.classes and ", ".join(map(str, share.classes)),
+        "feature names": share.feature_names and ", ".join(share.feature_names),
+    }
+    if share.dataset.fill is not None:
+        facts["values in place of missing ones"] = ", ".join(map(str, share.dataset.fill.values.tolist()))
+    return {name: _shortened(text) for name, text in facts.items() if text}
+
+
+def _shortened(text: str) -> str:
+    """``text``, or of a long one its beginning and its checksum."""
+    return text if len(text) < SHOWN else f"{text[:SHOWN]}... (CRC-32 {zlib.crc32(text.encode()):08x})"
 
 
 def variable(run: Run) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ class Evaluation(NamedTuple):
         sums: this rank's sums of losses and weights.
         beside: sums over the ranks of what travelled beside the gradient.
         products: of the inner products that were asked for.
+        scaled: gᵀ D⁻¹ g, g the gradient and D `Sliced.diagonal`; nan where that is not known.
     """
 
     value: float
@@ -63,6 +65,7 @@ class Evaluation(NamedTuple):
     sums: Sums
     beside: Array
     products: Array
+    scaled: float = math.nan
 
 
 class FullBatch(ABC):
@@ -92,7 +95,7 @@ class FullBatch(ABC):
         self.rows: list[Any] = []
         self.trial_rows: list[Any] = []
         self._grad_all = objective.empty()
-        self.weight = objective.loader.share.total_weight
+        self.weight = objective.loader.total_weight
         self.counts = {"evaluations": 0, "products": 0}
 
     def evaluate(
@@ -171,20 +174,18 @@ class FullBatch(ABC):
         totals = objective.comm.sum([loss, slope, *squares])
         objective.mark(UPDATE)
         loss, slope, ww, wd, dd = totals.tolist()
-        l2 = objective.l2
-        value = loss / self.weight + 0.5 * l2 * (ww + 2 * t * wd + t * t * dd)
-        return value, slope / self.weight + l2 * (wd + t * dd)
+        value = loss / self.weight + 0.5 * (ww + 2 * t * wd + t * t * dd)
+        return value, slope / self.weight + wd + t * dd
 
     def _penalty_products(self, w: Array, direction: Array) -> list[float]:
-        """This rank's parts of w·w, w·direction and direction·direction over slots with decay."""
+        """This rank's parts of l2 times w·w, w·direction and direction·direction over slots with decay."""
         objective, start = self.objective, self.objective.mine.start
         found = [0.0, 0.0, 0.0]
         if not (objective.l2 and objective.counts):
             return found
         for low, high in objective.model.layout.decay_ranges(start, objective.mine.stop):
-            a, b = w[low:high], direction[low:high]
-            for i, (p, q) in enumerate(((a, a), (a, b), (b, b))):
-                found[i] += inner(p, q)
+            for i, (p, q) in enumerate(((w, w), (w, direction), (direction, direction))):
+                found[i] += objective.l2 * objective.decay_product(p, q, low, high)
         return found
 
     def _sums(self, w: Array) -> Sums:
@@ -231,12 +232,29 @@ class Sliced(FullBatch):
     """Slices over the ranks: three rounds an evaluation, of which one publishes the point.
 
     Vectors are in the model's dtype.
+
+    Attributes:
+        diagonal: approximate one of the Hessian, this rank's slice, float64, positive; None: it is not known.
     """
+
+    diagonal: Array | None = None
 
     def __init__(self, objective: Objective, linearizes: bool) -> None:
         super().__init__(objective, linearizes, objective.model.dtype)
         self.trial_grad = self._grad_all[objective.mine]
         self._way: Array | None = None  # of a product, whole
+
+    def find_diagonal(self, local: Array, scratch: Array) -> None:
+        """Let ``diagonal`` follow from this rank's sum ``local``, shape (layout.size,), over all ranks; collective.
+
+        ``scratch`` has the parameters' shape and memory.
+        """
+        objective = self.objective
+        self._grad_all[:] = local
+        objective.reduce_grad(np.ones_like(scratch), self._grad_all, self.weight)  # adds l2 times the ones
+        found = self.trial_grad.astype(np.float64)
+        self.diagonal = np.where((found > 0) & np.isfinite(found), found, 1.0)
+        objective.comm.barrier()  # others may still read this rank's sum
 
     def accept(self) -> None:
         """See `FullBatch.accept`."""
@@ -259,14 +277,15 @@ class Sliced(FullBatch):
         objective.mark(REDUCE)
         objective.reduce_grad(w, self._grad_all, self.weight)
         objective.mark(UPDATE)
-        own = np.append(square(self.trial_grad), products())
+        scaled = math.nan if self.diagonal is None else inner(self.trial_grad, self.trial_grad / self.diagonal)
+        own = np.append([square(self.trial_grad), scaled], products())
         own = own if objective.counts else np.zeros_like(own)  # of replicated vectors one rank's products count
         few = np.concatenate([[*local, objective.owned_square(w)], own, beside])
         totals = objective.comm.sum(few)
-        loss, weight, penalised, norm = totals[:4].tolist()
+        loss, weight, penalised, norm, scaled = totals[:5].tolist()
         objective.check_weight(weight)
         value = loss / weight + 0.5 * objective.l2 * penalised
-        return Evaluation(value, norm, local, totals[3 + own.size :], totals[4 : 3 + own.size])
+        return Evaluation(value, norm, local, totals[3 + own.size :], totals[5 : 3 + own.size], scaled)
 
     def product(self, w: Array, v: Array, out: Array) -> None:
         """See `FullBatch.product`: three rounds with the product's use in an inner product."""
@@ -302,6 +321,8 @@ class Whole(FullBatch):
         self.penalty = np.zeros(layout.size)  # l2 where parameters decay
         for low, high in layout.decay_ranges(0, layout.size):
             self.penalty[low:high] = objective.l2
+        if objective.strengths is not None:
+            self.penalty *= objective.strengths
         self._way = np.empty(layout.size, objective.model.dtype)
 
     def settle(self, w: Array, scratch: Array) -> None:

@@ -55,8 +55,8 @@ def make_deterministic(
 ) -> DeterministicSteps:
     """The steps of ``optimizer``."""
     if isinstance(optimizer, LBFGS):
-        return QuasiNewtonSteps(objective, optimizer, start)
+        return QuasiNewtonSteps(objective, optimizer, start, tol)
     if isinstance(optimizer, Newton):
-        return NewtonSteps(objective, optimizer, start)
+        return NewtonSteps(objective, optimizer, start, tol)
     assert isinstance(optimizer, NewtonCG)
     return NewtonCGSteps(objective, optimizer, start, tol)

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from ...backend import HOST
 from ...data import Batch
 from ...errors import ConfigError
 from ...objective import Objective
 from ...optim import Newton, NewtonCG
 from ...optim.newton import next_radius, steihaug
-from ...optim.preconditioner import Factored
+from ...optim.preconditioner import RankFactored
 from ...trace import COMPUTE, UPDATE
-from .full_batch import NOTHING, Evaluation, free_groups, has_curvature, is_linear
-from .sample import MOST_DENSE
+from .full_batch import NOTHING, Evaluation, has_curvature, is_linear
+from .sample import MOST_DENSE, precise, symmetric, triangle_of
 from .steps import DeterministicSteps, SearchingSteps
 
 Array = Any
@@ -31,8 +32,10 @@ class NewtonSteps(SearchingSteps):
         optimizer: the method.
     """
 
-    def __init__(self, objective: Objective, optimizer: Newton, start: Array) -> None:
-        model = objective.model
+    _factors = True
+
+    def __init__(self, objective: Objective, optimizer: Newton, start: Array, tol: float | None) -> None:
+        model: Any = objective.model
         if not is_linear(model):
             raise ConfigError("--optimizer newton is for linear, logistic and softmax models: newton-cg takes nets too")
         if model.layout.size > MOST_DENSE:
@@ -41,41 +44,60 @@ class NewtonSteps(SearchingSteps):
         if not objective.whole:
             found = f"--allreduce auto or native, not {objective.algorithm}: newton-cg takes any"
             raise ConfigError(f"--optimizer newton is for {found}")
-        super().__init__(objective, optimizer, start, linearizes=True)
-        self._triangle = np.tril_indices(model.layout.size)
+        super().__init__(objective, optimizer, start, True, tol)
+        self._squared = model.loss_function.name == "squared"  # whose Hessian is the same everywhere
+        self._dtype = precise(self.objective)
+        self._entries = model.layout.size * (model.layout.size + 1) // 2
+        self._triangle: Array | None = None  # of the Hessian's sum over rows, at w
+        self._factored: RankFactored | None = None  # the Hessian at w
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
         super().warm_up(batch)
-        model = self.objective.model
+        model, size = self.objective.model, self._w.size
         row = Batch(batch.x[:1], batch.y[:1], None, batch.ids[:1], 0, train=True)
-        _, kept = model.linearize(self.w, row, np.empty_like(self.w))  # type: ignore[attr-defined]
-        kept.add_matrix(row, np.zeros((self.w.size, self.w.size)))
+        _, kept = model.linearize(HOST.read_only(self._w), row, np.empty_like(self._w))  # type: ignore[attr-defined]
+        kept.add_matrix(row, np.zeros((size, size)), self._dtype)
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
-        """With the Hessian's triangle after ``beside``."""
-        return self.points.evaluate(w, beside, None, self._local_triangle)
+        """With the Hessian's triangle after ``beside``, unless it is known."""
+        known = self._squared and self._triangle is not None
+        return self.points.evaluate(w, beside, None, None if known else self._local_triangle)
 
     def _local_triangle(self) -> Array:
         size, points = self.objective.model.layout.size, self.points
         matrix = np.zeros((size, size))
         self.objective.mark(COMPUTE)
         for batch, kept in zip(self.objective.loader.sequential(), points.trial_rows, strict=True):
-            kept.add_matrix(batch, matrix)
-        return matrix[self._triangle]
+            kept.add_matrix(batch, matrix, self._dtype)
+        return triangle_of(matrix)
+
+    def _accept_gradient(self, found: Evaluation) -> None:
+        super()._accept_gradient(found)
+        if found.beside.size >= self._entries:
+            self._triangle, self._factored = found.beside[-self._entries :], None
+
+    def _hessian(self) -> RankFactored:
+        """The Hessian at w, factored; local."""
+        if self._factored is None:
+            assert self._triangle is not None
+            self.objective.mark(UPDATE)
+            matrix = symmetric(self._triangle / self.points.weight, self.points.penalty)
+            self._factored = self._factored_by_rank(matrix, self._dtype)
+            self._metric, self._exact = self._factored, True
+        return self._factored
+
+    def _measure(self) -> None:
+        self._hessian()
+        super()._measure()
 
     def _advance(self) -> None:
-        size, points = self.objective.model.layout.size, self.points
+        points = self.points
         if self.at.square == 0:
             self._stop()
             return
-        self.objective.mark(UPDATE)
-        matrix = np.zeros((size, size))
-        matrix[self._triangle] = self.at.beside[-self._triangle[0].size :] / points.weight
-        matrix += np.tril(matrix, -1).T
-        matrix.flat[:: size + 1] += points.penalty
         np.negative(points.grad, out=self._direction)
-        Factored(matrix, self._w.dtype, free_groups(self.objective.model, points.penalty)).solve(self._direction)
+        self._hessian().solve(self._direction)
         slope = points.dots((self._direction, points.grad))[0]
         if not self._search(slope, 1.0):
             self._stop()
@@ -90,7 +112,7 @@ class NewtonCGSteps(DeterministicSteps):
     Args:
         objective, start: see `DeterministicSteps`.
         optimizer: the method.
-        tol: the relative gradient norm at which the run ends; None: there is none.
+        tol: see `DeterministicSteps`.
     """
 
     def __init__(self, objective: Objective, optimizer: NewtonCG, start: Array, tol: float | None) -> None:
@@ -98,14 +120,23 @@ class NewtonCGSteps(DeterministicSteps):
             raise ConfigError(
                 "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
             )
-        super().__init__(objective, optimizer, start, linearizes=True)
-        self._most, self._tol = optimizer.most_products, tol or 0.0
-        self.region = {"radius": math.inf}
+        super().__init__(objective, optimizer, start, True, tol)
+        self._most = optimizer.most_products
+        # the trust region, and how much longer a gradient is in the norm of the inverse Hessian than in that of the
+        # preconditioner's, by the last step
+        self.region = {"radius": math.inf, "longer": 1.0}
 
     @property
     def owned(self) -> dict[str, Any]:
         """See `Steps`."""
         return super().owned | {"region": self.region}
+
+    def _decrement_square(self) -> float:
+        return super()._decrement_square() * (1.0 if self._exact else self.region["longer"])
+
+    def _precondition_by_all(self, when: int) -> None:
+        super()._precondition_by_all(when)
+        self.region["radius"] = math.inf  # lengths are others now
 
     def _advance(self) -> None:
         points, precision = self.points, 10.0 * float(np.finfo(self._w.dtype).eps)
@@ -125,6 +156,9 @@ class NewtonCGSteps(DeterministicSteps):
             if not 0 < step.decrease < math.inf:
                 self._lost |= not math.isfinite(step.decrease)
                 break
+            plain = super()._decrement_square()
+            if plain > 0 and not step.at_edge:
+                self.region["longer"] = max(1.0, 2 * step.decrease / plain)
             self._move(1.0)
             found = self._evaluate(self._w_next)
             finite = math.isfinite(found.value) and math.isfinite(found.square)
@@ -145,5 +179,11 @@ class NewtonCGSteps(DeterministicSteps):
     def _share(self) -> float:
         """The share of the gradient that conjugate gradients may leave (Nocedal & Wright 2006, equation 7.3)."""
         assert self.first_norm is not None
-        relative = self.gradient_norm / self.first_norm
-        return max(min(FIRST_SHARE, math.sqrt(relative)), min(FIRST_SHARE, SPARE * self._tol / relative))
+        tol, relative = self.tol or 0.0, self.gradient_norm / self.first_norm
+        if self.decrement > 0:  # known, of linear models
+            tol, relative = tol * math.sqrt(2 * self.at.value), self.decrement
+            return max(
+                min(FIRST_SHARE, math.sqrt(relative / math.sqrt(2 * self.done["first_value"]))),
+                min(FIRST_SHARE, SPARE * tol / relative),
+            )
+        return max(min(FIRST_SHARE, math.sqrt(relative)), min(FIRST_SHARE, SPARE * tol / relative))

@@ -28,9 +28,10 @@ class QuasiNewtonSteps(SearchingSteps):
         optimizer: the method.
     """
 
-    def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
+    def __init__(self, objective: Objective, optimizer: LBFGS, start: Array, tol: float | None) -> None:
         margins = has_curvature(objective.model) and getattr(objective.model, "has_margins", False)
-        super().__init__(objective, optimizer, start, margins)
+        super().__init__(objective, optimizer, start, margins, tol)
+        self._ready: float | None = None  # the slope along the next direction, where it is made
         self._check_memory(optimizer.memory)
         kind = WholeHistory if objective.whole else History
         # in the model's dtype either way: a run may go on under another exchange
@@ -78,6 +79,23 @@ class QuasiNewtonSteps(SearchingSteps):
         if isinstance(self.history, WholeHistory):
             self.history.preconditioner = self.preconditioner
 
+    def _decrement_square(self) -> float:
+        """As the metric says, and where they say more as the pairs do, of which the next direction is made."""
+        known = super()._decrement_square()
+        if math.isfinite(known) and self.history.place["count"] and self.at.square > 0:
+            self._ready = self.history.direction(self.points.grad, self.at.square, self._direction)
+            return max(known, -self._ready)
+        return known
+
+    def _precondition_by_all(self, when: int) -> None:
+        super()._precondition_by_all(when)
+        self.history.preconditioner = self.preconditioner
+        self.history.forget()
+
+    def _measure(self) -> None:
+        self._ready = None
+        super()._measure()
+
     def _take_start(self) -> bool:
         self._trying = 1.0
         return super()._take_start()
@@ -88,6 +106,7 @@ class QuasiNewtonSteps(SearchingSteps):
         if self.history.place["count"]:
             self.history.forget()  # perhaps the estimate is to blame: try the gradient itself
             if self._from_here():
+                self._warn("a search along L-BFGS's direction found nothing lower: its pairs were dropped to go on")
                 return
         self._stop()
 
@@ -97,7 +116,9 @@ class QuasiNewtonSteps(SearchingSteps):
         if square == 0:
             return False
         self.objective.mark(UPDATE)
-        slope = history.direction(points.grad, square, self._direction)
+        slope, self._ready = self._ready, None
+        if slope is None:
+            slope = history.direction(points.grad, square, self._direction)
         if not (slope < 0 and math.isfinite(slope)):
             history.forget()
             slope = history.direction(points.grad, square, self._direction)

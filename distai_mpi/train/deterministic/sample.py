@@ -6,7 +6,7 @@ optimization").  The mean of the Hessians there stands for that of all rows (Wan
 globally improved approximate Newton method for distributed optimization", takes each rank's).
 
 Of some columns a sample tells little: of those that are rarely not 0, or where few rows have weight.  It is seen by the
-columns' second moments over all rows, for which every rank reads its rows once.  Such columns stay near 0 in the
+columns' second moments over all rows, see `spread_of`.  Such columns stay near 0 in the
 solution, and are shrunk towards the diagonal in the Hessian (Ledoit & Wolf 2004, "A well-conditioned estimator for
 large-dimensional covariance matrices", by column).
 """
@@ -37,6 +37,7 @@ LEAST_PER_PARAMETER = 5  # fewer would say little of the Hessian
 FEW_ROWS, FEW_PER_PARAMETER, KNOWN, NEAR = 8, 1 / 8, 5, 0.5
 PART = 8  # at most this part of the rows, or the sample's cost shows
 MOST_STEPS = 15
+CHEAP_PRODUCTS = 4e8  # of a Hessian on a rank: 30 ms in float64
 ENOUGH = 1e-2  # of the first gradient's norm: chance makes the rest
 
 
@@ -134,25 +135,30 @@ def sample_size(objective: Objective, asked: int | None) -> int:
     return count if count >= LEAST_PER_PARAMETER * size else 0
 
 
-def solve_sample(objective: Objective, count: int) -> Sampled:
-    """This rank's part of the solution of ``count`` rows; collective, one exchange."""
+def solve_sample(objective: Objective, count: int, spread: Array, penalty: Array) -> Sampled:
+    """This rank's part of the solution of ``count`` rows; collective, one exchange.
+
+    Args:
+        objective: of the model.
+        count: rows of all ranks.
+        spread: see `spread_of`.
+        penalty: l2 where parameters decay, else 0; shape (layout.size,).
+    """
     model = objective.model
     size, dtype = model.layout.size, model.dtype
-    batch, everywhere = _exchange(objective, _parts(objective, count))
+    everywhere = by_parameter(model, np.square(spread), 1.0)
+    batch = _exchange(objective, _parts(objective, count))
     moments = moments_of(model, batch)
     none = Moments(np.zeros(size), np.zeros(size), 0.0)
     nothing = Sampled(np.zeros(size), np.zeros((size, size)), none, everywhere)
     if not moments.weight > 0:
         return nothing
-    decay = np.zeros(size)
-    for low, high in model.layout.decay_ranges(0, size):
-        decay[low:high] = objective.l2
-    found = _newton(model, batch, np.zeros(size, dtype), decay, moments, everywhere)
+    found = _newton(model, batch, np.zeros(size, dtype), penalty, moments, everywhere)
     return nothing if found is None else Sampled(*found, moments, everywhere)
 
 
 def moments_of(model: Any, batch: Batch) -> Moments:
-    """Moments of the rows of a sample."""
+    """Moments of the rows of a sample, in units in which fourth powers do not overflow: see `in_other_units`."""
     weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
     found = []
     for x, factor in ((batch.x, weight), (np.square(batch.x), np.square(weight))):
@@ -186,12 +192,66 @@ def warm_up(objective: Objective) -> None:
         _add_diagonal(model, batch, np.zeros(size))
 
 
+def compile_passes(objective: Objective) -> None:
+    """Compile what `spread_of` and `diagonal_of_all` need, on a row of zeros; local."""
+    model, loader = objective.model, objective.loader
+    x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
+    row = Batch(x, y, None, np.zeros(1, np.int64), 0, train=False)
+    _squares(row, np.empty(x.shape[1], x.dtype))
+    _add_diagonal(model, row, np.zeros(model.layout.size))
+
+
 def diagonal_of_all(objective: Objective) -> Array:
     """The Hessian's diagonal on this rank's rows at parameters of 0, a sum without the penalty, shape (n,); local."""
     diagonal = np.zeros(objective.model.layout.size)
     for batch in objective.loader.sequential():
         _add_diagonal(objective.model, batch, diagonal)
     return diagonal
+
+
+def hessian_of_all(objective: Objective, w: Array, penalty: Array, dtype: Any) -> Array:
+    """The Hessian of the objective at ``w``, shape (n,), over all rows of all ranks; collective, one sum.
+
+    Args:
+        objective: of a linear model.
+        w: parameters, replicated.
+        penalty: l2 where parameters decay, else 0; shape (n,).
+        dtype: in which products of rows are summed.
+
+    Returns:
+        Float64, shape (n, n), symmetric; the same bits on every rank.
+    """
+    model: Any = objective.model
+    matrix, grad, at = np.zeros((w.size, w.size)), np.empty_like(w), HOST.read_only(w)
+    for batch in objective.loader.sequential():
+        model.linearize(at, batch, grad)[1].add_matrix(batch, matrix, dtype)
+    return symmetric(objective.comm.sum(triangle_of(matrix)) / objective.loader.total_weight, penalty)
+
+
+def triangle_of(matrix: Array) -> Array:
+    """The lower triangle of a symmetric ``matrix``, row after row."""
+    return matrix[np.tril_indices(len(matrix))]
+
+
+def symmetric(triangle: Array, diagonal: Array) -> Array:
+    """The symmetric matrix of which `triangle_of` gives ``triangle``, and ``diagonal`` added to its diagonal."""
+    matrix = np.zeros((diagonal.size, diagonal.size))
+    matrix[np.tril_indices(diagonal.size)] = triangle
+    matrix += np.tril(matrix, -1).T
+    matrix.flat[:: diagonal.size + 1] += diagonal
+    return matrix
+
+
+def precise(objective: Objective) -> np.dtype:
+    """The dtype in which products of rows are summed for a Hessian: float64 where it costs little.
+
+    In float32 what is left of a column beside those before it can be told to a share of 1e-6 alone.
+    """
+    size, rows = objective.model.layout.size, objective.loader.share.rows / objective.comm.size
+    squared = objective.model.loss_function.name == "squared"  # type: ignore[attr-defined]
+    if squared or rows * size * size <= CHEAP_PRODUCTS:  # of squared losses it is made once
+        return np.dtype(np.float64)
+    return np.dtype(objective.model.dtype)
 
 
 def _add_diagonal(model: Any, batch: Batch, out: Array) -> None:
@@ -208,16 +268,21 @@ def _squares(batch: Batch, out: Array) -> None:
     linear.diagonal(HOST.read_only(batch.x), weight, out)
 
 
-def _spread(objective: Objective) -> tuple[Array, float]:
-    """Roots of the mean squares of this rank's features, shape (features,), and the weight of its rows; local."""
+def spread_of(objective: Objective) -> Array:
+    """Roots of the mean squares of features over all rows, float64, shape (features,); collective, one sum.
+
+    The same bits on every rank.  Squares beyond the dtype of the rows make them infinite, and smaller ones 0.
+    """
     loader = objective.loader
-    total, weight = np.zeros(loader.share.features), 0.0
+    total, weight = np.zeros(loader.share.features + 1), 0.0
     part = np.empty(loader.share.features, loader.dtype)
     for batch in loader.sequential():
         _squares(batch, part)
-        total += part
+        total[:-1] += part
         weight += float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64))
-    return np.sqrt(total / (weight or 1.0)), weight
+    total[-1] = weight
+    total = objective.comm.sum(total)
+    return np.sqrt(total[:-1] / (total[-1] or 1.0))
 
 
 def _parts(objective: Objective, count: int) -> list[int]:
@@ -228,36 +293,24 @@ def _parts(objective: Objective, count: int) -> list[int]:
     return np.diff(ends).tolist()
 
 
-def _exchange(objective: Objective, parts: Sequence[int]) -> tuple[Batch, Array]:
-    """Give each rank a like share of every rank's part of the sample, so that all have rows of all kinds.
-
-    Each rank adds a line about all of its rows, from which every rank has the mean second moments over all rows of all
-    ranks: the second that is returned, shape (n,), for every parameter.
-    """
+def _exchange(objective: Objective, parts: Sequence[int]) -> Batch:
+    """Give each rank a like share of every rank's part of the sample, so that all have rows of all kinds."""
     loader, comm = objective.loader, objective.comm
-    batch, (spread, weight_here) = loader.sample(parts[comm.rank]), _spread(objective)
+    batch = loader.sample(parts[comm.rank])
     features = batch.x.shape[1]
     columns = features + 1 + (batch.weight is not None)
-    sent = np.empty((comm.size + len(batch.x), columns), np.float64 if loader.dtype == np.float64 else np.float32)
-    give, take = ([1 + len(range(way, part, comm.size)) for way, part in ways] for ways in _ways(comm, parts))
+    sent = np.empty((len(batch.x), columns), np.float64 if loader.dtype == np.float64 else np.float32)
+    give, take = ([len(range(way, part, comm.size)) for way, part in ways] for ways in _ways(comm, parts))
     for rank, lines in enumerate(_blocks(sent, give)):
-        lines[0, :features], lines[0, features] = spread, weight_here
-        lines[1:, :features], lines[1:, features] = batch.x[rank :: comm.size], batch.y[rank :: comm.size]
+        lines[:, :features], lines[:, features] = batch.x[rank :: comm.size], batch.y[rank :: comm.size]
         if batch.weight is not None:
-            lines[1:, features + 1] = batch.weight[rank :: comm.size]
+            lines[:, features + 1] = batch.weight[rank :: comm.size]
     got = np.empty((sum(take), columns), sent.dtype) if comm.size > 1 else sent
     if comm.size > 1:
         comm.alltoallv(sent.ravel(), [n * columns for n in give], got.ravel(), [n * columns for n in take])
-    blocks = _blocks(got, take)
-    spreads, weights = (
-        np.array([lines[0, part] for lines in blocks], np.float64) for part in (slice(features), features)
-    )
-    squares = np.add.reduce(weights[:, None] * np.square(spreads), axis=0) / (math.fsum(weights) or 1.0)
-    everywhere = by_parameter(objective.model, squares, 1.0)
-    x, y = (np.concatenate([lines[1:, part] for lines in blocks]) for part in (slice(features), features))
-    weight = None if batch.weight is None else np.concatenate([lines[1:, features + 1] for lines in blocks])
-    rows = batch._replace(x=x, y=y.astype(batch.y.dtype), weight=weight, ids=np.zeros(len(x), np.int64))
-    return rows, everywhere
+    x, y = np.ascontiguousarray(got[:, :features]), got[:, features].astype(batch.y.dtype)
+    weight = None if batch.weight is None else got[:, features + 1].copy()
+    return batch._replace(x=x, y=y, weight=weight, ids=np.zeros(len(x), np.int64))
 
 
 def _ways(comm: Communicator, parts: Sequence[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -294,17 +347,18 @@ def _newton(
         curvature = curved.sum() / (moments.square.sum() or 1.0)
         decay = decay + unknown * curvature * everywhere
     free = free_groups(model, decay)
+    dtype = np.float64 if len(batch.x) * size * size <= CHEAP_PRODUCTS / 10 else start.dtype
     value, slope, kept = look(w, None)
     spare, enough = None, ENOUGH * float(np.linalg.norm(slope))
     for turn in range(MOST_STEPS + 1):
         matrix = np.zeros((size, size))
-        kept.add_matrix(batch, matrix)
+        kept.add_matrix(batch, matrix, dtype)
         if not (np.isfinite(value) and np.isfinite(matrix).all()):
             return None
         if float(np.linalg.norm(slope)) <= enough or turn == MOST_STEPS:
             break
         step = -slope
-        Factored(matrix / weight + np.diag(decay), start.dtype, free).solve(step)
+        Factored(matrix / weight + np.diag(decay), dtype, free).solve(step)
         fall, t = float(slope @ step), 1.0
         while True:
             there, slope_there, kept_there = look(w + t * step, spare)

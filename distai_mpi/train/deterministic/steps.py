@@ -15,54 +15,46 @@ from ...errors import ConfigError
 from ...models import Sums
 from ...objective import Objective
 from ...optim import LBFGS, Deterministic, Newton
-from ...optim.preconditioner import Diagonal, Factored, Preconditioner
+from ...optim.preconditioner import Diagonal, Factored, RankFactored
 from ...trace import UPDATE
-from ..steps import Steps
-from .full_batch import NOTHING, Evaluation, FullBatch, Sliced, Whole, free_groups
-from .sample import MOST_DENSE, Estimate, diagonal_of_all, sample_size, solve_sample, warm_up
+from .full_batch import NOTHING, Evaluation, free_groups
+from .measured import AT_THE_END, AT_THE_START, MeasuredSteps
+from .sample import CHEAP_PRODUCTS, MOST_DENSE, Estimate, diagonal_of_all, sample_size, solve_sample, warm_up
 
 Array = Any
 STOPPED, LOST = "no further decrease", "loss or gradient is not finite near the last iterate"
+POOR = 1e-2  # of the diagonal: a sample's Hessian that needs more added to it says little
 MOST_STALE = 5  # iterations in a row that find neither a lower value nor a smaller gradient: these are rounding
 
 
-class DeterministicSteps(Steps):
+class DeterministicSteps(MeasuredSteps):
     """An iteration a step: the first to the solution of a sample, where there is one, the others by the method.
 
     Args:
-        objective, start: see `Steps`; ``objective.whole`` says how vectors lie.
+        objective, start, linearizes, tol: see `MeasuredSteps`.
         optimizer: the method.
-        linearizes: see `FullBatch`.
-
-    Attributes:
-        points: the objective at the current and at a trial point.
-        preconditioner: from the sample; None without one.
-        done: evaluations, products and the first gradient's norm, also from before the run was interrupted.
     """
 
     searches = True
 
-    def __init__(self, objective: Objective, optimizer: Deterministic, start: Array, linearizes: bool) -> None:
-        super().__init__(objective, start, None)
+    def __init__(
+        self, objective: Objective, optimizer: Deterministic, start: Array, linearizes: bool, tol: float | None
+    ) -> None:
         if objective.loader.device is not HOST:
             raise ConfigError(f"--optimizer {optimizer.name} is for the CPU: choose --device cpu")
+        super().__init__(objective, start, linearizes, tol)
         self.optimizer = optimizer
-        self.points: FullBatch = (Whole if objective.whole else Sliced)(objective, linearizes)
-        self.preconditioner: Preconditioner | None = None
-        self._at: Evaluation | None = None  # of w, once it is known
         self._trial: Evaluation | None = None  # of the second buffer
         self._start: Array | None = None  # the sample's solution, until it is tried
         self._fresh = True
         self._lost = False  # whether a trial of this step was not finite
-        self._least, self._stale = (math.inf, math.inf), 0  # value and ‖gradient‖², and iterations since
         self._direction = np.zeros_like(self.points.grad)
-        self.done: dict[str, Any] = {**self.points.counts, "first_norm": None}
-        self.points.counts = self.done
 
     @property
     def owned(self) -> dict[str, Any]:
         """See `Steps`."""
-        return {"w": self._w[self.objective.mine], "done": self.done}
+        more = {} if self._factored_at is None else {"factored_at": self._factored_at}
+        return {"w": self._w[self.objective.mine], "done": self.done, **more}
 
     @property
     def private(self) -> dict[str, Any]:
@@ -84,12 +76,6 @@ class DeterministicSteps(Steps):
         """See `Steps`."""
         return self.done["first_norm"]
 
-    @property
-    def at(self) -> Evaluation:
-        """What is known of the current point."""
-        assert self._at is not None
-        return self._at
-
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
         """See `Steps.step`; takes all rows in their own order, and no ``batches``."""
         if self._at is None:
@@ -103,6 +89,8 @@ class DeterministicSteps(Steps):
         elif not self._take_start():
             self._advance()
             self._stop_if_stale()
+        if self.measures and not self.failed:
+            self._judge()
         return before
 
     def _stop_if_stale(self) -> None:
@@ -131,32 +119,48 @@ class DeterministicSteps(Steps):
         """Take the sums of these over the ranks."""
 
     def _begin(self) -> None:
-        """The objective at w, and the sample; collective."""
+        """The objective at w, and the sample, or what stands for it; collective."""
         count = sample_size(self.objective, self.optimizer.sample)
+        few = not count and self.optimizer.sample is None and self._products <= CHEAP_PRODUCTS and self._can_factor
+        known = bool(self.done["factored"]) and self._can_factor  # not if it goes on under another exchange
         self.objective.mark(UPDATE)
-        if not count:
-            found = self._evaluate(self._w)
-        elif self._w.size <= MOST_DENSE:
-            sampled = solve_sample(self.objective, count)
+        if count and self._w.size <= MOST_DENSE:
+            sampled = solve_sample(self.objective, count, self._columns, self.points.penalty)
             found = self._evaluate(self._w, sampled.message())
             self._take_sample(found.beside, sampled.everywhere)
-        else:
+        elif self.measures and self.objective.whole and not (self._factors or few or known):
             found = self._evaluate(self._w, diagonal_of_all(self.objective))
             diagonal = found.beside[: self._w.size] / self.points.weight + self.points.penalty
-            self.preconditioner = Diagonal(diagonal, free_groups(self.objective.model, self.points.penalty))
+            self._metric = Diagonal(diagonal, free_groups(self.objective.model, self.points.penalty))
+            self.preconditioner = self._metric if count else None
+        else:
+            found = self._evaluate(self._w)
+        if known:
+            self._factor_again()
+            self._exact = self.done["factored"] == AT_THE_END
+        elif few:  # all rows are the sample
+            self._precondition_by_all(AT_THE_START)
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
-            self.done["first_norm"] = self.gradient_norm
+            self.done.update(first_norm=self.gradient_norm, first_value=found.value)
 
     def _take_sample(self, totals: Array, everywhere: Array) -> None:
         """Make the preconditioner, and know the start, from what the ranks found on the sample; local."""
         estimate = Estimate.of(totals, everywhere)
         if estimate is None:
+            self._warn(
+                "the sample of the rows has no solution: the method begins without it, and nothing preconditions"
+            )
+            curvature = 1.0 if self.objective.model.loss_function.name == "squared" else 0.25  # type: ignore[attr-defined]
+            self._metric = Diagonal(curvature * everywhere + self.points.penalty)
             return
         matrix = estimate.matrix
         matrix.flat[:: len(matrix) + 1] += self.points.penalty
-        self.preconditioner = Factored(matrix, self._w.dtype, free_groups(self.objective.model, self.points.penalty))
+        made = Factored(matrix, self._w.dtype, free_groups(self.objective.model, self.points.penalty))
+        if made.added > POOR or not made.finite:
+            self._warn("the Hessian of the sample is far from positive definite: it preconditions poorly")
+        self.preconditioner, self._metric, self._exact = made, made, True
         self._start = estimate.w if self._fresh else None
 
     def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
@@ -178,6 +182,7 @@ class DeterministicSteps(Steps):
         """Make the second buffer, of which ``found`` tells, w; local."""
         self._accept_gradient(found)
         self._w, self._w_next = self._w_next, self._w
+        self._outward = None
 
     def _accept_gradient(self, found: Evaluation) -> None:
         self.points.accept()
@@ -198,18 +203,19 @@ class DeterministicSteps(Steps):
     def restored(self) -> None:
         """See `Steps`."""
         super().restored()
-        self._at, self._fresh = None, False
+        self._at, self._fresh, self._outward = None, False, None
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
         from ...optim.lbfgs_kernels import move
         from ...optim.ordered import dot
 
-        self.points.warm_up(self.w, batch)
-        Factored(np.eye(2)).solve(np.ones(2))
+        self.points.warm_up(HOST.read_only(self._w), batch)
+        for made in (Factored(np.eye(2)), RankFactored(np.eye(2), np.zeros(2))):
+            made.solve(np.ones(2))
         Diagonal(np.ones(2)).solve(np.ones(2))
         dot(np.ones(2), np.ones(2))
-        if sample_size(self.objective, self.optimizer.sample):
+        if self.measures and not self._factors:
             warm_up(self.objective)
         move(self._w[:0], self._direction.dtype.type(0), self._direction[:0], self._w_next[:0])
 
