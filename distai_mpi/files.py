@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from .errors import ConfigError
 
 LOCK = ".lock"
+TRIES = 100  # to lock a file that others may be removing
+
+
+class Unwritable(ConfigError):
+    """A file that cannot be written, now: a disk may be full, a quota used up, a file server away."""
 
 
 def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, make it durable, and put it in the place of ``path``.
 
     Raises:
-        ConfigError: it cannot be written; what was at ``path`` is then still there, and nothing else.
+        Unwritable: it cannot be written; what was at ``path`` is then still there, and nothing else.
     """
     temporary = f"{path}.tmp"
     try:
@@ -32,6 +38,36 @@ def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError):
             raise _unwritable(path, error) from None
         raise
+
+
+def write_patiently(
+    write: Callable[[], object],
+    seconds: float,
+    pause: float,
+    tell: Callable[[str], object],
+    going_on: Callable[[], object],
+) -> None:
+    """Call ``write`` again and again, with a ``pause`` between, until it succeeds or ``seconds`` are over.
+
+    ``tell`` takes what the first failure is to be told as; ``going_on`` is called before each further try.
+
+    Raises:
+        Unwritable: as ``write`` raised it the last time.
+    """
+    end, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            write()
+            return
+        except Unwritable as error:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise
+            if not told:
+                tell(f"{error}; trying again for {seconds:.0f} s")
+                told = True
+        time.sleep(min(pause, left))
+        going_on()
 
 
 def check_writable(path: str) -> None:
@@ -57,21 +93,10 @@ def claimed(folder: str) -> Iterator[None]:
         ConfigError: the folder cannot be made or written to, or another process holds it.
     """
     path, new = os.path.join(folder, LOCK), not os.path.exists(folder)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); name a folder of your own") from None
-    try:
-        file = open(path, "w")
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    file = next(filter(None, (_locked(folder, path) for _ in range(TRIES))), None)
+    if file is None:
+        raise ConfigError(f"{path}: cannot be made, for others make and remove it at the same time; start again")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another run writes to this folder now; name another one, or wait") from None
-        except OSError:
-            pass  # no locks here
         try:
             yield
         finally:
@@ -81,5 +106,31 @@ def claimed(folder: str) -> Iterator[None]:
                     os.rmdir(folder)
 
 
-def _unwritable(path: str, error: OSError) -> ConfigError:
-    return ConfigError(f"{path}: cannot be written ({error.strerror}); make room or name another place")
+def _locked(folder: str, path: str) -> BinaryIO | None:
+    """The file at ``path`` in ``folder``, made and locked; None where its last holder has just removed it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); name a folder of your own") from None
+    try:
+        file = open(path, "wb")
+    except FileNotFoundError:  # the folder as well
+        return None
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(f"{folder}: another run writes to this folder now; name another one, or wait") from None
+    except OSError:
+        return file  # no locks here
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+    file.close()
+    return None
+
+
+def _unwritable(path: str, error: OSError) -> Unwritable:
+    return Unwritable(f"{path}: cannot be written ({error.strerror}); make room or name another place")

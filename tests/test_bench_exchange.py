@@ -107,7 +107,13 @@ def test_a_turn_is_the_median_of_its_samples_on_the_slowest_rank():
     assert turns.merged([first, second]) == [[7.0, 5.0], [0.5, 0.7]]
 
 
-def test_ratios_are_of_the_same_turn_and_to_the_faster_malloc():
+def test_ratios_agree_with_the_seconds_beside_them():
+    contenders = [contender("native", 1e-6, 2e-6, 9e-6), contender("ring", 4e-6, 3e-6, 3e-6)]
+    (native, ring), _ = exchange.rows(contenders, [], FACTS)
+    assert ring["ratio_to_native"] == ring["seconds"] / native["seconds"] == 1.5  # the turns' own: 4, 1.5 and 0.33
+
+
+def test_ratios_are_to_the_faster_malloc():
     drift = (1.0, 4.0, 2.0)
     contenders = [
         contender("native", *(8e-6 * d for d in drift)),
@@ -128,7 +134,7 @@ def test_ratios_are_of_the_same_turn_and_to_the_faster_malloc():
     assert (shared["seconds"], shared["fastest"], shared["turns"]) == pytest.approx((2e-6, 1e-6, 3))
     assert shared["bytes_per_second"] == pytest.approx(2e9)
     assert (shared["out"], shared["floor_seconds"], shared["ratio_to_floor"]) == ("in place", None, None)
-    assert (once["out"], once["floor_seconds"], once["ratio_to_floor"]) == ("once", 1e-6, 4)  # of 1, 8 and 4
+    assert (once["out"], once["floor_seconds"], once["ratio_to_floor"]) == ("once", 1e-6, 4)
     assert [(one["loop"], one["seconds"], one["out"]) for one in memory] == [("fast", 1e-6, "once")]
     assert memory[0]["bytes_per_second_of_a_rank"] == pytest.approx(6e9)
     assert FACTS.items() <= rows[0].items()

@@ -490,6 +490,8 @@ LIMITED = """
 import resource, sys
 from distai_mpi.cli.main import main
 from distai_mpi.data import standardize
+from distai_mpi.train import report
+report.PATIENCE_SECONDS = 0.5
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a manifest or a line of metrics fits, a shard does not
 sys.exit(main(sys.argv[1:]))
 """

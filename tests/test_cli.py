@@ -1,5 +1,6 @@
 """The command line as its users see it: whole jobs through mpiexec where that matters, else on ranks that are there."""
 
+import fcntl
 import json
 import os
 
@@ -9,6 +10,7 @@ from commands import run_here
 from problems import make_rows
 
 from distai_mpi import models
+from distai_mpi.errors import ConfigError
 from distai_mpi.files import claimed
 
 mpi = pytest.mark.mpi
@@ -213,8 +215,8 @@ BAD = {
     "not a number": (("--data", "nan.npz"), "row 123"),
     "x and y differ": (("--data", "short.npz"), "299"),
     "test width": (("--data", "good.npz", "--test-data", "wide.npz"), "16"),
-    "labels for logistic": (("--data", "good.npz", "--model", "logistic"), "0 and 1"),
-    "labels for mlp": (("--data", "signed.npz"), "-1"),
+    "labels for logistic": (("--data", "good.npz", "--model", "logistic"), "two classes"),
+    "labels for mlp": (("--data", "values.npz"), "--model linear"),
     "values for softmax": (("--data", "values.npz", "--model", "softmax"), "whole numbers"),
     "damaged header": (("--data", "header.npy,y.npy"), "header.npy"),
     "damaged archive": (("--data", "damaged.npz"), "damaged.npz"),
@@ -338,3 +340,21 @@ def test_two_runs_do_not_share_a_folder(mpirun, rows, tmp_path):
         assert done.stderr.count("another run writes to this folder") == 1
     assert run_here("train", *flags, "-q", cwd=rows).returncode == 0
     assert ".lock" not in os.listdir(tmp_path / "run")
+
+
+def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
+    """The last holder may go between the moments at which the next one opens the file and locks it."""
+    folder, before = str(tmp_path / "run"), claimed(str(tmp_path / "run"))
+    before.__enter__()
+    lock, leaves = fcntl.flock, [before]
+
+    def flock(file, how):
+        if leaves:
+            leaves.pop().__exit__(None, None, None)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claimed(folder):
+        assert not leaves
+        with pytest.raises(ConfigError, match="another run writes"), claimed(folder):
+            pass

@@ -1,13 +1,7 @@
-"""The communicator's other methods, agreed errors, and how a job ends when a rank fails."""
-
-import os
-import subprocess
-import sys
-import time
+"""The communicator's other methods, and agreed errors."""
 
 import numpy as np
 import pytest
-from run import mpi_environment, mpiexec_command
 
 from distai_mpi.comm import ALGORITHMS, Communicator
 from distai_mpi.comm import memory as memory_module
@@ -227,71 +221,6 @@ def test_agreed_turns_system_errors_into_ours(tmp_path):
 def test_agreed_reports_the_lowest_rank():
     with pytest.raises(DataError, match=r"^rank 1: first$"), agreed(others((DataError, "first"), (ConfigError, "b"))):
         pass
-
-
-# --- the end of a job
-
-
-def run_job(program, ranks=3):
-    """Run ``program`` under mpiexec; return status, output, and the seconds from its "now" mark to its end."""
-    keep = ("OMPI_ALLOW_", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_osc")
-    launcher = ("OMPI_", "PMIX_", "PRTE_", "PMI_")
-    env = {k: v for k, v in mpi_environment().items() if k.startswith(keep) or not k.startswith(launcher)}
-    command = [*mpiexec_command(ranks), sys.executable, "-c", HOOKED + program]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    end = time.time()
-    began = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("now ")]
-    return done.returncode, done.stdout + done.stderr, end - began[0] if began else None
-
-
-HOOKED = """
-import time, threading
-from mpi4py import MPI
-from distai_mpi.comm import Communicator, install_abort_hook
-install_abort_hook(MPI.COMM_WORLD)
-comm = Communicator(MPI.COMM_WORLD)
-array = comm.node_array((1000, 100), "f4")
-def fail(error):
-    print("now", time.time(), flush=True)
-    raise error
-"""
-
-
-def marked(output, rank):
-    return [line for line in output.splitlines() if line.startswith(f"[rank {rank} of 3 on ")]
-
-
-@pytest.mark.parametrize(
-    "where", ["fail(KeyError('boom'))", "threading.Thread(target=fail, args=[KeyError('boom')]).start()"]
-)
-def test_an_exception_on_one_rank_ends_the_job(where):
-    status, output, seconds = run_job(f"if comm.rank == 1: {where}\ncomm.barrier()")
-    assert status != 0
-    assert seconds < 5
-    lines = marked(output, 1)
-    assert "Traceback (most recent call last):" in lines[0]
-    assert lines[-1].endswith("KeyError: 'boom'")
-    assert not marked(output, 0)
-
-
-def test_an_interrupt_is_told_in_one_line():
-    status, output, seconds = run_job("if comm.rank == 2: fail(KeyboardInterrupt())\ncomm.barrier()")
-    assert status != 0
-    assert seconds < 5
-    assert len(marked(output, 2)) == 1
-    assert "Traceback" not in output
-
-
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="not available: /dev/shm")
-@pytest.mark.parametrize("end", ["comm.free()", "pass", "if comm.rank == 1: fail(KeyError('boom'))\ncomm.barrier()"])
-def test_nothing_stays_in_shared_memory(end):
-    def windows():  # names that Open MPI and MPICH give them; other files are not ours
-        return {name for name in os.listdir("/dev/shm") if name.startswith(("osc_", "open_mpi.", "mpich_shar"))}
-
-    before = windows()
-    status, output, _ = run_job(end)
-    assert (status == 0) == ("fail" not in end), output
-    assert windows() <= before
 
 
 @pytest.mark.mpi

@@ -21,12 +21,13 @@ from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import backend, fit, models, optim
 from distai_mpi.backend import HOST, as_host, device_of, namespace, number
-from distai_mpi.data import Batch, Dataset
+from distai_mpi.data import Batch, Dataset, encode, encode_labels, fill_missing
 from distai_mpi.data.share import whole
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError
 from distai_mpi.objective import square
-from distai_mpi.train import Callback, Checkpoint
+from distai_mpi.train import Callback, Checkpoint, evaluate
+from distai_mpi.train.evaluation import make_loader
 
 MODELS = {
     "linear": lambda dtype: models.Linear(6, dtype=dtype),
@@ -302,6 +303,24 @@ def test_settings_of_training_work_on_a_device(settings, comm, device, tolerance
     theirs = train(comm, "mlp tanh dropout", np.float64, "cpu", **options)
     ours = train(comm, "mlp tanh dropout", np.float64, device, **options)
     assert_same_run(ours, theirs, 5 * tolerance[np.float64])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_classes_that_are_not_known_count_as_wrong_on_a_device(weighted, comm, device):
+    x, y = make_rows(kind="class")
+    other, weight = np.where(np.arange(len(y)) % 5, y, 9), np.arange(len(y)) + 1.0 if weighted else None
+    train, filled = encode_labels(whole_share(x, y, comm), comm=comm)[0], np.where(x > 1, np.nan, x)
+    test = whole(Dataset(filled, other, weight), comm.rank, comm.size)
+    (test,) = fill_missing(encode(test, train.classes, comm, "nobody has"), comm=comm, by="median")
+    model, ends = models.Softmax(6, 3, dtype=np.float64), []
+    for place in (HOST, device):
+        w = place.zeros(model.layout.size, model.dtype)
+        place.put(np.random.default_rng(0).normal(size=w.shape), w)
+        ends.append(evaluate(model, w, make_loader(model, test, comm, device=place), comm, every_metric=True))
+    assert ends[0] == ends[1]
+    assert ends[0].loss is None
+    assert 0 < ends[0].accuracy < 0.8
 
 
 @pytest.mark.mpi

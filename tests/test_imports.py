@@ -17,7 +17,10 @@ LONGEST = 450  # lines of a module
 # What each part may import of the package, besides itself.  A part is a folder or module of the package; a module
 # with a line of its own is held to that line instead of its folder's.
 LAYERS: dict[str, set[str]] = {
+    "version": set(),
     "errors": set(),
+    "exit_codes": set(),
+    "signals": {"exit_codes"},
     "messages": set(),
     "jit": set(),
     "vectors": set(),
@@ -26,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "files": {"errors"},
     "params": set(),
     "backend": {"errors"},
-    "comm": {"params", "errors", "backend", "jit", "flags", "messages", "perf.machine", "trace"},
+    "comm": {"params", "errors", "exit_codes", "backend", "jit", "flags", "messages", "perf.machine", "trace"},
     "perf": {"comm", "params", "errors", "jit"},
     "perf.laws": set(),
     "perf.costs": set(),
@@ -36,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "optim": {"params", "errors", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "backend", "trace"},
     "train": {
+        "version",
         "optim",
         "objective",
         "models",
@@ -48,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "backend",
         "files",
         "trace",
+        "signals",
     },
     "cli": {
         "",
@@ -64,9 +69,11 @@ LAYERS: dict[str, set[str]] = {
         "backend",
         "files",
         "trace",
+        "signals",
+        "exit_codes",
     },
     "__main__": {"cli"},
-    "": {"train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
+    "": {"version", "train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
 }
 # Libraries that one part alone may import.
 OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}, "cupyx": {"backend"}}

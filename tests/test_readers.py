@@ -11,6 +11,7 @@ from alone import Alone
 
 from distai_mpi.data import Dataset, load, load_features
 from distai_mpi.data.formats import ACCEPTED, find
+from distai_mpi.data.readers.columns import Columns
 from distai_mpi.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -209,8 +210,9 @@ def test_names_that_lead_nowhere(folder):
     os.mkfifo("pipe")
     bad("pipe: is no regular file", "pipe")
     bad("pipe: is no regular file", "x.npy,pipe")
-    bad("gz: what is compressed in it is not known.*unpack", "gz")
-    bad("cannot be read", str(folder))
+    bad("gz: the format of what is compressed in it .gzip. is not known", "gz")
+    os.mkdir("bare")
+    bad("bare: is a folder without data files", "bare")
     bad("x.npy: holds one array, but labels", "x.npy")
     bad("a.npz: such a file holds features and labels", "a.npz,x.npy")
     bad("c.npz: no training data", "c.npz")
@@ -240,9 +242,15 @@ def test_arrays_that_do_not_fit(folder, save):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_types_that_are_no_numbers(folder, save):
-    for values in (X.astype(complex), X.astype("S4"), X.astype("U4"), X.astype("M8[s]")):
-        save("a.npz", x=values, y=Y)
-        bad("a.npz: x values of type .* are no real numbers")
+    for kind, told in (
+        (complex, "values of type .* are no real numbers"),
+        ("S4", "holds words"),
+        ("U4", "holds words"),
+    ):
+        save("a.npz", x=X.astype(kind), y=Y)
+        bad(f"a.npz: x {told}")
+    save("a.npz", x=X.astype("M8[s]"), y=Y)
+    bad("a.npz: x holds dates, which are no numbers: .*--dates seconds")
     save("a.npz", x=X, y=Y.astype(object))
     bad("a.npz: y .*pickled.*refused")
     save("a.npz", x=np.zeros(20, [("a", "f4"), ("b", "i4")]), y=Y)
@@ -334,4 +342,71 @@ def test_dataset_takes_arrays_as_they_are():
     with pytest.raises(DataError, match=r"\(20, 6\).*\(19,\)"):
         Dataset(X, Y[:19])
     with pytest.raises(DataError, match="y: .*no real numbers"):
-        Dataset(X, Y.astype(str))
+        Dataset(X, Y.astype(complex))
+
+
+# --- columns, words and dates of arrays
+
+
+def rows(spec, **options):
+    file, _ = find(spec, None, Columns(**options))
+    return file, file.read(0, 1)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_columns_of_arrays_by_number(folder, save):
+    save("a.npz", x=X, y=Y, other=X[:, ::-1], w=np.arange(len(Y)))
+    assert np.array_equal(rows("a.npz", drop="1")[1].x, X[:, [0, *range(2, X.shape[1])]])
+    found = rows("a.npz", variable="other", columns="0-2", label="y", weight="w")[1]
+    assert np.array_equal(found.x, X[:, ::-1][:, :3])
+    assert np.array_equal(found.weight, np.arange(len(Y)))
+    found = load("a.npz", Alone(), test_fraction=0, label="1", variable="x")[0].dataset
+    assert np.array_equal(found.y, X[:, 1])
+    save("a.npz", x=np.ascontiguousarray(X.T), y=Y)
+    assert np.array_equal(load("a.npz", Alone(), test_fraction=0, transpose=True)[0].dataset.x, X)
+    bad_options = {"label": "z"}
+    with pytest.raises(DataError, match="a.npz: --label z: there is no such variable; there are x, y"):
+        load("a.npz", Alone(), **bad_options)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_words_as_labels_of_arrays(folder, save, kind):
+    words = np.array(["good", "bad", "fine"])[Y % 3]
+    save("a.npz", x=X, y=words.astype(kind))
+    found = rows("a.npz")[1]
+    assert [found.label_names[int(i)] for i in found.y] == words.tolist()
+    np.save("x.npy", X)
+    np.save("y.npy", words.astype(kind))
+    found = rows("x.npy,y.npy", columns="2")[1]
+    assert np.array_equal(found.x, X[:, 2:3])
+    assert [found.label_names[int(i)] for i in found.y] == words.tolist()
+
+
+def test_an_array_alone_as_a_table(folder):
+    np.save("a.npy", X)
+    found = rows("a.npy", label="0")[1]
+    assert np.array_equal(found.x, X[:, 1:])
+    assert np.array_equal(found.y, X[:, 0])
+    table = np.zeros(len(Y), [("u", ">f4"), ("v", "i4", 2), ("name", "U3"), ("kind", "i1")])
+    table["u"], table["v"], table["kind"], table["name"] = X[:, 0], Y[:, None] + [0, 7], Y, "abc"
+    np.save("a.npy", table)
+    bad("a.npy: name holds words, which are no numbers", "a.npy")
+    file, found = rows("a.npy", drop="name")
+    assert file.feature_names == ("u", "v.0", "v.1")
+    assert np.array_equal(found.x, np.column_stack([X[:, 0].astype("f4"), Y, Y + 7]))
+    assert np.array_equal(found.y, Y)
+    assert rows("a.npy", label="u", columns="v*")[0].feature_names == ("v.0", "v.1")
+
+
+def test_dates_in_arrays(folder):
+    days = np.datetime64("2000-02-28") + np.arange(len(Y))
+    np.savez("a.npz", x=days, y=Y)
+    bad("a.npz: x holds dates, which are no numbers: .*--dates seconds or --dates calendar")
+    assert np.array_equal(rows("a.npz", dates="seconds")[1].x[:, 0], days.astype("M8[s]").astype(float))
+    assert rows("a.npz", dates="calendar")[1].x[1].tolist() == [2000, 2, 29, 1, 0, 0, 0]
+    days[3] = np.datetime64("NaT")
+    np.savez("a.npz", x=days, y=Y)
+    with pytest.raises(DataError, match="a.npz: x holds nan in row 3, column 0 .*--missing"):
+        rows("a.npz", dates="calendar")
+    assert np.isnan(rows("a.npz", dates="calendar", missing="mean")[1].x[3]).all()

@@ -52,7 +52,8 @@ def read(path, columns=None, parts=1, dtype=np.float64):
         if parsed is not None:
             x = np.empty((piece.rows, parsed.features), dtype)
             parsed.columns[0].copy(0, piece.rows, x)
-            pieces.append((x, piece.y, piece.weight))
+            y = piece.y if piece.label_names is None else np.array([*piece.label_names, ""])[piece.y.astype(int)]
+            pieces.append((x, y, piece.weight))
     weight = None if pieces[0][2] is None else np.concatenate([piece[2] for piece in pieces])
     return np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces]), weight
 
@@ -195,10 +196,13 @@ def test_columns_are_refused_where_there_are_none(folder):
     np.savez("a.npz", x=X, y=Y)
     np.save("x.npy", X)
     (folder / "a.svm").write_text(svm_text())
-    for path in ("a.npz", "a.svm", "x.npy,x.npy"):
+    train, _ = load("a.npz", Alone(), label="3", test_fraction=0)  # of the matrix x
+    assert np.array_equal(train.dataset.y, X[:, 3])
+    assert np.array_equal(train.dataset.x, np.delete(X, 3, axis=1))
+    for path in ("a.svm", "x.npy,x.npy"):
         with pytest.raises(ConfigError, match="--label 3: .*no table"):
             load(path, Alone(), label="3")
-    assert load("a.svm", Alone(), label="3", columns_optional=True)[0].rows == 36
+    assert load("a.svm", Alone(), label="3", optional=True)[0].rows == 36
     with pytest.raises(ConfigError, match="--weight 3: .*no table"):
         load_features("x.npy", Alone(), weight="3")
 
@@ -266,7 +270,7 @@ def test_what_text_is_taken_for(folder):
     assert kind("1;2;3\n") == (CsvFile, 3, None)
     assert kind("a,b\n1,2\n") == (CsvFile, 2, ("a", "b"))
     assert kind('"a,1";b\n1;2\n') == (CsvFile, 2, ("a,1", "b"))
-    assert kind(",b\n1,2\n") == (CsvFile, 2, ("", "b"))
+    assert kind(",b,c\n1,2,3\n") == (CsvFile, 3, ("", "b", "c"))
 
 
 BAD_CSV = [
@@ -276,13 +280,19 @@ BAD_CSV = [
     ("1,2,3\n1,x,3\n", "line 2, column 1 .*'x' is no finite number"),
     ("a,b,c\n1,2,3\n\n#\n1,x y,3\n", r"line 5, column b \(number 1, counted from 0\): 'x y' is no"),
     ("1,2,3\n1,2 3,3\n", "line 2, column 1 .*'2 3' is no"),
-    ("1,2,3\n1,nan,3\n", "line 2, column 1 .*'nan' is no finite"),
+    ("1,2,3\n1,nan,3\n", "line 2, column 1 .*'nan' stands for a value that is not there; .*--missing mean"),
     ("1,2,3\n1,2,-inf\n", "line 2, column 2 .*'-inf' is no finite"),
-    ("a,b,y\n1,2,cat\n1,2,dog\n", r"line 2, column y \(number 2.*'cat' is no .*labels must be numbers: .* --label"),
-    ("1,2,3\n1,2,'cat'\n", r"line 2, column 2 \(counted from 0\): .*'cat'.*labels must be numbers"),
-    ("1,2,3\n1,2,NaN\n", "line 2, column 2 .*'NaN' .*every field must be a number; mend or remove the line"),
+    ("a,b,y\n1,cat,2\n1,dog,2\n", r"column b: words are no features \('cat' in line 2\): .*--drop b"),
+    ("1,2,3\n1,2,NaN\n", "line 2, column 2 .*'NaN' stands for .*--missing drop"),
+    ("1,2,3\n1,2,inf\n", "line 2, column 2 .*'inf' is no finite number"),
+    ("1,2,1.#IND\n", "line 1, column 2 .*'1.#IND' stands for"),
+    ("1,2%,3\n1,2,3\n", "column 1: words are no features .*'2%'|line 1, column 1 .*'2%'"),
+    *(
+        (f"1,5,3\n1,{bad},3\n", "line 2, column 1 .*is no finite number")
+        for bad in ("3%", "0x1A", "1_000", "$5", "1 000")
+    ),
     ("1,2,3\n1,cat,3\n", "line 2, column 1 .*every field must be a number; mend or remove the line"),
-    (",b,c\nx,2,3\n", r"line 2, column 0 \(counted from 0\): 'x'"),
+    (",b,c\n7,x,3\n7,1,3\n", r"line 2, column b \(number 1, counted from 0\): 'x'"),
     ("1,2,3\n1,1e999,3\n", "line 2, column 1 .*'1e999' is beyond"),
     ('1,2,3\n1,"2,3\n', "line 2, column 1 .*no finite"),
     ("1,2,3\n1,2\n", "line 2 has 2 fields, not the first line's 3"),
@@ -290,7 +300,8 @@ BAD_CSV = [
     ("1,2,3\n1,2,3,4\n", "line 2 has more than the 3 fields"),
     ("1 2 3\n1 2 3 4\n", "line 2 has more than the 3 fields"),
     ("1,2,3\n1,2,3,\n", "line 2 has more than"),
-    ("1;2,5;3\n", "line 1, column 1 .*'2,5' is no"),
+    ("1;2,500;3\n", "whether the comma .* parts thousands cannot be told"),
+    ("1;2,5;3\n1;2.5;3\n", "line 1, column 1 .*'2,5' is no"),
     ("1,2,x,4\n1,2,3,4\n", "line 1, column 2 .*'x' is no"),
     ("1\n2\n", "none is left for features"),
     ("a,b\n", "holds one line of words, as of a header, and no rows"),
@@ -298,7 +309,7 @@ BAD_CSV = [
     ("word\nother word\n", "format is not known"),
     ("# nothing\n\n", "holds no rows"),
     ("1,2\n3,\0\n", "format is not known"),
-    ("1,2,\u00e9\n", "line 1, column 2"),
+    ("1,\u00e9,2\n", "column 1: words are no features"),
 ]
 BAD_SVM = [
     ("1 1:2\nx 1:2\n", "line 2: 'x' is no finite number"),
@@ -349,8 +360,11 @@ def test_values_beyond_float32(folder):
 
 def test_tables_with_other_names(folder):
     (folder / "a.csv").write_text("a,b,y\n1,2,3\n")
-    (folder / "b.csv").write_text("b,a,y\n1,2,3\n")
-    with pytest.raises(DataError, match=r"b.csv: feature 0 is called b, but a in a.csv"):
+    (folder / "b.csv").write_text("y,b,c,a\n6,5,9,4\n")
+    _, test = load("a.csv", Alone(), test="b.csv")
+    assert (test.dataset.x.tolist(), test.dataset.y.tolist()) == ([[4, 5]], [6])
+    (folder / "b.csv").write_text("b,c,y\n1,2,3\n")
+    with pytest.raises(DataError, match=r"b.csv: the model takes a, which is not among the columns b, c"):
         load("a.csv", Alone(), test="b.csv")
     (folder / "b.csv").write_text("1,2,3,4\n")
     with pytest.raises(DataError, match=r"b.csv: has 3 features a row, but a.csv has 2"):
@@ -366,9 +380,9 @@ def test_random_damage_is_an_error_or_makes_other_rows(folder, write):
         try:
             x, y, _ = read("a", parts=parts)
         except DataError as error:
-            return str(error)
+            return outcome(1) if isinstance(error, text_module.Unsplittable) and parts > 1 else str(error)
         assert np.isfinite(x).all()
-        return x.tobytes(), y.tobytes()
+        return x.tobytes(), [str(label).removesuffix(".0") for label in y.tolist()]
 
     for _ in range(300):
         data = bytearray(whole)
@@ -398,3 +412,29 @@ def test_a9a():
     assert train.labels.plus_minus
     assert int(train.dataset.x.sum()) == 451592
     assert int((train.dataset.y > 0).sum()) == 7841
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "match"),
+    [
+        ("x\n1\n2\n", {}, "a: has 1 column, and none is left for features: column x is the label; name another column"),
+        ("1\n2\n", {}, "a: has 1 column, and none is left for features: column 0 is the label"),
+        ("x\n1\n2\n", {"columns": "x"}, "--columns x asks for every column as a feature, .*name it with --label"),
+        ("x\n1\n2\n", {"label": "x"}, "column x is the label; "),
+        ("x,y\n1,2\n2,1\n", {"columns": "y", "label": "y"}, "column y is the label, --columns asks for y alone"),
+        ("x,y\n1,2\n2,1\n", {"label": "x", "weight": "y"}, "column x is the label, column y is the weight"),
+        ("x,y\n1,2\n2,1\n", {"drop": "x"}, "column y is the label, --drop x leaves columns out"),
+    ],
+)
+def test_tables_without_a_column_for_features(folder, text, options, match):
+    (folder / "a").write_text(text)
+    with pytest.raises(DataError, match=match):
+        load("a", Alone(), **options)
+
+
+def test_a_table_of_one_column_has_features_or_labels(folder):
+    (folder / "a").write_text("x\n1\n2\n")
+    assert load_features("a", Alone()).dataset.x.tolist() == [[1], [2]]
+    assert load_features("a", Alone(), columns="x").dataset.x.tolist() == [[1], [2]]
+    with pytest.raises(DataError, match="column x is the label; leave --label out where the data has no labels"):
+        load_features("a", Alone(), label="x")

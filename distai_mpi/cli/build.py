@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from ..comm import launch
+from ..errors import DataError
 from .flags import FULL_BATCH, SEARCHING
 
 
@@ -25,11 +27,86 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
         shards=make_partition(settings),
-        label=settings["label"],
-        weight=settings["weight"],
-        dtype=settings["dtype"],
+        **column_options(settings),
+        dtype=held_dtype(settings),
     )
-    return data.Sets(*data.standardize(*sets, comm=comm)) if settings["standardize"] else sets
+    if settings["model_name"] != "linear":
+        sets = data.Sets(*data.encode_labels(*sets, comm=comm))
+    elif not sets.train.labels.words:  # False and True are the numbers 0 and 1
+        others = [share and replace(share, classes=None) for share in sets[1:]]
+        sets = data.Sets(replace(sets.train, classes=None), *others)
+    if settings["model_name"] == "logistic":
+        check_two(sets.train)
+    if settings["standardize"]:
+        return data.Sets(*data.standardize(*sets, comm=comm))
+    return centred(sets, comm, settings) if settings["bias"] else sets
+
+
+def centred(sets: Any, comm: Any, settings: dict[str, Any]) -> Any:
+    """``sets`` with features that lie so far from 0 that rounding would spoil them centred, of which rank 0 tells."""
+    import numpy as np
+
+    from .. import data
+    from ..messages import tell
+
+    sets = data.Sets(*data.centre_far(*sets, comm=comm, dtype=settings["dtype"]))
+    standard = sets.train.dataset.standard
+    if standard is not None and comm.rank == 0 and not settings["quiet"]:
+        far = np.flatnonzero(standard.mean).tolist()
+        tell(
+            f"{sets.train.called(far)} lie so far from 0 that {settings['dtype']} would round them off: their"
+            " means are taken off first, and kept with the model"
+        )
+    return sets
+
+
+def check_two(share: Any) -> None:
+    """Raise `DataError` unless the labels of ``share`` are of two classes."""
+    from ..data.labels import listed
+
+    if share.classes is None or len(share.classes) == 2:
+        return
+    found = f"{share.name}: logistic regression is of two classes, but the labels are {listed(share.classes)}"
+    if len(share.classes) == 1:
+        raise DataError(f"{found} alone; name the column of the labels by --label")
+    hint = "; -1 beside 0 and 1 often stands for rows without a label: leave them out"
+    raise DataError(f"{found}: take --model softmax{hint if set(share.classes) == {-1, 0, 1} else ''}")
+
+
+def tell_notes(*shares: Any) -> None:
+    """Say on this rank what a user is to know of the data, each sentence once."""
+    from ..messages import tell
+
+    for note in dict.fromkeys(note for share in shares if share is not None for note in share.notes):
+        tell(note)
+
+
+def held_dtype(settings: dict[str, Any]) -> str:
+    """The type in which text is held: that of the model where its rounding is all that follows, else float64."""
+    exact = settings["standardize"] or settings["bias"] or settings["missing"] in ("mean", "median")
+    return "float64" if exact else settings["dtype"]
+
+
+def column_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the flags say of the columns of a table, as `data.Columns` takes it."""
+    names = ("label", "weight", "columns", "drop", "missing", "dates", "day_first", "header", "format", "transpose")
+    others = {"variable": settings["features"], "indicator": settings["missing_indicator"]}
+    return {name: settings[name] for name in names} | others
+
+
+def kept_of_table(settings: dict[str, Any], share: Any) -> dict[str, Any]:
+    """What a model's file keeps of the table that it was trained on, so that others are read in the same way."""
+    kept = column_options(settings) | {
+        "column_names": share.column_names,
+        "feature_names": share.feature_names,
+        "label_name": share.label_name,
+        "date_orders": share.date_orders,
+        "row_names": share.row_names,
+        "classes": share.classes,
+    }
+    if share.dataset.fill is not None:
+        kept |= {"fill": share.dataset.fill.values, "indicators": share.dataset.fill.indicators}
+    return kept
 
 
 def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, Any]:
@@ -82,7 +159,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = []
-    fields = {"data": settings["data"], "model": settings["model_name"]}
+    fields = {"data": settings["data"], "model": settings["model_name"], "classes": written(share.classes)}
     if settings["out"]:
         dataset, valid = share.dataset, validation(settings)
         byte_scale = float(dataset.scale) if dataset.x.dtype == "uint8" else None
@@ -92,15 +169,12 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
             "test_fraction": settings["test_fraction"],
             "valid": valid if isinstance(valid, float) else None,
             "seed": settings["seed"],
-            "label": settings["label"],
-            "weight": settings["weight"],
             "base": share.base,
             "byte_scale": byte_scale,
-            "plus_minus": share.labels.plus_minus,
-        }
+        } | kept_of_table(settings, share)
         if dataset.standard is not None:
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
-        callbacks.append(ResultFiles(settings["out"], fields, kept, again))
+        callbacks.append(ResultFiles(settings["out"], fields, kept, again, settings["spare"], checkpoints(settings)))
     if rank == 0 and settings["verbose"]:
         callbacks.append(Exchange(settings["allreduce"] == "auto"))
     auto = settings["optimizer_name"] == "auto" or settings.get("auto_began")
@@ -111,6 +185,14 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
     if settings["as_json"]:
         callbacks.append(ResultLine(fields))
     return callbacks
+
+
+def written(classes: Any) -> list[Any] | None:
+    """The labels of classes as they are written: whole numbers as such."""
+    if classes is None:
+        return None
+    whole = all(isinstance(label, float) and label.is_integer() for label in classes)
+    return [int(label) for label in classes] if whole else list(classes)
 
 
 def make_checkpoint(settings: dict[str, Any]) -> Any:
@@ -146,6 +228,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "test_data": absolute(settings["test_data"]),
         "valid": absolute(valid) if isinstance(valid, str) else valid,
         "out": os.path.abspath(settings["out"]),
+        "spare": settings["spare"] and os.path.abspath(settings["spare"]),
         "trace": settings["trace"] and os.path.abspath(settings["trace"]),
         "epochs": None if settings["max_iter"] or settings["optimizer_name"] in SEARCHING else epochs(settings),
         "resume": None,
@@ -157,10 +240,9 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
 
 def absolute(name: str | None) -> str | None:
     """The name of data as it is understood in any folder."""
-    if name is None or name == "mnist":
-        return name
-    parts = [name] if os.path.exists(name) else name.split(",")
-    return ",".join(os.path.abspath(part) for part in parts)
+    from ..data.spec import absolute
+
+    return absolute(name)
 
 
 def make_optimizer(settings: dict[str, Any]) -> Any:

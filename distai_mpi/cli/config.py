@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 import tomllib
@@ -82,7 +84,9 @@ def _line_of(text: str, key: str) -> int:
 def _checked(flag: click.Option, value: Any, ctx: click.Context, where: str) -> Any:
     """``value``, if the flag takes it; lists become the flag's own form, with commas."""
     if isinstance(value, list):
-        value = ",".join(str(item) for item in value)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow(value)  # an item that holds a comma in quotes
+        value = text.getvalue()
     switch = flag.is_flag or isinstance(flag.type, click.types.BoolParamType)
     if isinstance(value, dict):
         raise ConfigError(f"{where}: tables are not used here; write the flags one below the other")

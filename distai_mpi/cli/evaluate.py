@@ -4,48 +4,55 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from ..comm import launch
 from ..errors import DataError
+from .build import tell_notes
+from .flags import COLUMNS, flags
 
 # options of `data.load`, and what they are called in a model
 SPLIT = {"test": "test_data", "test_fraction": "test_fraction", "valid": "valid", "seed": "seed"}
+
+
+TRAINING_FLAGS = ("--missing", "--dates")  # which ways out of errors name
+KEPT = ("label", "weight", "columns", "drop", "dates", "day_first", "header", "format", "variable", "transpose")
 
 
 @click.command()
 @click.argument("model_path", metavar="MODEL")
 @click.option(
     "--data",
-    help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file."
-    "  [default: what the model was trained on]",
+    help="As in train: a file, several, a pattern, or a folder.  [default: what the model was trained on]",
 )
-@click.option("--label", metavar="COLUMN", help="Of a table, as in train.  [default: as the model was trained]")
-@click.option("--weight", metavar="COLUMN", help="Likewise the weights of the rows.")
+@flags(COLUMNS)
 @click.option(
     "--rows", type=click.Choice(["test", "train"]), help="Which rows.  [default: the test set where the data has one]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
-def command(
-    model_path: str, data: str | None, label: str | None, weight: str | None, rows: str | None, as_json: bool
-) -> None:
-    """Loss and accuracy of MODEL, a model.npz or the folder that holds it; the work is spread over the ranks."""
+def command(model_path: str, data: str | None, rows: str | None, as_json: bool, **columns: Any) -> None:
+    """Loss and accuracy of MODEL, a model.npz or the folder that holds it; the work is spread over the ranks.
+
+    Tables are read as in training: what flags do not say is kept with the model.  Where columns have names, features
+    and labels are found by them, in any order.
+    """
     from ..comm import Communicator
 
     with Communicator(launch.world()) as comm:
-        evaluate(comm, model_path, data, label, weight, rows, as_json)
+        evaluate(comm, model_path, data, columns, rows, as_json)
 
 
 def evaluate(
-    comm: Any, model_path: str, name: str | None, label: str | None, weight: str | None, rows: str | None, as_json: bool
+    comm: Any, model_path: str, name: str | None, columns: dict[str, Any], rows: str | None, as_json: bool
 ) -> None:
     """Load, evaluate and print; collective."""
     from .. import data
     from ..train.evaluation import evaluate as evaluate_rows
     from ..train.evaluation import make_loader
-    from ..train.progress import figure
 
     model, w, extra = load_model(comm, model_path)
     if name is None and not extra.get("data"):
@@ -56,31 +63,33 @@ def evaluate(
     else:
         split = {"test_fraction": 0}
         extra = extra | {"weight": None}  # which the other rows may not have
-    training, test = data.load(
-        name,
-        comm,
-        label=label or extra.get("label"),
-        weight=weight or extra.get("weight"),
-        columns_optional=label is None and weight is None,
-        dtype=model.dtype,
-        features=model.widths[0],
-        base=extra.get("base", 1),
-        **split,
-    )
+    options = as_trained(extra, columns, model)
+    optional = columns["label"] is None and columns["weight"] is None
+    with told_as_of_training():
+        training, test = data.load(name, comm, optional=optional, unlabelled=True, **options, **split)
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")
     check_features(name, share, model)
-    model.check_data(share.labels)
+    classes = classes_of(extra)
+    if classes is not None:
+        share = data.encode(share, classes, comm, "the model was not trained on")
     share = scaled(share, extra)
     result = evaluate_rows(model, w, make_loader(model, share, comm), comm, every_metric=True)
-    if comm.rank != 0:
-        return
+    if comm.rank == 0:
+        tell_notes(share)
+        show(name, which, share.rows, result, as_json)
+
+
+def show(name: str, which: str, rows: int, result: Any, as_json: bool) -> None:
+    """Print the result of ``rows`` rows."""
+    from ..train.progress import figure
+
     if as_json:
-        fields = {"data": name, "rows": which, "count": share.rows, "loss": result.loss, "accuracy": result.accuracy}
+        fields = {"data": name, "rows": which, "count": rows, "loss": result.loss, "accuracy": result.accuracy}
         print(json.dumps(fields | {"metrics": result.metrics}), flush=True)
         return
-    parts = [f"{name}: {share.rows:,} {which} rows"]
+    parts = [f"{name}: {rows:,} {which} rows"]
     if result.loss is not None:
         parts.append(f"loss {figure(result.loss)}")
     if result.accuracy is not None:
@@ -88,6 +97,52 @@ def evaluate(
     others = {key: value for key, value in result.metrics.items() if key not in ("accuracy", "log_loss")}
     parts += [f"{key} {figure(value)}" for key, value in others.items() if value is not None]
     print("  ".join(parts), flush=True)
+
+
+def as_trained(extra: dict[str, Any], given: dict[str, Any], model: Any) -> dict[str, Any]:
+    """How the tables of a model that keeps ``extra`` are read, but for what flags, ``given``, say; for `data.load`."""
+    from ..data import Fill
+
+    flags = dict(given)
+    flags["variable"] = flags.pop("features")
+    options = {name: extra[name] for name in KEPT if extra.get(name) is not None}
+    options |= {name: value for name, value in flags.items() if value is not None}
+    options["transpose"] = bool(given["transpose"] or extra.get("transpose"))
+    names = extra.get("column_names")
+    options |= {
+        "required": names and tuple(names),
+        "date_orders": tuple((str(name), bool(first)) for name, first in extra.get("date_orders", ())),
+        "label_name": None if given["label"] is not None else extra.get("label_name"),
+        "row_names": tuple(extra.get("row_names") or ()),
+        "missing": extra.get("missing", "refuse"),
+        "dtype": held_dtype(model, extra),
+        "features": model.widths[0],
+        "base": extra.get("base"),
+    }
+    if "fill" in extra:
+        options["fill"] = Fill(extra["fill"], extra["indicators"])
+        options["features"] = extra["fill"].size
+    return options
+
+
+@contextmanager
+def told_as_of_training() -> Iterator[None]:
+    """Errors about rows say of flags which only ``train`` has that they belong there."""
+    try:
+        yield
+    except DataError as error:
+        flags = [flag for flag in TRAINING_FLAGS if flag in str(error)]
+        if not flags:
+            raise
+        kept = f"{' and '.join(flags)} {'is a flag' if len(flags) == 1 else 'are flags'} of train"
+        raise DataError(f"{error} ({kept}: what was said there is kept with the model)") from None
+
+
+def classes_of(extra: dict[str, Any]) -> list[Any] | None:
+    """The labels that the codes of a model that keeps ``extra`` stand for; None of values."""
+    if extra.get("classes") is None and extra.get("plus_minus"):  # of models before classes were kept
+        return [-1.0, 1.0]
+    return extra.get("classes")
 
 
 def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
@@ -98,6 +153,13 @@ def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
         file = os.path.join(path, "model.npz") if os.path.isdir(path) else path
         loaded = models.load_model(file)
     return loaded
+
+
+def held_dtype(model: Any, extra: dict[str, Any]) -> Any:
+    """The type in which text is held for ``model``: its own, or float64 where features are changed before."""
+    import numpy as np
+
+    return np.dtype(np.float64) if "mean" in extra or "fill" in extra else model.dtype
 
 
 def check_features(name: str, share: Any, model: Any) -> None:

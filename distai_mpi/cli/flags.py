@@ -16,6 +16,8 @@ OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average", "
 SEARCHING = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 FULL_BATCH = ("gd", *SEARCHING)  # these take all rows in every step
 SCHEDULES = ("constant", "step", "cosine")
+MISSING = ("refuse", "mean", "median", "drop")
+DATES = ("refuse", "seconds", "calendar")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 
@@ -55,18 +57,60 @@ POSITIVE = click.IntRange(min=1)
 FRACTION = click.FloatRange(0, 1, max_open=True)
 
 
+COLUMNS: Sequence[Option] = (
+    click.option(
+        "--label", metavar="COLUMN", help="Of a CSV or Parquet table: name, or number from 0.  [default: the last]"
+    ),
+    click.option("--weight", metavar="COLUMN", help="Of such a table: weights of the rows.  [default: none]"),
+    click.option(
+        "--columns",
+        metavar="COLUMNS",
+        help="Of such a table: which columns are features, by names, patterns such as 'x*', numbers and ranges such as "
+        "3-7, with commas between them.  [default: all that are nothing else]",
+    ),
+    click.option("--drop", metavar="COLUMNS", help="Columns that are left out, named likewise."),
+    click.option(
+        "--header/--no-header", default=None, help="Whether text begins with a line of names.  [default: as it looks]"
+    ),
+    click.option(
+        "--day-first/--month-first",
+        default=None,
+        help="How dates as 1/2/2020 are read in CSV.  [default: as the values of the column tell]",
+    ),
+    click.option("--format", type=click.Choice(["csv", "libsvm"]), help="Of text.  [default: as its first lines look]"),
+    click.option("--features", metavar="VAR", help="Of HDF5, netCDF and MATLAB files: the variable of the features."),
+    click.option("--transpose", is_flag=True, help="Such a variable holds a row of the data in each of its columns."),
+)
 DATA: Sequence[Option] = (
     click.option(
         "--data",
         default="mnist",
         show_default=True,
-        help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file.",
+        help="mnist, FILE.npz, X.npy,Y.npy, IDX files IMAGES,LABELS, or a CSV, libsvm, HDF5 or Parquet file; or several"
+        " of these: A.csv,B.csv, a pattern in quotes such as 'part-*.csv', or a folder of them.",
     ),
     click.option("--test-data", help="Rows to test on, in the same forms."),
+    *COLUMNS,
     click.option(
-        "--label", metavar="COLUMN", help="Of a CSV or Parquet table: name, or number from 0.  [default: the last]"
+        "--missing",
+        type=click.Choice(MISSING),
+        default="refuse",
+        show_default=True,
+        help="Values that are not there (empty fields, NaN, nulls, fill values): refuse them, put the mean or median "
+        "of the training rows in their place, or drop the row.",
     ),
-    click.option("--weight", metavar="COLUMN", help="Of such a table: weights of the rows.  [default: none]"),
+    click.option(
+        "--missing-indicator",
+        is_flag=True,
+        help="With mean or median: one more feature, 0 or 1, beside each that has missing values in training.",
+    ),
+    click.option(
+        "--dates",
+        type=click.Choice(DATES),
+        default="refuse",
+        show_default=True,
+        help="Dates and timestamps among the features: as seconds since 1970, or as parts of the calendar.",
+    ),
     click.option(
         "--test-fraction",
         type=FRACTION,
@@ -195,8 +239,9 @@ OPTIMIZER: Sequence[Option] = (
     click.option(
         "--tol",
         type=click.FloatRange(0, min_open=True),
-        help="Stop full-batch methods when the gradient's norm is at most this share of its norm at the start.  "
-        "[default: 1e-5, of gd off]",
+        help="Stop full-batch methods when the gradient is at most this share: for linear models in the norm of the "
+        "inverse Hessian, of √(2 · objective), which leaves a gap to the optimum of about this squared; for nets and "
+        "gd in the Euclidean norm, of the gradient at the start.  [default: 1e-5, of gd off]",
     ),
     click.option(
         "--min-decrease",
@@ -248,6 +293,11 @@ RUN: Sequence[Option] = (
     ),
     click.option("--out", metavar="DIR", help="Where metrics.jsonl, result.json and model.npz go.  [default: nowhere]"),
     click.option(
+        "--spare",
+        metavar="DIR",
+        help="Takes these files where --out cannot, as on a full disk, in the end.  [default: nowhere]",
+    ),
+    click.option(
         "--checkpoint-every",
         metavar="N|TIME",
         help="Save the run in DIR/checkpoints every N epochs or, as 30s, 10min or 1h, so often.  SIGUSR1 and SIGTERM "
@@ -260,12 +310,20 @@ RUN: Sequence[Option] = (
     click.option(
         "--resume",
         is_flag=True,
-        help="Go on from the newest checkpoint in DIR; without one, start from the beginning.",
+        help="Go on from the newest checkpoint in DIR; without one, start from the beginning.  Where this run was "
+        "completed before, end at once with its result.",
     ),
     click.option(
         "--trace",
         metavar="FILE.json[.gz]",
         help="Write what each rank does when, for ui.perfetto.dev or chrome://tracing; the sums go to result.json.",
+    ),
+    click.option(
+        "--watch",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        help="End the job, with exit status 76 and every rank's stack, when ranks have waited so long for one that "
+        "does not come; 30 s at most for one that is stopped.  0: wait for ever.  [default: 600]",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the fields of result.json as the last line."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only."),

@@ -17,7 +17,9 @@ import click
 from .. import __version__
 from ..comm import launch
 from ..errors import DistaiError
+from ..exit_codes import EX_ERROR
 from ..perf import machine
+from .job import note
 from .lazy import lazy_group
 
 COMMANDS = {
@@ -28,7 +30,6 @@ COMMANDS = {
     "bench": "Measure training on this machine, beside other programs.",
     "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",
 }
-USER_ERROR = 2
 INTERRUPTED = 130
 
 
@@ -90,11 +91,12 @@ def _report(message: str, rank: int) -> int:
     leave.  If some ranks don't come, the error was this rank's alone: it says so and aborts the job.
     """
     if rank == 0:
+        note("refused", None)
         print(f"distai-mpi: error: {message}", file=sys.stderr, flush=True)
     elif not launch.connected():
         time.sleep(1.0)  # there is nothing else to wait on
     if not launch.leave_together():
         if rank > 0:
             print(f"distai-mpi: error: rank {rank}: {message}", file=sys.stderr, flush=True)
-        launch.abort(USER_ERROR)
-    return USER_ERROR
+        launch.abort(EX_ERROR)
+    return EX_ERROR

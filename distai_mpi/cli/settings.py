@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ..errors import ConfigError
@@ -27,6 +28,7 @@ TOGETHER = (  # (flag, the one that it needs, why)
     ("metric", "valid", "it is looked at on validation rows"),
     ("checkpoint_every", "out", "checkpoints are kept there"),
     ("resume", "out", "checkpoints are kept there"),
+    ("spare", "out", "it stands in for that"),
 )
 EITHER = (
     ("quiet", "verbose"),
@@ -54,14 +56,23 @@ def check_flags(settings: dict[str, Any]) -> None:
     for name, other in EITHER:
         if settings[name] and settings[other]:
             raise ConfigError(f"{flag(name)} and {flag(other)} exclude each other: give one")
+    if settings["missing_indicator"] and settings["missing"] not in ("mean", "median"):
+        raise ConfigError("--missing-indicator needs --missing mean or median: other rows have nothing missing")
     if settings["schedule"] == "step" and settings["decay_every"] is None:
         raise ConfigError("--schedule step needs --decay-every: the epochs after which the rate is lowered")
     make_partition(settings)
+    check_paths(settings)
+    check_full_batch(settings, optimizer)
+
+
+def check_paths(settings: dict[str, Any]) -> None:
+    """Refuse names under which nothing can be written."""
     if settings["out"] == "":
         raise ConfigError("--out is empty: name a folder, or leave it out to write nothing")
+    if settings["spare"] is not None and os.path.abspath(settings["spare"]) == os.path.abspath(settings["out"]):
+        raise ConfigError(f"--spare {settings['spare']} is the folder of --out: name another one, on another disk")
     if settings["trace"] is not None and not settings["trace"].endswith((".json", ".json.gz")):
         raise ConfigError(f"--trace {settings['trace']}: name a file FILE.json, or FILE.json.gz to have it compressed")
-    check_full_batch(settings, optimizer)
 
 
 def check_full_batch(settings: dict[str, Any], optimizer: str) -> None:

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..comm import launch
-from ..comm.allocation import allocation, idle_share
 from ..errors import ConfigError
+from ..exit_codes import EX_ERROR, EX_INTERRUPTED
 from ..files import check_writable, claimed
 from ..messages import tell
-from .build import batch_size, checkpoints, fit_options, load_data, make_callbacks, make_checkpoint, make_model, repeat
+from ..signals import Signals, listening
+from .build import (
+    batch_size,
+    checkpoints,
+    fit_options,
+    load_data,
+    make_callbacks,
+    make_checkpoint,
+    make_model,
+    repeat,
+    tell_notes,
+)
 from .config import flags_win
+from .finished import finished
 from .flags import DATA, FULL_BATCH, MODEL, OPTIMIZER, RUN, SEARCHING, flags
+from .job import asked_to_end, note, result_folder, what_to_warn_of
 from .settings import EITHER, check_flags
 
+if TYPE_CHECKING:
+    from ..comm import Communicator
+
 MOST_SPEEDS = 16  # ranks whose speeds are told one by one
-INTERRUPTED = 75  # ended by a signal, and saved: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 @click.command()
@@ -29,13 +47,30 @@ def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
     settings = flags_win(ctx, settings, EITHER)
     check_flags(settings)
+    with listening() as signals:
+        return started(settings, signals)
+
+
+def started(settings: dict[str, Any], signals: Signals) -> int:
+    """Start MPI, train, and leave word of how that ended; return the exit status; collective."""
+    out = settings["out"]
+    if not out:
+        signals.save_nothing()
+    signals.on_leave = lambda status: note("interrupted", out) if status == EX_INTERRUPTED else None
+    if launch.launcher().rank == 0:
+        note("starting", out)
     from ..comm import Communicator
 
-    with Communicator(launch.world()) as comm:
-        if comm.rank == 0 and not settings["quiet"]:
-            warn_of_idle(comm)
-        with claim(comm, settings["out"]):
-            status = train(comm, settings)
+    with Communicator(launch.world(), watch=settings["watch"]) as comm:
+        if comm.rank == 0:
+            note("running", out)
+        for warning in what_to_warn_of(comm, settings):
+            if comm.rank == 0:
+                tell(warning, warning=True)
+        with claim(comm, out):
+            status = train(comm, settings, signals)
+        if comm.rank == 0 and status == 0:
+            note("completed", result_folder(settings))
     if status:
         launch.leave_together()  # a launcher kills the others as soon as one has left with a status
     return status
@@ -51,14 +86,7 @@ def claim(comm: Any, folder: str | None) -> Iterator[None]:
         yield
 
 
-def warn_of_idle(comm: Any) -> None:
-    """Say what these ranks leave idle of their Slurm job."""
-    idle = idle_share(comm.size, len(comm.leaders), allocation())
-    if idle:
-        tell(idle, warning=True)
-
-
-def train(comm: Any, settings: dict[str, Any]) -> int:
+def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int:
     """Load, build, fit and report; return the exit status; collective."""
     from .. import backend
     from ..train import fit
@@ -76,8 +104,14 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
         if comm.rank == 0 and checkpoint is not None:
             refuse_unfinished(checkpoint)
     if settings["resume"]:
-        settings = as_it_began(comm, settings)
+        given, settings = settings, as_it_began(comm, settings)
+        if done_before(comm, given, settings):
+            return 0
+    if asked_to_end(comm, settings, signals):
+        return EX_INTERRUPTED
     sets = load_data(settings, comm)
+    if comm.rank == 0 and not settings["quiet"]:
+        tell_notes(*sets)
     model = make_model(settings, sets.train.labels)
     device = agree_on_device(device, model, comm)
     if settings["shards"] == "speed":
@@ -85,6 +119,8 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
     options = fit_options(settings, sets.train, batch_size(settings, comm.size))
     if settings["verbose"] and comm.rank == 0:
         describe(model, sets.train, settings)
+    if asked_to_end(comm, settings, signals):
+        return EX_INTERRUPTED
     result = fit(
         model,
         sets.train,
@@ -101,18 +137,56 @@ def train(comm: Any, settings: dict[str, Any]) -> int:
     )
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         report(result, comm.size, settings)
-    if result.status == "interrupted" and result.stop_reason == "signal":
-        return INTERRUPTED
+    return outcome(comm, result, settings, options["optimizer"].lr)
+
+
+def outcome(comm: Communicator, result: Any, settings: dict[str, Any], lr: float | None) -> int:
+    """The exit status that ``result`` asks for.
+
+    Raises:
+        ConfigError: training diverged.
+    """
     if result.status == "interrupted":
-        raise ConfigError(f"training was stopped by a {result.stop_reason}; --resume goes on from an older checkpoint")
+        saved = result.stop_reason == "signal"
+        if comm.rank == 0:
+            note("interrupted" if saved else "unsaved", settings["out"])
+            if not saved:
+                why = f"training was stopped by a {result.stop_reason}; --resume goes on from an older checkpoint"
+                print(f"distai-mpi: error: {why}", file=sys.stderr, flush=True)
+        return EX_INTERRUPTED if saved else EX_ERROR
     if result.status != "completed":
-        lr = options["optimizer"].lr
         way_out = "" if lr is None else f"lower --lr (now {lr:g}) or "
         raise ConfigError(
             f"training {result.status} in {'epoch' if result.evaluations is None else 'iteration'} {result.epochs}:"
             f" the {result.stop_reason}; {way_out}scale the features"
         )
     return 0
+
+
+def done_before(comm: Communicator, *settings: dict[str, Any]) -> bool:
+    """Whether the run was completed already, of which the last line is then told again; collective.
+
+    ``settings`` are the flags as they were given, and as the run began with them: either may be what it has kept.
+    """
+    from ..train.run import Result
+
+    done, told = None, ""
+    with comm.agreed():
+        if comm.rank == 0:
+            done, told = finished(settings[0], [repeat(each, comm.size, command) for each in settings])
+    if told:
+        tell(told)
+    done = comm.bcast_object(done)
+    if done is None:
+        return False
+    if comm.rank == 0 and settings[0]["as_json"]:
+        print(json.dumps(done), flush=True)
+    elif comm.rank == 0 and not settings[0]["quiet"]:
+        tell("the run is complete already, and this is its result; to train anew leave --resume out")
+        names = {field.name for field in dataclasses.fields(Result)}
+        result = Result(None, **{name: value for name, value in done.items() if name in names})
+        print(summary(result, done["ranks"], settings[0]), flush=True)
+    return True
 
 
 def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +272,10 @@ def summary(result: Any, ranks: int, settings: dict[str, Any]) -> str:
         parts.append(f"test loss {figure(result.test_loss)}")
     parts.append(f"{result.seconds:.2f} s on {ranks} rank{'s' if ranks > 1 else ''}")
     if searches:
-        parts += [counted(result.iterations, "iteration"), counted(result.rounds, "round"), ending(result, settings)]
+        parts += [counted(result.iterations, "iteration"), counted(result.rounds, "round")]
+        if result.relative_gap is not None:
+            parts.append(f"gap about {result.relative_gap:.1e} of the loss")
+        parts.append(ending(result, settings))
     else:
         parts.append(f"{result.samples_per_second:,.0f} samples/s")
     return "  ".join(parts) + (f"  → {settings['out']}" if settings["out"] else "")
@@ -209,7 +286,8 @@ def ending(result: Any, settings: dict[str, Any]) -> str:
     if result.converged is not False:
         return f"ended by {result.stop_reason}"
     told = f"not at the optimum: ended by {result.stop_reason}"
-    rounded = settings["dtype"] == "float32" and result.stop_reason in ("no further decrease", "iterations")
+    by_rounding = ("no further decrease", "iterations", "rounding of the parameters")
+    rounded = settings["dtype"] == "float32" and result.stop_reason in by_rounding
     if not rounded or result.without_optimum is not None:  # of separable classes a warning has told already
         return told
     ways = ["a larger --max-iter"] * (result.stop_reason == "iterations")

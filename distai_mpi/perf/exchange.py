@@ -206,8 +206,8 @@ def rows(
     """What was measured, a row for each contender, and one for each kind of floor: its fastest loop.
 
     ``ratio_to_native`` and ``ratio_to_floor`` are times as multiples of the library's Allreduce, with a malloc that
-    keeps memory or gives it back, whichever is faster, and of the floor for that kind of result; medians over the
-    turns of both in the same turn, None where there is nothing to compare with.
+    keeps memory or gives it back, whichever is faster, and of the floor for that kind of result: quotients of the
+    ``seconds`` beside them.  None where there is nothing to compare with.
     """
     natives = [contender for contender in contenders if contender.name in ("native", KEPT)]
     native = min(natives, key=lambda one: one.median, default=None)
