@@ -68,15 +68,21 @@ class Watch:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-mpi turns them into skips
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests marked ``mpi`` to ``python tests/run.py``, which starts them on several ranks."""
+    """Leave the tests marked ``mpi`` to ``python tests/run.py``, and on many ranks out those that say so."""
     if not config.getoption("--with-mpi"):
         left_out = [item for item in items if item.get_closest_marker("mpi")]
-        items[:] = [item for item in items if item not in left_out]
+    else:
+        marks = [(item, item.get_closest_marker("most_ranks")) for item in items]
+        left_out = [item for item, mark in marks if mark is not None and launcher().size > mark.args[0]]
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "most_ranks(n): nothing new is learned on more ranks than n")
     config.pluginmanager.register(Watch(config), "distai-watch")
     if RANK > 0:
         reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -19,6 +19,7 @@ from distai_mpi.data.readers.variables import VariablesFile
 from distai_mpi.data.sources import Source
 from distai_mpi.errors import DataError
 
+pytestmark = pytest.mark.most_ranks(3)
 ROWS = 41
 RNG = np.random.default_rng(0)
 X, Y, WEIGHT = RNG.normal(size=(ROWS, 6)), np.arange(ROWS) % 4, RNG.integers(0, 5, ROWS) / 2
