@@ -193,12 +193,13 @@ def warm_up(objective: Objective) -> None:
 
 
 def compile_passes(objective: Objective) -> None:
-    """Compile what `spread_of` and `diagonal_of_all` need, on a row of zeros; local."""
+    """Compile what `spread_of` and `diagonal_of_all` need, on a row of zeros, and what takes a sample; local."""
     model, loader = objective.model, objective.loader
     x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
     row = Batch(x, y, None, np.zeros(1, np.int64), 0, train=False)
     _squares(row, np.empty(x.shape[1], x.dtype))
     _add_diagonal(model, row, np.zeros(model.layout.size))
+    loader.sample(0)
 
 
 def diagonal_of_all(objective: Objective) -> Array:
