@@ -19,6 +19,7 @@ LONGEST = 450  # lines of a module
 LAYERS: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
+    "choices": set(),
     "exit_codes": set(),
     "signals": {"exit_codes"},
     "messages": set(),
@@ -34,7 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
-    "data": {"perf.machine", "params", "errors", "backend", "jit"},
+    "data": {"perf.machine", "params", "errors", "choices", "backend", "jit"},
     "models": {"data", "params", "errors", "backend", "jit", "vectors", "flags", "files"},
     "optim": {"params", "errors", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "backend", "trace"},
@@ -71,6 +72,7 @@ LAYERS: dict[str, set[str]] = {
         "trace",
         "signals",
         "exit_codes",
+        "choices",
     },
     "__main__": {"cli"},
     "": {"version", "train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself

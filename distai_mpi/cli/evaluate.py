@@ -16,7 +16,7 @@ from .build import tell_notes
 from .flags import COLUMNS, flags
 
 # options of `data.load`, and what they are called in a model
-SPLIT = {"test": "test_data", "test_fraction": "test_fraction", "valid": "valid", "seed": "seed"}
+SPLIT = {"lines": "lines", "test": "test_data", "test_fraction": "test_fraction", "valid": "valid", "seed": "seed"}
 
 
 TRAINING_FLAGS = ("--missing", "--dates")  # which ways out of errors name
@@ -66,7 +66,7 @@ def evaluate(
     options = as_trained(extra, columns, model)
     optional = columns["label"] is None and columns["weight"] is None
     with told_as_of_training():
-        training, test = data.load(name, comm, optional=optional, unlabelled=True, **options, **split)
+        training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     share, which = (training, "train") if test is None or rows == "train" else (test, "test")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..choices import DATES, MISSING
 from .config import read_config
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -16,8 +17,6 @@ OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average", "
 SEARCHING = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 FULL_BATCH = ("gd", *SEARCHING)  # these take all rows in every step
 SCHEDULES = ("constant", "step", "cosine")
-MISSING = ("refuse", "mean", "median", "drop")
-DATES = ("refuse", "seconds", "calendar")
 METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 
@@ -76,6 +75,11 @@ COLUMNS: Sequence[Option] = (
         "--day-first/--month-first",
         default=None,
         help="How dates as 1/2/2020 are read in CSV.  [default: as the values of the column tell]",
+    ),
+    click.option(
+        "--lines",
+        metavar="FIRST-LAST",
+        help="Of text: the lines that hold the table, from 1, as in 18-55, or 18- for all from there on.  [default: all]",
     ),
     click.option("--format", type=click.Choice(["csv", "libsvm"]), help="Of text.  [default: as its first lines look]"),
     click.option("--features", metavar="VAR", help="Of HDF5, netCDF and MATLAB files: the variable of the features."),

@@ -227,6 +227,8 @@ def _open_rows(
 ) -> Found | ArrayFile | None:
     """The set in a file of named arrays, or in a table: Parquet, CSV, libsvm; None where there is none."""
     container = seen.container
+    if container is not None or seen.is_array or seen.is_parquet:
+        columns.refuse_lines(seen.path)
     if container is not None:
         return container(seen.path, names, columns)
     if ("x", "y") not in names or seen.is_array:

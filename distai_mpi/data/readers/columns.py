@@ -10,10 +10,9 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from ...choices import DATES, MISSING
 from ...errors import ConfigError, DataError
 
-MISSING = ("refuse", "mean", "median", "drop")
-DATES = ("refuse", "seconds", "calendar")
 SHOWN_NAMES = 20  # in a message
 
 
@@ -68,6 +67,8 @@ class Columns:
             values of their column tell, or ``date_orders`` says.
         date_orders: the same of columns of a model, by name or number: those that it was trained on tell of others.
         header: whether text has a line of names; None: as it looks.
+        lines: of text, the lines that hold the table, FIRST-LAST, counted from 1 (``18-55``, or ``18-`` for all from
+            there on); None: all.
         format: of text, ``csv`` or ``libsvm``; None: as it looks.
         variable: of HDF5, netCDF and MATLAB files the variable of the features; None: as they are usually called.
         transpose: whether such variables are stored with a row of the data in each column.
@@ -90,6 +91,7 @@ class Columns:
     day_first: bool | None = None
     date_orders: tuple[tuple[str, bool], ...] = ()
     header: bool | None = None
+    lines: str | None = None
     format: str | None = None
     variable: str | None = None
     transpose: bool = False
@@ -105,8 +107,19 @@ class Columns:
         for field in fields(self)[:4]:
             if not isinstance(getattr(self, field.name), str | None):
                 raise ConfigError(f"{field.name} must be a string, not {getattr(self, field.name)!r}")
+        self.line_range  # noqa: B018 (is checked)
         if self.indicator and self.missing not in ("mean", "median"):
             raise ConfigError("indicators of missing values (indicator) need missing='mean' or 'median'")
+
+    @property
+    def line_range(self) -> tuple[int, int | None] | None:
+        """The first and the last one of ``lines``; the last one is None where it is the text's."""
+        if self.lines is None:
+            return None
+        match = re.fullmatch(r"([1-9]\d*)-(\d*)", str(self.lines))
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise ConfigError(f"--lines {self.lines}: give FIRST-LAST, numbers of lines from 1, as in 18-55, or 18- for all from there on")
+        return int(match[1]), int(match[2]) if match[2] else None
 
     @property
     def keeps_missing(self) -> bool:
@@ -129,6 +142,11 @@ class Columns:
             return replace(self, unlabelled=True, row_names=self.row_names if roles is None else roles.row_names)
         weight = self.weight if self.weight is None else roles.weight_name or self.weight
         return replace(self, required=roles.names, label_name=roles.label_name, weight=weight, unlabelled=True)
+
+    def refuse_lines(self, path: str) -> None:
+        """Raise a ConfigError about a file that is no text, if ``lines`` are named."""
+        if self.lines is not None:
+            raise ConfigError(f"--lines {self.lines}: {path} is no text; lines are those of CSV and libsvm files")
 
     def refuse(self, path: str) -> None:
         """Raise a ConfigError about a file without columns, if any were named.

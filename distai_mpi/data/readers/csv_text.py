@@ -21,6 +21,7 @@ from .text import HARD_NUMBERS, Scratch, TextFile, Unsplittable, field_at, has_l
 Array = Any
 
 ADVICE = "every field must be a number; mend or remove the line"
+LINES_ADVICE = "mend or remove it, or say by --lines which lines are the table"
 FILL_ADVICE = "mend the line, or say --missing mean, median or drop"
 LABEL_ADVICE = "mend the line, or say --missing drop, which leaves out rows without a label"
 TEXTS = (WORD, BOOLEAN, DATE, DATETIME)
@@ -327,8 +328,8 @@ class CsvFile(TextFile):
             codes.EMPTY: f"{where}: the field is empty; {fill}",
             codes.MISSING: f"{where}: {found} stands for a value that is not there; {fill}",
             codes.NO_NUMBER: f"{where}: {found} is no finite number; {advice}",
-            codes.FEWER: f" has {column} fields, not the first line's {self.columns}; {ADVICE}",
-            codes.MORE: f" has more than the {self.columns} fields of the first line; mend or remove it",
+            codes.FEWER: f" has {column} fields, not the first line's {self.columns}; {LINES_ADVICE}",
+            codes.MORE: f" has more than the {self.columns} fields of the first line; {LINES_ADVICE}",
             codes.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
             codes.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",
             codes.OPEN_QUOTE: f"{where}: the quote that begins here is not closed; mend the line",

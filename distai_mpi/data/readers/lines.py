@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import NamedTuple
 
 from .text import TextFile, has_lone_return
@@ -60,6 +61,8 @@ def first_bytes(file: TextFile, size: int) -> tuple[bytes, bool]:
                 return b"".join(parts), True
             parts.append(part)
             held += len(part)
+            if file.end is not None and held >= file.end and size >= file.end:
+                return b"".join(parts)[: file.end], True
     return b"".join(parts)[:size], False
 
 
@@ -74,7 +77,7 @@ def first_lines(file: TextFile, lines: int) -> tuple[list[Line], bool, bool] | N
         if b"\0" in window:
             return None
         returns = has_lone_return(window)
-        found = split(window, whole, returns)
+        found = split(window, whole, returns, file.begin)
         enough = len(found) >= lines or (len(found) > 2 and size >= 64 * WINDOW)
         if whole or enough:
             return found[:lines], returns, whole and len(found) <= lines
@@ -83,13 +86,15 @@ def first_lines(file: TextFile, lines: int) -> tuple[list[Line], bool, bool] | N
         size *= 4
 
 
-def split(window: bytes, whole: bool, returns: bool) -> list[Line]:
-    """The lines in the first bytes of a file; the last one without an end counts if they are the ``whole`` file."""
+def split(window: bytes, whole: bool, returns: bool, begin: int = 0) -> list[Line]:
+    """The lines from byte ``begin`` on in the first bytes of a file; the last one without an end counts if they are the
+    ``whole`` file.
+    """
     ends = [match.end() for match in re.finditer(rb"\r\n|\r|\n" if returns else rb"\n", window)]
     if whole and (not ends or ends[-1] < len(window)):
         ends.append(len(window))
     found: list[Line] = []
-    begin, at = 0, 0
+    at = bisect_right(ends, begin)
     while at < len(ends):
         first, text = at, window[begin : ends[at]]
         if b'"' in text and not _is_skipped(text):

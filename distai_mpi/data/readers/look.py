@@ -34,6 +34,7 @@ from .lines import (
     LINES,
     MOST_LINES,
     WIDE_MARKS,
+    WINDOW,
     Line,
     decode,
     delimiter_of,
@@ -44,7 +45,7 @@ from .lines import (
 from .prose import LOOKED_AT, lines_of_prose
 from .row_names import LOOKED, rows_looked_at, without_row_names
 from .stretch import NoRows
-from .text import TextFile
+from .text import TextFile, has_lone_return
 
 ENTRY = re.compile(rb"\s*[-+.\deE]+(:\S+)?\s+(qid:\S+|\d+:[-+.\deE]+)(\s|$)")
 FIELD_ENTRY = re.compile(rb"\s*[-+.\deE]+(\s+\d+:\d+:[-+.\deE]+)+\s*$")
@@ -62,6 +63,9 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     """
     file = TextFile(path, packed, 0)
     _refuse_wide(file)
+    file = replace(file, begin=_text_begin(file), returns=has_lone_return(first_bytes(file, WINDOW)[0]))
+    if columns.line_range is not None:
+        file = file.within(*columns.line_range)
     looked = first_lines(file, LINES)
     if looked is None:
         return None
@@ -71,10 +75,10 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     if not whole and columns.format is None and all(LONE_LABEL.match(line.text) for line in lines):
         more = first_lines(file, MOST_LINES)  # rows of libsvm text whose features are all 0 come first
         lines, returns, whole = more or looked
-    file = replace(file, returns=returns, begin=_text_begin(file))
+    file = replace(file, returns=returns)
     if columns.format == "libsvm" or (columns.format is None and any(ENTRY.match(line.text) for line in lines)):
         columns.refuse(path)
-        return LibsvmFile(path, packed, file.begin, dtype, returns=returns)
+        return LibsvmFile(path, packed, file.begin, dtype, returns=returns, end=file.end)
     if columns.format is None and all(FIELD_ENTRY.match(line.text) for line in lines):
         raise DataError(
             f"{path}: is libffm text (field:index:value), which is not read; write each entry as index:value (libsvm)"
@@ -158,8 +162,9 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
         dtype,
         tuple(kinds),
         comma,
-        header.notes + index_note,
+        header.notes + index_note + (f"{path}: only lines {columns.lines} are read",) * (columns.lines is not None),
         returns=file.returns,
+        end=file.end,
         orders=(codes.NO_ORDER,) * width,
         examples=("",) * width,
     )

@@ -7,8 +7,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import IO, Any, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -36,12 +36,14 @@ class TextFile:
         sequential: whether it is compressed.
         begin: first byte of the first line of data, in the uncompressed text.
         returns: whether a carriage return alone ends a line, as it did on the old Macintosh.
+        end: the byte behind the last line of data, likewise; None: the text's end.
     """
 
     path: str
     sequential: bool
     begin: int
     returns: bool = field(default=False, kw_only=True)
+    end: int | None = field(default=None, kw_only=True)
 
     @property
     def files(self) -> set[str]:
@@ -75,9 +77,9 @@ class TextFile:
         """
         block_bytes = BLOCK_BYTES
         with self.open() as file:
-            low, high = self.begin, None
+            low, high = self.begin, self.end
             if not self.sequential:
-                size = os.path.getsize(self.path)
+                size = os.path.getsize(self.path) if self.end is None else self.end
                 low, high = (
                     self._line_start(file, size, self.begin + (size - self.begin) * p // parts)
                     for p in (part, part + 1)
@@ -126,6 +128,30 @@ class TextFile:
                 return place + found + 1
             place += len(look)
         return size
+
+    def within(self, first: int, last: int | None) -> Self:
+        """The same, of the lines from number ``first`` on, from 1, to ``last`` or, where it is None, the text's end.
+
+        Raises:
+            DataError: it has not so many lines.
+        """
+        begin, end = (line and self._end_of(line) for line in (first - 1, last))
+        return replace(self, begin=max(self.begin, begin or 0), end=end)
+
+    def _end_of(self, line: int) -> int:
+        """The byte behind line number ``line``, from 1."""
+        ends, lines, position, tail = re.compile(rb"\r\n|\r|\n" if self.returns else rb"\n"), 0, 0, False
+        with self.open() as file:
+            while text := file.read(BLOCK_BYTES):
+                while text.endswith(b"\r") and (more := file.read(1)):  # of which a newline may be the other half
+                    text += more
+                found = [match.end() for match in ends.finditer(text)]
+                if lines + len(found) >= line:
+                    return position + found[line - lines - 1]
+                lines, position, tail = lines + len(found), position + len(text), not found or found[-1] < len(text)
+        if lines + tail < line:
+            raise DataError(f"{self.path}: there is no line {line}: the last one is number {lines + tail}")
+        return position
 
     def line_of(self, position: int) -> int:
         """Number of the line, from 1, that holds the byte at ``position``."""
