@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import DataError
+from .paired import PairedTables
 from .readers import codes
 from .readers.csv_text import CsvFile
 from .readers.stretch import StretchFile
@@ -57,7 +58,7 @@ def settle(files: Sequence[StretchFile], rows_of: Callable[[StretchFile], Any], 
 
 def _tables(file: StretchFile) -> Iterator[CsvFile]:
     """The CSV files of a data set."""
-    if isinstance(file, SeveralFiles):
+    if isinstance(file, SeveralFiles | PairedTables):
         for member in file.members:
             yield from _tables(member)
     elif isinstance(file, CsvFile):
@@ -65,7 +66,7 @@ def _tables(file: StretchFile) -> Iterator[CsvFile]:
 
 
 def _ordered(file: StretchFile, known: dict[str, bool]) -> StretchFile:
-    if isinstance(file, SeveralFiles):
+    if isinstance(file, SeveralFiles | PairedTables):
         return replace(file, members=tuple(_ordered(member, known) for member in file.members))
     return file.with_orders(known) if isinstance(file, CsvFile) else file
 

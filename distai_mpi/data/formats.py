@@ -21,6 +21,7 @@ from ..errors import DataError
 from . import foreign
 from .array_file import ArrayFile, read_npy_header
 from .folders import refuse_lost_label
+from .paired import open_paired
 from .part_files import open_several
 from .readers import hdf5, look, matlab, netcdf, parquet
 from .readers.catalog import Entry, make_set, open_set
@@ -38,6 +39,7 @@ accepted are
   mnist                the MNIST digits that come with the package
   FILE.npz             with arrays x_train, y_train and perhaps x_test, y_test; or x, y; and perhaps weight_train, ...
   X.npy,Y.npy          features and labels, two files
+  X.csv,Y.csv          likewise, where Y is a table of one column
   IMAGES,LABELS        two IDX files (the format of MNIST)
   FILE.csv             a table, one row a line, with commas, semicolons, tabs or blanks between them; perhaps a header
   FILE.svm             libsvm text: label index:value index:value ...
@@ -187,7 +189,9 @@ def _open(spec: Spec, names: Sequence[tuple[str, str]], columns: Columns, dtype:
     Two files, or tables, hold a set without a name: as good as the pair ``x``, ``y``.
     """
     parts = split_spec(spec)
-    if len(parts) == 2 and all(map(plain_file, parts)) and any(look_at(part).is_array for part in parts):
+    two = len(parts) == 2 and all(map(plain_file, parts))
+    if two and any(look_at(part).is_array for part in parts):
+        columns.refuse_lines(spec_name(spec))
         replace(columns, columns=None, drop=None).refuse(spec_name(spec))
         if ("x", "y") not in names:
             return None
@@ -199,6 +203,9 @@ def _open(spec: Spec, names: Sequence[tuple[str, str]], columns: Columns, dtype:
     several = len(files) > 1 or bool(files[0].folders)
     open_one = partial(_open_set, names=names, dtype=dtype, alone=not several)
     if several:
+        tables = open_paired(spec_name(spec), parts[0], parts[1], open_one, columns) if two else None
+        if tables is not None:
+            return tables
         return open_several(spec_name(spec), files, open_one, columns)
     found = open_one(files[0].path, columns)
     if getattr(found, "feature_names", None) is not None:

@@ -72,6 +72,7 @@ class Columns:
         format: of text, ``csv`` or ``libsvm``; None: as it looks.
         variable: of HDF5, netCDF and MATLAB files the variable of the features; None: as they are usually called.
         transpose: whether such variables are stored with a row of the data in each column.
+        holds: what is in a table: ``rows``, labels among them; ``features`` without labels; or ``labels`` alone.
         wanted: whether labels and weights are read; else these columns are left out, and without ``label`` all
             columns are features.
         row_names: columns of words that are known to name the rows, as `Roles.row_names` of other rows of the set.
@@ -95,6 +96,7 @@ class Columns:
     format: str | None = None
     variable: str | None = None
     transpose: bool = False
+    holds: str = "rows"
     wanted: bool = True
     row_names: tuple[str, ...] = ()
     optional: bool = False
@@ -173,6 +175,8 @@ class Columns:
         Raises:
             DataError: there is no such column, one is both label and weight, or none is left for features.
         """
+        if self.holds == "labels":
+            return self._labels_alone(path, names, [column for column in range(count) if column not in index])
         weight = None if self.weight is None else self._one(path, "--weight", self.weight, names, count)
         label = self._label(path, names, count)
         dropped = set(self._several(path, "--drop", self.drop, names, count))
@@ -182,7 +186,7 @@ class Columns:
             if column in dropped:
                 raise DataError(f"{path}: column {name} cannot be both {flag} and left out by --drop {self.drop}")
         asked = self._several(path, "--columns", self.columns, names, count)
-        if label is None and self.wanted:
+        if label is None and self.wanted and self.holds == "rows":
             free = [i for i in range(count) if i != weight and i not in (*index, *dropped, *asked)]
             if not free and set(asked) - dropped - {weight}:
                 raise DataError(
@@ -208,6 +212,15 @@ class Columns:
         of_features = None if names is None else tuple(names[column] for column in features)
         return Roles(label, weight, tuple(features), notes, of_features, called(label), called(weight))
 
+    def _labels_alone(self, path: str, names: Sequence[str] | None, left: list[int]) -> Roles:
+        """What the columns of a table of labels are, of which ``left`` do not number the rows."""
+        if len(left) != 1:
+            raise DataError(f"{path}: has {len(left)} columns, and a table of labels has one")
+        name = None if names is None else names[left[0]]
+        if self.label not in (None, name, str(left[0])):
+            raise DataError(f"{path}: --label {self.label}: the labels are in this file, in column {name or left[0]}")
+        return Roles(left[0], None, (), label_name=name)
+
     def _nothing_left(
         self, path: str, names: Sequence[str] | None, count: int, label: int | None, weight: int | None
     ) -> DataError:
@@ -219,7 +232,7 @@ class Columns:
         ]
         uses += [f"--drop {self.drop} leaves columns out"] * (self.drop is not None)
         uses += [f"--columns asks for {self.columns} alone"] * (self.columns is not None)
-        advice = "name another column with --label, or give data with features beside it"
+        advice = f"name another column with --label, or give the features in a table of their own: X.csv,{path}"
         if not self.wanted:
             advice = "leave --label out where the data has no labels"
         return DataError(

@@ -90,6 +90,8 @@ def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
         return _numbers_are_names(path, line, first, columns)
     if not any(kind in (NUMBER, BOOLEAN, DATE, DATETIME) for kind in under):
         return True  # of a table of words; whether it is one at all is another question
+    if not first[0] and len(first) > 1 and WORD in kinds and _counts(columns[0]) and len(columns[0]) > 1:
+        return True  # above an index
     differ = [kind not in (NUMBER, NOTHING) and under[i] not in (kind, WORD) for i, kind in enumerate(kinds)]
     if not any(differ):
         numbers = [column for column, kind in enumerate(kinds) if kind == NUMBER]

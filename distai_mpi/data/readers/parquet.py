@@ -66,7 +66,8 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         return replace(column, dtype=np.dtype(np.float64)) if gaps and column.dtype.kind != "f" else column
 
     features = tuple(chosen(i, columns.keeps_missing) for i in roles.features)
-    dtype = np.result_type(*(column.dtype for column in features if column is not None))
+    types = [column.dtype for column in features if column is not None] or [np.dtype(np.float64)]  # of labels alone
+    dtype = np.result_type(*types)
     return ParquetFile(
         path,
         groups,

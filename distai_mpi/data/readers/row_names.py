@@ -47,7 +47,7 @@ def without_row_names(
     def called(column: int) -> str:
         return str(column) if names is None else names[column]
 
-    by_default = columns.wanted and columns.label is None and columns.label_name is None
+    by_default = columns.wanted and columns.holds == "rows" and columns.label is None and columns.label_name is None
     asked = [column for column in roles.features if column in words]
     asked += [roles.label] if by_default and roles.label in words and roles.label is not None else []
     known = {column for column in asked if called(column) in columns.row_names}
