@@ -99,6 +99,23 @@ def comm() -> Iterator[Communicator]:
         yield communicator
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(params=[None, 64])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of text so small that lines reach over them."""
+    from distai_mpi.data.readers import text
+
+    if request.param:
+        monkeypatch.setattr(text, "BLOCK_BYTES", request.param)
+        monkeypatch.setattr(text, "LOOK_BYTES", 7)
+
+
 def ways_to_declare_nodes(ranks: int) -> list[tuple[int, ...]]:
     """Ranks of nodes: all on one, one rank each, and unequal ones."""
     ways: set[tuple[int, ...]] = {(ranks,), (1,) * ranks}

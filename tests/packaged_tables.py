@@ -4,8 +4,9 @@
 
 The packages (scikit-learn, statsmodels, vega_datasets, river, lifelines, matplotlib) and pandas are taken from the
 environment this runs in; which are missing is told.  ``packaged_tables.toml`` says for each file which flags it takes,
-besides --drop at most two, how pandas reads it and, of a file of labels alone, where its features are.  A file is right where the features are pandas' to the last bit
-(values filled in: to 1e-12) and labels are pandas', words as classes that are told apart alike.
+besides --drop at most two, how pandas reads it and, of a file of labels alone, where its features are.  A file is right
+where the features are pandas' to the last bit (values filled in: to 1e-12) and labels are pandas', words as classes
+that are told apart alike.
 
 The exit status is 0 only if all packages are there and every file is right.
 """

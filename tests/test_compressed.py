@@ -62,12 +62,6 @@ PACK = {
 STREAMS = [kind for kind in PACK if kind != "zip"]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def write(data, name="a"):
     Path(name).write_bytes(data)
     return name

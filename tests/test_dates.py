@@ -12,7 +12,6 @@ from texts import names_of, table, write
 
 from distai_mpi.data import load_features, load_sets
 from distai_mpi.data.formats import find
-from distai_mpi.data.readers import text as text_module
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.kinds import day_first, kind_of
 from distai_mpi.errors import DataError
@@ -20,20 +19,6 @@ from distai_mpi.errors import DataError
 mpi = pytest.mark.mpi
 pytestmark = pytest.mark.most_ranks(3)
 SECONDS = Columns(dates="seconds")
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(params=[None, 64])
-def blocks(request, monkeypatch):
-    """Blocks so small that lines reach over them."""
-    if request.param:
-        monkeypatch.setattr(text_module, "BLOCK_BYTES", request.param)
-        monkeypatch.setattr(text_module, "LOOK_BYTES", 7)
 
 
 def seconds(year, month, day, *clock):

@@ -18,12 +18,6 @@ RNG = np.random.default_rng(5)
 X, Y, WEIGHT = RNG.normal(size=(ROWS, 3)), np.arange(ROWS) % 2, RNG.random(ROWS)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def save(path="a", **arrays):
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():

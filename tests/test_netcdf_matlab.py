@@ -20,12 +20,6 @@ WORDS = [("good", "bad")[i] for i in Y]
 KINDS = ["netcdf-4", "classic", "classic-64"]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def bad(match, path="a", **options):
     with pytest.raises(DataError, match=match):
         load(path, Alone(), **options)

@@ -20,12 +20,6 @@ RNG = np.random.default_rng(3)
 Y = np.arange(ROWS) % 3
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def save(path="a", group=7, metadata=None, **columns):
     table = arrow.table(columns)
     if metadata is not None:

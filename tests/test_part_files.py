@@ -30,12 +30,6 @@ X, Y = RNG.normal(size=(ROWS, 3)), RNG.integers(0, 2, ROWS)
 NAMES = ("a", "b", "c", "label")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def csv_of(rows, names=NAMES, order=None, header=True):
     """CSV text of the rows ``rows``, columns in the given ``order``."""
     order = order or range(len(names))

@@ -14,12 +14,6 @@ X, Y = [[i, 2 * i] for i in range(30)], [i % 3 for i in range(30)]
 PROSE = "Series:   LNS14\n\nSeasonally adjusted\nAge:  16 years and over\n\n"
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("header", ["a,b,y\n", "a,b,y,\n", ""])  # a mark at the end of the header alone too

@@ -25,12 +25,6 @@ def idx_bytes(array):
     return head + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def rows_of(array):
     """All rows of an `ArrayFile`, read in chunks; the same as taken, and as mapped where it can be."""
     chunks = list(array.chunks(7))

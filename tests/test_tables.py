@@ -27,12 +27,6 @@ X[:, 2] = 0
 NAMES = [*"abcdef", "y", "w"]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def bad(match, path="a", **options):
     with pytest.raises(DataError, match=match):
         load(path, Alone(), **options)
@@ -242,16 +236,6 @@ def write_all(folder, x=X, y=Y, weight=WEIGHT):
     scipy.io.savemat(paths["old.mat"], {"x": x, "y": y, "weight": weight}, appendmat=False)
     save_hdf5(paths["columns.h5"], **dict(zip(NAMES, [*x.T, y, weight], strict=True)))
     return paths
-
-
-@pytest.fixture
-def comm():
-    from mpi4py import MPI
-
-    from distai_mpi.comm import Communicator
-
-    with Communicator(MPI.COMM_WORLD) as communicator:
-        yield communicator
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ X, Y = RNG.normal(size=(40, 5)) * 10.0 ** RNG.integers(-9, 9, (40, 5)), RNG.inte
 X[RNG.random(X.shape) < 0.3] = 0
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def csv_text(delimiter=",", end="\n", x=X, y=Y, header=None):
     lines = [delimiter.join([*map(repr, row), str(label)]) for row, label in zip(x.tolist(), y.tolist(), strict=True)]
     return end.join([*([header] if header else []), *lines, ""])

@@ -13,27 +13,12 @@ from texts import PARTS, names_of, table, write
 from distai_mpi.data import load, load_features
 from distai_mpi.data.formats import find, find_features
 from distai_mpi.data.parsed import read_stretches
-from distai_mpi.data.readers import text as text_module
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.libsvm_text import LibsvmFile
 from distai_mpi.data.readers.text import Unsplittable
 from distai_mpi.errors import DataError
 
 pytestmark = pytest.mark.most_ranks(3)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(params=[None, 64])
-def blocks(request, monkeypatch):
-    """Blocks so small that lines reach over them."""
-    if request.param:
-        monkeypatch.setattr(text_module, "BLOCK_BYTES", request.param)
-        monkeypatch.setattr(text_module, "LOOK_BYTES", 7)
 
 
 # --- headers
@@ -308,16 +293,6 @@ def test_quotes_with_line_ends_on_ranks(comm, tmp_path, end):
     comm.barrier()
     train, _ = load(path, comm, drop="note", test_fraction=0, shuffle="global")
     assert sorted(train.dataset.x.tolist()) == [[i, i / 2] for i in range(60)]
-
-
-@pytest.fixture
-def comm():
-    from mpi4py import MPI
-
-    from distai_mpi.comm import Communicator
-
-    with Communicator(MPI.COMM_WORLD) as communicator:
-        yield communicator
 
 
 def test_words_as_features_are_refused_together(folder):

@@ -8,25 +8,9 @@ import pytest
 from test_text import read
 from texts import names_of, table, write
 
-from distai_mpi.data.readers import text as text_module
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.kinds import has_decimal_commas, kind_of
 from distai_mpi.errors import DataError
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(params=[None, 64])
-def blocks(request, monkeypatch):
-    """Blocks so small that lines reach over them."""
-    if request.param:
-        monkeypatch.setattr(text_module, "BLOCK_BYTES", request.param)
-        monkeypatch.setattr(text_module, "LOOK_BYTES", 7)
-
 
 # --- values that are not there
 

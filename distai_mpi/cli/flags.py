@@ -79,7 +79,7 @@ COLUMNS: Sequence[Option] = (
     click.option(
         "--lines",
         metavar="FIRST-LAST",
-        help="Of text: the lines that hold the table, from 1, as in 18-55, or 18- for all from there on.  [default: all]",
+        help="Of text: the lines that hold the table, from 1, as in 18-55, or 18- for all behind.  [default: all]",
     ),
     click.option("--format", type=click.Choice(["csv", "libsvm"]), help="Of text.  [default: as its first lines look]"),
     click.option("--features", metavar="VAR", help="Of HDF5, netCDF and MATLAB files: the variable of the features."),

@@ -12,7 +12,7 @@ from ..errors import DataError
 from .readers.columns import Columns, Roles
 from .readers.csv_text import CsvFile
 from .readers.parquet import ParquetFile
-from .readers.stretch import Stretch, StretchFile
+from .readers.stretch import Stretch
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,9 @@ class Columns:
             return None
         match = re.fullmatch(r"([1-9]\d*)-(\d*)", str(self.lines))
         if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise ConfigError(f"--lines {self.lines}: give FIRST-LAST, numbers of lines from 1, as in 18-55, or 18- for all from there on")
+            raise ConfigError(
+                f"--lines {self.lines}: give FIRST-LAST, counted from 1, as in 18-55, or 18- for all behind"
+            )
         return int(match[1]), int(match[2]) if match[2] else None
 
     @property
