@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 import pytest
+from alone import Alone
 from commands import run_here
 
 from distai_mpi.data import classes, encode_labels, load, load_sets
@@ -233,3 +234,21 @@ def test_flags_of_training_are_told_as_such(comm, shared_path, end):
     for words in (("evaluate", "run"), ("predict", "run", "--out", "p.npy")):
         told = command(*words, "--data", f"holed.{end}", status=2, **at)
         assert "--missing mean, median or drop (--missing is a flag of train: what was said there is kept" in told
+
+
+@pytest.mark.parametrize("end", ["csv", "parquet", "h5", "npz"])
+def test_labels_that_stand_for_nothing_do_so_in_every_format(folder, end):
+    words = np.array([" bad", "good", "None", "NA", "good ", ""])[np.arange(ROWS) % 6]
+    if end == "h5":
+        with h5py.File("a.h5", "w") as file:
+            file["x"], file["y"] = X, words.astype("S")
+    elif end == "npz":
+        np.savez("a.npz", x=X, y=words)
+    else:
+        save(folder / f"a.{end}", X, words)
+    with pytest.raises(DataError, match="(row 2|line 4).*'None' stands for a value .*--missing drop.*another name"):
+        load(f"a.{end}", Alone())
+    train, _ = load(f"a.{end}", Alone(), missing="drop", test_fraction=0)
+    assert train.classes == ("bad", "good")
+    assert train.dataset.y.tolist() == [0, 1, 1] * (ROWS // 6)
+    assert np.array_equal(train.dataset.x, X[np.isin(np.arange(ROWS) % 6, [0, 1, 4])])

@@ -1,8 +1,11 @@
 """Lines of prose before a table, and first lines whose numbers may be names."""
 
+import gzip
+
+import numpy as np
 import pytest
 from alone import Alone
-from texts import table, write
+from texts import names_of, table, write
 
 from distai_mpi.data import load, load_features
 from distai_mpi.data.formats import find
@@ -84,3 +87,59 @@ def test_libsvm_text_has_no_columns(folder):
             load("a", Alone(), **options)
         with pytest.raises(ConfigError, match=f"{flag}: a is no table"):
             load_features("a", Alone(), **options)
+
+
+REPORT = (
+    'Name:,"A"\nWords:,"over\ntwo lines"\n=====\n ,a,b,y,\n\n"A, b",1.5,2,3,\n"C",4,5.25,6,\n===\nNotes\n1 - of a\n'
+)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_say_where_the_table_is(folder, blocks, end):
+    text = REPORT.replace("\n", end)
+    assert table(text, Columns(lines="5-8")) == ([[1.5, 2], [4, 5.25]], [3, 6])
+    found, _ = find("a", None, Columns(lines="5-8"))
+    assert "a: only lines 5-8 are read" in found.notes
+    assert found.feature_names == ("a", "b")
+    assert table(text, Columns(lines="7-8", columns="1,2", label="3"))[0] == [[1.5, 2], [4, 5.25]]
+    with pytest.raises(DataError, match=r"a: line 9 has 1 fields, .*--lines which lines are the table"):
+        load("a", Alone(), lines="5-", label="y", drop="4")
+    with pytest.raises(DataError, match=r"there is no line 12: the last one is number 11"):
+        load("a", Alone(), lines="5-12")
+
+
+@pytest.mark.parametrize("tail", ["", "\n"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_lines_to_the_end_and_of_packed_files(folder, blocks, tail, pack):
+    text = "a,b\n1,2\n3,4\n5,6" + tail
+    write(gzip.compress(text.encode()) if pack else text)
+    for lines, x in {"1-": [1, 3, 5], "1-4": [1, 3, 5], "1-3": [1, 3], "3-4": [3, 5], "4-4": [5]}.items():
+        train, _ = load("a", Alone(), lines=lines, test_fraction=0, header=lines.startswith("1"))
+        assert train.dataset.x.tolist() == [[value] for value in x]
+
+
+def test_lines_of_libsvm(folder, blocks):
+    write("junk\n1 1:5\n0 2:6\n1 1:7\nend\n")
+    train, _ = load("a", Alone(), lines="2-4", test_fraction=0)
+    assert train.dataset.x.tolist() == [[5, 0], [0, 6], [7, 0]]
+
+
+@pytest.mark.parametrize("lines", ["0-3", "5-4", "3", "a-b", "-5", ""])
+def test_bad_lines(folder, lines):
+    write(REPORT)
+    with pytest.raises(ConfigError, match="--lines .*: give FIRST-LAST"):
+        load("a", Alone(), lines=lines)
+
+
+def test_lines_are_those_of_text(folder):
+    np.savez("a.npz", x=np.ones((3, 2)), y=np.ones(3))
+    np.save("x.npy", np.ones((3, 2)))
+    np.save("y.npy", np.ones(3))
+    for data in ("a.npz", "x.npy,y.npy"):
+        with pytest.raises(ConfigError, match="is no text"):
+            load(data, Alone(), lines="1-2")
+
+
+def test_an_index_beside_words_alone(folder):
+    text = ",kind\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(30))
+    assert names_of(text, Columns(columns="0", label="kind"))[0] == ("", "kind")

@@ -67,7 +67,7 @@ def _tables(file: StretchFile) -> Iterator[CsvFile]:
 
 def _ordered(file: StretchFile, known: dict[str, bool]) -> StretchFile:
     if isinstance(file, SeveralFiles | PairedTables):
-        return replace(file, members=tuple(_ordered(member, known) for member in file.members))
+        return replace(file, members=tuple(_ordered(member, known) for member in file.members))  # type: ignore[arg-type]
     return file.with_orders(known) if isinstance(file, CsvFile) else file
 
 

@@ -89,7 +89,7 @@ class PairedTables:
         if x.rows != y.rows:
             raise DataError(
                 f"{self.members[0].path}: has {x.rows} rows, but {self.members[1].path} has {y.rows} labels; every row"
-                " needs one label, so check that the two belong together, and that both have a header or none"
+                " needs one label, so check that the two belong together, and which have a header"
             )
         return self._together(x, y)
 

@@ -12,6 +12,7 @@ from ..array_file import MISSING_ADVICE
 from ..checks import first_not_finite
 from ..labels import TRUTH_WORDS
 from . import dates
+from .kinds import label_word
 
 Array = Any
 
@@ -134,8 +135,10 @@ class ArrowColumn:
         places = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
         for place in np.unique(places).tolist():
             if place < len(array.dictionary):
-                text = word(array.dictionary[place].as_py())
-                numbers[place] = words.setdefault(text, len(words))
+                row = first + int(np.argmax(places == place))
+                where = f"column {self.name}, row {row} (counted from 0)"
+                text = label_word(word(array.dictionary[place].as_py()), keep, path, where)
+                numbers[place] = np.nan if text is None else words.setdefault(text, len(words))
         return numbers[places]
 
 

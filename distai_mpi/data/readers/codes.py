@@ -2,7 +2,7 @@
 
 # faults
 FINE, EMPTY, NO_NUMBER, FEWER, MORE, NEGATIVE, TOO_LARGE, NO_INDEX, NO_COLON, NOT_ASCENDING, HUGE_INDEX = range(11)
-MISSING, OPEN_QUOTE, NO_BOOLEAN, NO_DATE, NOT_EMPTY = range(11, 16)
+MISSING, OPEN_QUOTE, NO_BOOLEAN, NO_DATE, NOT_EMPTY, HASHED = range(11, 17)
 
 # of day and month in dates as 12/31/2020 or 31/12/2020; ASK_ORDER: nothing has told it yet;
 # SEE_ORDER: fields are read to see what they tell of it

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import codes, dates
 from .columns import Columns, Roles
-from .kinds import BOOLEAN, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, MISSING, WORD
+from .kinds import BOOLEAN, CLASS_ADVICE, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, LABEL_ADVICE, MISSING, WORD
 from .lines import decode
 from .stretch import Stretch
 from .text import HARD_NUMBERS, Scratch, TextFile, Unsplittable, field_at, has_lone_return, whole
@@ -23,7 +23,6 @@ Array = Any
 ADVICE = "every field must be a number; mend or remove the line"
 LINES_ADVICE = "mend or remove it, or say by --lines which lines are the table"
 FILL_ADVICE = "mend the line, or say --missing mean, median or drop"
-LABEL_ADVICE = "mend the line, or say --missing drop, which leaves out rows without a label"
 TEXTS = (WORD, BOOLEAN, DATE, DATETIME)
 AS_POINT = bytes.maketrans(b",.", b".\x01")  # of decimal commas; a point then is no part of a number
 
@@ -210,7 +209,7 @@ class CsvFile(TextFile):
         from .kernels.tables import read_csv
 
         most, texts = stop // self.columns + 1, self._texts  # a field takes a byte at least: the one that ends it
-        slots, capacity = self._slots, HARD_NUMBERS
+        slots, capacity, forms = self._slots, HARD_NUMBERS, (self.multiline, self.kinds[0] == WORD)
         numbers = text
         if self.comma:
             numbers = np.frombuffer(text[:stop].tobytes().translate(AS_POINT), np.uint8)
@@ -221,7 +220,7 @@ class CsvFile(TextFile):
             y[:] = 0  # where there are no labels
             hard = np.empty((capacity, 4), np.int64)
             rows, count, fault, place, column = read_csv(
-                numbers, 0, stop, self.delimiter, slots, self._keep, self.multiline, x, y, weight, spans, hard
+                numbers, 0, stop, self.delimiter, slots, self._keep, *forms, x, y, weight, spans, hard
             )
             if count <= capacity:
                 break
@@ -326,13 +325,15 @@ class CsvFile(TextFile):
         advice = self._advice(found, column) if fault == codes.NO_NUMBER else ADVICE
         message = {
             codes.EMPTY: f"{where}: the field is empty; {fill}",
-            codes.MISSING: f"{where}: {found} stands for a value that is not there; {fill}",
+            codes.MISSING: f"{where}: {found} stands for a value that is not there; {fill}{CLASS_ADVICE * label}",
             codes.NO_NUMBER: f"{where}: {found} is no finite number; {advice}",
             codes.FEWER: f" has {column} fields, not the first line's {self.columns}; {LINES_ADVICE}",
             codes.MORE: f" has more than the {self.columns} fields of the first line; {LINES_ADVICE}",
             codes.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
             codes.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",
             codes.OPEN_QUOTE: f"{where}: the quote that begins here is not closed; mend the line",
+            codes.HASHED: f": whether {found} begins a comment or a row cannot be told, for the line has as many fields"
+            " as a row: put the field in quotes, or remove the line",
             codes.NO_BOOLEAN: f"{where}: {found} is neither true nor false, as the first lines are; mend the line",
             codes.NO_DATE: f"{where}: {found} is no date{self._date_form(column)}; mend the line, or drop the column",
             codes.NOT_EMPTY: f"{where}: {found} stands in a column that is empty in the first lines, without a name:"
@@ -360,12 +361,12 @@ class CsvFile(TextFile):
 
 
 def _plain(field: str) -> str:
-    """A field without blanks and quotes around it, and without a comment behind it."""
+    """A field without blanks and quotes around it, and without a comment behind a number."""
     word = field.strip()
     if word.startswith('"'):
         end = word.rfind('"')
         return word[1:end].replace('""', '"').strip() if end else word
-    return re.sub(r"\s#.*", "", word, flags=re.S).rstrip()
+    return re.sub(r"^([-+.\deE]+)\s+#.*", r"\1", word, flags=re.S)
 
 
 def _as_word(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ...errors import DataError
 from ..labels import TRUTHS
 from . import codes
 
@@ -32,6 +33,8 @@ MOMENT = re.compile(
     rf"{_YEAR}[-/]{_MONTH}|{_YEAR}{_MARK}{_NAME}|{_NAME}{_MARK}{_YEAR}",  # 2020-12, 2020-Dec, Dec 2020
     re.I,
 )
+LABEL_ADVICE = "mend the row, or say --missing drop, which leaves out rows without a label"
+CLASS_ADVICE = "; if it is a class, give it another name"
 MISSING = frozenset(codes.MISSING_WORDS)
 MISSING_NUMBERS = MISSING | set(codes.MISSING_NUMBERS)
 COMMA_DECIMAL = re.compile(r"[-+]?\d*,(\d+)([eE][-+]?\d+)?")
@@ -59,6 +62,20 @@ def _day_and_month(field: str) -> tuple[int, int] | None:
     if match is None or (int(match[1]) > 12 and int(match[3]) > 12):
         return None
     return int(match[1]), int(match[3])
+
+
+def label_word(text: str, keep: bool, path: str, where: str) -> str | None:
+    """The word that a label is, the same in every format; None where it stands for a value that is not there.
+
+    Raises:
+        DataError: it does, and not ``keep``; names the file ``path`` and the place, ``where``.
+    """
+    word = text.strip()
+    if word not in MISSING:
+        return word
+    if keep:
+        return None
+    raise DataError(f"{path}: {where}: {word!r} stands for a value that is not there; {LABEL_ADVICE}{CLASS_ADVICE}")
 
 
 def day_first(fields: Iterable[str]) -> tuple[bool | None, str]:

@@ -21,6 +21,7 @@ WIDE_MARKS = (
 )
 DELIMITERS = "\t;,|"
 # a quoted field and what opens it: the line's begin or a delimiter, and blanks; "" within stands for one quote
+NO_COMMENT = re.compile(rb"#(?:(?:N/A|NA)\s*([\t;,| ]|\Z)|(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{8})\s*[\t;,|])")  # a colour
 QUOTED = re.compile(rb'(?:^|[\t;,| ])\s*"(?:[^"]|"")*("|\Z)')
 
 
@@ -114,7 +115,7 @@ def split(window: bytes, whole: bool, returns: bool, begin: int = 0) -> list[Lin
 def _is_skipped(text: bytes) -> bool:
     """Whether a line is blank or a comment."""
     bare = text.removeprefix(BYTE_ORDER_MARK).strip()
-    return not bare or (bare.startswith(b"#") and not re.match(rb"#(N/A|NA)\s*([\t;,| ]|\Z)", bare))
+    return not bare or (bare.startswith(b"#") and not NO_COMMENT.match(bare))
 
 
 def _is_open(text: bytes) -> bool:

@@ -153,7 +153,7 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
     found = CsvFile(
         path,
         file.sequential,
-        lines[0].end if named else file.begin,
+        lines[0].end if named else _first_row(file, lines[0], delimiter, width),
         ord(delimiter),
         header.names,
         width,
@@ -170,6 +170,16 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
     )
     _refuse_words(found, body)
     return _with_orders(found, further)
+
+
+def _first_row(file: TextFile, line: Line, delimiter: str, width: int) -> int:
+    """Where the rows begin, the first of them seen in ``line``: behind comments, unless one may be a row itself."""
+    begin = line.end - len(line.text)
+    for text in first_bytes(file, begin)[0][file.begin :].splitlines():
+        fields = [field.text for field in fields_of(Line(text, 0, 0), delimiter)]
+        if len(fields) == width and any(map(_is_number, fields[1:])):
+            return file.begin
+    return begin
 
 
 def _with_orders(file: CsvFile, body: list[tuple[Line, list[str]]]) -> CsvFile:

@@ -15,6 +15,7 @@ from ..dataset import storage_dtype
 from ..labels import TRUTH_WORDS
 from . import dates
 from .columns import Columns, Roles
+from .kinds import label_word
 from .stretch import Stretch
 
 Array = Any
@@ -337,12 +338,15 @@ class VariablesFile:
             return y, self._label_words
         found: dict[str, int] = {}
         for first, values in self.label.values(start, stop, keep):
-            kinds, which = np.unique(values[:, 0], return_inverse=True)
+            kinds, begins, which = np.unique(values[:, 0], return_index=True, return_inverse=True)
             numbers = np.full(len(kinds), np.nan)
-            for i, kind in enumerate(kinds.tolist()):
+            for i in np.argsort(begins).tolist():
+                kind = kinds[i]
                 if kind == kind:  # else it is missing
-                    word = str(kind) if variable.words is None else variable.words[int(kind)]
-                    numbers[i] = found.setdefault(word, len(found))
+                    where = f"{variable.name}, row {first + int(begins[i])} (counted from 0)"
+                    text = str(kind) if variable.words is None else variable.words[int(kind)]
+                    word = label_word(text, keep, self.path, where)
+                    numbers[i] = np.nan if word is None else found.setdefault(word, len(found))
             y[first - start : first - start + len(values)] = numbers[which]
         return y, tuple(found)
 

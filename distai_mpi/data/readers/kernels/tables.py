@@ -17,6 +17,7 @@ from ..codes import (
     FEWER,
     FINE,
     HASH,
+    HASHED,
     HUGE_INDEX,
     KEEP_FEATURES,
     KEEP_LABEL,
@@ -166,6 +167,34 @@ def _is_comment(text, place, delimiter):
     return text[place] == HASH and (_missing_end(text, place, delimiter, WORD_TOKENS) <= place)
 
 
+@numba.njit
+def _may_be_row(text, place, stop, delimiter, columns):
+    """Whether a line that begins with # has as many fields as a row, the first one of words: #ff0000,1,2."""
+    fields = 1
+    if text[place + 1] <= SPACE:
+        return False
+    while True:
+        end = _skipped(text, place, stop, delimiter, False)
+        if end < 0:
+            return False
+        place = _past_blanks(text, end, delimiter)
+        if text[place] == NEWLINE:
+            return fields == columns
+        place += text[place] == delimiter
+        place = _past_blanks(text, place, delimiter)
+        fields += 1
+
+
+@numba.njit
+def _is_colour(text, place, delimiter):
+    """Whether a field is a colour as HTML writes it: # and 3, 4, 6 or 8 hexadecimal digits."""
+    end = place + 1
+    while (48 <= text[end] <= 57) or (65 <= (text[end] & 95) <= 70):  # 0 to 9, A to F and a to f
+        end += 1
+    digits = end - place - 1
+    return (text[end] == delimiter or text[end] <= SPACE) and (3 <= digits <= 4 or digits == 6 or digits == 8)
+
+
 @kernel()
 def whole_lines(text, stop, delimiter):
     """Bytes of ``text[:stop]`` up to its last line end that stands outside of quotes; 0 where there is none."""
@@ -189,7 +218,7 @@ def whole_lines(text, stop, delimiter):
 
 
 @kernel()
-def read_csv(text, start, stop, delimiter, slots, keep, multiline, x, y, weight, spans, hard):
+def read_csv(text, start, stop, delimiter, slots, keep, multiline, words_first, x, y, weight, spans, hard):
     """Numbers of lines of ``len(slots)`` fields each, and where the text of other fields stands.
 
     Args:
@@ -198,6 +227,7 @@ def read_csv(text, start, stop, delimiter, slots, keep, multiline, x, y, weight,
         slots: what each column is, int64: the number of a feature, LABEL, WEIGHT, UNUSED, or `codes.text_slot`.
         keep: which values that are not there become NaN: KEEP_FEATURES and KEEP_LABEL, or their sum.
         multiline: whether quotes may hold line ends.
+        words_first: whether the first column holds words, so that a line that begins with # may be a row.
         x: features, shape (rows, features), float32 or float64; overwritten, with as many rows as lines can be.
         y, weight: likewise, shape (rows,), float64.
         spans: first byte and end of each field with a text slot, int64, shape (text slots, rows, 2); overwritten.
@@ -211,8 +241,12 @@ def read_csv(text, start, stop, delimiter, slots, keep, multiline, x, y, weight,
     while place < stop:
         place = _past_blanks(text, place, delimiter)
         if text[place] <= HASH and _is_comment(text, place, delimiter):
-            place = _line_end(text, place) + 1
-            continue
+            row_of_words = words_first and text[place] == HASH and _may_be_row(text, place, stop, delimiter, columns)
+            if row_of_words and not _is_colour(text, place, delimiter):
+                return row, hard_count, HASHED, place, 0
+            if not row_of_words:
+                place = _line_end(text, place) + 1
+                continue
         for column in range(columns):
             if text[place] <= HASH:  # a blank, an end or a quote
                 place = _past_blanks(text, place, delimiter)
