@@ -230,6 +230,16 @@ def test_without_shared_memory(files):
 
 
 @pytest.fixture
+def comm():
+    from mpi4py import MPI
+
+    from distai_mpi.comm import Communicator
+
+    with Communicator(MPI.COMM_WORLD) as communicator:
+        yield communicator
+
+
+@pytest.fixture
 def shared_files(comm, tmp_path):
     return make_files(tmp_path, comm)
 

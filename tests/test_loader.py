@@ -237,6 +237,16 @@ def test_what_cannot_work_is_refused():
         loaders(local_shares(9, 2)[:1], 3)
 
 
+@pytest.fixture
+def comm():
+    from mpi4py import MPI
+
+    from distai_mpi.comm import Communicator
+
+    with Communicator(MPI.COMM_WORLD) as communicator:
+        yield communicator
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("shuffle", ["global", "local"])
 @pytest.mark.parametrize("rows", [2, 37])

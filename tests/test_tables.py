@@ -239,6 +239,16 @@ def write_all(folder, x=X, y=Y, weight=WEIGHT):
 
 
 @pytest.fixture
+def comm():
+    from mpi4py import MPI
+
+    from distai_mpi.comm import Communicator
+
+    with Communicator(MPI.COMM_WORLD) as communicator:
+        yield communicator
+
+
+@pytest.fixture
 def files(comm, tmp_path):
     path = comm.bcast_object(str(tmp_path))
     paths = write_all(path) if comm.rank == 0 else None

@@ -295,6 +295,16 @@ def test_quotes_with_line_ends_on_ranks(comm, tmp_path, end):
     assert sorted(train.dataset.x.tolist()) == [[i, i / 2] for i in range(60)]
 
 
+@pytest.fixture
+def comm():
+    from mpi4py import MPI
+
+    from distai_mpi.comm import Communicator
+
+    with Communicator(MPI.COMM_WORLD) as communicator:
+        yield communicator
+
+
 def test_words_as_features_are_refused_together(folder):
     write("id,city,x,when,y\nA1,Paris,1,2020-01-02,0\nA2,Rome,2,2020-01-03,1\n")
     with pytest.raises(DataError) as caught:
