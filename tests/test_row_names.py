@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 import pytest
+from alone import Alone
 from commands import run_here
 
 from distai_mpi.data import load, load_features
@@ -139,3 +140,37 @@ def test_named_arrays_alike(comm, shared_path):
         load(shared_path / "last.npy", comm)
     with pytest.raises(DataError, match="id holds words"):
         load(shared_path / "t.npy", comm, columns="id,a")
+
+
+FORMS = ['"1,{:03d}"', "{}%", "{} %", "'{}'", "${}.5M", "({})", "{} kg", "1.5D{}", "{}°", "1_{:03d}", "{};5", "12:{}"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("at", [0, 1])
+def test_numbers_that_are_not_read_are_no_names(folder, form, at):
+    """Left out with a note a feature would be lost."""
+    rows = [[form.format(i), str(i)][:: 1 - 2 * at] for i in range(ROWS)]
+    text = "".join(",".join([*row, str(i % 2)]) + "\n" for i, row in enumerate(rows))
+    (folder / "a.csv").write_text("p,q,y\n" + text)
+    with pytest.raises(DataError, match=f"column {'pq'[at]}: words are no features"):
+        load("a.csv", Alone())
+    (folder / "a.csv").write_text("y,p\n" + "".join(f"{i % 2},{form.format(i)}\n" for i in range(ROWS)))
+    with pytest.raises(DataError, match="column p, the last one, .* name the column of the label"):
+        load("a.csv", Alone())
+
+
+@pytest.mark.parametrize("name", ["r{}", "patient {}", "{}-AB-1", "3f{}b2a1", "2020Q{}", "chr{}:5"])
+def test_names_with_numbers_in_them(folder, name):
+    (folder / "a.csv").write_text("p,q,y\n" + "".join(f"{name.format(i)},{i},{i % 2}\n" for i in range(ROWS)))
+    train, _ = load("a.csv", Alone(), test_fraction=0)
+    assert train.dataset.x.tolist() == [[i] for i in range(ROWS)]
+    assert train.row_names == ("p",)
+
+
+def test_the_levels_of_an_index_without_names(folder):
+    (folder / "a.csv").write_text(",,a,y\n" + "".join(f"{i // 2},{i % 2},{i}.5,{i % 2}\n" for i in range(ROWS)))
+    train, _ = load("a.csv", Alone(), test_fraction=0)
+    assert train.dataset.x.tolist() == [[i + 0.5] for i in range(ROWS)]
+    assert train.notes[0].startswith("a.csv: columns 0 to 1, without names, are left out")
+    asked, _ = load("a.csv", Alone(), test_fraction=0, columns="0-2")
+    assert asked.features == 3

@@ -387,3 +387,24 @@ def test_true_and_false(folder):
         write(f"a,b,y\n{word},1,1\n{word},2,0\n")
         with pytest.raises(DataError, match=f"column a: words are no features .'{word}'"):
             find("a")
+
+
+def test_libsvm_rows_that_may_lack_labels_are_refused(folder):
+    bare = "".join(f"1:{i} 3:2\n" for i in range(30))
+    write(bare)
+    for read_one in (lambda **options: load("a", Alone(), **options), lambda **options: load_features("a", Alone())):
+        with pytest.raises(DataError, match="label:weight, or with the first index:value .*--format libsvm"):
+            read_one()
+    assert load("a", Alone(), format="libsvm", test_fraction=0)[0].dataset.weight.tolist() == list(range(30))
+    write(bare + "1:0.5 1:2 3:4\n")  # far behind: not looked at
+    with pytest.raises(DataError, match="cannot be told"):
+        load("a", Alone())
+    for proof in ("1:0.5 1:2\n", "-1:2 1:5\n", "0.5:1 3:1\n", "1 3:2\n", "0:1\n"):  # a label it must be
+        write(proof + bare)
+        assert load("a", Alone(), test_fraction=0)[0].rows == 31
+
+
+def test_libsvm_with_several_labels_is_refused_by_name(folder):
+    write("".join(f"{i % 3},4 1:{i} 3:2\n" for i in range(30)))
+    with pytest.raises(DataError, match="several labels a row"):
+        load("a", Alone())

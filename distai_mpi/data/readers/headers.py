@@ -69,8 +69,8 @@ def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: b
 
 def _named(path: str, names: Sequence[str], empty: bool, below: Rows) -> Header:
     """A header, in which columns without a name are called as pandas does it, but for an index."""
-    nameless = [column for column, name in enumerate(names) if not name]
-    index = (0,) if nameless[:1] == [0] and len(names) > 1 else ()
+    named = [column for column, name in enumerate(names) if name]
+    index = tuple(range(named[0] if named else len(names) > 1))  # pandas writes the levels of an index without names
     if names[0] == "Unnamed: 0" and len(names) > 1 and _counts([row[0] for row in below]):
         index = (0,)  # what pandas calls such a column when it has read and written it
     notes: list[str] = []

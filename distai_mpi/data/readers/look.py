@@ -49,6 +49,8 @@ from .text import TextFile, has_lone_return
 
 ENTRY = re.compile(rb"\s*[-+.\deE]+(:\S+)?\s+(qid:\S+|\d+:[-+.\deE]+)(\s|$)")
 FIELD_ENTRY = re.compile(rb"\s*[-+.\deE]+(\s+\d+:\d+:[-+.\deE]+)+\s*$")
+SEVERAL_LABELS = re.compile(rb"\s*\d+(,\d+)*\s+\d+:[-+.\deE]+(\s|$)")
+PAIRS = re.compile(rb"\s*(\d+):[-+.\deE]+\s+(\d+):")
 LONE_LABEL = re.compile(rb"\s*[-+.\deE]+(:[-+.\deE]+)?\s*(#.*)?$", re.S)
 MOST_FIELDS = 40_000  # that are looked at
 SHOWN = 40  # characters of a field in a message
@@ -78,12 +80,26 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     file = replace(file, returns=returns)
     if columns.format == "libsvm" or (columns.format is None and any(ENTRY.match(line.text) for line in lines)):
         columns.refuse(path)
+        if columns.format is None and all(map(_may_lack_label, lines)):
+            raise DataError(
+                f"{path}: whether its rows begin with label:weight, or with the first index:value for they have no"
+                " labels, cannot be told; write a label in front of them (0, if there are none), or say --format libsvm"
+                " if these are labels and weights"
+            )
         return LibsvmFile(path, packed, file.begin, dtype, returns=returns, end=file.end)
     if columns.format is None and all(FIELD_ENTRY.match(line.text) for line in lines):
         raise DataError(
             f"{path}: is libffm text (field:index:value), which is not read; write each entry as index:value (libsvm)"
         )
+    if columns.format is None and all(SEVERAL_LABELS.match(line.text) for line in lines):
+        raise DataError(f"{path}: is libsvm text with several labels a row, which is not read; give each row one label")
     return _past_prose(file, lines, whole, columns, dtype)
+
+
+def _may_lack_label(line: Line) -> bool:
+    """Whether what a row of libsvm text begins with may be an index and a value: it lies below the next index."""
+    found = PAIRS.match(line.text)
+    return found is not None and int(found[1]) < int(found[2])
 
 
 def _past_prose(file: TextFile, lines: list[Line], whole: bool, columns: Columns, dtype: np.dtype) -> CsvFile | None:
@@ -251,7 +267,10 @@ def _roles(path: str, header: Header, width: int, columns: Columns) -> tuple[Rol
     if not left or columns.required is not None or columns.columns is not None or names is None:
         return roles, ()
     called = repr(names[0]) if names[0] else "without a name"
-    return roles, (f"{path}: column 0, {called}, is left out: it numbers the rows; --columns can ask for it",)
+    which = f"column 0, {called}, is left out: it numbers"
+    if left[1:]:
+        which = f"columns 0 to {left[-1]}, without names, are left out: they number"
+    return roles, (f"{path}: {which} the rows; --columns can ask for it",)
 
 
 def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:

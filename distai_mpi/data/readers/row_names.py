@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from ...errors import DataError
@@ -11,6 +12,9 @@ from .kinds import NOTHING, WORD, kind_of, kind_of_column
 FEWEST = 20  # rows that tell a name from a category that happens to be there once
 LOOKED = 1000  # rows that are looked at, of a table with few columns
 LOOKED_FIELDS = 40_000  # and at most so many fields of one with many
+
+# a number with marks between its digits, and signs, quotes, an exponent or a unit around it
+QUANTITY = re.compile(r"[^\w]*[0-9](?:[0-9]|[^\w]|_)*(?:[dDeE][-+]?[0-9]+)?[^\W\d_]{0,3}[^\w]*")
 
 Fields = Callable[[Sequence[int]], dict[int, list[str]]]
 
@@ -24,6 +28,11 @@ def are_names(fields: Sequence[str]) -> bool:
     """Whether the words in ``fields``, one a row, name the rows: none is there twice, and they are enough to tell."""
     known = [field for field in fields if kind_of(field) != NOTHING]
     return len(known) >= FEWEST and len(set(known)) == len(known) and kind_of_column(known) == WORD
+
+
+def are_quantities(fields: Sequence[str]) -> bool:
+    """Whether these may be numbers in a form that is not read, as 1,234 or 12 % or 5 kg; left out, they were lost."""
+    return all(QUANTITY.fullmatch(field) for field in fields if kind_of(field) != NOTHING)
 
 
 def without_row_names(
@@ -58,6 +67,7 @@ def without_row_names(
             f"{path}: column {called(roles.label)}, the last one, holds another word in every row, as names of rows do:"
             " name the column of the label by --label"
         )
+    found -= {column for column, texts in looked.items() if are_quantities(texts)}
     kept = [i for i, column in enumerate(roles.features) if column not in found]
     if not found or not kept:
         return roles
