@@ -25,7 +25,7 @@ Path = str | os.PathLike[str]
 
 
 def on_ranks(function: Callable[[], Any], cwd: Path = ".", ranks: int | None = None) -> list[Any]:
-    """What ``function()`` returns in the folder ``cwd`` on each of the first ``ranks`` ranks of this job (default: all).
+    """What ``function()`` returns in the folder ``cwd`` on the first ``ranks`` ranks of this job (default: all).
 
     Collective over all ranks; those ranks are the world of ``function``.
     """

@@ -30,9 +30,10 @@ NOT_RUN = {
     "sbatch": "Slurm's",
     "ruff": "of the developers",
 }
-SOURCES = {"tests/run.py": "runs all tests", "examples/mnist.py": "test_examples.py"}  # programs that are run elsewhere
-OTHERS_FLAGS = set(  # of programs that are not ours
-    "--oversubscribe --bind-to --report-bindings --mpi --gpus-per-node --ntasks-per-node --nproc-per-node --rate".split()
+# Programs that are run elsewhere.
+SOURCES = {"tests/run.py": "runs all tests", "examples/mnist.py": "test_examples.py"}
+OTHERS_FLAGS = {"--rate"} | set(  # of programs that are not ours
+    "--oversubscribe --bind-to --report-bindings --mpi --gpus-per-node --ntasks-per-node --nproc-per-node".split()
 )
 
 
