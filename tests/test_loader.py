@@ -17,7 +17,7 @@ from distai_mpi.data import (
     summarize,
     whole,
 )
-from distai_mpi.data.division import Division
+from distai_mpi.data.sharding_plan import ShardingPlan
 from distai_mpi.errors import ConfigError
 
 RANKS = [1, 2, 3, 4]
@@ -31,12 +31,12 @@ def dataset(rows, dtype=np.float32, features=5, scale=1.0):
 
 def local_shares(rows, ranks, sets=None):
     """The shares of all ranks under the local shuffle, as `load` makes them."""
-    data, division = dataset(rows), Division(Permutation(rows, "dealt"), sets or (rows,), Partition.even(ranks))
+    data, plan = dataset(rows), ShardingPlan(Permutation(rows, "sharding"), sets or (rows,), Partition.even(ranks))
     shares = []
     for rank in range(ranks):
-        own = division.rows_of(rank)[: division.counts(0)[rank]]
+        own = plan.rows_of(rank)[: plan.counts(0)[rank]]
         part = Dataset(data.x[own], data.y[own])
-        shares.append(ShardedDataset(part, division.counts(0), rank, "local", summarize(part.y, 5), division.order))
+        shares.append(ShardedDataset(part, plan.counts(0), rank, "local", summarize(part.y, 5), plan.order))
     return shares
 
 

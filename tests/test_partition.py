@@ -85,9 +85,9 @@ def data_set(rows):
 
 
 def loaders(weights, rows, size, shuffle):
-    """The loaders of all ranks, each with its share of the rows, dealt out by an order under the local shuffle."""
+    """The loaders of all ranks, each with its share of the rows, sharded by a permutation under the local shuffle."""
     partition, data, made = Partition(weights), data_set(rows), []
-    order = Permutation(rows, "dealt")
+    order = Permutation(rows, "sharding")
     counts = partition.counts(rows)
     for rank in range(len(weights)):
         if shuffle == "local":

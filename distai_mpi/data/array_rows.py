@@ -1,4 +1,4 @@
-"""Arrays in files, read in stretches: as one part of a data set, or where rows are looked at before they are dealt."""
+"""Arrays in files, of which each rank reads a chunk: parts of a larger set, or rows checked before they are sharded."""
 
 from __future__ import annotations
 

@@ -14,20 +14,20 @@ from numpy.typing import DTypeLike
 
 from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
-from . import deliver
+from . import scatter
 from .array_file import ArrayFile
 from .array_rows import ArrayRows
 from .checks import check_rows, check_weights
 from .classes import encode_labels
 from .dataset import Dataset, Fill
-from .deal import Dealer
-from .division import Division
 from .formats import Found, find, find_features
 from .labels import are_truths
 from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_stretches
 from .partition import Partition, stretch
 from .readers.columns import Columns
+from .sharder import Sharder
+from .sharding_plan import ShardingPlan
 from .share import ShardedDataset, from_local
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
@@ -89,7 +89,7 @@ def load_sets(
             ``memory_limit``.
         test_fraction: share of the rows split off where there is no test set; 0: none is.
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
-        seed: names the order in which rows are dealt out.
+        seed: of the order in which rows are scattered.
         shards: how much of the rows, and of every global batch, each rank gets; None: all ranks the same.
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
@@ -130,17 +130,17 @@ def load_sets(
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes, table)
     given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
     names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
-    dealer = Dealer(comm, names, sources, visible, *options)
+    sharder = Sharder(comm, names, sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
-        sets = dealer.deal("local")
+        sets = sharder.shard("local")
     else:
         try:
-            sets = dealer.deal("global")
+            sets = sharder.shard("global")
         except MemoryError as error:  # on all ranks
             if shuffle == "global":
                 raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
-            sets = dealer.deal("local")
+            sets = sharder.shard("local")
     return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
 
 
@@ -193,7 +193,7 @@ def _read_found(
     base: int | None,
     table: Columns,
 ) -> dict[str, Source | Parsed]:
-    """What was found, ready to be dealt out: files that are read in stretches now are; collective.
+    """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
     So are arrays of which rows are to be left out.
     """
@@ -272,7 +272,7 @@ def load_features(
     else:
         limit = min(comm.allgather_object(memory_left()))
         (parsed,) = read_stretches([found], comm, range(comm.size), limit, features, base)
-        x = deliver.send_own(parsed, Division(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
+        x = scatter.send_own(parsed, ShardingPlan(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
     dataset = Dataset(x, np.zeros(len(x), np.int8), scale=found.scale)
     share = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
     roles = getattr(found, "roles", None)
@@ -291,7 +291,7 @@ def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int, keeps_missing:
     start, stop = stretch(array.rows, comm.size, comm.rank)
     with comm.agreed():
         x = np.empty((stop - start, array.width), array.dtype)
-        array.take(np.arange(start, stop), x, deliver.rows_per_chunk(array, chunk_bytes))
+        array.take(np.arange(start, stop), x, scatter.rows_per_chunk(array, chunk_bytes))
         check_rows(array, x, start, keeps_missing)
     return x
 

@@ -212,20 +212,20 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
         )
 
 
-def spread(source: Parsed, division: Any, comm: Any, chunk_bytes: int) -> list[Array]:
-    """The rows that this rank keeps by ``division``, each sent by the rank that has read it.
+def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:
+    """The rows that this rank keeps by ``plan``, each sent by the rank that has read it.
 
     Returns x, y and perhaps weight, each of shape (rows, width).  No rank sends more than about ``chunk_bytes`` at a
     time, and all go on until the longest stretch is sent.
     """
     columns, first, mine = source.columns, source.starts[comm.rank], source.counts[comm.rank]
-    own = sum(division.counts(which)[comm.rank] for which in range(len(division.sets)))
+    own = sum(plan.counts(which)[comm.rank] for which in range(len(plan.sets)))
     chunk = _rows_per_chunk(source, chunk_bytes)
     with comm.agreed():
         kept = [np.empty((own, column.width), column.dtype) for column in columns]
     for begin in range(0, max(source.counts), chunk):
         start, stop = min(begin, mine), min(begin + chunk, mine)
-        rank, index = division.destinations(first + start, first + stop)
+        rank, index = plan.destinations(first + start, first + stop)
         order = np.argsort(rank, kind="stable")
         sends = np.bincount(rank, minlength=comm.size)
         takes = np.empty_like(sends)

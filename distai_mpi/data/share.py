@@ -20,7 +20,7 @@ from .permutation import Permutation
 Array = Any
 
 Shuffle = Literal["global", "local"]
-Delivery = Literal["read", "scatter", "node", "copy"]
+Transfer = Literal["read", "scatter", "node", "copy"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ShardedDataset:
         labels: summary of the labels of the file's rows (`LabelSummary.rows` counts those of the set); replicated.
         order: the order of the file's rows that was drawn once, for a split or for shards.
         first: place in ``order`` of the set's first row.
-        delivery: how rows came here: ``read`` (mapped or read from the file), ``scatter`` (sent
+        transfer: how the rows came to this rank: ``read`` (mapped or read from the file), ``scatter`` (sent
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
         summed_weight: see `total_weight`; None where rows have no weights.
@@ -62,7 +62,7 @@ class ShardedDataset:
     labels: LabelSummary
     order: Permutation | None = None
     first: int = 0
-    delivery: Delivery = "copy"
+    transfer: Transfer = "copy"
     name: str = "data"
     summed_weight: float | None = None
     partition: Partition | None = None

@@ -15,15 +15,15 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class Division:
-    """The rows of a file, put in order, cut into sets, each shared out over the ranks.
+class ShardingPlan:
+    """The rows of a file, permuted, cut into sets, each sharded over the ranks.
 
     A rank keeps its rows of all sets in one array, set after set.
 
     Attributes:
-        order: the order in which rows are dealt out; None: the file's own.
+        order: the permutation of the file's rows; None: the file's own order.
         sets: rows of each set; together the rows of the file.
-        partition: how the rows of each set are shared out.
+        partition: how many rows of each set a rank gets.
     """
 
     order: Permutation | None
