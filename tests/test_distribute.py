@@ -9,7 +9,7 @@ import pytest
 from alone import Alone
 
 from distai_mpi.data import Partition, Permutation, distribute, load, load_features, load_sets, merge, summarize
-from distai_mpi.data.partition import stretch
+from distai_mpi.data.partition import even_range
 from distai_mpi.data.sharding_plan import ShardingPlan
 from distai_mpi.errors import ConfigError, DataError
 
@@ -24,7 +24,7 @@ def test_even_shares(rows, ranks):
     counts = Partition.even(ranks).counts(rows)
     assert (len(counts), sum(counts)) == (ranks, rows)
     assert max(counts) - min(counts) <= 1
-    cuts = [stretch(rows, ranks, rank) for rank in range(ranks)]
+    cuts = [even_range(rows, ranks, rank) for rank in range(ranks)]
     assert [stop - start for start, stop in cuts] == list(counts)
     assert cuts[0][0] == 0
     assert all(a[1] == b[0] for a, b in itertools.pairwise(cuts))

@@ -141,16 +141,16 @@ def test_orders_change_with_epoch_and_seed_only(shuffle):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_long_stretches_come_in_equal_blocks(ranks):
+def test_long_ranges_come_in_equal_blocks(ranks):
     shares = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
     blocks = list(epoch_of(loaders(shares, 40, block_rows=6)))
-    whole_stretches = list(epoch_of(loaders(shares, 40)))
-    for (_, parts), (_, expected) in zip(blocks, whole_stretches, strict=True):
-        for part, (stretch,) in zip(parts, expected, strict=True):
+    whole_ranges = list(epoch_of(loaders(shares, 40)))
+    for (_, parts), (_, expected) in zip(blocks, whole_ranges, strict=True):
+        for part, (batch,) in zip(parts, expected, strict=True):
             lengths = [len(batch.ids) for batch in part]
             assert max(lengths) <= 6
             assert max(lengths) - min(lengths) <= 1
-            assert ids_of(part) == ids_of([stretch])
+            assert ids_of(part) == ids_of([batch])
 
 
 def test_default_blocks_take_4_mib():

@@ -23,8 +23,8 @@ from .dataset import Dataset, Fill
 from .formats import Found, find, find_features
 from .labels import are_truths
 from .missing import WAYS, apply_fill, fill_missing
-from .parsed import Parsed, read_stretches
-from .partition import Partition, stretch
+from .parsed import Parsed, read_chunks
+from .partition import Partition, even_range
 from .readers.columns import Columns
 from .sharder import Sharder
 from .sharding_plan import ShardingPlan
@@ -205,7 +205,7 @@ def _read_found(
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops)
+    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():
@@ -221,7 +221,7 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
     total = 0.0
     with comm.agreed():
         if comm.rank in readers:
-            start, stop = stretch(weight.rows, len(readers), list(readers).index(comm.rank))
+            start, stop = even_range(weight.rows, len(readers), list(readers).index(comm.rank))
             values = np.empty((stop - start, 1), weight.dtype)
             weight.take(np.arange(start, stop), values, CHUNK_BYTES // 8)
             check_weights(weight, values[:, 0], start)
@@ -251,7 +251,7 @@ def load_features(
             where there is ``fill``.
 
     Returns:
-        Contiguous stretches of the rows, file by file, in the order of the ranks, with labels that are all 0.
+        Contiguous ranges of the rows, file by file, in the order of the ranks, with labels that are all 0.
 
     Raises:
         DataError, ConfigError: the same on all ranks.
@@ -271,7 +271,7 @@ def load_features(
         x = _read_features(found, comm, chunk_bytes, table.keeps_missing)
     else:
         limit = min(comm.allgather_object(memory_left()))
-        (parsed,) = read_stretches([found], comm, range(comm.size), limit, features, base)
+        (parsed,) = read_chunks([found], comm, range(comm.size), limit, features, base)
         x = scatter.send_own(parsed, ShardingPlan(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
     dataset = Dataset(x, np.zeros(len(x), np.int8), scale=found.scale)
     share = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
@@ -287,8 +287,8 @@ def load_features(
 
 
 def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int, keeps_missing: bool) -> Any:
-    """This rank's even stretch of the rows, checked; collective."""
-    start, stop = stretch(array.rows, comm.size, comm.rank)
+    """This rank's even range of the rows, checked; collective."""
+    start, stop = even_range(array.rows, comm.size, comm.rank)
     with comm.agreed():
         x = np.empty((stop - start, array.width), array.dtype)
         array.take(np.arange(start, stop), x, scatter.rows_per_chunk(array, chunk_bytes))

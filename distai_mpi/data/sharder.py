@@ -15,7 +15,7 @@ from .classes import without_labels
 from .dataset import Dataset
 from .labels import Label, are_truths, merge, summarize
 from .parsed import Parsed
-from .partition import Partition, stretch
+from .partition import Partition, even_range
 from .permutation import Permutation
 from .readers.columns import Columns, Roles
 from .sharding_plan import ShardingPlan
@@ -146,7 +146,7 @@ class Sharder:
         if isinstance(source, Parsed):
             return  # looked at when it was read
         rank, size = self.comm.rank, self.comm.size
-        start, stop = (0, dataset.rows) if shuffle == "local" else stretch(dataset.rows, size, rank)
+        start, stop = (0, dataset.rows) if shuffle == "local" else even_range(dataset.rows, size, rank)
         found = []
         keeps = self.columns.keeps_missing, self._may_lack_labels(name) and self._none(dataset.y[start:stop])
         arrays = ((source.x, dataset.x), (source.y, dataset.y.reshape(-1, 1)))
@@ -171,7 +171,7 @@ class Sharder:
             dataset = dataset.part(kept, kept + counts[rank])
             y, weight = dataset.y, dataset.weight
         else:
-            start, stop = plan.partition.stretch(plan.sets[which], rank)
+            start, stop = plan.partition.range_of(plan.sets[which], rank)
             order = plan.order
             rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]

@@ -46,17 +46,17 @@ class ShardingPlan:
     def rows_of(self, rank: int) -> Array:
         """The file's rows that ``rank`` keeps, int64, in the order in which it keeps them."""
         starts = self._starts[:, rank]
-        stretches = [np.arange(start, start + n) for start, n in zip(starts, self._counts[:, rank], strict=True)]
-        places = np.concatenate(stretches)
+        ranges = [np.arange(start, start + n) for start, n in zip(starts, self._counts[:, rank], strict=True)]
+        places = np.concatenate(ranges)
         return places if self.order is None else self.order.apply(places, out=places)
 
     def destinations(self, start: int, stop: int) -> tuple[Array, Array]:
         """Of the file's rows ``start`` to ``stop - 1``: the rank that keeps it, and the index there (both int64)."""
         rows = np.arange(start, stop)
         places = rows if self.order is None else self.order.inverse(rows)
-        stretch = np.searchsorted(self._starts.ravel(), places, side="right") - 1
+        at = np.searchsorted(self._starts.ravel(), places, side="right") - 1
         kept_before = np.cumsum(self._counts, axis=0) - self._counts  # rows of earlier sets on the same rank
-        return stretch % self.partition.ranks, places - self._starts.ravel()[stretch] + kept_before.ravel()[stretch]
+        return at % self.partition.ranks, places - self._starts.ravel()[at] + kept_before.ravel()[at]
 
     @cached_property
     def _counts(self) -> Array:

@@ -27,7 +27,7 @@ Transfer = Literal["read", "scatter", "node", "copy"]
 class ShardedDataset:
     """A training or test set as one rank holds it.
 
-    The set is a stretch of the file's rows: those at places ``first`` to ``first + rows - 1``
+    The set is a range of the file's rows: those at places ``first`` to ``first + rows - 1``
     of ``order``, which is the order of the file itself where ``order`` is None.
 
     Attributes:
@@ -104,7 +104,7 @@ class ShardedDataset:
         if self.shuffle == "local":
             return slice(0, self.counts[self.rank])
         partition = self.partition or Partition.even(len(self.counts))
-        start, stop = (self.first + end for end in partition.stretch(self.rows, self.rank))
+        start, stop = (self.first + end for end in partition.range_of(self.rows, self.rank))
         return slice(start, stop) if self.order is None else self.order.positions(start, stop)
 
     def called(self, features: Sequence[int], most: int = 10) -> str:
@@ -235,7 +235,7 @@ def _moved(
     new_counts: Sequence[int],
     comm: Any,
 ) -> Dataset:
-    """The rows of this rank's new stretch, each sent by the rank that held it."""
+    """The rows of this rank's new range, each sent by the rank that held it."""
     old = (old_starts[comm.rank], old_counts[comm.rank])
     new = (new_starts[comm.rank], new_counts[comm.rank])
     sent = [_overlap(*old, start, count) for start, count in zip(new_starts, new_counts, strict=True)]
@@ -254,5 +254,5 @@ def _moved(
 
 
 def _overlap(start: int, count: int, other_start: int, other_count: int) -> int:
-    """Rows that two stretches have in common."""
+    """Rows that two ranges have in common."""
     return max(0, min(start + count, other_start + other_count) - max(start, other_start))

@@ -48,7 +48,7 @@ class FusedSteps:
         indices = comm.empty(2 * size * layers * width, np.int32, once=True)
         factors = comm.empty(4 * size * layers * width, model.dtype, once=True)
         self.usable = comm.meets and all(comm.shares(x) for x in (self._carries, indices, factors))
-        starts = np.array([*(objective.loader.stretch_of(rank)[0] for rank in range(comm.size)), size])
+        starts = np.array([*(objective.loader.range_of(rank)[0] for rank in range(comm.size)), size])
         rows = objective.loader.rows_of_step(comm.rank)
         nbytes = (size - rows) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
         self._together = Together(
