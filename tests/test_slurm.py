@@ -599,6 +599,33 @@ def test_srun_without_mpi_is_refused(cluster: Cluster) -> None:
     assert refused.stderr.count("Slurm srun started 2 processes, but MPI gives each of them a world of its own") == 1
 
 
+OLD_HEAP = """
+import ctypes
+from distai_mpi.comm import launch
+
+libc, blocks = ctypes.CDLL(None), []
+libc.malloc.restype = ctypes.c_void_p
+for n in range(60_000):
+    size = (216, 224, 240, 300, 500, 1000, 2000, 5000, 9000)[n % 9]
+    blocks.append(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size))))
+    libc.memset(blocks[-1], 0xA5, ctypes.c_size_t(size))
+for block in blocks[::2]:
+    libc.free(block)
+world = launch.world()
+print("sum", world.allreduce(1), flush=True)
+"""
+
+
+def test_mpi_starts_under_pmi2_whatever_the_heap_holds(cluster: Cluster) -> None:
+    (cluster.folder / "heap.py").write_text(OLD_HEAP)
+    which = cluster(sys.executable, "-c", "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; "
+                    "print(MPI.Get_library_version())").stdout  # fmt: skip
+    if "MPICH" not in which:
+        pytest.skip("not available: MPICH")
+    done = cluster("srun", "--mpi=pmi2", "-N2", "-n2", "--time=1", sys.executable, "heap.py")
+    assert (done.returncode, done.stdout) == (0, "sum 2\nsum 2\n"), done.stderr
+
+
 def test_info_shows_the_job_and_what_idles(cluster: Cluster) -> None:
     script = cluster.folder / "info.sh"
     script.write_text("#!/bin/bash\nmpiexec -n 1 python -m distai_mpi info\n")
