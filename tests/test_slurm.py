@@ -46,6 +46,8 @@ if [ "$STATUS" = wait ]; then
     done
     trap 'echo USR1 >>"$NOTES/signals"; leave interrupted; exit 75' USR1
     leave running
+    /bin/sleep 1.2
+    [ -z "$LEAVES_LATER" ] || leave "$LEAVES_LATER"
     for _ in $(seq 300); do /bin/sleep 0.1 & wait $!; done
 fi
 leave "$LEAVES"
@@ -439,6 +441,27 @@ def test_ranks_that_do_not_come_are_not_waited_for(stage: Stage, warned: bool) -
     assert f"not all ranks have come within {30 if warned else 1} s" in output
     assert "the run failed with status 143 (time 1 " in output
     assert stage.requeued
+
+
+@pytest.mark.parametrize(
+    ("leaves", "status"), [("completed", 0), ("interrupted", 75), ("unsaved", 143), ("running", None)]
+)
+def test_a_rank_that_does_not_leave_is_not_waited_for(stage: Stage, leaves: str, status: int | None) -> None:
+    """One that is stopped in MPI_Finalize; what the run left behind decides.  One that trains is waited for."""
+    (stage.notes / "go").touch()
+    changes = {"STATUS": "wait", "OUT": stage.complete("run"), "END_LIMIT": "3", "LEAVES_LATER": leaves}
+    process = stage.start(CPU, "--out", "run", **changes)
+    try:
+        if status is None:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.communicate(timeout=2)
+            return
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert f"the run was noted as {leaves}, and not all ranks have left within 3 s" in output
+    assert process.returncode == status
+    assert stage.requeued == (status != 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
