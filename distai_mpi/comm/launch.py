@@ -117,8 +117,8 @@ def _import_in_thread() -> None:
     """Import mpi4py.MPI in a thread of its own, whose heap (an arena of glibc's) is new and holds zeros.
 
     MPICH 5 with UCX puts its address of some 200 bytes into Slurm's key-value store as 4 KiB, with whatever comes after
-    it on the heap.  Zeros are packed; old contents of the heap make lines longer than the 1024 bytes that Slurm's plugin
-    pmi2 reads, and the ranks wait in MPI_Init for ever.
+    it on the heap.  Zeros are packed; old contents of the heap make lines longer than the 1024 bytes that Slurm's
+    plugin pmi2 reads, and the ranks wait in MPI_Init for ever.
     """
     from concurrent.futures import ThreadPoolExecutor
     from importlib import import_module
