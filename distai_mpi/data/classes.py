@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DataError
 from .labels import Label, are_truths, keys, listed, number, of_codes, spelled
 from .share import ShardedDataset
+from .wording import worded_errors
 
 Array = Any
 MOST_FRACTIONS = 100  # classes whose labels are not whole numbers; more are the targets of a regression
@@ -19,6 +20,7 @@ MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, are
 CHUNK = 1 << 20  # labels recoded at a time
 
 
+@worded_errors
 def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: Any) -> tuple[Any, ...]:
     """``train`` and ``others`` with codes of classes in place of labels; collective.
 
@@ -39,9 +41,7 @@ def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: A
     if classes is None:
         return (train, *others)
     if len(classes) > MANY and train.rows < ROWS_OF_CLASS * len(classes):
-        note = (
-            f"{train.name}: {len(classes):,} classes of {train.rows:,} rows: labels that are values take --model linear"
-        )
+        note = f"{train.name}: {len(classes):,} classes of {train.rows:,} rows: labels that are values take --model linear"
         train = replace(train, notes=(*train.notes, note))
     done: dict[int, Array] = {}  # sets that were split off share their labels with the training rows
     whose = f"the training rows of {train.name} do not have"

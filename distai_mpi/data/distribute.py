@@ -31,6 +31,7 @@ from .sharding_plan import ShardingPlan
 from .share import ShardedDataset, from_local
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
+from .wording import worded_errors
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ def load(data: Spec, comm: Any, **options: Any) -> tuple[ShardedDataset, Sharded
     return sets.train, sets.test
 
 
+@worded_errors
 def load_sets(
     data: Spec,
     comm: Any,
@@ -230,6 +232,7 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
         raise weight.error("is 0 for all rows")
 
 
+@worded_errors
 def load_features(
     data: Spec,
     comm: Any,

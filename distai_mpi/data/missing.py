@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError
 from .dataset import Fill
 from .loader import Loader
 from .share import ShardedDataset
+from .wording import worded_errors
 
 Array = Any
 WAYS = ("mean", "median")
@@ -22,6 +23,7 @@ BLOCK_BYTES = 64 << 20  # of columns that are sorted at a time
 BITS = 62  # of the whole numbers that stand for weights: their sum fits into int64
 
 
+@worded_errors
 def fill_missing(
     train: ShardedDataset, *others: ShardedDataset | None, comm: Any, by: str = "mean", indicator: bool = False
 ) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from ..errors import ConfigError
+from ..settings import called
 
 
 def even_range(rows: int, parts: int, part: int) -> tuple[int, int]:
@@ -39,7 +40,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         if not self.weights or not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
-            raise ConfigError(f"--shards {self}: weights are finite numbers from 0 up, and not all 0; one a rank")
+            raise ConfigError(f"{called('shards')} {self}: give each rank a finite weight from 0 up, not all of them 0")
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class Partition:
     def check_ranks(self, ranks: int) -> None:
         """Raise a ConfigError unless there is one weight for each of ``ranks`` ranks."""
         if self.ranks != ranks:
-            raise ConfigError(f"--shards {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
+            raise ConfigError(f"{called('shards')} {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
 
     def counts(self, rows: int) -> tuple[int, ...]:
         """Rows of each rank when ``rows`` are shared out."""
