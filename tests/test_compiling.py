@@ -154,10 +154,11 @@ def test_damaged_files_are_replaced(load, tmp_path):
         assert (again(2, 3), met(again)) == (8, (0, 1))
 
 
-def test_progress_is_told_where_it_takes_long(load, monkeypatch, capsys):
-    state = compiling.compiling
+def test_progress_is_told_where_it_takes_long(capsys):
+    state = compiling.Compiling()
     state.told = compiling.Progress(expected=20)
-    load()(2, 3)
+    state.begin()
+    state.end("cache")
     assert capsys.readouterr().err == ""
     for seconds in (2.0, 3.0, 4.5):
         state.seconds = seconds
