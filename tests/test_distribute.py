@@ -181,7 +181,7 @@ def test_one_row_is_not_split(files):
     [
         ({"distribute": "send"}, "--distribute send: choose read or scatter"),
         ({"shuffle": "all"}, "--shuffle all: choose global or local"),
-        ({"distribute": "scatter", "shuffle": "global"}, "use --shuffle local"),
+        ({"distribute": "scatter", "shuffle": "global"}, "use shuffle='local'"),
         ({"test_fraction": 1.0}, "test fraction"),
         ({"test": 3}, "test must be a path.*not 3"),
         ({"valid": 1}, "valid must be a path.*not 1"),
@@ -224,7 +224,7 @@ def test_without_shared_memory(files):
     train, _ = load(files.packed, crowded, memory_limit=4000)
     check(train, X, Y)
     assert (train.shuffle, train.transfer) == ("local", "scatter")
-    with pytest.raises(ConfigError, match="full.*use --shuffle local"):
+    with pytest.raises(ConfigError, match="full.*use shuffle='local'"):
         load(files.packed, crowded, memory_limit=4000, shuffle="global")
 
 

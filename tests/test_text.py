@@ -413,11 +413,11 @@ def test_a9a():
     [
         ("x\n1\n2\n", {}, "a: has 1 column, and none is left for features: column x is the label; name another column"),
         ("1\n2\n", {}, "a: has 1 column, and none is left for features: column 0 is the label"),
-        ("x\n1\n2\n", {"columns": "x"}, "--columns x asks for every column as a feature, .*name it with --label"),
+        ("x\n1\n2\n", {"columns": "x"}, "--columns 'x' asks for every column as a feature, .*name it with --label"),
         ("x\n1\n2\n", {"label": "x"}, "column x is the label; "),
         ("x,y\n1,2\n2,1\n", {"columns": "y", "label": "y"}, "column y is the label, --columns asks for y alone"),
         ("x,y\n1,2\n2,1\n", {"label": "x", "weight": "y"}, "column x is the label, column y is the weight"),
-        ("x,y\n1,2\n2,1\n", {"drop": "x"}, "column y is the label, --drop x leaves columns out"),
+        ("x,y\n1,2\n2,1\n", {"drop": "x"}, "column y is the label, --drop 'x' leaves columns out"),
     ],
 )
 def test_tables_without_a_column_for_features(folder, text, options, match):

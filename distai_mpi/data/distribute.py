@@ -42,7 +42,7 @@ MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at mo
 
 
 class Sets(NamedTuple):
-    """What `load_sets` gives: this rank's share of each set; None where there is no such set."""
+    """What `load_sets` gives: this rank's shard of each set; None where there is no such set."""
 
     train: ShardedDataset
     test: ShardedDataset | None
@@ -75,7 +75,7 @@ def load_sets(
     fill: Fill | None = None,
     **columns: Any,
 ) -> Sets:
-    """Find, check and share out a training, a test and a validation set; collective.
+    """Find, check and shard a training, a test and a validation set; collective.
 
     Args:
         data: ``mnist``, a path, several with commas between them or as a list, a pattern, or a folder; see
@@ -149,24 +149,24 @@ def load_sets(
 def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     """The sets with the same codes for the same words, and the same values in place of missing ones; collective."""
     train = _by_place(sets.train, sets.train, table)
-    others: list[Any] = [share and _by_place(share, sets.train, table) for share in sets[1:]]
-    if any(share is not None and share.classes is not None for share in sets):
+    others: list[Any] = [shard and _by_place(shard, sets.train, table) for shard in sets[1:]]
+    if any(shard is not None and shard.classes is not None for shard in sets):
         train, *others = encode_labels(train, *others, comm=comm)
         words = train.classes is not None and not are_truths(train.classes)
         train = replace(train, labels=replace(train.labels, words=words))
     if fill is not None:
-        train, *others = (share and apply_fill(share, fill) for share in (train, *others))
+        train, *others = (shard and apply_fill(shard, fill) for shard in (train, *others))
     elif table.missing in WAYS:
         train, *others = fill_missing(train, *others, comm=comm, by=table.missing, indicator=table.indicator)
     return Sets(train, *others)
 
 
-def _by_place(share: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
-    """``share`` with a note where its features are taken by their places, though the training rows had names."""
-    if share.column_names is not None or (train.column_names is None and table.required is None):
-        return share
-    note = f"{share.name}: its columns have no names, so that they are taken in the order of training"
-    return replace(share, notes=(*share.notes, note))
+def _by_place(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
+    """``shard`` with a note where its features are taken by their places, though the training rows had names."""
+    if shard.column_names is not None or (train.column_names is None and table.required is None):
+        return shard
+    note = f"{shard.name}: its columns have no names, so that they are taken in the order of training"
+    return replace(shard, notes=(*shard.notes, note))
 
 
 def _find_all(
@@ -244,7 +244,7 @@ def load_features(
     fill: Fill | None = None,
     **columns: Any,
 ) -> ShardedDataset:
-    """Share out rows without labels for prediction, each rank reading its own; collective.
+    """Shard rows without labels for prediction, each rank reading its own; collective.
 
     Args:
         data: as in `load_sets`, but for labels; see `formats.find_features`.  Every rank must see the files.
@@ -277,16 +277,16 @@ def load_features(
         (parsed,) = read_chunks([found], comm, range(comm.size), limit, features, base)
         x = scatter.send_own(parsed, ShardingPlan(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
     dataset = Dataset(x, np.zeros(len(x), np.int8), scale=found.scale)
-    share = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
+    shard = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
     roles = getattr(found, "roles", None)
     names = None if roles is None else roles.names
     notes = tuple(getattr(found, "notes", ()))
-    share = _by_place(
-        replace(share, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
-        share,
+    shard = _by_place(
+        replace(shard, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
+        shard,
         table,
     )
-    return share if fill is None else apply_fill(share, fill)
+    return shard if fill is None else apply_fill(shard, fill)
 
 
 def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int, keeps_missing: bool) -> Any:

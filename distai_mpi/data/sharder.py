@@ -41,19 +41,19 @@ class Sharder:
 
     def shard(self, shuffle: Shuffle) -> dict[str, ShardedDataset]:
         """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
-        shares: dict[str, ShardedDataset] = {}
+        shards: dict[str, ShardedDataset] = {}
         bring = self._whole if shuffle == "global" else self._own
         plans = [(source, *self._plan(name, source, shuffle)) for name, source in self.sources.items()]
         brought = [bring(source, plan) for source, _, plan in plans]
         for (source, names, plan), (dataset, transfer) in zip(plans, brought, strict=True):
             self._check_values(names[0], source, plan, dataset, shuffle)
-            sets = [self._share(name, plan, i, dataset, shuffle, transfer) for i, name in enumerate(names)]
-            labels = merge(share.labels for share in sets)  # a split may leave a class to one of the sets alone
+            sets = [self._shard(name, plan, i, dataset, shuffle, transfer) for i, name in enumerate(names)]
+            labels = merge(shard.labels for shard in sets)  # a split may leave a class to one of the sets alone
             known = self._known(source)
-            for name, share in zip(names, sets, strict=True):
-                share = replace(share, labels=replace(labels, rows=share.rows), **known)
-                shares[name] = self._labelled(names[0], share)
-        return shares
+            for name, shard in zip(names, sets, strict=True):
+                shard = replace(shard, labels=replace(labels, rows=shard.rows), **known)
+                shards[name] = self._labelled(names[0], shard)
+        return shards
 
     def _known(self, source: Source | Parsed) -> dict[str, Any]:
         """What a `ShardedDataset` tells of the table that its rows are from."""
@@ -83,17 +83,17 @@ class Sharder:
         """Whether the labels ``y`` of each rank are missing without exception; collective."""
         return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
 
-    def _labelled(self, name: str, share: ShardedDataset) -> ShardedDataset:
-        """``share``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
-        labels = share.labels
-        if share.classes is not None:
-            share = replace(share, labels=replace(labels, words=not are_truths(share.classes)))
+    def _labelled(self, name: str, shard: ShardedDataset) -> ShardedDataset:
+        """``shard``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
+        labels = shard.labels
+        if shard.classes is not None:
+            shard = replace(shard, labels=replace(labels, words=not are_truths(shard.classes)))
         if labels.missing == 0:
-            return share
+            return shard
         if self._may_lack_labels(name) and labels.low > labels.high:
-            return without_labels(share)
+            return without_labels(shard)
         raise DataError(
-            f"{share.name}: rows without a label ({labels.missing:,}); give each row one, or leave such rows out"
+            f"{shard.name}: rows without a label ({labels.missing:,}); give each row one, or leave such rows out"
             " (--missing drop)"
         )
 
@@ -161,7 +161,7 @@ class Sharder:
             array, row, column, value = min(everywhere, key=lambda bad: (bad[0].name, bad[1:3]))
             raise array.not_finite(row, column, value)
 
-    def _share(
+    def _shard(
         self, name: str, plan: ShardingPlan, which: int, dataset: Dataset, shuffle: Shuffle, transfer: Transfer
     ) -> ShardedDataset:
         """Set ``which`` as this rank holds it."""

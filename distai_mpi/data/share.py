@@ -43,7 +43,7 @@ class ShardedDataset:
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
         summed_weight: see `total_weight`; None where rows have no weights.
-        partition: how rows are shared out: of the set and, under the global shuffle, of every global batch.
+        partition: how rows are sharded: of the set and, under the global shuffle, of every global batch.
             None: evenly, or, under the local shuffle, as ``counts`` says.
         base: number that libsvm text gave the first feature, 0 or 1; None: the rows come from elsewhere.
         column_names: names of the columns that the features were read from, in this order; None where there are none.
@@ -193,8 +193,8 @@ def sum_over_ranks(weight: Array | None, comm: Any) -> float | None:
     return None if weight is None else math.fsum(comm.allgather_object(float(np.sum(weight))))
 
 
-def repartition(share: ShardedDataset, partition: Partition, comm: Any) -> ShardedDataset:
-    """The same set shared out by ``partition``; collective.
+def repartition(shard: ShardedDataset, partition: Partition, comm: Any) -> ShardedDataset:
+    """The same set sharded by ``partition``; collective.
 
     Under the global shuffle nothing is sent.  Under the local shuffle rows move to other ranks, which hold the old
     and the new shard at once while they do.  The set's rows keep their order.
@@ -204,22 +204,22 @@ def repartition(share: ShardedDataset, partition: Partition, comm: Any) -> Shard
         DataError: rows would move between ranks that scale theirs differently; on all ranks.
     """
     partition.check_ranks(comm.size)
-    counts = partition.counts(share.rows)
-    if share.shuffle == "local" and counts != share.counts:
+    counts = partition.counts(shard.rows)
+    if shard.shuffle == "local" and counts != shard.counts:
         starts = (0, *accumulate(counts))[:-1]
-        dataset = _alike(share, comm)
-        dataset = _moved(dataset, share.starts, share.counts, starts, counts, comm)
-        share = replace(share, dataset=dataset)
-    return replace(share, counts=counts, partition=partition)
+        dataset = _alike(shard, comm)
+        dataset = _moved(dataset, shard.starts, shard.counts, starts, counts, comm)
+        shard = replace(shard, dataset=dataset)
+    return replace(shard, counts=counts, partition=partition)
 
 
-def _alike(share: ShardedDataset, comm: Any) -> Dataset:
+def _alike(shard: ShardedDataset, comm: Any) -> Dataset:
     """This rank's rows in the types that hold all ranks' rows; one without rows takes over the others' scale."""
-    dataset = share.dataset
+    dataset = shard.dataset
     facts = comm.allgather_object((dataset.x.dtype, dataset.y.dtype, dataset.scale) if dataset.rows else None)
     x_types, y_types, scales = zip(*(fact for fact in facts if fact is not None), strict=True)
     if len(set(scales)) > 1:
-        raise DataError(f"{share.name}: ranks scale their features by {sorted(set(scales))}; give all the same scale")
+        raise DataError(f"{shard.name}: ranks scale their features by {sorted(set(scales))}; give all the same scale")
     x, y = (
         dataset.x.astype(np.result_type(*x_types), copy=False),
         dataset.y.astype(np.result_type(*y_types), copy=False),

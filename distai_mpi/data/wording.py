@@ -14,7 +14,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WORDS = "read|scatter|global|local|mean|median|drop|refuse|seconds|calendar|csv|libsvm"
-FLAG = re.compile(rf"--([a-z][a-z-]*)(?: ('[^']*'|(?:{WORDS})\b|[^\s,;:]+(?=: )))?")
+FLAG = re.compile(rf"(?<![\w-])--([a-z][a-z-]*)(?: ('[^']*'|(?:{WORDS})\b|[^\s,;:]+(?=: )))?")
 NAMES = {
     "no-header": "header=False",
     "header": "header=True",
