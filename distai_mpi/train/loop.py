@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,15 +16,15 @@ from ..files import check_writable
 from ..messages import tell
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
+from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
-from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
+from .full_batch import choose, keeps_whole, make_steps, without_optimum
 from .fused import make_fused
 from .gradients import algorithm_for, make_gradients
 from .placement import agree_on_device
@@ -34,7 +35,7 @@ from .tracing import Tracer, tracing
 if TYPE_CHECKING:
     from ..comm import Communicator
 
-EPOCHS, MOST_ITERATIONS = 5, 100  # that are made unless somebody says otherwise
+EPOCHS = 5  # that are made unless somebody says otherwise
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
 
 
@@ -81,12 +82,12 @@ def fit(
         comm: the ranks that train.
         valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
             them are the result.  From `data.load_sets`.
-        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all
-            rows in every iteration and searches along directions.
+        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or a full-batch
+            solver, which sees all rows in every iteration.
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
             batch; under averaging each rank's own).  Costs one small message a step.
-        epochs: passes over the training rows; default 5, and 100 iterations of methods that search along directions.
+        epochs: passes over the training rows, default 5; in place of a full-batch solver's ``max_iter``.
         global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
@@ -105,11 +106,8 @@ def fit(
             faster.  Never on one node.
         min_decrease: for full-batch optimizers, stop when an iteration lowers the objective by less than this share of
             it.
-        tol: for full-batch optimizers.  Linear models under methods of second order stop when Newton's decrement
-            √(gᵀ H⁻¹ g) of the objective f is at most tol · √(2 f): the estimated gap to the optimum, half its square,
-            is then at most tol² of f.  Where rounding ends a run before, its gap must be at most tol / 100 of f.
-            Neither shift nor scale of features or targets changes that.  Other models, and gradient descent, stop when
-            the norm of the gradient is at most ``tol`` times that of the first step.
+        tol: in place of a full-batch solver's own, see `FullBatchSolver`; gradient descent stops when the norm of the
+            gradient is at most ``tol`` times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
@@ -155,11 +153,15 @@ def fit(
     )
     if isinstance(optimizer, Auto):
         optimizer = choose(optimizer, model, data.rows, comm, allreduce)
-    if epochs is None:
-        epochs = MOST_ITERATIONS if isinstance(optimizer, Deterministic) else EPOCHS
+    if isinstance(optimizer, FullBatchSolver):
+        epochs = optimizer.max_iter if epochs is None else epochs
+        tol = optimizer.tol if tol is None else tol
+    epochs = EPOCHS if epochs is None else epochs
     check_settings(
         data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
     )
+    if isinstance(optimizer, FullBatchSolver):
+        optimizer = replace(optimizer, max_iter=epochs, tol=tol)
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
@@ -181,7 +183,7 @@ def fit(
             if hasattr(model, "limit_threads"):
                 model.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed, place)
-            if isinstance(optimizer, Deterministic):
+            if isinstance(optimizer, FullBatchSolver):
                 loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
                 name: make_loader(model, share, comm, device=place)
@@ -192,7 +194,7 @@ def fit(
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             algorithm = algorithm_for(comm, allreduce, early)
-            whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
+            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, allreduce)
             objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire, whole=whole)
             schedule = schedule or Constant()
             steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, wire, algorithm)
@@ -222,9 +224,9 @@ def _steps(
     wire: str,
     algorithm: str | None,
 ) -> Steps:
-    if isinstance(optimizer, Deterministic):
-        _check_deterministic(optimizer, schedule, clip_norm, factors, early, wire)
-        return make_deterministic(objective, optimizer, start, tol)
+    if isinstance(optimizer, FullBatchSolver):
+        _check_full_batch(optimizer, schedule, clip_norm, factors, early, wire)
+        return make_steps(objective, optimizer, start)
     if isinstance(optimizer, LocalSGD):
         for asked, flag in ((factors, "--factors"), (early, "--early")):
             if asked:
@@ -238,8 +240,8 @@ def _steps(
     )
 
 
-def _check_deterministic(
-    optimizer: Deterministic,
+def _check_full_batch(
+    optimizer: FullBatchSolver,
     schedule: Schedule,
     clip_norm: float | None,
     factors: bool | None,
