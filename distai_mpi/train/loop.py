@@ -329,10 +329,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
 
     It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
     """
-    if run.training.value is None:
-        running = _mean_of_epoch(run)
-    else:
-        running = run.training.value
+    running = _mean_of_epoch(run) if run.training.value is None else run.training.value
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():

@@ -29,9 +29,9 @@ class LBFGS(FullBatchSolver):
     Attributes:
         memory: pairs of steps and changes of the gradient that are kept.
         search: the line search.
-        curvature_threshold: a pair is kept where the cosine of the angle between step and change of the gradient is larger, so
-            that the estimate stays positive definite where the objective is not convex (cautious updates, Li &
-            Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
+        curvature_threshold: a pair is kept where the cosine of the angle between step and change of the gradient is
+            larger, so that the estimate stays positive definite where the objective is not convex (cautious updates,
+            Li & Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
             problems"; theirs compare with the gradient's norm, which depends on the objective's scale).
         sample: see `FullBatchSolver`.
     """

@@ -107,8 +107,9 @@ class RowsProblem(ABC):
     ) -> Evaluation:
         """The objective at ``w``, whole, and its gradient into ``trial_grad``; collective.
 
-        ``auxiliary`` are this rank's parts of sums that are wanted too, and after them what ``more`` gives once the rows
-        are linearized.  ``products`` gives, once the gradient is known, this rank's parts of inner products of vectors.
+        ``auxiliary`` are this rank's parts of sums that are wanted too, and after them what ``more`` gives once the
+        rows are linearized.  ``products`` gives, once the gradient is known, this rank's parts of inner products of
+        vectors.
         """
         local = self._sums(w)
         auxiliary = auxiliary if more is None else np.concatenate([auxiliary, more()])
