@@ -139,6 +139,15 @@ def test_prepare_environment_is_for_one_node_and_yields_to_the_user(monkeypatch:
         monkeypatch.delenv(name, raising=False)
 
 
+def test_mpich_is_started_on_a_new_heap_under_srun() -> None:
+    """In a thread of its own; what is raised there is raised here, and the process ends as ever."""
+    program = "from distai_mpi.comm import launch; launch.world(); from mpi4py import MPI; print(MPI.Is_thread_main())"
+    for words, told in (({}, "True"), ({"PMI_FD": "99", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, "False")):
+        env = {k: v for k, v in mpi_environment().items() if not k.startswith(("OMPI_COMM", "PMI"))} | words
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
+
+
 def command(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """``distai-mpi words...`` without a launcher."""
     return subprocess.run(
