@@ -11,6 +11,7 @@ from distai_mpi.errors import ConfigError
 from distai_mpi.train.gradients import FactorGradients, defined_together
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 SEED, L2 = 5, 0.01
 
 
