@@ -311,7 +311,7 @@ def test_all_contenders_are_measured_and_their_memory_goes(comm, quick):
     report = allreduce.run(comm, world(), names, [np.dtype(np.float32)], [64, 100_000], 0.0)
     check_rows(report, comm, names, [64, 100_000])
     assert [row["calls"] for row in report["rows"]][:: len(report["rows"]) - 1] == [2, 1]
-    assert comm._sharing._registry._found == {}
+    assert comm.vectors._registry._found == {}
 
 
 @mpi(min_size=2)

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 from commands import run_here
-
 from distai_mpi.comm.meeting import Meeting
+
 from distai_mpi.files import Unwritable, write_patiently, write_whole
 from distai_mpi.train import report
 from distai_mpi.train.report import ResultFiles

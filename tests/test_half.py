@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from simulated import simulate, tables
 
-from distai_mpi.comm import half, half_kernels
-from distai_mpi.comm.half import half_allgather, half_reduce_scatter
+from distai_mpi.comm import compression as half
+from distai_mpi.comm import compression_kernels as half_kernels
+from distai_mpi.comm.compression import half_allgather, half_reduce_scatter
 from distai_mpi.comm.workspace import Workspace
 from distai_mpi.optim import SGD
 from distai_mpi.params import Ownership

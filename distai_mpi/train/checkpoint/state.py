@@ -198,7 +198,7 @@ def variable(run: Run) -> dict[str, Any]:
         "optimizer": spelled(run.optimizer),
         "schedule": spelled(run.schedule),
         "clip_norm": run.training.clip_norm,
-        "allreduce": run.objective.algorithm or run.comm.default_algorithm,
+        "allreduce": run.objective.exchange.name,
         "shards": None if run.loader.share.partition is None else list(run.loader.share.partition.weights),
     }
 

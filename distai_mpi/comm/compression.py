@@ -1,7 +1,7 @@
 """float32 vectors as float16 messages: half the bytes of a sliced allreduce, with its sums in float32.
 
 Plain functions over a `Wire`, like those of `collectives`; their traffic is in ``perf/costs.py``.  A message scales
-its numbers by powers of two, block by block, so that none overflows (`half_kernels`); infinity and NaN arrive as
+its numbers by powers of two, block by block, so that none overflows (`compression_kernels`); infinity and NaN arrive as
 what they are.  Slices go directly from rank to rank, not around a ring, where partial sums would be rounded on
 every rank they come by.
 
@@ -81,14 +81,14 @@ def half_allgather(
 
 def words(size: int) -> int:
     """How many uint16 words the message for ``size`` elements takes."""
-    from .half_kernels import BLOCK
+    from .compression_kernels import BLOCK
 
     return size + -(-size // BLOCK)
 
 
 def _buffers(work: Workspace) -> tuple[Array, Array, int]:
     """A buffer for what is sent, one for what is received, and the elements whose message fills one."""
-    from .half_kernels import BLOCK
+    from .compression_kernels import BLOCK
 
     segment = work.segment(np.dtype(np.uint16))
     middle = segment.size // 2
@@ -106,6 +106,6 @@ def _kernels(*vectors: Array) -> ModuleType:
     for x in vectors:
         if x.dtype != np.float32:
             raise ValueError(f"float16 messages stand for float32 vectors, not {x.dtype}")
-    from . import half_kernels
+    from . import compression_kernels
 
-    return half_kernels
+    return compression_kernels
