@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ...backend import HOST, device_of, number
-from ...data import Share
+from ...data import ShardedDataset
 from ...data.partition import stretch
 from ...errors import ConfigError
 from ...models import FeedForward, Sums
 from ...models.builtin import MODELS, to_config
-from ...optim import LBFGS, ParameterAveraging
+from ...optim import LBFGS, LocalSGD
 from ...params import Ownership
 from ..checks import spelled
 from ..run import Run
@@ -154,7 +154,7 @@ def identity(run: Run) -> dict[str, Any]:
     """What must be the same in a run that goes on from a checkpoint; collective, the same on every rank."""
     objective, loader = run.objective, run.loader
     share, model, method = loader.share, objective.model, run.optimizer
-    averages = isinstance(method, ParameterAveraging)
+    averages = isinstance(method, LocalSGD)
     known = isinstance(model, FeedForward) and type(model) in MODELS.values()
     same = {
         "model": {
@@ -185,7 +185,7 @@ def identity(run: Run) -> dict[str, Any]:
     return json.loads(json.dumps(same))
 
 
-def _table(share: Share) -> dict[str, str]:
+def _table(share: ShardedDataset) -> dict[str, str]:
     """What must be the same of the table that the rows are from, where there is any of it."""
     facts = {
         "classes": share.classes and ", ".join(map(str, share.classes)),
