@@ -69,8 +69,7 @@ class Objective:
         if whole:
             self.exchange, self.owners = comm.exchange("native"), Ownership.replicate(size, comm.size)
         else:
-            asked = asked or Exchange(comm.default_algorithm)
-            self.exchange = choose(comm, asked, size, model.dtype, loader.device)
+            self.exchange = choose(comm, asked or Exchange(), size, model.dtype, loader.device)
             self.owners = self.exchange.ownership(size, model.dtype.itemsize)
         self.mine = self.owners.slices[comm.rank]
         self.strengths: Array | None = None

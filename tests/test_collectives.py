@@ -133,7 +133,7 @@ def test_float16_without_the_librarys_help(comm, monkeypatch):
         fresh.allreduce(mine)
         np.testing.assert_array_equal(mine, expected)
         if fresh.size > 1:
-            assert fresh._choose(mine, "native", "allreduce")[0] is not ALGORITHMS["native"]
+            assert fresh.exchange("native")._algorithm(mine) is not ALGORITHMS["native"]
 
 
 @pytest.mark.skipif(os.environ.get("DISTAI_TEST_HUGE") != "1", reason="opt-in: DISTAI_TEST_HUGE=1, needs 5 GB a rank")

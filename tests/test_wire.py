@@ -94,7 +94,7 @@ def test_factors_and_clipping_and_no_shared_memory(nodes, monkeypatch):
     [
         ({"allreduce": "ring"}, "is for --allreduce hierarchical or auto, not ring"),
         ({"dtype": np.float64}, "float32 numbers, not float64"),
-        ({"wire": "float8"}, "unknown wire 'float8'"),
+        ({"wire": "float8"}, "must be one of float32, float16, got 'float8'"),
     ],
 )
 def test_what_cannot_be_is_said(nodes, options, message):

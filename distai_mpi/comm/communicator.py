@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..backend import HOST, Device, as_host
 from ..errors import ConfigError
 from ..params import Ownership
+from ..settings import called
 from . import exits, native, uneven
 from . import watch as watching
 from .checks import check_contiguous, check_same, check_size
@@ -130,7 +131,8 @@ class Communicator(Ranks):
         if found is None:
             if name in CHOICES:
                 raise ConfigError(
-                    f"--allreduce {name} is for one node, not {len(self.leaders)}: choose hierarchical or auto"
+                    f"{called('algorithm', '--allreduce')} {name} is for one node, not {len(self.leaders)}:"
+                    " choose hierarchical or auto"
                 )
             raise ConfigError(f"unknown allreduce algorithm {name!r}: choose one of {', '.join(CHOICES)}")
         return found

@@ -18,6 +18,7 @@ from ..models import Model, Sums
 from ..objective import Objective
 from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
+from ..settings import called
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
@@ -192,7 +193,7 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            asked = Exchange(allreduce or comm.default_algorithm, wire, early, factors)
+            asked = Exchange(allreduce, wire, early, factors)
             whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
             objective = Objective(model, loader, comm, l2=l2, asked=asked, whole=whole)
             schedule = schedule or Constant()
@@ -224,12 +225,12 @@ def _steps(
         _check_deterministic(optimizer, schedule, clip_norm, asked)
         return make_deterministic(objective, optimizer, start, tol)
     if isinstance(optimizer, LocalSGD):
-        for wanted, flag in ((asked.factors, "--factors"), (asked.overlap, "--early")):
+        for wanted, name in ((asked.factors, called("factors")), (asked.overlap, called("overlap", "--early"))):
             if wanted:
-                raise ConfigError(f"{flag}: averaging exchanges no gradients; leave it out")
+                raise ConfigError(f"{name}: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
     gradients = make_gradients(objective, asked)
-    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, asked.algorithm)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, asked)
     norm = tol is not None
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
@@ -248,13 +249,14 @@ def _check_deterministic(
     """
     if exchange.compressed:
         raise ConfigError(
-            f"--wire {exchange.dtype} rounds gradients, from which {optimizer.name} takes differences: leave it out"
+            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
+            " differences: leave it out"
         )
     asked = {
         "a schedule of the learning rate": not isinstance(schedule, Constant),
         "the norm to clip at (clip_norm)": clip_norm is not None,
-        "--factors": exchange.factors,
-        "--early": exchange.overlap,
+        called("factors"): exchange.factors,
+        called("overlap", "--early"): exchange.overlap,
     }
     for what, given in asked.items():
         if given:

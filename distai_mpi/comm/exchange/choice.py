@@ -20,11 +20,14 @@ from numpy.typing import DTypeLike
 
 from ...backend import HOST, Device
 from ...errors import ConfigError
+from ...settings import called
 from ..communicator import SHARED_BYTES, Communicator
 from .base import VectorExchange
 from .compressed import CompressedExchange
 from .hierarchical import HierarchicalExchange
 from .settings import SHARING, Exchange
+
+ALGORITHM, DTYPE = ("algorithm", "--allreduce"), ("dtype", "--wire")
 
 
 class Choice(NamedTuple):
@@ -43,11 +46,10 @@ def resolve(comm: Communicator, asked: Exchange, size: int, dtype: DTypeLike, de
     Raises:
         ConfigError: it cannot be had among these ranks; on all of them.
     """
-    nodes, dtype = len(comm.leaders), np.dtype(dtype)
-    if asked.algorithm != "auto":
-        comm.exchange(asked.algorithm)
-        one_node = asked.algorithm == "hierarchical" and nodes == 1
-        return Choice("shared" if one_node else asked.algorithm, "")
+    nodes, dtype, name = len(comm.leaders), np.dtype(dtype), asked.algorithm or comm.default_algorithm
+    if name != "auto":
+        comm.exchange(name)  # refuses what there is not
+        return Choice("shared" if name == "hierarchical" and nodes == 1 else name, "")
     if (asked.overlap or asked.compressed) and nodes > 1:
         return Choice("hierarchical", "asked for with float16 messages or overlap")
     nbytes = size * dtype.itemsize
@@ -67,20 +69,19 @@ def choose(comm: Communicator, asked: Exchange, size: int, dtype: DTypeLike, dev
         ConfigError: it cannot be had among these ranks; on all of them.
     """
     if asked.compressed:
-        _check_compressed(asked, np.dtype(dtype), device)
+        _check_compressed(asked.algorithm or comm.default_algorithm, np.dtype(dtype), device)
     found = comm.exchange(comm.bcast_object(resolve(comm, asked, size, dtype, device).name))
     if asked.compressed and isinstance(found, HierarchicalExchange):
         return CompressedExchange(found, size)
     return found
 
 
-def _check_compressed(asked: Exchange, dtype: np.dtype, device: Device) -> None:
+def _check_compressed(name: str, dtype: np.dtype, device: Device) -> None:
     """Refuse float16 where it cannot be had; also on one node, where nothing would be rounded."""
+    wire = f"{called(*DTYPE)} float16"
     if dtype != np.float32:
-        raise ConfigError(f"--wire float16 stands for float32 numbers, not {dtype}: leave it out")
+        raise ConfigError(f"{wire} stands for float32 numbers, not {dtype}: leave it out")
     if device is not HOST:
-        raise ConfigError("--wire float16 is for the CPU: leave it out, or train with --device cpu")
-    if asked.algorithm not in ("auto", *SHARING):
-        raise ConfigError(
-            f"--wire float16 is for --allreduce hierarchical or auto, not {asked.algorithm}: leave one of them out"
-        )
+        raise ConfigError(f"{wire} is for the CPU: leave it out, or train with {called('device')} cpu")
+    if name not in ("auto", *SHARING):
+        raise ConfigError(f"{wire} is for {called(*ALGORITHM)} hierarchical or auto, not {name}: leave one of them out")

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from ..compression import words
-from ..node_barrier import YIELDS
 from ..ranks import Ranks
 from ..tracing import traced
 from ..wire import Array
@@ -177,6 +176,8 @@ class OverlappedReduction:
     def _complete(self) -> None:
         """Send what is left, and take what comes."""
         from mpi4py import MPI
+
+        from ..node_barrier import YIELDS  # loads Numba
 
         while self._sent < len(self._stages):
             if self._node_has_next(YIELDS):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ...errors import ConfigError
+from ...settings import called, setting, settings
 
 SHARING = ("shared", "hierarchical")  # what is more than messages
 CHOICES = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", *SHARING)
 DTYPES = ("float32", "float16")
 
 
-@dataclass(frozen=True)
+@settings
 class Exchange:
-    """How gradients and parameters travel among the ranks; see `choice.choose` for what ``auto`` and None become.
+    """How gradients and parameters travel among the ranks; see `choice` for what ``auto`` and None become.
 
     Attributes:
-        algorithm: one of `CHOICES`.  ``shared`` is for one node, ``hierarchical`` for several; the others are messages.
-        dtype: of the numbers that travel between nodes under ``hierarchical``; None: that of the parameters.  With
-            ``float16`` gradients are rounded, and summed in float32; of parameters the change is, and what rounding
+        algorithm: one of `CHOICES`; None: the communicator's own.  ``shared`` is for one node, ``hierarchical`` for
+            several; the others are messages.
+        dtype: of float32 numbers where they travel between nodes under ``hierarchical``: with ``float16`` in half the
+            bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what rounding
             takes from it is added to the next one.  On one node nothing travels and nothing is rounded.
         overlap: whether under ``hierarchical`` gradients of layers start to travel between nodes as soon as they are
             made, while the backward pass goes on (wait-free backpropagation); None: where a few trials before the first
@@ -30,18 +30,42 @@ class Exchange:
         ConfigError: a value that there is not, or two that exclude each other.
     """
 
-    algorithm: str = "auto"
-    dtype: str | None = None
-    overlap: bool | None = None
-    factors: bool | None = None
+    algorithm: str | None = setting(
+        default=None,
+        choices=CHOICES,
+        flag="--allreduce",
+        topic="exchange",
+        help="How gradients are exchanged; auto goes by the nodes and the gradient's length.  [default: auto]",
+    )
+    dtype: str = setting(
+        default="float32",
+        choices=DTYPES,
+        flag="--wire",
+        topic="exchange",
+        shown=False,
+        help="How numbers travel between nodes: float16 halves the bytes, and rounds gradients and updates.",
+    )
+    overlap: bool | None = setting(
+        default=None,
+        flag="--early",
+        topic="exchange",
+        shown=False,
+        help="Send layers' gradients to other nodes during the backward pass already.  [default: where that is faster]",
+    )
+    factors: bool | None = setting(
+        default=None,
+        topic="exchange",
+        shown=False,
+        help="Exchange the factors that gradients of dense layers are made of.  [default: where they are shorter]",
+    )
 
-    def __post_init__(self) -> None:
-        if self.algorithm not in CHOICES:
-            raise ConfigError(f"unknown allreduce algorithm {self.algorithm!r}: choose one of {', '.join(CHOICES)}")
-        if self.dtype not in (None, *DTYPES):
-            raise ConfigError(f"unknown wire {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+    def check(self) -> None:
+        """Refuse what excludes each other."""
         if self.factors and self.overlap:
-            raise ConfigError("--factors and --early exclude each other: give one")
+            raise ConfigError(
+                f"{called('factors')} and {called('overlap', '--early')} exclude each other: factors travel whole,"
+                " after the backward pass; give one"
+            )
 
     @property
     def compressed(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...comm import SHARING
+from ...comm import SHARING, Exchange
 from ...data import Batch, Loader
 from ...models import Sums, Together
 from ...objective import Objective
@@ -98,11 +98,11 @@ def make_fused(
     gradients: Gradients,
     schedule: Schedule,
     clip_norm: float | None,
-    algorithm: str,
+    asked: Exchange,
 ) -> FusedSteps | None:
     """Fused steps where they are the plain ones to rounding, and small; collective.
 
-    ``algorithm`` is what was asked for: ranks share nothing where another than theirs was.
+    Ranks share nothing where another algorithm than theirs was ``asked`` for.
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
@@ -110,8 +110,9 @@ def make_fused(
     if not defined_together(objective.model, *names) or not _few(objective.loader) or not _small(objective):
         return None
     if objective.comm.size > 1:
+        name = asked.algorithm or objective.comm.default_algorithm
         sharded = isinstance(gradients, FactorGradients) and not objective.owners.replicated
-        if not sharded or algorithm not in ("auto", *SHARING):
+        if not sharded or name not in ("auto", *SHARING):
             return None
     fused = FusedSteps(objective)
     return fused if fused.usable else None

@@ -13,6 +13,7 @@ from ...comm.exchange import overlap
 from ...data import Batch
 from ...models import Sums
 from ...objective import Objective
+from ...settings import called
 from .base import defined_together, most_rows
 from .dense import DenseGradients
 
@@ -101,9 +102,11 @@ def find_obstacle(objective: Objective) -> str | None:
     """Why gradients cannot overlap with the backward pass; None where they can, the same on all ranks.  Collective."""
     loader, model = objective.loader, objective.model
     if loader.device is not HOST:
-        return "an early start is for the CPU"
+        return "overlap is for the CPU"
     if objective.exchange.name != "hierarchical":
-        return f"an early start is for --allreduce hierarchical or auto, not {objective.exchange.name}"
+        return (
+            f"overlap is for {called('algorithm', '--allreduce')} hierarchical or auto, not {objective.exchange.name}"
+        )
     if not (defined_together(model, "loss_and_grad", "tells_ready") and model.tells_ready):  # type: ignore[attr-defined]
         return "this model does not tell which parts of its gradient are ready"
     if most_rows(objective) > loader.block_rows:
