@@ -24,7 +24,7 @@ from .wire import Array, Wire
 from .workspace import Workspace
 
 
-def half_reduce_scatter(wire: Wire, x: Array, slices: Sequence[slice], work: Workspace) -> None:
+def compressed_reduce_scatter(wire: Wire, x: Array, slices: Sequence[slice], work: Workspace) -> None:
     """Leave the sum of slice ``rank`` there: the rank's own summand as it is, the others' rounded to float16.
 
     ``x`` is float32, shape (n,), and keeps its other slices.  The sum is made in float32 and in a fixed order, from
@@ -44,7 +44,7 @@ def half_reduce_scatter(wire: Wire, x: Array, slices: Sequence[slice], work: Wor
             kernels.add(received, total)
 
 
-def half_allgather(
+def compressed_allgather(
     wire: Wire, x: Array, base: Array, residual: Array, slices: Sequence[slice], work: Workspace
 ) -> None:
     """Give all ranks the same new ``x``: ``base`` plus each owner's change, rounded to float16.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compression import half_allgather, half_reduce_scatter, words
+from ..compression import compressed_allgather, compressed_reduce_scatter, words
 from ..wire import Array, MPIWire
 from .hierarchical import HierarchicalExchange
 
@@ -43,14 +43,14 @@ class CompressedExchange(HierarchicalExchange):
 
     def _reduce_column(self, column: Array, slices: Any) -> None:
         assert self.rail is not None
-        half_reduce_scatter(self.rail, column, slices, self._work)
+        compressed_reduce_scatter(self.rail, column, slices, self._work)
 
     def _publish_column(self, column: Array, slices: Any, previous: Array | None) -> None:
         if previous is None:
             super()._publish_column(column, slices, previous)
         else:
             assert self.rail is not None
-            half_allgather(self.rail, column, previous, self.state["remainder"][0], slices, self._work)
+            compressed_allgather(self.rail, column, previous, self.state["remainder"][0], slices, self._work)
 
 
 def _compile() -> None:
