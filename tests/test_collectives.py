@@ -8,7 +8,7 @@ import pytest
 from distai_mpi.comm import ALGORITHMS, Communicator, wire
 from distai_mpi.params import Ownership
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.ranks(1, 2, 3, 4)]
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8"]
 NAMES = sorted(ALGORITHMS)
 SLICED = [name for name in NAMES if ALGORITHMS[name].sliced]

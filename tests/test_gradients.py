@@ -12,6 +12,7 @@ from distai_mpi.train.gradient.base import defined_together
 from distai_mpi.train.gradient.factors import FactorGradients
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 SEED, L2 = 5, 0.01
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run import limit
 
 PACKAGE = Path(__file__).parent.parent / "distai_mpi"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -257,11 +258,15 @@ HEAVY = ["mpi4py.MPI", "numba", "cupy", "rich", "jax", "torch"]
 )
 def test_import_is_light(statement: str) -> None:
     program = f"import sys\n{statement}\nprint([name for name in {HEAVY} if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert (run.stdout.strip(), run.stderr) == ("[]", "")
 
 
 def test_the_import_check_sees_heavy_modules() -> None:
     program = f"import sys\nimport numba\nprint([name for name in {HEAVY} if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert run.stdout.strip() == "['numba']"

@@ -9,7 +9,7 @@ from distai_mpi import Objective, fit, models, optim
 from distai_mpi.comm import CHOICES, Exchange
 from distai_mpi.train.evaluation import make_loader
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.ranks(1, 2, 3, 4)]
 KINDS = {"linear": "value", "logistic": "binary", "softmax": "class", "mlp": "class"}
 
 

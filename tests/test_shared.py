@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run import mpi_environment, mpiexec_command
+from run import limit, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import CHOICES, Communicator
 from distai_mpi.comm import memory as memory_module
@@ -18,6 +18,7 @@ from distai_mpi.errors import ConfigError
 from distai_mpi.params import Ownership
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8"]
 
 
@@ -390,7 +391,9 @@ def test_nothing_is_left_in_shared_memory(end, fails):
     """However a job ends; and ranks in the node's barrier do not wait for one that died."""
     began = time.monotonic()
     command = [*mpiexec_command(2), sys.executable, "-c", JOB + end]
-    done = subprocess.run(command, env=mpi_environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=mpi_environment(), capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert time.monotonic() - began < 20
     assert (done.returncode != 0) == fails, done.stderr
     deadline = time.monotonic() + 5  # what the library itself keeps there goes with the launcher
