@@ -16,7 +16,7 @@ from ...models.curvature import HessianRows
 from ...objective import Objective, inner, square
 from ...optim.solvers.preconditioner import NO_NULL_SPACE
 from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
-from ..gradients import defined_together
+from ..gradient.base import defined_together
 
 Array = Any
 NOTHING = np.empty(0)
@@ -265,7 +265,7 @@ class ShardedProblem(RowsProblem):
     def publish(self, w: Array) -> None:
         """See `RowsProblem.publish`."""
         self.objective.mark(PUBLISH)
-        self.objective.comm.allgather(w, self.objective.owners, self.objective.algorithm)
+        self.objective.exchange.publish(w, self.objective.owners)
 
     def settle(self, w: Array, scratch: Array) -> None:
         """See `RowsProblem.settle`."""
