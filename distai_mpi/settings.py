@@ -2,9 +2,9 @@
 
     @settings
     class SGD:
-        lr: float = setting(0.1, above=0, help="Learning rate.")
+        lr: float = setting(default=0.1, above=0, help="Learning rate.")
 
-    SGD(lr=-1)      # ConfigError: lr must be a number above 0, got -1
+    SGD(lr=-1)      # ConfigError: lr of SGD must be a number above 0, got -1
     SGD(rate=0.1)   # ConfigError: SGD has no parameter rate; its parameters are lr
 
 Where the command reads flags, within `by_flags`, the same error says ``--lr``.  This module imports nothing that takes
@@ -21,11 +21,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar, dataclass_transform
+from functools import wraps
+from inspect import signature
+from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 from .errors import ConfigError
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 _flags: ContextVar[bool] = ContextVar("distai_mpi_flags", default=False)  # whether the user gave flags
 
 
@@ -60,11 +63,15 @@ class Setting:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         noun = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}.get(kind, kind)
-        bounds = ((self.low, "from {:g} up"), (self.above, "above {:g}"))
-        words = [text.format(bound) for bound, text in bounds if bound is not None]
-        bounds = ((self.high, "up to {:g}"), (self.below, "below {:g}"))
-        words += [text.format(bound) for bound, text in bounds if bound is not None]
-        return " ".join([noun, " and ".join(words)]).strip()
+        least = (
+            f"from {self.low:g}" if self.low is not None else f"above {self.above:g}" if self.above is not None else ""
+        )
+        most = (
+            f"to {self.high:g}" if self.high is not None else f"below {self.below:g}" if self.below is not None else ""
+        )
+        if self.low is not None and not most:
+            most = "up"
+        return " ".join(word for word in (noun, least, most) if word)
 
     def admits(self, value: Any, kind: str) -> bool:
         """Whether ``value`` is of the type ``kind`` and within the bounds."""
@@ -84,9 +91,24 @@ class Setting:
         inside = (self.above is None or value > self.above) and (self.below is None or value < self.below)
         return low <= value <= high and inside and math.isfinite(value)
 
+    def check(self, name: str, value: Any, annotation: str, owner: str = "") -> None:
+        """Raise `ConfigError` unless ``value`` is one for the parameter ``name`` of this type, as "int | None".
 
-def setting(default: Any = MISSING, *, factory: Callable[[], Any] | None = None, **about: Any) -> Any:
-    """A field of a class of `settings`; ``about`` it: see `Setting`.  It is given by keyword alone if ``kw_only``."""
+        ``owner`` is the class that has the parameter.
+        """
+        kind, _, other = annotation.partition(" | ")
+        if value is None and other == "None":
+            return
+        kind = "" if other not in ("", "None") else kind
+        if not self.admits(value, kind):
+            flag = self.flag or f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{called(f'{name} of {owner}' if owner else name, flag)} must be {self.wanted(kind)}, got {value!r}"
+            )
+
+
+def setting(*, default: Any = MISSING, factory: Callable[[], Any] | None = None, **about: Any) -> Any:
+    """A field of a class of `settings`, which is given by keyword alone if ``kw_only``; ``about`` it: see `Setting`."""
     keywords: dict[str, Any] = {name: about.pop(name) for name in ("kw_only", "repr", "compare") if name in about}
     keywords |= {"default": default} if factory is None else {"default_factory": factory}
     return dataclasses.field(metadata={"setting": Setting(**about)}, **keywords)
@@ -102,7 +124,9 @@ def settings(cls: type[T]) -> type[T]:
 
     def post_init(self: Any) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            if "setting" in field.metadata:
+                kind = field.type if isinstance(field.type, str) else field.type.__name__
+                field.metadata["setting"].check(field.name, getattr(self, field.name), kind, cls.__name__)
         if own is not None:
             own(self)
         elif hasattr(self, "check"):
@@ -125,20 +149,6 @@ def settings(cls: type[T]) -> type[T]:
     return made
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    about: Setting | None = field.metadata.get("setting")
-    if about is None:
-        return
-    kind, _, none = (field.type if isinstance(field.type, str) else field.type.__name__).partition(" | ")
-    if none == "None":
-        if value is None:
-            return
-    elif none:
-        kind = ""
-    if not about.admits(value, kind):
-        raise ConfigError(f"{called(field.name, about.flag)} must be {about.wanted(kind)}, got {value!r}")
-
-
 def unknown(name: str, known: Iterable[str], what: str, moved: dict[str, str] | None = None) -> str:
     """The sentence that ``what`` (as in "fit has no parameter") gives no ``name``, with the nearest of ``known``.
 
@@ -149,6 +159,30 @@ def unknown(name: str, known: Iterable[str], what: str, moved: dict[str, str] | 
     known = list(known)
     near = get_close_matches(name, known, n=1)
     return f"{what} {name}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+
+
+def keywords(moved: dict[str, str]) -> Callable[[F], F]:
+    """Let a function refuse keywords that it does not have by `unknown`, with where those ``moved`` went."""
+
+    def decorate(function: F) -> F:
+        known = [name for name, each in signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY]
+        taken = set(signature(function).parameters)
+
+        @wraps(function)
+        def checked(*values: Any, **named: Any) -> Any:
+            for name in named:
+                if name not in taken:
+                    raise ConfigError(unknown(name, known, f"{function.__name__} has no parameter", moved))
+            return function(*values, **named)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+def exclude(one: str, other: str, why: str) -> NoReturn:
+    """Raise `ConfigError`: the parameters ``one`` and ``other`` are both given, and exclude each other."""
+    raise ConfigError(f"{called(one)} and {called(other)} exclude each other: {why}; give one")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "comm": {
         "params",
         "errors",
+        "choices",
         "settings",
         "exit_codes",
         "backend",
@@ -61,6 +62,7 @@ LAYERS: dict[str, set[str]] = {
         "comm",
         "params",
         "errors",
+        "choices",
         "settings",
         "messages",
         "backend",
@@ -86,7 +88,6 @@ LAYERS: dict[str, set[str]] = {
         "trace",
         "signals",
         "exit_codes",
-        "choices",
     },
     "__main__": {"cli"},
     "": {"version", "train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself

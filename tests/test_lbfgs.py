@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.optim.lbfgs import History
 from distai_mpi.optim.line_search import Point

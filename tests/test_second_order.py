@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, whole_share
 from second_order import KINDS, METHODS, minimise, rows_for
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.optim.newton import next_radius, steihaug
 from distai_mpi.optim.preconditioner import Diagonal, Factored

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.comm import CHOICES
 from distai_mpi.data import Batch, Dataset, Permutation, from_local
 from distai_mpi.data.streams import stream_key

@@ -5,10 +5,11 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from test_shared import sent_in_messages
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm.half_messages import WIRES
 from distai_mpi.errors import ConfigError
 

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..exit_codes import EX_ERROR, EX_INTERRUPTED
 from ..files import check_writable, claimed
 from ..messages import tell
+from ..settings import by_flags
 from ..signals import Signals, listening
 from .build import (
     batch_size,
@@ -47,7 +48,7 @@ def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
     settings = flags_win(ctx, settings, EITHER)
     check_flags(settings)
-    with listening() as signals:
+    with listening() as signals, by_flags():
         return started(settings, signals)
 
 
@@ -121,20 +122,8 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
         describe(model, sets.train, settings)
     if asked_to_end(comm, settings, signals):
         return EX_INTERRUPTED
-    result = fit(
-        model,
-        sets.train,
-        comm,
-        test=sets.test,
-        valid=sets.valid,
-        device=device,
-        metric=settings["metric"] or "loss",
-        patience=settings["patience"],
-        checkpoint=checkpoint,
-        trace=settings["trace"],
-        callbacks=make_callbacks(settings, sets.train, comm.rank, repeat(settings, comm.size, command)),
-        **options,
-    )
+    callbacks = make_callbacks(settings, sets, comm.rank, repeat(settings, comm.size, command), checkpoint)
+    result = fit(model, sets.train, comm, test=sets.test, device=device, callbacks=callbacks, **options)
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         report(result, comm.size, settings)
     return outcome(comm, result, settings, options["optimizer"].lr)

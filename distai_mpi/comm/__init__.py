@@ -12,6 +12,7 @@ _HOME = {
     "ALGORITHMS": "collectives",
     "CHOICES": "collectives",
     "Communicator": "communicator",
+    "Exchange": "settings",
     "HalfMessages": "half_messages",
     "Node": "topology",
     "SHARING": "collectives",
@@ -22,6 +23,7 @@ __all__ = [
     "CHOICES",
     "SHARING",
     "Communicator",
+    "Exchange",
     "HalfMessages",
     "Node",
     "choose_messages",
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .collectives import ALGORITHMS, CHOICES, SHARING
     from .communicator import Communicator
     from .half_messages import HalfMessages, choose_messages
+    from .settings import Exchange
     from .topology import Node
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..settings import setting, settings
 from .deterministic import Deterministic
 from .line_search import Search, StrongWolfe
 from .preconditioner import Preconditioner
@@ -22,7 +21,7 @@ from .preconditioner import Preconditioner
 Array = Any
 
 
-@dataclass(frozen=True)
+@settings
 class LBFGS(Deterministic):
     """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5) over all rows, with a line search.
 
@@ -36,15 +35,16 @@ class LBFGS(Deterministic):
         sample: see `Deterministic`.
     """
 
-    memory: int = 10
-    search: Search = field(default_factory=StrongWolfe)
-    caution: float = 1e-8
+    memory: int = setting(
+        default=10,
+        low=1,
+        topic="solver",
+        shown=False,
+        help="Last iterations whose step and change of the gradient lbfgs keeps: two vectors each.  [default: 10]",
+    )
+    search: Search = setting(factory=StrongWolfe)
+    caution: float = setting(default=1e-8, low=0)
     name: ClassVar[str] = "lbfgs"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory < 1:
-            raise ConfigError(f"L-BFGS needs a memory of at least 1 pair, got {self.memory}")
 
 
 class Pairs:

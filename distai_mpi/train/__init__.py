@@ -1,11 +1,22 @@
 """Training: the loop, evaluation, progress and what a run leaves behind."""
 
 from .calibrate import calibrate
-from .callbacks import Callback
+from .callbacks import Callback, EarlyStopping, Trace
 from .checkpoint import Checkpoint
 from .evaluation import Evaluation, evaluate
 from .loop import fit
 from .minimize import minimize
 from .run import Result
 
-__all__ = ["Callback", "Checkpoint", "Evaluation", "Result", "calibrate", "evaluate", "fit", "minimize"]
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "Evaluation",
+    "Result",
+    "Trace",
+    "calibrate",
+    "evaluate",
+    "fit",
+    "minimize",
+]

@@ -14,6 +14,7 @@ from ..data import Batch
 from ..errors import ConfigError
 from ..models import Sums
 from ..objective import Objective
+from ..settings import called
 from .gradients import WholeGradients, defined_together, most_rows
 
 Array = Any
@@ -109,7 +110,7 @@ def make_whole(objective: Objective, early: bool | None) -> WholeGradients:
         return WholeGradients(objective)
     obstacle = find_obstacle(objective)
     if early and obstacle:
-        raise ConfigError(f"--early: {obstacle}; leave it out")
+        raise ConfigError(f"{called('overlap', '--early')}: {obstacle}; leave it out")
     return WholeGradients(objective) if obstacle else EarlyGradients(objective, early)
 
 
@@ -119,7 +120,8 @@ def find_obstacle(objective: Objective) -> str | None:
     if loader.device is not HOST:
         return "an early start is for the CPU"
     if objective.algorithm != "hierarchical":
-        return f"an early start is for --allreduce hierarchical or auto, not {objective.algorithm}"
+        name = called("algorithm", "--allreduce")
+        return f"an early start is for {name} hierarchical or auto, not {objective.algorithm}"
     if not (defined_together(model, "loss_and_grad", "tells_ready") and model.tells_ready):  # type: ignore[attr-defined]
         return "this model does not tell which parts of its gradient are ready"
     if most_rows(objective) > loader.block_rows:

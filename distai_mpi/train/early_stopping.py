@@ -1,30 +1,31 @@
-"""When training stops because validation rows are no longer predicted better."""
+"""The parameters that were best on validation rows, and when training stops because none are better."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from ..choices import METRICS
 from ..errors import ConfigError
-from .metrics import METRICS
+from ..settings import called
+from .callbacks import EarlyStopping
 
 Array = Any
 
 
-class EarlyStopping:
+class BestParameters:
     """Watches a metric on the validation rows, and keeps the parameters that were best.
 
     Every rank sees the same values, and so comes to the same decision.  ``state`` holds all that has to be
     kept to go on later: plain values.
 
     Args:
-        metric: a name of `metrics.METRICS`.
-        patience: epochs in a row without a better value after which training stops; None: it never does.
+        settings: the metric, and the patience.
         owned: this rank's slice of the parameters, before the first epoch.
     """
 
-    def __init__(self, metric: str, patience: int | None, owned: Array) -> None:
-        self.metric, self.patience = metric, patience
+    def __init__(self, settings: EarlyStopping, owned: Array) -> None:
+        self.metric, self.patience = settings.metric, settings.patience
         self.best = owned.copy()  # this rank's slice
         self.state: dict[str, Any] = {"value": None, "epoch": None, "stale": 0}
 
@@ -45,8 +46,9 @@ class EarlyStopping:
             ConfigError: the rows do not define the metric.
         """
         if value is None:
+            name = called("metric")
             raise ConfigError(
-                f"--metric {self.metric} has no value on the validation rows; choose another metric or other rows"
+                f"{name} {self.metric} has no value on the validation rows; choose another metric or other rows"
             )
         best = self.state["value"]
         better = best is None or (value > best if METRICS[self.metric] else value < best)

@@ -15,9 +15,10 @@ from ..models import Sums
 from ..objective import Objective
 from ..params import Ownership
 from ..params.ownership import ALIGNMENT
+from ..settings import called
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ..comm import Communicator, Exchange
 
 Array = Any
 PART_BYTES = 256 << 10  # of the owned slice that is made, and then used, at once: it stays in the second-level cache
@@ -121,10 +122,10 @@ class FactorGradients(Gradients):
             yield part
 
 
-def algorithm_for(comm: Communicator, algorithm: str | None, early: bool | None) -> str | None:
+def algorithm_for(comm: Communicator, exchange: Exchange) -> str | None:
     """The algorithm to resolve: ``auto`` becomes ``hierarchical`` where an early start is asked for between nodes."""
-    name = comm.default_algorithm if algorithm is None else algorithm
-    return "hierarchical" if early and name == "auto" and len(comm.leaders) > 1 else algorithm
+    name = exchange.algorithm or comm.default_algorithm
+    return "hierarchical" if exchange.overlap and name == "auto" and len(comm.leaders) > 1 else exchange.algorithm
 
 
 def make_gradients(objective: Objective, factors: bool | None, early: bool | None = None) -> Gradients:
@@ -140,13 +141,11 @@ def make_gradients(objective: Objective, factors: bool | None, early: bool | Non
     """
     from .early import make_whole  # loads Numba
 
-    if factors and early:
-        raise ConfigError("--factors and --early exclude each other: give one")
     if early and len(objective.comm.leaders) > 1:
         factors = False
     obstacle = None if factors is False else find_obstacle(objective)
     if factors and obstacle:
-        raise ConfigError(f"--factors: {obstacle}; leave it out")
+        raise ConfigError(f"{called('factors')}: {obstacle}; leave it out")
     if factors is False or obstacle or not (factors or are_shorter(objective)):
         return make_whole(objective, early)
     return FactorGradients(objective, most_rows(objective))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..comm import Exchange
 from ..data import Batch, Dataset, from_local
 from ..errors import ConfigError
 from ..messages import tell
 from ..models import Sums
 from ..optim import LBFGS
 from ..params import Layout
-from .callbacks import Callback
+from .callbacks import Callback, Trace
 from .checkpoint import Checkpoint
 from .checks import check_alike
 from .loop import fit
@@ -83,15 +85,10 @@ def minimize(
         model,
         from_local(row, comm),
         comm,
-        optimizer=optimizer or LBFGS(),
-        epochs=max_iter,
-        tol=tol,
-        min_decrease=min_decrease,
+        optimizer=replace(optimizer or LBFGS(), max_iter=max_iter, tol=tol, min_decrease=min_decrease),
         l2=l2,
-        allreduce=allreduce,
-        checkpoint=checkpoint,
-        trace=trace,
-        callbacks=callbacks,
+        exchange=Exchange(algorithm=allreduce),
+        callbacks=[*callbacks, *([checkpoint] if checkpoint else []), *([Trace(trace)] if trace else [])],
     )
     if result.status == "diverged" and comm.rank == 0:
         tell(f"iteration {result.iterations}: {result.stop_reason}; w is what it was before", warning=True)
