@@ -63,15 +63,10 @@ class Setting:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         noun = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}.get(kind, kind)
-        least = (
-            f"from {self.low:g}" if self.low is not None else f"above {self.above:g}" if self.above is not None else ""
-        )
-        most = (
-            f"to {self.high:g}" if self.high is not None else f"below {self.below:g}" if self.below is not None else ""
-        )
-        if self.low is not None and not most:
-            most = "up"
-        return " ".join(word for word in (noun, least, most) if word)
+        bounds = (("from", self.low), ("above", self.above), ("to", self.high), ("below", self.below))
+        words = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+        up = ["up"] if self.low is not None and len(words) == 1 else []
+        return " ".join([noun, *words, *up])
 
     def admits(self, value: Any, kind: str) -> bool:
         """Whether ``value`` is of the type ``kind`` and within the bounds."""
@@ -85,11 +80,11 @@ class Setting:
             return True
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind == "int" else numbers.Real):
             return False
-        value = float(value)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        inside = (self.above is None or value > self.above) and (self.below is None or value < self.below)
-        return low <= value <= high and inside and math.isfinite(value)
+        number: Any = value
+        if kind == "float" and not math.isfinite(number):
+            return False
+        inside = (self.above is None or number > self.above) and (self.below is None or number < self.below)
+        return inside and (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
 
     def check(self, name: str, value: Any, annotation: str, owner: str = "") -> None:
         """Raise `ConfigError` unless ``value`` is one for the parameter ``name`` of this type, as "int | None".
