@@ -27,7 +27,10 @@ def fit(model, data, comm, *, optimizer=None, callbacks=(), valid=None, trace=No
     stop = {name: options.pop(name) for name in STOP if name in options}
     if valid is not None:
         callbacks.append(EarlyStopping(valid, **stop))
-    callbacks += [checkpoint] * (checkpoint is not None) + [Trace(str(trace))] * (trace is not None)
+    if checkpoint is not None:
+        callbacks.append(checkpoint)
+    if trace is not None:
+        callbacks.append(Trace(str(trace)))
     if exchange:
         options["exchange"] = Exchange(**exchange)
     return distai_mpi.fit(model, data, comm, optimizer=optimizer, callbacks=callbacks, **options)
