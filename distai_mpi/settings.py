@@ -2,7 +2,7 @@
 
     @settings
     class SGD:
-        lr: float = setting(default=0.1, above=0, help="Learning rate.")
+        lr: float = setting(kind="float", default=0.1, above=0)
 
     SGD(lr=-1)      # ConfigError: lr of SGD must be a number above 0, got -1
     SGD(rate=0.1)   # ConfigError: SGD has no parameter rate; its parameters are lr
@@ -34,19 +34,23 @@ _flags: ContextVar[bool] = ContextVar("distai_mpi_flags", default=False)  # whet
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one field.
+    """What may be said of one setting.
 
     Attributes:
+        kind: ``int``, ``float``, ``bool``, ``str``, or what else the command makes of a text; "": anything.
+        default: of the flag; None where it depends on others, and ``help`` tells.
         low, high: least and largest value.
         above, below: bounds that a value must not reach.
         choices: the values that there are, in words.
         help: a sentence for ``--help``.
-        flag: of the command; default: the field's name with dashes.
-        topic: the heading under which ``--help`` shows the flag.
+        flag: of the command, as click takes it; None: there is none.
+        metavar: what ``--help`` shows in place of the value.
         fixed: whether a run that goes on from a checkpoint must have the same value.
         shown: whether ``--help`` shows the flag; else ``--help-all`` alone.
     """
 
+    kind: str = ""
+    default: Any = None
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -54,59 +58,50 @@ class Setting:
     choices: tuple[str, ...] = ()
     help: str = ""
     flag: str | None = None
-    topic: str = ""
+    metavar: str | None = None
     fixed: bool = False
     shown: bool = True
 
-    def wanted(self, kind: str) -> str:
-        """What a value of the type ``kind`` must be, in words."""
+    def wanted(self) -> str:
+        """What a value must be, in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        noun = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}.get(kind, kind)
+        noun = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}
         bounds = (("from", self.low), ("above", self.above), ("to", self.high), ("below", self.below))
         words = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
         up = ["up"] if self.low is not None and len(words) == 1 else []
-        return " ".join([noun, *words, *up])
+        return " ".join([noun.get(self.kind, self.kind), *words, *up])
 
-    def admits(self, value: Any, kind: str) -> bool:
-        """Whether ``value`` is of the type ``kind`` and within the bounds."""
+    def admits(self, value: Any) -> bool:
+        """Whether ``value`` is of the kind and within the bounds."""
         if self.choices:
             return isinstance(value, str) and value in self.choices
-        if kind == "bool":
-            return isinstance(value, bool)
-        if kind == "str":
-            return isinstance(value, str)
-        if kind not in ("int", "float"):
+        if self.kind in ("bool", "str"):
+            return isinstance(value, bool if self.kind == "bool" else str)
+        if self.kind not in ("int", "float"):
             return True
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind == "int" else numbers.Real):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.kind == "int" else numbers.Real):
             return False
         number: Any = value
-        if kind == "float" and not math.isfinite(number):
+        if self.kind == "float" and not math.isfinite(number):
             return False
         inside = (self.above is None or number > self.above) and (self.below is None or number < self.below)
         return inside and (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
 
-    def check(self, name: str, value: Any, annotation: str, owner: str = "") -> None:
-        """Raise `ConfigError` unless ``value`` is one for the parameter ``name`` of this type, as "int | None".
-
-        ``owner`` is the class that has the parameter.
-        """
-        kind, _, other = annotation.partition(" | ")
-        if value is None and other == "None":
-            return
-        kind = "" if other not in ("", "None") else kind
-        if not self.admits(value, kind):
-            flag = self.flag or f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"{called(f'{name} of {owner}' if owner else name, flag)} must be {self.wanted(kind)}, got {value!r}"
-            )
+    def check(self, name: str, value: Any) -> None:
+        """Raise `ConfigError` unless ``value`` is one for the parameter ``name``."""
+        if not self.admits(value):
+            flag = None if self.flag is None else self.flag.split("/")[0]
+            raise ConfigError(f"{called(name, flag)} must be {self.wanted()}, got {value!r}")
 
 
-def setting(*, default: Any = MISSING, factory: Callable[[], Any] | None = None, **about: Any) -> Any:
-    """A field of a class of `settings`, which is given by keyword alone if ``kw_only``; ``about`` it: see `Setting`."""
-    keywords: dict[str, Any] = {name: about.pop(name) for name in ("kw_only", "repr", "compare") if name in about}
+def setting(
+    about: Setting | None = None, *, default: Any = MISSING, factory: Callable[[], Any] | None = None, **more: Any
+) -> Any:
+    """A field of a class of `settings`, by keyword alone if ``kw_only``; it may be what ``about`` or ``more`` say."""
+    keywords: dict[str, Any] = {name: more.pop(name) for name in ("kw_only", "repr", "compare") if name in more}
     keywords |= {"default": default} if factory is None else {"default_factory": factory}
-    return dataclasses.field(metadata={"setting": Setting(**about)}, **keywords)
+    return dataclasses.field(metadata={"setting": about or Setting(**more)}, **keywords)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
@@ -119,9 +114,9 @@ def settings(cls: type[T]) -> type[T]:
 
     def post_init(self: Any) -> None:
         for field in dataclasses.fields(self):
-            if "setting" in field.metadata:
-                kind = field.type if isinstance(field.type, str) else field.type.__name__
-                field.metadata["setting"].check(field.name, getattr(self, field.name), kind, cls.__name__)
+            value = getattr(self, field.name)
+            if "setting" in field.metadata and not (value is None and "None" in str(field.type)):
+                field.metadata["setting"].check(f"{field.name} of {cls.__name__}", value)
         if own is not None:
             own(self)
         elif hasattr(self, "check"):

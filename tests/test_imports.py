@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
     "settings": {"errors"},
-    "choices": set(),
+    "options": {"settings"},
     "exit_codes": set(),
     "signals": {"exit_codes"},
     "messages": set(),
@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "comm": {
         "params",
         "errors",
-        "choices",
+        "options",
         "settings",
         "exit_codes",
         "backend",
@@ -48,9 +48,9 @@ LAYERS: dict[str, set[str]] = {
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
-    "data": {"perf.machine", "params", "errors", "settings", "choices", "backend", "jit"},
+    "data": {"perf.machine", "params", "errors", "settings", "options", "backend", "jit"},
     "models": {"data", "params", "errors", "settings", "backend", "jit", "vectors", "flags", "files"},
-    "optim": {"params", "errors", "settings", "backend", "jit", "vectors"},
+    "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
     "train": {
         "version",
@@ -62,7 +62,7 @@ LAYERS: dict[str, set[str]] = {
         "comm",
         "params",
         "errors",
-        "choices",
+        "options",
         "settings",
         "messages",
         "backend",

@@ -8,8 +8,8 @@ from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import models, optim
-from distai_mpi.choices import METRICS
 from distai_mpi.errors import ConfigError
+from distai_mpi.options import METRICS
 from distai_mpi.train import Callback, evaluate
 from distai_mpi.train.checks import check_metric
 from distai_mpi.train.early_stopping import EarlyStopping

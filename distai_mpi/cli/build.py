@@ -10,7 +10,7 @@ import click
 
 from ..comm import launch
 from ..errors import DataError
-from .flags import FULL_BATCH, SEARCHING
+from ..options import FULL_BATCH, SOLVERS
 
 
 def load_data(settings: dict[str, Any], comm: Any) -> Any:
@@ -117,7 +117,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
     optimizer = make_optimizer(settings, data.steps_per_epoch(share, rows))
     return {
         "optimizer": optimizer,
-        "epochs": None if settings["optimizer_name"] in SEARCHING else epochs(settings),
+        "epochs": None if settings["optimizer_name"] in SOLVERS else epochs(settings),
         "global_batch_size": share.rows if optimizer.full_batch else rows,
         "l2": settings["l2"],
         "seed": settings["seed"],
@@ -234,7 +234,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "out": os.path.abspath(settings["out"]),
         "spare": settings["spare"] and os.path.abspath(settings["spare"]),
         "trace": settings["trace"] and os.path.abspath(settings["trace"]),
-        "epochs": None if settings["max_iter"] or settings["optimizer_name"] in SEARCHING else epochs(settings),
+        "epochs": None if settings["max_iter"] or settings["optimizer_name"] in SOLVERS else epochs(settings),
         "resume": None,
     }
     if settings["optimizer_name"] not in FULL_BATCH:
@@ -254,7 +254,7 @@ def make_optimizer(settings: dict[str, Any], steps_per_epoch: int = 1) -> Any:
     from ..optim import LBFGS, OPTIMIZERS, Auto, LocalSGD, Newton, NewtonCG
 
     name = settings["optimizer_name"]
-    if name in SEARCHING:
+    if name in SOLVERS:
         kind = {"lbfgs": LBFGS, "newton-cg": NewtonCG, "newton": Newton, "auto": Auto}[name]
         return kind(**given(settings, "memory", "sample", "max_iter", "tol", "min_decrease"))
     chosen = given(settings, "lr", "momentum", "weight_decay", "clip_norm")

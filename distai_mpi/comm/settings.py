@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
+from ..options import OPTIONS
 from ..settings import called, setting, settings
-
-ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 
 
 @settings
@@ -27,35 +26,10 @@ class Exchange:
         ConfigError: a value that cannot work, or ``factors`` together with ``overlap``.
     """
 
-    algorithm: str | None = setting(
-        default=None,
-        choices=ALGORITHMS,
-        flag="--allreduce",
-        topic="exchange",
-        help="How gradients are exchanged; auto measures what is fastest here, once for each kind of job.  "
-        "[default: auto]",
-    )
-    dtype: str = setting(
-        default="float32",
-        choices=("float32", "float16"),
-        flag="--wire",
-        topic="exchange",
-        shown=False,
-        help="How numbers travel between nodes: float16 halves the bytes, and rounds gradients and updates.",
-    )
-    overlap: bool | None = setting(
-        default=None,
-        flag="--early",
-        topic="exchange",
-        shown=False,
-        help="Send layers' gradients to other nodes during the backward pass already.  [default: where that is faster]",
-    )
-    factors: bool | None = setting(
-        default=None,
-        topic="exchange",
-        shown=False,
-        help="Exchange the factors that gradients of dense layers are made of.  [default: where they are shorter]",
-    )
+    algorithm: str | None = setting(OPTIONS["allreduce"], default=None)
+    dtype: str = setting(OPTIONS["wire"], default="float32")
+    overlap: bool | None = setting(OPTIONS["early"], default=None)
+    factors: bool | None = setting(OPTIONS["factors"], default=None)
 
     def check(self) -> None:
         """Refuse what excludes each other."""

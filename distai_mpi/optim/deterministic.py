@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ..options import OPTIONS
 from ..settings import setting, settings
-
-MAX_ITER = "Iterations that full-batch methods make at most.  [default: 100, of gd as --epochs]"
-TOL = (
-    "Stop full-batch methods when the gradient is at most this share: for linear models in the norm of the inverse"
-    " Hessian, of √(2 · objective), which leaves a gap to the optimum of about this squared; for nets and gd in the"
-    " Euclidean norm, of the gradient at the start.  [default: 1e-5, of gd off]"
-)
-MIN_DECREASE = (
-    "Stop full-batch methods when an iteration lowers the objective by less than this share of it.  [default: off]"
-)
 
 
 @settings
@@ -32,10 +23,10 @@ class Deterministic:
             Hessian preconditions: an iteration then gains as much as several.  None: as many as serve; 0: none.
     """
 
-    max_iter: int = setting(default=100, low=1, kw_only=True, topic="solver", help=MAX_ITER)
-    tol: float | None = setting(default=1e-5, above=0, kw_only=True, topic="solver", help=TOL)
-    min_decrease: float | None = setting(default=None, above=0, kw_only=True, topic="solver", help=MIN_DECREASE)
-    sample: int | None = setting(default=None, low=0, kw_only=True, topic="solver", shown=False)
+    max_iter: int = setting(OPTIONS["max_iter"], default=100, kw_only=True)
+    tol: float | None = setting(OPTIONS["tol"], default=1e-5, kw_only=True)
+    min_decrease: float | None = setting(OPTIONS["min_decrease"], default=None, kw_only=True)
+    sample: int | None = setting(OPTIONS["sample"], default=None, kw_only=True)
     name: ClassVar[str]
     full_batch: ClassVar[bool] = True
     lr: ClassVar[None] = None

@@ -10,13 +10,12 @@ from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 from ..backend import device_of, namespace
+from ..options import OPTIONS
 from ..settings import setting, settings
-from .deterministic import MIN_DECREASE, TOL
 from .schedules import Constant, Schedule
 
 Array = Any
 State = dict[str, Any]
-LR = "Learning rate.  [default: 0.001 for adam and adamw, 0.12 for momentum and nesterov, else 0.1]"
 Ranges = Sequence[tuple[int, int]]  # stretches of a slice: first element and end
 
 
@@ -65,9 +64,7 @@ class Elementwise:
     """
 
     schedule: Schedule = setting(default=Constant(), kw_only=True)
-    clip_norm: float | None = setting(
-        default=None, above=0, kw_only=True, topic="optimizer", help="Scale gradients of a larger norm down to this."
-    )
+    clip_norm: float | None = setting(OPTIONS["clip_norm"], default=None, kw_only=True)
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
@@ -89,7 +86,7 @@ class SGD(Elementwise):
     With a global batch of one row it is the classic one-sample method (Robbins & Monro 1951).
     """
 
-    lr: float = setting(default=0.1, above=0, topic="optimizer", help=LR)
+    lr: float = setting(OPTIONS["lr"], default=0.1)
     name: ClassVar[str] = "sgd"
     full_batch: ClassVar[bool] = False
 
@@ -111,8 +108,8 @@ class GradientDescent(SGD):
         min_decrease: stop when a step lowers the objective by less than this share of it; None: never.
     """
 
-    tol: float | None = setting(default=None, above=0, kw_only=True, topic="solver", help=TOL)
-    min_decrease: float | None = setting(default=None, above=0, kw_only=True, topic="solver", help=MIN_DECREASE)
+    tol: float | None = setting(OPTIONS["tol"], default=None, kw_only=True)
+    min_decrease: float | None = setting(OPTIONS["min_decrease"], default=None, kw_only=True)
     name: ClassVar[str] = "gd"
     full_batch: ClassVar[bool] = True
 
@@ -125,10 +122,8 @@ class Momentum(Elementwise):
     Sutskever et al. 2013, equation 1); both agree while the rate is constant.
     """
 
-    lr: float = setting(default=0.12, above=0, topic="optimizer", help=LR)
-    momentum: float = setting(
-        default=0.9, low=0, high=1, topic="optimizer", help="Of momentum and nesterov.  [default: 0.9]"
-    )
+    lr: float = setting(OPTIONS["lr"], default=0.12)
+    momentum: float = setting(OPTIONS["momentum"], default=0.9)
     name: ClassVar[str] = "momentum"
     full_batch: ClassVar[bool] = False
 
@@ -170,10 +165,10 @@ class Adam(Elementwise):
     The l2 penalty of the objective is part of the gradient; `AdamW` decays weights apart from it.
     """
 
-    lr: float = setting(default=0.001, above=0, topic="optimizer", help=LR)
-    beta1: float = setting(default=0.9, low=0, below=1)
-    beta2: float = setting(default=0.999, low=0, below=1)
-    epsilon: float = setting(default=1e-8, above=0)
+    lr: float = setting(OPTIONS["lr"], default=0.001)
+    beta1: float = setting(kind="float", default=0.9, low=0, below=1)
+    beta2: float = setting(kind="float", default=0.999, low=0, below=1)
+    epsilon: float = setting(kind="float", default=1e-8, above=0)
     name: ClassVar[str] = "adam"
     full_batch: ClassVar[bool] = False
 
@@ -216,12 +211,7 @@ class AdamW(Adam):
     Slots without decay (biases) are left alone.
     """
 
-    weight_decay: float = setting(
-        default=0.01,
-        low=0,
-        topic="optimizer",
-        help="Decoupled decay of adamw, biases excepted.  [default: 0.01]",
-    )
+    weight_decay: float = setting(OPTIONS["weight_decay"], default=0.01)
     name: ClassVar[str] = "adamw"
 
     def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:

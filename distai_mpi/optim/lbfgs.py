@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..options import OPTIONS
 from ..settings import setting, settings
 from .deterministic import Deterministic
 from .line_search import Search, StrongWolfe
@@ -35,15 +36,9 @@ class LBFGS(Deterministic):
         sample: see `Deterministic`.
     """
 
-    memory: int = setting(
-        default=10,
-        low=1,
-        topic="solver",
-        shown=False,
-        help="Last iterations whose step and change of the gradient lbfgs keeps: two vectors each.  [default: 10]",
-    )
+    memory: int = setting(OPTIONS["memory"], default=10)
     search: Search = setting(factory=StrongWolfe)
-    caution: float = setting(default=1e-8, low=0)
+    caution: float = setting(kind="float", default=1e-8, low=0)
     name: ClassVar[str] = "lbfgs"
 
 

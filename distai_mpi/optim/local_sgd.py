@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..errors import ConfigError
+from ..options import OPTIONS
 from ..settings import called, setting, settings
 from .first_order import SGD, FirstOrder, Nesterov
 from .schedules import Constant, Schedule
@@ -29,21 +30,10 @@ class LocalSGD:
     """
 
     inner: FirstOrder = setting(default=SGD())
-    sync_every: int = setting(
-        default=10, low=1, topic="optimizer", shown=False, help="Steps of average between two averages.  [default: 10]"
-    )
-    keep_state: bool = setting(default=True)
-    outer_lr: float = setting(
-        default=1.0, above=0, topic="optimizer", shown=False, help="Rate of average's outer step.  [default: 1]"
-    )
-    outer_momentum: float = setting(
-        default=0.0,
-        low=0,
-        high=1,
-        topic="optimizer",
-        shown=False,
-        help="Nesterov momentum of average's outer step.  [default: 0]",
-    )
+    sync_every: int = setting(OPTIONS["sync_every"], default=10)
+    keep_state: bool = setting(kind="bool", default=True)
+    outer_lr: float = setting(OPTIONS["outer_lr"], default=1.0)
+    outer_momentum: float = setting(OPTIONS["outer_momentum"], default=0.0)
     name: ClassVar[str] = "average"
     full_batch: ClassVar[bool] = False
 

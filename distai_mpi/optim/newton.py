@@ -42,7 +42,7 @@ class NewtonCG(Deterministic):
         sample: see `Deterministic`.
     """
 
-    most_products: int = setting(default=100, low=1)
+    most_products: int = setting(kind="int", default=100, low=1)
     name: ClassVar[str] = "newton-cg"
 
 

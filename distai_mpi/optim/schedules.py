@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import ClassVar, Protocol
 
+from ..options import OPTIONS
 from ..settings import setting, settings
 
 
@@ -34,8 +35,8 @@ class Constant:
 class Step:
     """The rate is multiplied by ``gamma`` after every ``every`` steps."""
 
-    every: int = setting(low=1)
-    gamma: float = setting(default=0.1, above=0, high=1)
+    every: int = setting(kind="int", low=1)
+    gamma: float = setting(OPTIONS["decay_factor"], default=0.1)
     name: ClassVar[str] = "step"
 
     def __call__(self, step: int) -> float:
@@ -52,8 +53,8 @@ class Cosine:
     Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts.
     """
 
-    steps: int | None = setting(default=None, low=1)
-    final_factor: float = setting(default=0.0, low=0, high=1)
+    steps: int | None = setting(kind="int", default=None, low=1)
+    final_factor: float = setting(OPTIONS["lr_floor"], default=0.0)
     name: ClassVar[str] = "cosine"
 
     def __call__(self, step: int) -> float:
@@ -70,7 +71,7 @@ class WarmUp:
     Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2.
     """
 
-    steps: int = setting(low=0)
+    steps: int = setting(OPTIONS["warmup"])
     after: Schedule = setting(default=Constant())
     name: ClassVar[str] = "warm-up"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..choices import METRICS
 from ..errors import ConfigError
+from ..options import OPTIONS
 from ..settings import called, setting, settings
 
 if TYPE_CHECKING:
@@ -42,23 +42,13 @@ class EarlyStopping(Callback):
 
     Attributes:
         valid: this rank's share of rows that are looked at after every epoch, from `data.load_sets`.
-        metric: what is best on them, a name of `choices.METRICS`.
+        metric: what is best on them, a name of `options.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
     """
 
     valid: ShardedDataset = setting(repr=False)
-    metric: str = setting(
-        default="loss",
-        choices=tuple(METRICS),
-        topic="validation",
-        help="What is best on the validation rows.  [default: loss]",
-    )
-    patience: int | None = setting(
-        default=None,
-        low=1,
-        topic="validation",
-        help="Stop after so many epochs without a better metric.  [default: never]",
-    )
+    metric: str = setting(OPTIONS["metric"], default="loss")
+    patience: int | None = setting(OPTIONS["patience"], default=None)
 
     def check(self) -> None:
         """Refuse what holds no rows."""
@@ -74,11 +64,7 @@ class Trace(Callback):
         path: a file, ``.json`` or ``.json.gz``, see `tracing`.  Not written where an error ends the run.
     """
 
-    path: str = setting(
-        topic="output",
-        flag="--trace",
-        help="Write what each rank does when, for ui.perfetto.dev or chrome://tracing; the sums go to result.json.",
-    )
+    path: str = setting(OPTIONS["trace"])
 
     def check(self) -> None:
         """Refuse files of another kind."""

@@ -15,7 +15,8 @@ from ..data.partition import stretch
 from ..errors import ConfigError, DataError
 from ..models import Model
 from ..optim import Deterministic
-from ..settings import Setting, called, exclude, worded
+from ..options import OPTIONS
+from ..settings import called, exclude, worded
 from .evaluation import target_dtype
 from .metrics import meaningful
 
@@ -32,12 +33,11 @@ def check_settings(
     data.check_weight()
     if isinstance(optimizer, type) or not hasattr(optimizer, "full_batch"):
         raise ConfigError(f"{called('optimizer')} must be an object such as optim.Momentum(), got {optimizer!r}")
-    one = Setting(low=1)
-    one.check("epochs", epochs, "int | None")
-    one.check("global_batch_size", global_batch_size, "int | None")
-    one.check("batch_size", batch_size, "int | None")
-    Setting(low=0).check("l2", l2, "float")
-    Setting(low=0).check("seed", seed, "int")
+    for name, value in {"epochs": epochs, "global_batch_size": global_batch_size, "batch_size": batch_size}.items():
+        if value is not None:
+            OPTIONS[name].check(name, value)
+    OPTIONS["l2"].check("l2", l2)
+    OPTIONS["seed"].check("seed", seed)
     if global_batch_size is not None and batch_size is not None:
         exclude("global_batch_size", "batch_size", "the global batch is batch_size rows of every rank")
     if epochs is not None and isinstance(optimizer, Deterministic):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..choices import METRICS
 from ..errors import ConfigError
+from ..options import METRICS
 from ..settings import called
 from .callbacks import EarlyStopping
 

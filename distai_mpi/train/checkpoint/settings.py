@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError
 from ...messages import tell
+from ...options import OPTIONS
 from ...settings import called, setting, settings
 from ..callbacks import Callback
 from . import files
@@ -40,10 +41,10 @@ class Checkpoint(Callback):
         ConfigError: a value that cannot work.
     """
 
-    folder: str = setting()
+    folder: str = setting(kind="str")
     every: int | str | None = setting(default=None)
     resume: bool = setting(default=False)
-    keep: int = setting(default=2, low=1, flag="--keep-checkpoints")
+    keep: int = setting(OPTIONS["keep_checkpoints"], default=2)
     tell: Callable[[str, bool], None] = setting(default=tell, repr=False)
 
     def check(self) -> None:
