@@ -221,7 +221,7 @@ EXCHANGE = {
     "allreduce": Setting(
         choices=ALGORITHMS,
         default="auto",
-        help="How gradients are exchanged; auto measures what is fastest here, once for each kind of job.",
+        help="How gradients are exchanged; auto goes by the nodes and the gradient's length.",
     ),
     "factors": Setting(
         "bool",

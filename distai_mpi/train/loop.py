@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..backend import Device, as_host
-from ..comm.settings import Exchange
+from ..comm import Exchange
 from ..data import Loader, ShardedDataset
 from ..errors import ConfigError
 from ..files import check_writable
@@ -27,8 +27,8 @@ from .checks import check_alike, check_metric, check_range, check_rows, check_se
 from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import BestParameters
 from .evaluation import evaluate, make_loader
-from .fused import make_fused
-from .gradients import algorithm_for, make_gradients
+from .gradient.choose import make_gradients
+from .gradient.fused import make_fused
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
@@ -165,12 +165,11 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            algorithm = algorithm_for(comm, exchange)
             whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, exchange.algorithm)
-            objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=exchange.dtype, whole=whole)
+            objective = Objective(model, loader, comm, l2=l2, asked=exchange, whole=whole)
             epochs = optimizer.max_iter if isinstance(optimizer, Deterministic) else epochs or EPOCHS
             schedule = over(getattr(optimizer, "schedule", Constant()), epochs * loader.steps)
-            steps = _steps(objective, optimizer, start, schedule, exchange, algorithm)
+            steps = _steps(objective, optimizer, start, schedule, exchange)
             del start  # a copy of the parameters that nobody needs
             best = None if early is None else BestParameters(early, steps.w[objective.mine])
             run = Run(objective, steps, optimizer, epochs, schedule, best)
@@ -199,7 +198,6 @@ def _steps(
     start: Any,
     schedule: Schedule,
     exchange: Exchange,
-    algorithm: str | None,
 ) -> Steps:
     if isinstance(optimizer, Deterministic):
         _check_deterministic(optimizer, exchange)
@@ -210,8 +208,8 @@ def _steps(
             if asked:
                 raise ConfigError(f"{name}: local SGD exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, exchange.factors, exchange.overlap)
-    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, algorithm)
+    gradients = make_gradients(objective, exchange)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, exchange)
     norm = getattr(optimizer, "tol", None) is not None
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
@@ -223,7 +221,7 @@ def _check_deterministic(optimizer: Deterministic, exchange: Exchange) -> None:
 
     Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
     """
-    if exchange.dtype != "float32":
+    if exchange.compressed:
         raise ConfigError(
             f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
             " differences: leave it out"
