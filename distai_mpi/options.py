@@ -149,7 +149,7 @@ OPTIMIZER = {
         above=0,
         help="Learning rate.  [default: 0.001 for adam and adamw, 0.12 for momentum and nesterov, else 0.1]",
     ),
-    "momentum": Setting("float", low=0, below=1, help="Of momentum and nesterov.  [default: 0.9]", **EXPERT),
+    "momentum": Setting("float", low=0, high=1, help="Of momentum and nesterov.  [default: 0.9]", **EXPERT),
     "weight_decay": Setting(
         "float", low=0, help="Decoupled decay of adamw, biases excepted.  [default: 0.01]", **EXPERT
     ),
@@ -174,7 +174,7 @@ OPTIMIZER = {
     ),
     "outer_lr": Setting("float", above=0, help="Rate of average's outer step.  [default: 1]", **EXPERT),
     "outer_momentum": Setting(
-        "float", low=0, below=1, help="Nesterov momentum of average's outer step.  [default: 0]", **EXPERT
+        "float", low=0, high=1, help="Nesterov momentum of average's outer step.  [default: 0]", **EXPERT
     ),
     "global_batch_size": Setting("int", low=1, fixed=True, help="Rows of a step, over all ranks.  [default: 256]"),
     "batch_size": Setting("int", low=1, help="Rows of a step, per rank."),

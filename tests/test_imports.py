@@ -83,6 +83,7 @@ LAYERS: dict[str, set[str]] = {
         "comm",
         "params",
         "errors",
+        "options",
         "compiling",
         "settings",
         "messages",

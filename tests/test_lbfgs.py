@@ -239,7 +239,7 @@ def test_three_rounds_an_evaluation(comm):
 @mpi
 @pytest.mark.parametrize(
     "options",
-    [{"clip_norm": 1.0}, {"schedule": optim.Cosine(9)}, {"factors": True}, {"early": True}],
+    [{"factors": True}, {"early": True}],
     ids=lambda options: next(iter(options)),
 )
 def test_what_is_nothing_for_a_search_is_refused(comm, options):

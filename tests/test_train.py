@@ -214,7 +214,7 @@ def test_a_run_that_diverges_says_so_on_all_ranks(comm):
     [
         ({"epochs": 0}, "epochs"),
         ({"global_batch_size": 0}, "batch"),
-        ({"tol": 1e-3}, "tolerance"),
+        ({"tol": 1e-3}, "Momentum has no parameter tol"),
         ({"allreduce": "fast"}, "ring"),
         ({"l2": math.nan}, "l2"),
         ({"epochs": 2.5}, "whole number"),

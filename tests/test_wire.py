@@ -119,14 +119,9 @@ def test_the_flag(mpirun, tmp_path):
 
 
 def test_the_flag_names_all_wires():
-    from distai_mpi.cli.flags import RUN
+    from distai_mpi.cli.train import command
 
-    def command():
-        """Carries options."""
-
-    for option in RUN:
-        command = option(command)
-    choices = {param.name: param.type for param in command.__click_params__}
+    choices = {param.name: param.type for param in command.params}
     assert tuple(choices["wire"].choices) == DTYPES
 
 
