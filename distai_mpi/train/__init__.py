@@ -1,12 +1,14 @@
 """Training: the loop, evaluation, progress and what a run leaves behind."""
 
 from .calibrate import calibrate
-from .callbacks import Callback, EarlyStopping, Trace
+from .callbacks import Callback
 from .checkpoint import Checkpoint
+from .early_stopping import EarlyStopping
 from .evaluation import Evaluation, evaluate
 from .loop import fit
 from .minimize import minimize
 from .run import Result
+from .tracing import Trace
 
 __all__ = [
     "Callback",

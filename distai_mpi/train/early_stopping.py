@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..options import METRICS
-from ..settings import called
-from .callbacks import EarlyStopping
+from ..options import METRICS, OPTIONS
+from ..settings import called, setting, settings
+
+if TYPE_CHECKING:
+    from ..data import ShardedDataset
 
 Array = Any
+
+
+@settings
+class EarlyStopping:
+    """Keeps the parameters that are best on validation rows, which are the result, and ends training in time.
+
+    Attributes:
+        valid: this rank's share of rows that are looked at after every epoch, from `data.load_sets`.
+        metric: what is best on them, a name of `options.METRICS`.
+        patience: stop after so many epochs in a row without a better value; None: never.
+    """
+
+    valid: ShardedDataset = setting(repr=False)
+    metric: str = setting(OPTIONS["metric"], default="loss")
+    patience: int | None = setting(OPTIONS["patience"], default=None)
+
+    def check(self) -> None:
+        """Refuse what holds no rows."""
+        if not hasattr(self.valid, "rows"):
+            raise ConfigError(f"{called('valid')} must be rows from data.load_sets or data.load, got {self.valid!r}")
 
 
 class BestParameters:

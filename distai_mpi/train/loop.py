@@ -21,18 +21,18 @@ from ..optim.schedules import over
 from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..settings import called, keywords
 from ..trace import CHECKPOINT, EVALUATE, during
-from .callbacks import Callback, EarlyStopping, Trace
+from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
 from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
-from .early_stopping import BestParameters
+from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import evaluate, make_loader
 from .gradient.choose import make_gradients
 from .gradient.fused import make_fused
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
-from .tracing import Tracer, tracing
+from .tracing import Trace, Tracer, tracing
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -74,7 +74,7 @@ def fit(
     device: str | Device = "cpu",
     exchange: Exchange | None = None,
     watch: float | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
 
@@ -129,6 +129,10 @@ def fit(
         valid=None if early is None else early.valid.rows,
         test=None if test is None else test.rows,
     )
+    watching: list[Any] = [each for each in callbacks if not isinstance(each, EarlyStopping | Checkpoint | Trace)]
+    for each in watching:
+        if isinstance(each, type) or not hasattr(each, "on_step"):
+            raise ConfigError(f"callbacks must be objects such as Checkpoint('folder') or a Callback, got {each!r}")
     if isinstance(optimizer, Auto):
         optimizer = choose(optimizer, model, data.rows, comm, exchange.algorithm)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
@@ -146,7 +150,6 @@ def fit(
     place = agree_on_device(device, model, comm)
     cpus = node_cpus(comm)
     rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * comm.size or BATCH_SIZE
-    callbacks = [each for each in callbacks if not isinstance(each, EarlyStopping | Checkpoint | Trace)]
     try:
         with (
             limited_blas(comm.node.size, cpus) as threads,
@@ -178,13 +181,13 @@ def fit(
                 tracing(None if trace is None else trace.path, run) as tracer,
                 comm.watched(watch, lambda: run.iterations),
             ):
-                return _run(run, watched, callbacks, saver, tracer)
+                return _run(run, watched, watching, saver, tracer)
     finally:
-        for callback in callbacks:
+        for callback in watching:
             callback.on_close()
 
 
-def _one_of(kind: type[T], callbacks: Sequence[Callback]) -> T | None:
+def _one_of(kind: type[T], callbacks: Sequence[Any]) -> T | None:
     """The callback of this ``kind``, of which a run has one at most."""
     found = [callback for callback in callbacks if isinstance(callback, kind)]
     if len(found) > 1:

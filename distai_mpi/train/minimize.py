@@ -17,11 +17,12 @@ from ..messages import tell
 from ..models import Sums
 from ..optim import LBFGS
 from ..params import Layout
-from .callbacks import Callback, Trace
+from .callbacks import Callback
 from .checkpoint import Checkpoint
 from .checks import check_alike
 from .loop import fit
 from .run import Result
+from .tracing import Trace
 
 if TYPE_CHECKING:
     from ..comm import Communicator

@@ -10,7 +10,6 @@ from ...errors import ConfigError, DataError
 from ...messages import tell
 from ...options import OPTIONS
 from ...settings import called, setting, settings
-from ..callbacks import Callback
 from . import files
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
 @settings
-class Checkpoint(Callback):
+class Checkpoint:
     """Where and when `fit` saves a run, and whether it goes on from what is there.
 
     SIGUSR1 and SIGTERM, on any rank, save the run at the next step on which all ranks agree, some 0.2 s or three steps
