@@ -13,7 +13,7 @@ METHOD = ("schedule", "clip_norm", "tol", "min_decrease", "max_iter")
 def fit(model, data, comm, *, optimizer=None, callbacks=(), valid=None, trace=None, checkpoint=None, **options):
     """As `distai_mpi.fit`; fields of its objects may be given apart, and ``epochs`` are iterations of solvers."""
     optimizer, callbacks = optimizer or optim.Momentum(), list(callbacks)
-    if isinstance(optimizer, optim.Deterministic):
+    if isinstance(optimizer, optim.FullBatchSolver):
         options = {"tol": None} | options
         if "epochs" in options:
             options["max_iter"] = options.pop("epochs")

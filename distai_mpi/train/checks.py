@@ -14,7 +14,7 @@ from ..data.checks import first_beyond
 from ..data.partition import stretch
 from ..errors import ConfigError, DataError
 from ..models import Model
-from ..optim import Deterministic
+from ..optim import FullBatchSolver
 from ..options import OPTIONS
 from ..settings import called, exclude, worded
 from .evaluation import target_dtype
@@ -40,7 +40,7 @@ def check_settings(
     OPTIONS["seed"].check("seed", seed)
     if global_batch_size is not None and batch_size is not None:
         exclude("global_batch_size", "batch_size", "the global batch is batch_size rows of every rank")
-    if epochs is not None and isinstance(optimizer, Deterministic):
+    if epochs is not None and isinstance(optimizer, FullBatchSolver):
         raise ConfigError(
             f"epochs is nothing for {optimizer.name}, whose iterations end by max_iter:"
             f" give optim.{type(optimizer).__name__}(max_iter={epochs})"

@@ -16,7 +16,7 @@ from ..files import check_writable
 from ..messages import tell
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
+from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
 from ..optim.schedules import over
 from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..settings import called, keywords
@@ -24,9 +24,9 @@ from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
-from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import evaluate, make_loader
+from .full_batch import choose, keeps_whole, make_steps, without_optimum
 from .gradient.choose import make_gradients
 from .gradient.fused import make_fused
 from .placement import agree_on_device
@@ -158,7 +158,7 @@ def fit(
             if hasattr(model, "limit_threads"):
                 model.limit_threads(threads)
             loader = make_loader(model, data, comm, rows, seed, place)
-            if isinstance(optimizer, Deterministic):
+            if isinstance(optimizer, FullBatchSolver):
                 loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
                 name: make_loader(model, share, comm, device=place)
@@ -168,9 +168,9 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, exchange.algorithm)
+            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, exchange.algorithm)
             objective = Objective(model, loader, comm, l2=l2, asked=exchange, whole=whole)
-            epochs = optimizer.max_iter if isinstance(optimizer, Deterministic) else epochs or EPOCHS
+            epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
             schedule = over(getattr(optimizer, "schedule", Constant()), epochs * loader.steps)
             steps = _steps(objective, optimizer, start, schedule, exchange)
             del start  # a copy of the parameters that nobody needs
@@ -202,9 +202,9 @@ def _steps(
     schedule: Schedule,
     exchange: Exchange,
 ) -> Steps:
-    if isinstance(optimizer, Deterministic):
-        _check_deterministic(optimizer, exchange)
-        return make_deterministic(objective, optimizer, start, optimizer.tol)
+    if isinstance(optimizer, FullBatchSolver):
+        _check_full_batch(optimizer, exchange)
+        return make_steps(objective, optimizer, start)
     clip_norm = getattr(optimizer, "clip_norm", None)
     if isinstance(optimizer, LocalSGD):
         for asked, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
@@ -219,7 +219,7 @@ def _steps(
     )
 
 
-def _check_deterministic(optimizer: Deterministic, exchange: Exchange) -> None:
+def _check_full_batch(optimizer: FullBatchSolver, exchange: Exchange) -> None:
     """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
 
     Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
@@ -295,10 +295,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
 
     It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
     """
-    if run.training.value is None:
-        running = _mean_of_epoch(run)
-    else:
-        running = run.training.value
+    running = _mean_of_epoch(run) if run.training.value is None else run.training.value
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():

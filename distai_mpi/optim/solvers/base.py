@@ -1,23 +1,24 @@
-"""What the methods that see all rows in every iteration have in common."""
+"""What full-batch solvers have in common."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from ..options import OPTIONS
-from ..settings import setting, settings
+from ...options import OPTIONS
+from ...settings import setting, settings
 
 
 @settings
-class Deterministic:
-    """A method that sees all rows in every iteration, and finds the length of its steps.
+class FullBatchSolver:
+    """A method that sees the whole objective in every iteration, and finds the length of its steps.
 
     Attributes:
         max_iter: iterations at most.
-        tol: linear models stop when Newton's decrement √(gᵀ H⁻¹ g) of the objective f is at most tol · √(2 f): the
+        tol: linear models end when Newton's decrement √(gᵀ H⁻¹ g) of the objective f is at most tol · √(2 f): the
             estimated gap to the optimum, half its square, is then at most tol² of f.  Where rounding ends a run before,
-            its gap must be at most tol / 100 of f.  Neither shift nor scale of features or targets changes that.  Other
-            models stop when the norm of the gradient is at most ``tol`` times that at the start.  None: never.
+            its gap must be at most tol / 100 of f.  Neither shift nor scale of features or targets changes that.
+            Everything else ends when the norm of the gradient is at most ``tol`` times that of the start.  None: there
+            is no tolerance.
         min_decrease: stop when an iteration lowers the objective by less than this share of it; None: never.
         sample: linear models of few parameters begin at the solution of so many rows, over all ranks, and their
             Hessian preconditions: an iteration then gains as much as several.  None: as many as serve; 0: none.

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..settings import setting, settings
-from .deterministic import Deterministic
+from ...settings import setting, settings
+from .base import FullBatchSolver
 from .line_search import Armijo, Search
 from .preconditioner import Preconditioner
 
@@ -18,12 +18,12 @@ Dots = Callable[..., list[float]]
 
 
 @settings
-class Newton(Deterministic):
+class Newton(FullBatchSolver):
     """Newton's method for linear models of few parameters: the Hessian of all rows, and its Cholesky factor.
 
     Attributes:
         search: the line search, which begins with the whole step.
-        sample: see `Deterministic`; the start alone counts.
+        sample: see `FullBatchSolver`; the start alone counts.
     """
 
     search: Search = setting(factory=Armijo)
@@ -31,7 +31,7 @@ class Newton(Deterministic):
 
 
 @settings
-class NewtonCG(Deterministic):
+class NewtonCG(FullBatchSolver):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
     Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
@@ -39,7 +39,7 @@ class NewtonCG(Deterministic):
 
     Attributes:
         most_products: in an iteration.
-        sample: see `Deterministic`.
+        sample: see `FullBatchSolver`.
     """
 
     most_products: int = setting(kind="int", default=100, low=1)
@@ -47,7 +47,7 @@ class NewtonCG(Deterministic):
 
 
 @settings
-class Auto(Deterministic):
+class Auto(FullBatchSolver):
     """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.deterministic.choose`.
 
     Attributes:
