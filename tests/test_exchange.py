@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distai_mpi import backend
-from distai_mpi.comm import ALGORITHMS, CHOICES, SHARING, Communicator, Exchange, choose
+from distai_mpi.comm import ALGORITHMS, CHOICES, SHARING, Communicator, Exchange, choose_exchange
 from distai_mpi.comm.communicator import SHARED_BYTES
 from distai_mpi.comm.exchange.choice import resolve
 from distai_mpi.comm.exchange.compressed import CompressedExchange
@@ -74,9 +74,9 @@ def test_all_ranks_have_the_same_exchange_for_a_run(nodes):
     for name in CHOICES:
         if name == "shared" and len(nodes.leaders) > 1:
             with pytest.raises(ConfigError, match="shared is for one node"):
-                choose(nodes, Exchange(name), 1000, "f4")
+                choose_exchange(nodes, Exchange(name), 1000, "f4")
             continue
-        found = choose(nodes, Exchange(name), 100_000, "f4")
+        found = choose_exchange(nodes, Exchange(name), 100_000, "f4")
         assert found is nodes.exchange(found.name) or found is nodes.exchange(name)
         assert len(set(nodes.allgather_object(found.name))) == 1
         assert not found.state
@@ -84,7 +84,7 @@ def test_all_ranks_have_the_same_exchange_for_a_run(nodes):
 
 @mpi
 def test_every_run_has_float16_messages_of_its_own(nodes):
-    first, second = (choose(nodes, Exchange(dtype="float16"), 5000, "f4") for _ in range(2))
+    first, second = (choose_exchange(nodes, Exchange(dtype="float16"), 5000, "f4") for _ in range(2))
     if len(nodes.leaders) == 1:
         assert first is second
         assert first.dtype is None
@@ -100,7 +100,7 @@ def test_every_run_has_float16_messages_of_its_own(nodes):
 @mpi
 def test_auto_sums_rightly_at_any_length(nodes):
     for length in (1, LONG - 1, LONG, 3 * LONG + 5):
-        x, out = nodes.empty(length, "f4"), nodes.empty(length, "f4", once=True)
+        x, out = nodes.empty(length, "f4"), nodes.empty(length, "f4", one_copy=True)
         expected = nodes.size * (nodes.size + 1) // 2
         for _ in range(3):
             x[:] = nodes.rank + 1
