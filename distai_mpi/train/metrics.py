@@ -21,20 +21,9 @@ Array = Any
 SAMPLES = 4096  # scores that all ranks together show, to cut all scores into parts of about the same length,
 SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
-# Names of result.json and of early stopping, and whether more is better.
-METRICS = {
-    "loss": False,
-    "accuracy": True,
-    "log_loss": False,
-    "auc": True,
-    "mae": False,
-    "rmse": False,
-    "r2": True,
-}
-
 
 def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
-    """Names of `METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
+    """Names of `options.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
     predicts = getattr(model, "can_predict", True)
     if target_dtype.kind == "f":
         return ("loss", "mae", "rmse", "r2") if predicts else ("loss",)
