@@ -18,7 +18,7 @@ from .backend import HOST, device_of, namespace
 from .comm import SHARING, choose_messages
 from .data import Batch
 from .errors import ConfigError
-from .models import Model, Number, Sums
+from .models import Abilities, Model, Number, Sums
 from .params import Ownership
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Objective:
         whole: every rank owns the whole of all vectors, which are short.
 
     Attributes:
+        abilities: of the model, asked once.
         strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
             units than those of the penalty; None: by 1.  On the host.
 
@@ -64,8 +65,9 @@ class Objective:
         wire: str = "float32",
         whole: bool = False,
     ) -> None:
-        if hasattr(model, "check_data"):
-            model.check_data(loader.share.labels)
+        self.abilities = Abilities.of(model)
+        if self.abilities.data_check is not None:
+            self.abilities.data_check.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
         algorithm, self.half = choose_messages(comm, wire, algorithm, model.dtype, loader.device)
         self.whole = whole

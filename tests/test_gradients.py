@@ -8,7 +8,8 @@ from distai_mpi import fit, models, optim
 from distai_mpi.comm import Communicator
 from distai_mpi.data import Dataset, whole
 from distai_mpi.errors import ConfigError
-from distai_mpi.train.gradients import FactorGradients, defined_together
+from distai_mpi.models.protocols import defined_together
+from distai_mpi.train.gradients import FactorGradients
 
 mpi = pytest.mark.mpi
 SEED, L2 = 5, 0.01

@@ -35,12 +35,13 @@ LAYERS: dict[str, set[str]] = {
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
-    "data": {"perf.machine", "params", "errors", "choices", "backend", "jit"},
-    "models": {"data", "params", "errors", "backend", "jit", "vectors", "flags", "files"},
+    "data": {"perf.machine", "params", "errors", "choices", "backend", "jit", "vectors"},
+    "models": {"choices", "data", "params", "errors", "backend", "jit", "vectors", "flags", "files"},
     "optim": {"params", "errors", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "backend", "trace"},
     "train": {
         "version",
+        "choices",
         "optim",
         "objective",
         "models",

@@ -7,17 +7,15 @@ from typing import Any
 
 import click
 
-from ..choices import DATES, MISSING
+from ..choices import DATES, METRICS, MISSING, MODELS
 from .config import read_config
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-MODELS = ("linear", "logistic", "softmax", "mlp")
 OPTIMIZERS = ("gd", "sgd", "momentum", "nesterov", "adam", "adamw", "average", "lbfgs", "newton-cg", "newton", "auto")
 SEARCHING = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 FULL_BATCH = ("gd", *SEARCHING)  # these take all rows in every step
 SCHEDULES = ("constant", "step", "cosine")
-METRICS = ("loss", "accuracy", "log_loss", "auc", "mae", "rmse", "r2")
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 
 
@@ -218,7 +216,9 @@ OPTIMIZER: Sequence[Option] = (
     click.option("--global-batch-size", type=POSITIVE, help="Rows of a step, over all ranks.  [default: 256]"),
     click.option("--batch-size", type=POSITIVE, help="Rows of a step, per rank."),
     click.option("--epochs", type=POSITIVE, help="Passes over the training rows.  [default: 5]"),
-    click.option("--metric", type=click.Choice(METRICS), help="What is best on the validation rows.  [default: loss]"),
+    click.option(
+        "--metric", type=click.Choice(list(METRICS)), help="What is best on the validation rows.  [default: loss]"
+    ),
     click.option(
         "--patience", type=POSITIVE, help="Stop after so many epochs without a better metric.  [default: never]"
     ),

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..choices import METRICS
 from ..data import Share
 from ..data.checks import first_beyond
 from ..data.partition import stretch
 from ..errors import ConfigError, DataError
-from ..models import Model
+from ..models import Abilities, Model
 from .evaluation import target_dtype
-from .metrics import METRICS, meaningful
+from .metrics import meaningful
 from .run import Optimizer
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ def check_metric(model: Model, valid: Share, metric: str) -> None:
 
 def check_rows(model: Model, share: Share, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
-    if hasattr(model, "check_data") and not share.labels.unlabelled:
+    check = Abilities.of(model).data_check
+    if check is not None and not share.labels.unlabelled:
         try:
-            model.check_data(share.labels)
+            check.check_data(share.labels)
         except DataError as error:
             raise DataError(f"{share.name}, {which} rows: {error}") from None
     if not math.isfinite(share.total_weight):

@@ -14,7 +14,7 @@ from ..data import Batch
 from ..errors import ConfigError
 from ..models import Sums
 from ..objective import Objective
-from .gradients import WholeGradients, defined_together, most_rows
+from .gradients import WholeGradients, most_rows
 
 Array = Any
 TRIALS = 3  # gradients that are timed each way
@@ -115,12 +115,12 @@ def make_whole(objective: Objective, early: bool | None) -> WholeGradients:
 
 def find_obstacle(objective: Objective) -> str | None:
     """Why gradients cannot start to travel early; None where they can, the same on all ranks.  Collective."""
-    loader, model = objective.loader, objective.model
+    loader = objective.loader
     if loader.device is not HOST:
         return "an early start is for the CPU"
     if objective.algorithm != "hierarchical":
         return f"an early start is for --allreduce hierarchical or auto, not {objective.algorithm}"
-    if not (defined_together(model, "loss_and_grad", "tells_ready") and model.tells_ready):  # type: ignore[attr-defined]
+    if not objective.abilities.overlap:
         return "this model does not tell which parts of its gradient are ready"
     if most_rows(objective) > loader.block_rows:
         return f"a rank takes more than {loader.block_rows:,} rows a step, which are several batches"

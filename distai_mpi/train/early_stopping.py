@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..choices import METRICS
 from ..errors import ConfigError
-from .metrics import METRICS
 
 Array = Any
 
@@ -18,7 +18,7 @@ class EarlyStopping:
     kept to go on later: plain values.
 
     Args:
-        metric: a name of `metrics.METRICS`.
+        metric: a name of `choices.METRICS`.
         patience: epochs in a row without a better value after which training stops; None: it never does.
         owned: this rank's slice of the parameters, before the first epoch.
     """

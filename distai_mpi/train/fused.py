@@ -16,7 +16,7 @@ from ..data import Batch, Loader
 from ..models import Sums, Together
 from ..objective import Objective
 from ..optim import SGD, Constant, FirstOrder, Schedule
-from .gradients import FactorGradients, Gradients, defined_together
+from .gradients import FactorGradients, Gradients
 
 Array = Any
 # Up to so many rows of a global batch, on several ranks and on one, and bytes of parameters, which every rank works
@@ -105,8 +105,7 @@ def make_fused(
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
-    names = ("loss_and_grad", "sgd_step", "row_shape", "loss_and_factors", "grad_of_factors")
-    if not defined_together(objective.model, *names) or not _few(objective.loader) or not _small(objective):
+    if objective.abilities.fused is None or not _few(objective.loader) or not _small(objective):
         return None
     if objective.comm.size > 1:
         asked = algorithm or objective.comm.default_algorithm

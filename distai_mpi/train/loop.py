@@ -13,7 +13,7 @@ from ..data import Loader, Share
 from ..errors import ConfigError
 from ..files import check_writable
 from ..messages import tell
-from ..models import Model, Sums
+from ..models import Abilities, Model, Sums
 from ..objective import Objective
 from ..optim import Auto, Constant, Deterministic, Momentum, ParameterAveraging, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
@@ -110,7 +110,7 @@ def fit(
             is then at most tol² of f.  Where rounding ends a run before, its gap must be at most tol / 100 of f.
             Neither shift nor scale of features or targets changes that.  Other models, and gradient descent, stop when
             the norm of the gradient is at most ``tol`` times that of the first step.
-        metric: what is best on the validation rows, a name of `metrics.METRICS`.
+        metric: what is best on the validation rows, a name of `choices.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
             GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
@@ -178,8 +178,8 @@ def fit(
             limited_blas(comm.node.size, cpus) as threads,
             np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
         ):
-            if hasattr(model, "limit_threads"):
-                model.limit_threads(threads)
+            if (threaded := Abilities.of(model).threads) is not None:
+                threaded.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed, place)
             if isinstance(optimizer, Deterministic):
                 loader.hold(memory_left() // (HELD * comm.node.size))

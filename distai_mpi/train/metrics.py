@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import as_host
 from ..data import Loader
-from ..models import Model
+from ..models import Abilities, Model
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -21,28 +21,17 @@ Array = Any
 SAMPLES = 4096  # scores that all ranks together show, to cut all scores into parts of about the same length,
 SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
-# Names of result.json and of early stopping, and whether more is better.
-METRICS = {
-    "loss": False,
-    "accuracy": True,
-    "log_loss": False,
-    "auc": True,
-    "mae": False,
-    "rmse": False,
-    "r2": True,
-}
-
 
 def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
-    """Names of `METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
-    predicts = getattr(model, "can_predict", True)
+    """Names of `choices.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
+    able = Abilities.of(model)
     if target_dtype.kind == "f":
-        return ("loss", "mae", "rmse", "r2") if predicts else ("loss",)
+        return ("loss", "mae", "rmse", "r2") if able.predicts else ("loss",)
     known = {
         "loss": True,
-        "accuracy": predicts and getattr(model, "tells_labels", True),
-        "log_loss": getattr(getattr(model, "loss_function", None), "classifies", False),
-        "auc": hasattr(model, "outputs") and hasattr(model, "widths") and model.widths[-1] <= 2,
+        "accuracy": able.predicts and able.labels,
+        "log_loss": able.loss is not None and able.loss.classifies,
+        "auc": able.outputs is not None and able.outputs.widths[-1] <= 2,
     }
     return tuple(name for name, has in known.items() if has)
 

@@ -39,7 +39,7 @@ def choose(optimizer: Auto, model: Model, rows: int, comm: Communicator, allredu
         return LBFGS(sample=optimizer.sample)
     if size > MOST_DENSE:
         return NewtonCG(sample=optimizer.sample)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
-    if model.loss_function.name == "squared":  # type: ignore[attr-defined]
+    if model.loss_function.quadratic:  # type: ignore[attr-defined]
         return Newton(sample=0)  # whose one step is the solution
     own = rows / comm.size
     one_pass = own * size * model.dtype.itemsize / BYTES_PER_SECOND

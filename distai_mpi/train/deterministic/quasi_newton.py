@@ -14,7 +14,7 @@ from ...optim import LBFGS
 from ...optim.lbfgs import History, WholeHistory
 from ...perf.machine import memory_left
 from ...trace import UPDATE
-from .full_batch import Evaluation, has_curvature
+from .full_batch import Evaluation
 from .steps import SearchingSteps
 
 Array = Any
@@ -29,7 +29,7 @@ class QuasiNewtonSteps(SearchingSteps):
     """
 
     def __init__(self, objective: Objective, optimizer: LBFGS, start: Array, tol: float | None) -> None:
-        margins = has_curvature(objective.model) and getattr(objective.model, "has_margins", False)
+        margins = objective.abilities.margins
         super().__init__(objective, optimizer, start, margins, tol)
         self._ready: float | None = None  # the slope along the next direction, where it is made
         self._check_memory(optimizer.memory)
