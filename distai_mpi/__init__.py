@@ -19,12 +19,14 @@ _HOME = {
     "data": "distai_mpi.data",
     "models": "distai_mpi.models",
     "optim": "distai_mpi.optim",
+    "world": "distai_mpi.comm.launch",
 }
-__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "minimize", "models", "optim"]
+__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "minimize", "models", "optim", "world"]
 
 if TYPE_CHECKING:
     from . import data, models, optim
     from .comm import Communicator
+    from .comm.launch import world
     from .objective import Objective
     from .train import fit, minimize
 

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distai_mpi import Communicator, data, fit, models, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, optim, world
 
 
 def scores(params, x, key=None):

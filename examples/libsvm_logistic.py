@@ -5,8 +5,7 @@ mpiexec -n 2 python examples/libsvm_logistic.py FILE
 
 import sys
 
-from distai_mpi import Communicator, data, fit, models, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, optim, world
 
 if len(sys.argv) != 2:
     sys.exit(__doc__)

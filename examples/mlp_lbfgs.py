@@ -2,8 +2,7 @@
 
 import sys
 
-from distai_mpi import Communicator, data, fit, models, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, optim, world
 
 
 def own():

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from distai_mpi import Communicator, data, fit, models, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, optim, world
 from distai_mpi.params import Layout
 
 

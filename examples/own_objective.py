@@ -4,8 +4,7 @@ import sys
 
 import numpy as np
 
-from distai_mpi import Communicator, minimize, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, minimize, optim, world
 
 size = int(float((sys.argv[1:] or [1e7])[0]))
 BLOCK = 1 << 16  # parameters that stay in the cache between two operations

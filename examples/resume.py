@@ -2,8 +2,7 @@
 
 import sys
 
-from distai_mpi import Communicator, data, fit, models
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, world
 from distai_mpi.train import Checkpoint
 
 with Communicator(world()) as comm:

@@ -1,7 +1,6 @@
 """Softmax regression on MNIST to its optimum, by few rounds: mpiexec -n 2 python examples/softmax_optimum.py"""
 
-from distai_mpi import Communicator, data, fit, models, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, optim, world
 
 with Communicator(world()) as comm:
     train, test = data.load("mnist", comm)

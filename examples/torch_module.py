@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from distai_mpi import Communicator, data, fit, models, optim
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, optim, world
 
 with Communicator(world()) as comm:
     train, test = data.load("mnist", comm)

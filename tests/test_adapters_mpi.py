@@ -147,8 +147,7 @@ def test_ranks_share_the_cores(mpirun, library):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     program = (
         "import os, sys; sys.path.insert(0, 'tests')\n"
-        "from distai_mpi import Communicator, fit, models\n"
-        "from distai_mpi.comm.launch import world\n"
+        "from distai_mpi import Communicator, fit, models, world\n"
         "from distai_mpi.perf.machine import physical_cores\n"
         "from problems import make_rows, whole_share\n"
         "from twins import twin\n"

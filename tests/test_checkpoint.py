@@ -28,7 +28,7 @@ from distai_mpi.train.checkpoint import files, stored_settings
 mpi = pytest.mark.mpi
 SIZE = 32  # of a global batch: 7 steps an epoch
 OPTIMIZERS = {name: kind(lr=0.05) for name, kind in optim.OPTIMIZERS.items()}
-AVERAGE = optim.ParameterAveraging(optim.Momentum(0.05), sync_every=3, outer_momentum=0.5)
+AVERAGE = optim.LocalSGD(optim.Momentum(0.05), sync_every=3, outer_momentum=0.5)
 
 
 @pytest.fixture

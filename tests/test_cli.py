@@ -64,7 +64,7 @@ def test_the_flags_name_all_that_is_registered():
     from distai_mpi.train.metrics import METRICS
 
     assert set(flags.MODELS) == set(models.MODELS)
-    others = (optim.ParameterAveraging, optim.LBFGS, optim.NewtonCG, optim.Newton, optim.Auto)
+    others = (optim.LocalSGD, optim.LBFGS, optim.NewtonCG, optim.Newton, optim.Auto)
     assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, *(kind.name for kind in others)}
     assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
     assert set(flags.METRICS) == set(METRICS)
@@ -276,8 +276,7 @@ def test_an_output_folder_that_cannot_be_written(rows):
 
 FAILING = """
 import sys
-from distai_mpi import Communicator, data, fit, models
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, data, fit, models, world
 from distai_mpi.train import Callback
 
 class Fail(Callback):
@@ -293,8 +292,7 @@ with Communicator(world()) as comm:
 
 EXITING = """
 import sys
-from distai_mpi import Communicator
-from distai_mpi.comm.launch import world
+from distai_mpi import Communicator, world
 
 with Communicator(world()) as comm:
     if comm.rank == 1:

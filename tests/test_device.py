@@ -45,8 +45,8 @@ MODELS = {
 KINDS = {"linear": "value", "linear, no bias": "value", "logistic": "binary"}
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 OPTIMIZERS = {name: kind() for name, kind in optim.OPTIMIZERS.items()} | {
-    "average": optim.ParameterAveraging(optim.Momentum(), sync_every=2),
-    "diloco": optim.ParameterAveraging(optim.AdamW(), 3, outer_lr=0.7, outer_momentum=0.9),
+    "average": optim.LocalSGD(optim.Momentum(), sync_every=2),
+    "diloco": optim.LocalSGD(optim.AdamW(), 3, outer_lr=0.7, outer_momentum=0.9),
 }
 
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_is_said(nodes):
     with pytest.raises(ConfigError, match="hierarchical or auto, not ring"):
         train(nodes, True, allreduce="ring")
     with pytest.raises(ConfigError, match="averaging"):
-        train(nodes, True, optimizer=optim.ParameterAveraging(inner=optim.SGD(0.1)))
+        train(nodes, True, optimizer=optim.LocalSGD(inner=optim.SGD(0.1)))
 
 
 @mpi

@@ -136,7 +136,7 @@ def test_what_allows_no_factors_is_named(comm, monkeypatch):
 def test_averaging_exchanges_no_factors(comm):
     x, y = make_rows(rows=67)
     with pytest.raises(ConfigError, match="--factors: averaging"):
-        fit(make_model(), whole_share(x, y, comm), comm, factors=True, optimizer=optim.ParameterAveraging())
+        fit(make_model(), whole_share(x, y, comm), comm, factors=True, optimizer=optim.LocalSGD())
 
 
 class First:
@@ -165,7 +165,7 @@ def test_an_exchange_is_made_before_the_first_step(nodes, monkeypatch, kind):
     watch(Communicator, "reduce_scatter_parts")
     watch(models.MLP, "grad_of_factors")
     x, y = make_rows(rows=67)
-    optimizer = optim.ParameterAveraging() if kind == "average" else None
+    optimizer = optim.LocalSGD() if kind == "average" else None
     first = First(calls)
     factors = kind == "factors" or None if kind == "average" else kind == "factors"
     fit(

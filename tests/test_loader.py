@@ -5,7 +5,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from distai_mpi.data import Batch, Dataset, Loader, Partition, Permutation, Share, load, stream_key, summarize, whole
+from distai_mpi.data import (
+    Batch,
+    Dataset,
+    Loader,
+    Partition,
+    Permutation,
+    ShardedDataset,
+    load,
+    stream_key,
+    summarize,
+    whole,
+)
 from distai_mpi.data.division import Division
 from distai_mpi.errors import ConfigError
 
@@ -25,7 +36,7 @@ def local_shares(rows, ranks, sets=None):
     for rank in range(ranks):
         own = division.rows_of(rank)[: division.counts(0)[rank]]
         part = Dataset(data.x[own], data.y[own])
-        shares.append(Share(part, division.counts(0), rank, "local", summarize(part.y, 5), division.order))
+        shares.append(ShardedDataset(part, division.counts(0), rank, "local", summarize(part.y, 5), division.order))
     return shares
 
 
@@ -110,8 +121,8 @@ def test_local_rows_stay_with_their_rank():
 def test_a_split_leaves_the_test_rows_out():
     data, order = dataset(50), Permutation(50, "split")
     labels = summarize(data.y, 5)
-    train = Share(data, (40,), 0, "global", labels, order, first=0)
-    test = Share(data, (10,), 0, "global", labels, order, first=40)
+    train = ShardedDataset(data, (40,), 0, "global", labels, order, first=0)
+    test = ShardedDataset(data, (10,), 0, "global", labels, order, first=40)
     (trained,), (tested,) = loaders([train], 7), loaders([test], 7)
     train_ids = [i for _, (part,) in epoch_of([trained]) for i in ids_of(part)]
     test_ids = ids_of(keep(batch) for batch in tested.sequential())

@@ -14,7 +14,7 @@ from distai_mpi.data import (
     Loader,
     Partition,
     Permutation,
-    Share,
+    ShardedDataset,
     from_local,
     load,
     repartition,
@@ -95,7 +95,7 @@ def loaders(weights, rows, size, shuffle):
             part = Dataset(data.x[own], data.y[own], data.weight[own])
             labels = summarize(part.y, 2)
             options = {"summed_weight": data.weight_sum, "partition": partition}
-            share = Share(part, counts, rank, "local", labels, order, **options)
+            share = ShardedDataset(part, counts, rank, "local", labels, order, **options)
         else:
             share = whole(data, rank, len(weights), partition=partition)
         kind = dict(dtype=np.float64, target_dtype=np.int64, seed=3, global_batch_size=size)

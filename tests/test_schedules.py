@@ -17,7 +17,7 @@ def test_constant_and_step():
 
 
 def test_cosine_falls_to_its_floor_and_stays():
-    schedule = optim.Cosine(10, floor=0.2)
+    schedule = optim.Cosine(10, final_factor=0.2)
     assert schedule(0) == 1.0
     assert schedule(5) == pytest.approx(0.6)
     assert schedule(2) == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.2 * math.pi)))

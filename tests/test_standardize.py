@@ -9,7 +9,17 @@ from commands import run_here
 from problems import make_rows, uneven
 
 from distai_mpi import fit, models, optim
-from distai_mpi.data import Dataset, Loader, Permutation, Share, from_local, load, standardize, summarize, whole
+from distai_mpi.data import (
+    Dataset,
+    Loader,
+    Permutation,
+    ShardedDataset,
+    from_local,
+    load,
+    standardize,
+    summarize,
+    whole,
+)
 from distai_mpi.errors import DataError
 from distai_mpi.train import evaluate
 from distai_mpi.train.evaluation import make_loader
@@ -93,8 +103,8 @@ def test_weights_count_as_so_many_rows():
 def test_the_training_rows_alone_give_the_numbers():
     x, y = make_rows(60)
     data, order = Dataset(x, y), Permutation(60, "split")
-    train = Share(data, (40,), 0, "global", summarize(y, 6), order)
-    test = Share(data, (20,), 0, "global", summarize(y, 6), order, first=40)
+    train = ShardedDataset(data, (40,), 0, "global", summarize(y, 6), order)
+    test = ShardedDataset(data, (20,), 0, "global", summarize(y, 6), order, first=40)
     train, nothing, test = standardize(train, None, test, comm=Alone())
     assert nothing is None
     exact = x[order.positions(0, 40)]

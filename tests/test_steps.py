@@ -85,11 +85,11 @@ def averaged(x, y, counts, method, clip=None):
 
 
 METHODS = [
-    optim.ParameterAveraging(optim.SGD(0.2), sync_every=1),
-    optim.ParameterAveraging(optim.SGD(0.2), sync_every=3),
-    optim.ParameterAveraging(optim.Momentum(0.05), sync_every=4, keep_state=False),
-    optim.ParameterAveraging(optim.AdamW(0.01), sync_every=2),
-    optim.ParameterAveraging(optim.SGD(0.1), sync_every=3, outer_lr=0.7, outer_momentum=0.9),
+    optim.LocalSGD(optim.SGD(0.2), sync_every=1),
+    optim.LocalSGD(optim.SGD(0.2), sync_every=3),
+    optim.LocalSGD(optim.Momentum(0.05), sync_every=4, keep_state=False),
+    optim.LocalSGD(optim.AdamW(0.01), sync_every=2),
+    optim.LocalSGD(optim.SGD(0.1), sync_every=3, outer_lr=0.7, outer_momentum=0.9),
 ]
 
 
@@ -120,7 +120,7 @@ def test_averaging_on_one_rank_is_its_inner_optimizer():
     from mpi4py import MPI
 
     x, y = make_rows()
-    plain, method = optim.Momentum(0.05), optim.ParameterAveraging(optim.Momentum(0.05), sync_every=2)
+    plain, method = optim.Momentum(0.05), optim.LocalSGD(optim.Momentum(0.05), sync_every=2)
     with Communicator(MPI.COMM_SELF) as alone:
         share = local_share(x, y, alone, [len(y)])
         ends = [
@@ -134,7 +134,7 @@ def test_averaging_exchanges_nothing_between_averages(comm):
     x, y = make_rows()
     rounds = []
     for every in (1, 7):
-        method = optim.ParameterAveraging(optim.SGD(0.1), sync_every=every)
+        method = optim.LocalSGD(optim.SGD(0.1), sync_every=every)
         share = local_share(x, y, comm, uneven(len(y), comm.size))
         options = {"epochs": 1, "global_batch_size": SIZE, "allreduce": "native"}
         result = fit(make_model(), share, comm, optimizer=method, **options)
@@ -146,10 +146,10 @@ def test_averaging_exchanges_nothing_between_averages(comm):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: optim.ParameterAveraging(optim.GradientDescent()),
-        lambda: optim.ParameterAveraging(sync_every=0),
-        lambda: optim.ParameterAveraging(outer_lr=0.0),
-        lambda: optim.ParameterAveraging(outer_momentum=1.5),
+        lambda: optim.LocalSGD(optim.GradientDescent()),
+        lambda: optim.LocalSGD(sync_every=0),
+        lambda: optim.LocalSGD(outer_lr=0.0),
+        lambda: optim.LocalSGD(outer_momentum=1.5),
     ],
 )
 def test_values_that_cannot_work(make):

@@ -382,7 +382,7 @@ def test_other_messages_between_nodes_are_told_from_waiting_too(folder, options)
 def test_averaging_on_uneven_shards_is_traced_too(comm, folder):
     path = os.path.join(folder, "average.json")
     x, y = make_rows()
-    method = optim.ParameterAveraging(optim.SGD(0.1), sync_every=3)
+    method = optim.LocalSGD(optim.SGD(0.1), sync_every=3)
     share = local_share(x, y, comm, uneven(len(y), comm.size))
     train(comm, path, "shared", method, share=share)
     if comm.rank == 0:

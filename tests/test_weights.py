@@ -5,7 +5,7 @@ import pytest
 from problems import make_rows, uneven, whole_share
 
 from distai_mpi import Objective, fit, models, optim
-from distai_mpi.data import Dataset, Loader, Permutation, Share, from_local, standardize, summarize, whole
+from distai_mpi.data import Dataset, Loader, Permutation, ShardedDataset, from_local, standardize, summarize, whole
 from distai_mpi.errors import DataError
 from distai_mpi.train import evaluate
 from distai_mpi.train.evaluation import make_loader
@@ -61,7 +61,7 @@ def test_a_share_knows_the_summed_weight():
     assert share.total_weight == weight.sum()
     assert whole(Dataset(x, y)).total_weight == len(y)
     with pytest.raises(ValueError, match="summed weight"):
-        Share(share.dataset, share.counts, 0, "global", share.labels)
+        ShardedDataset(share.dataset, share.counts, 0, "global", share.labels)
 
 
 def loaders(share, ranks, dtype, **options):
@@ -75,7 +75,7 @@ def loaders(share, ranks, dtype, **options):
 def test_batches_carry_the_weights_of_their_rows(ranks, order, dtype):
     x, y, weight = weighted_rows()
     held = Dataset(x, y, weight / 3)
-    share = Share(held, (80,), 0, "global", summarize(y, 6), order, first=5, summed_weight=1.0)
+    share = ShardedDataset(held, (80,), 0, "global", summarize(y, 6), order, first=5, summed_weight=1.0)
     for loader in loaders(share, ranks, dtype, block_rows=4):
         streams = [loader.sequential(), *(batches for _, batches in loader.epoch(0))]
         streams += [(batch for _, batch in loader.runs(0, 7))]

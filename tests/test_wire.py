@@ -34,7 +34,7 @@ def train(comm, wire, share=None, *, dtype=np.float32, hidden=(64,), **options):
 METHODS = {
     "momentum": optim.Momentum(0.05),
     "adam": optim.Adam(0.003),
-    "averaging": optim.ParameterAveraging(inner=optim.SGD(0.05), sync_every=2),
+    "averaging": optim.LocalSGD(inner=optim.SGD(0.05), sync_every=2),
 }
 
 

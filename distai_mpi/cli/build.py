@@ -248,7 +248,7 @@ def absolute(name: str | None) -> str | None:
 
 def make_optimizer(settings: dict[str, Any]) -> Any:
     """The optimizer that the flags describe."""
-    from ..optim import LBFGS, OPTIMIZERS, Auto, Newton, NewtonCG, ParameterAveraging
+    from ..optim import LBFGS, OPTIMIZERS, Auto, LocalSGD, Newton, NewtonCG
 
     name = settings["optimizer_name"]
     if name in SEARCHING:
@@ -259,7 +259,7 @@ def make_optimizer(settings: dict[str, Any]) -> Any:
         return OPTIMIZERS[name](**chosen)
     inner = OPTIMIZERS[settings["inner_optimizer"] or "sgd"](**chosen)
     outer = {key: settings[key] for key in ("sync_every", "outer_lr", "outer_momentum") if settings[key] is not None}
-    return ParameterAveraging(inner, keep_state=settings["inner_state"] != "reset", **outer)
+    return LocalSGD(inner, keep_state=settings["inner_state"] != "reset", **outer)
 
 
 def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:

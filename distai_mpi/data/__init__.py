@@ -10,7 +10,7 @@ from .missing import fill_missing
 from .partition import Partition
 from .permutation import Permutation
 from .readers.columns import Columns
-from .share import Share, from_local, repartition, whole
+from .share import ShardedDataset, from_local, repartition, whole
 from .standard import centre_far, standardize
 from .streams import stream_key
 
@@ -24,7 +24,7 @@ __all__ = [
     "Partition",
     "Permutation",
     "Sets",
-    "Share",
+    "ShardedDataset",
     "Standard",
     "centre_far",
     "encode",

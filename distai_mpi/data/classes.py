@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from .labels import Label, are_truths, keys, listed, number, of_codes, spelled
-from .share import Share
+from .share import ShardedDataset
 
 Array = Any
 MOST_FRACTIONS = 100  # classes whose labels are not whole numbers; more are the targets of a regression
@@ -19,12 +19,12 @@ MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, are
 CHUNK = 1 << 20  # labels recoded at a time
 
 
-def encode_labels(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ...]:
+def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: Any) -> tuple[Any, ...]:
     """``train`` and ``others`` with codes of classes in place of labels; collective.
 
     The classes are the distinct labels of ``train``: numbers in ascending order, words in lexicographical order; 0 and
     1, or -1 and 1, where there is only one of the two; False and True where labels are truth values, of a file's own
-    type or spelled by words.  Code k, from 0, stands for `Share.classes` [k].  Nothing is
+    type or spelled by words.  Code k, from 0, stands for `ShardedDataset.classes` [k].  Nothing is
     copied where labels are 0, 1, ..., K - 1 already.  A label of the others that is none of the classes gets the code
     -1 and is counted in `LabelSummary.unknown`; where all of their labels are -1, and that is no class, they have none.
 
@@ -48,7 +48,7 @@ def encode_labels(train: Share, *others: Share | None, comm: Any) -> tuple[Any, 
     return tuple(share and encode(share, classes, comm, whose, done) for share in (train, *others))
 
 
-def classes_of(share: Share) -> tuple[Label, ...] | None:
+def classes_of(share: ShardedDataset) -> tuple[Label, ...] | None:
     """The classes that the labels of ``share`` make; None of whole numbers from 0 that are too many to be listed.
 
     Raises:
@@ -72,8 +72,8 @@ def classes_of(share: Share) -> tuple[Label, ...] | None:
 
 
 def encode(
-    share: Share, classes: Sequence[Label], comm: Any, whose: str, done: dict[int, Array] | None = None
-) -> Share:
+    share: ShardedDataset, classes: Sequence[Label], comm: Any, whose: str, done: dict[int, Array] | None = None
+) -> ShardedDataset:
     """``share`` with the codes of ``classes`` in place of its labels; collective.
 
     Args:
@@ -104,7 +104,7 @@ def encode(
     return replace(share, dataset=dataset, labels=replace(summary, words=words), classes=classes, notes=notes)
 
 
-def without_labels(share: Share) -> Share:
+def without_labels(share: ShardedDataset) -> ShardedDataset:
     """``share`` of rows that have no labels: zeros stand for them, and nothing is said of a model's answers."""
     dataset = replace(share.dataset, y=np.zeros(share.dataset.rows, np.int8), label_names=None)
     summary = replace(of_codes(share.labels, (), 0), unlabelled=True, missing=0)
@@ -112,7 +112,7 @@ def without_labels(share: Share) -> Share:
     return replace(share, dataset=dataset, labels=summary, classes=None, notes=(*share.notes, note))
 
 
-def _note(share: Share, lost: Sequence[Label], unknown: int, classes: Sequence[Label], whose: str) -> str:
+def _note(share: ShardedDataset, lost: Sequence[Label], unknown: int, classes: Sequence[Label], whose: str) -> str:
     """What to say of rows whose label is none of the classes."""
     which = f"hold {'the label' if len(lost) == 1 else 'labels'} {listed(lost)}" if lost else "hold labels"
     hint = "; -1 often stands for a row without a label" if -1.0 in lost and 0.0 in keys(classes) else ""

@@ -19,7 +19,7 @@ from .parsed import Parsed
 from .partition import Partition, stretch
 from .permutation import Permutation
 from .readers.columns import Columns, Roles
-from .share import Delivery, Share, Shuffle, sum_over_ranks
+from .share import Delivery, ShardedDataset, Shuffle, sum_over_ranks
 from .sources import Source
 
 
@@ -39,9 +39,9 @@ class Dealer:
     chunk_bytes: int
     columns: Columns
 
-    def deal(self, shuffle: Shuffle) -> dict[str, Share]:
+    def deal(self, shuffle: Shuffle) -> dict[str, ShardedDataset]:
         """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
-        shares: dict[str, Share] = {}
+        shares: dict[str, ShardedDataset] = {}
         bring = self._whole if shuffle == "global" else self._own
         plan = [(source, *self._division(name, source, shuffle)) for name, source in self.sources.items()]
         brought = [bring(source, division) for source, _, division in plan]
@@ -56,7 +56,7 @@ class Dealer:
         return shares
 
     def _known(self, source: Source | Parsed) -> dict[str, Any]:
-        """What a `Share` tells of the table that its rows are from."""
+        """What a `ShardedDataset` tells of the table that its rows are from."""
         file = source.file if isinstance(source, Parsed) else source
         roles: Roles | None = getattr(file, "roles", None)
         columns = None if roles is None else roles.names
@@ -83,7 +83,7 @@ class Dealer:
         """Whether the labels ``y`` of each rank are missing without exception; collective."""
         return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
 
-    def _labelled(self, name: str, share: Share) -> Share:
+    def _labelled(self, name: str, share: ShardedDataset) -> ShardedDataset:
         """``share``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
         labels = share.labels
         if share.classes is not None:
@@ -163,7 +163,7 @@ class Dealer:
 
     def _share(
         self, name: str, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery
-    ) -> Share:
+    ) -> ShardedDataset:
         """Set ``which`` as this rank holds it."""
         rank, counts, first = self.comm.rank, division.counts(which), division.first(which)
         if shuffle == "local":
@@ -178,4 +178,4 @@ class Dealer:
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
         where = (division.order, first, delivery)
-        return Share(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)
+        return ShardedDataset(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)

@@ -28,7 +28,7 @@ from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_stretches
 from .partition import Partition, stretch
 from .readers.columns import Columns
-from .share import Share, from_local
+from .share import ShardedDataset, from_local
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
 
@@ -43,12 +43,12 @@ MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at mo
 class Sets(NamedTuple):
     """What `load_sets` gives: this rank's share of each set; None where there is no such set."""
 
-    train: Share
-    test: Share | None
-    valid: Share | None
+    train: ShardedDataset
+    test: ShardedDataset | None
+    valid: ShardedDataset | None
 
 
-def load(data: Spec, comm: Any, **options: Any) -> tuple[Share, Share | None]:
+def load(data: Spec, comm: Any, **options: Any) -> tuple[ShardedDataset, ShardedDataset | None]:
     """The training and the test set (or None) of `load_sets`, which says what ``options`` there are; collective."""
     sets = load_sets(data, comm, **options)
     return sets.train, sets.test
@@ -95,8 +95,8 @@ def load_sets(
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
             standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.
         features: least number of features of libsvm rows, as of a model that they are for.
-        base: number that libsvm rows give the first feature: `Share.base` of what a model was trained on; a lower one
-            is refused.  None: 1, or 0 where one of the files uses it.
+        base: number that libsvm rows give the first feature: `ShardedDataset.base` of what a model was trained on; a
+            lower one is refused.  None: 1, or 0 where one of the files uses it.
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
@@ -159,7 +159,7 @@ def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     return Sets(train, *others)
 
 
-def _by_place(share: Share, train: Share, table: Columns) -> Share:
+def _by_place(share: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
     """``share`` with a note where its features are taken by their places, though the training rows had names."""
     if share.column_names is not None or (train.column_names is None and table.required is None):
         return share
@@ -240,7 +240,7 @@ def load_features(
     base: int | None = None,
     fill: Fill | None = None,
     **columns: Any,
-) -> Share:
+) -> ShardedDataset:
     """Share out rows without labels for prediction, each rank reading its own; collective.
 
     Args:

@@ -13,7 +13,7 @@ from .batch import Batch
 from .dataset import Dataset
 from .partition import Partition, stretch
 from .permutation import Permutation
-from .share import Share
+from .share import ShardedDataset
 from .streams import stream_key
 from .upload import Upload
 
@@ -28,7 +28,7 @@ class Loader:
     """Hands out the rows of a training set, or of a test set, that one rank works on.
 
     Under the global shuffle an epoch is one order of all rows, keyed by seed and epoch; a
-    global batch is a stretch of it, which the ranks share out by `Share.partition`.  Training so
+    global batch is a stretch of it, which the ranks share out by `ShardedDataset.partition`.  Training so
     does not depend on the number of ranks.  Under the local shuffle every rank goes through its
     own rows in an order of its own, in as many steps as all others.  Either way an epoch
     covers every row once, and the last step may be short.
@@ -51,7 +51,7 @@ class Loader:
 
     def __init__(
         self,
-        share: Share,
+        share: ShardedDataset,
         *,
         rank: int,
         ranks: int,
@@ -308,7 +308,7 @@ class Loader:
         return weight
 
 
-def unit_of_weight(share: Share) -> float:
+def unit_of_weight(share: ShardedDataset) -> float:
     """What the weights of the rows of ``share`` are divided by, in float64, before they are handed out; replicated.
 
     1, unless weights are so small or large on average that float32 might not hold them or their sums: then the mean.
@@ -318,7 +318,7 @@ def unit_of_weight(share: Share) -> float:
     return 1.0 if 1.0 / MEAN_WEIGHT <= mean <= MEAN_WEIGHT or mean == 0 else mean
 
 
-def steps_per_epoch(share: Share, global_batch_size: int) -> int:
+def steps_per_epoch(share: ShardedDataset, global_batch_size: int) -> int:
     """Steps in which a `Loader` goes through ``share``, the same on every rank."""
     steps = -(-share.rows // global_batch_size)
     return min(steps, max(share.counts)) if share.shuffle == "local" else steps

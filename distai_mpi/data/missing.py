@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from .dataset import Fill
 from .loader import Loader
-from .share import Share
+from .share import ShardedDataset
 
 Array = Any
 WAYS = ("mean", "median")
@@ -23,7 +23,7 @@ BITS = 62  # of the whole numbers that stand for weights: their sum fits into in
 
 
 def fill_missing(
-    train: Share, *others: Share | None, comm: Any, by: str = "mean", indicator: bool = False
+    train: ShardedDataset, *others: ShardedDataset | None, comm: Any, by: str = "mean", indicator: bool = False
 ) -> tuple[Any, ...]:
     """``train`` and ``others`` with numbers in place of missing values: those of the rows of ``train``; collective.
 
@@ -60,7 +60,7 @@ def fill_missing(
     return tuple(share and apply_fill(share, fill) for share in (train, *others))
 
 
-def apply_fill(share: Share, fill: Fill) -> Share:
+def apply_fill(share: ShardedDataset, fill: Fill) -> ShardedDataset:
     """``share`` with the numbers of ``fill`` in place of missing values.
 
     Raises:
@@ -78,13 +78,13 @@ def apply_fill(share: Share, fill: Fill) -> Share:
     return replace(share, dataset=dataset, labels=labels, feature_names=names)
 
 
-def _name(share: Share, column: int) -> str:
+def _name(share: ShardedDataset, column: int) -> str:
     """A feature in words."""
     names = share.feature_names
     return f"feature {column} (counted from 0)" if names is None else f"column {names[column]}"
 
 
-def _means(share: Share, comm: Any) -> tuple[Array, Array, Array]:
+def _means(share: ShardedDataset, comm: Any) -> tuple[Array, Array, Array]:
     """Of each column: summed weight of its values, how many are missing, and their weighted mean; float64, replicated.
 
     Sums are kept in two float64 (Knuth's TwoSum, TAOCP 4.2.2), on each rank and over the ranks: rounded once, they
@@ -110,14 +110,14 @@ def _rounded(parts: Array) -> Array:
     return np.array([math.fsum(column) for column in parts.reshape(-1, parts.shape[2]).T.tolist()])
 
 
-def _plain(share: Share, comm: Any) -> Loader:
+def _plain(share: ShardedDataset, comm: Any) -> Loader:
     """The rows of ``share`` as they are, in float64."""
     plain = replace(share, dataset=replace(share.dataset, standard=None, fill=None))
     options: dict[str, Any] = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0, dtype=np.float64)
     return Loader(plain, **options, target_dtype=share.dataset.y.dtype)
 
 
-def _medians(share: Share, comm: Any) -> Array:
+def _medians(share: ShardedDataset, comm: Any) -> Array:
     """The weighted median of each column's values, shape (columns,), float64, replicated; exact.
 
     It lies between the least value up to which half of the weight lies, and the least with more than half.  Both are

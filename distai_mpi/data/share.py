@@ -24,7 +24,7 @@ Delivery = Literal["read", "scatter", "node", "copy"]
 
 
 @dataclass(frozen=True)
-class Share:
+class ShardedDataset:
     """A training or test set as one rank holds it.
 
     The set is a stretch of the file's rows: those at places ``first`` to ``first + rows - 1``
@@ -122,13 +122,13 @@ class Share:
 
 def whole(
     dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data", partition: Partition | None = None
-) -> Share:
+) -> ShardedDataset:
     """A share of a ``dataset`` that every rank holds whole, under the global shuffle; no collective."""
     counts = (partition or Partition.even(ranks)).counts(dataset.rows)
     labels = summarize(dataset.y, dataset.features)
     weight = None if dataset.weight is None else dataset.weight_sum
     words = dataset.label_names
-    return Share(
+    return ShardedDataset(
         dataset,
         counts,
         rank,
@@ -141,7 +141,7 @@ def whole(
     )
 
 
-def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing: bool = False) -> Share:
+def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing: bool = False) -> ShardedDataset:
     """A share under the local shuffle, of which this rank already holds its rows as ``dataset``; collective.
 
     ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.  With ``keeps_missing``
@@ -170,7 +170,7 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing
     weight = sum_over_ranks(dataset.weight, comm)
     words = dataset.label_names
     labels = replace(merge(parts), words=words is not None)
-    return Share(dataset, counts, comm.rank, "local", labels, name=name, summed_weight=weight, classes=words)
+    return ShardedDataset(dataset, counts, comm.rank, "local", labels, name=name, summed_weight=weight, classes=words)
 
 
 def _same_words(dataset: Dataset, comm: Any, name: str) -> Dataset:
@@ -193,7 +193,7 @@ def sum_over_ranks(weight: Array | None, comm: Any) -> float | None:
     return None if weight is None else math.fsum(comm.allgather_object(float(np.sum(weight))))
 
 
-def repartition(share: Share, partition: Partition, comm: Any) -> Share:
+def repartition(share: ShardedDataset, partition: Partition, comm: Any) -> ShardedDataset:
     """The same set shared out by ``partition``; collective.
 
     Under the global shuffle nothing is sent.  Under the local shuffle rows move to other ranks, which hold the old
@@ -213,7 +213,7 @@ def repartition(share: Share, partition: Partition, comm: Any) -> Share:
     return replace(share, counts=counts, partition=partition)
 
 
-def _alike(share: Share, comm: Any) -> Dataset:
+def _alike(share: ShardedDataset, comm: Any) -> Dataset:
     """This rank's rows in the types that hold all ranks' rows; one without rows takes over the others' scale."""
     dataset = share.dataset
     facts = comm.allgather_object((dataset.x.dtype, dataset.y.dtype, dataset.scale) if dataset.rows else None)

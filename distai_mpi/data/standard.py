@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from .dataset import Standard
 from .loader import Loader
-from .share import Share
+from .share import ShardedDataset
 
 Array = Any
 LOOK = 2048  # rows, over all ranks
@@ -18,7 +18,7 @@ SPACING = 1e-4  # of a deviation
 BLOCK_BYTES = 512 << 10  # of a block of rows in float64, which is gone through twice: what stays in cache
 
 
-def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ...]:
+def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any) -> tuple[Any, ...]:
     """``train`` and ``others`` with features of mean 0 and deviation 1 on the rows of ``train``; collective.
 
     Nothing is copied: features are standardized when they are gathered.  Mean and standard deviation are those of
@@ -40,7 +40,7 @@ def standardize(train: Share, *others: Share | None, comm: Any) -> tuple[Any, ..
     return tuple(share and apply(share, standard) for share in (train, *others))
 
 
-def centre_far(train: Share, *others: Share | None, comm: Any, dtype: Any) -> tuple[Any, ...]:
+def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any, dtype: Any) -> tuple[Any, ...]:
     """``train`` and ``others``, with features centred where ``dtype`` would leave little of them; collective.
 
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
@@ -63,7 +63,7 @@ def centre_far(train: Share, *others: Share | None, comm: Any, dtype: Any) -> tu
     return tuple(share and apply(share, standard) for share in (train, *others))
 
 
-def far_features(share: Share, comm: Any, dtype: Any) -> Array:
+def far_features(share: ShardedDataset, comm: Any, dtype: Any) -> Array:
     """Which features `centre_far` would centre, by `LOOK` rows, bool, shape (features,); collective."""
     data, dtype = share.dataset, np.dtype(dtype)
     holds = data.x.dtype.kind == "f" or data.x.dtype.itemsize > 2
@@ -82,12 +82,12 @@ def far_features(share: Share, comm: Any, dtype: Any) -> Array:
     return far & (deviation > 0)
 
 
-def apply(share: Share, standard: Standard) -> Share:
+def apply(share: ShardedDataset, standard: Standard) -> ShardedDataset:
     """``share`` with features standardized by ``standard``, whatever they were standardized by before."""
     return replace(share, dataset=replace(share.dataset, standard=standard))
 
 
-def measure(share: Share, comm: Any) -> Standard:
+def measure(share: ShardedDataset, comm: Any) -> Standard:
     """Weighted mean and standard deviation of the features of ``share``; collective, the same on every rank.
 
     See `mean_and_variance`.

@@ -1,10 +1,10 @@
 """Optimizers on slices of a parameter vector; they know nothing of ranks."""
 
-from .averaging import ParameterAveraging
 from .deterministic import Deterministic
 from .first_order import OPTIMIZERS, SGD, Adam, AdamW, Elementwise, FirstOrder, GradientDescent, Momentum, Nesterov
 from .lbfgs import LBFGS
 from .line_search import Armijo, StrongWolfe
+from .local_sgd import LocalSGD
 from .newton import Auto, Newton, NewtonCG
 from .schedules import SCHEDULES, Constant, Cosine, Schedule, Step, WarmUp
 
@@ -23,11 +23,11 @@ __all__ = [
     "Elementwise",
     "FirstOrder",
     "GradientDescent",
+    "LocalSGD",
     "Momentum",
     "Nesterov",
     "Newton",
     "NewtonCG",
-    "ParameterAveraging",
     "Schedule",
     "Step",
     "StrongWolfe",

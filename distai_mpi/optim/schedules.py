@@ -49,23 +49,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from the base rate down to ``floor`` times it over ``steps`` steps, then constant.
+    """Half a cosine from the base rate down to ``final_factor`` times it over ``steps`` steps, then constant.
 
     Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts.
     """
 
     steps: int
-    floor: float = 0.0
+    final_factor: float = 0.0
     name: ClassVar[str] = "cosine"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.floor <= 1:
-            raise ConfigError(f"a cosine schedule needs steps >= 1 and 0 <= floor <= 1, got {self.steps}, {self.floor}")
+        if self.steps < 1 or not 0 <= self.final_factor <= 1:
+            raise ConfigError(
+                f"a cosine schedule needs steps >= 1 and 0 <= final_factor <= 1, got {self.steps}, {self.final_factor}"
+            )
 
     def __call__(self, step: int) -> float:
         """See `Schedule`."""
         done = min(1.0, step / self.steps)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @dataclass(frozen=True)

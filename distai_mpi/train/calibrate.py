@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import Device
-from ..data import Batch, Loader, Partition, Share
+from ..data import Batch, Loader, Partition, ShardedDataset
 from ..errors import ConfigError
 from ..models import Abilities, Model
 from ..perf.machine import limited_blas, node_cpus
@@ -28,7 +28,7 @@ DIGITS = 3  # of a rate: more would be noise
 
 def calibrate(
     model: Model,
-    share: Share,
+    share: ShardedDataset,
     comm: Communicator,
     global_batch_size: int = 256,
     *,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..choices import METRICS
-from ..data import Share
+from ..data import ShardedDataset
 from ..data.checks import first_beyond
 from ..data.partition import stretch
 from ..errors import ConfigError, DataError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_settings(
-    data: Share,
+    data: ShardedDataset,
     optimizer: Optimizer,
     epochs: int,
     global_batch_size: int,
@@ -33,7 +33,7 @@ def check_settings(
     tol: float | None,
     min_decrease: float | None,
     clip_norm: float | None,
-    valid: Share | None,
+    valid: ShardedDataset | None,
     metric: str,
     patience: int | None,
 ) -> None:
@@ -75,7 +75,7 @@ def _check_types(optimizer: Any, epochs: Any, global_batch_size: Any, seed: Any)
         raise ConfigError(f"the seed must be at least 0, got {seed}")
 
 
-def check_metric(model: Model, valid: Share, metric: str) -> None:
+def check_metric(model: Model, valid: ShardedDataset, metric: str) -> None:
     """Raise `ConfigError` if it is clear now that ``metric`` has no value for ``model`` on the rows of ``valid``."""
     labels = valid.labels
     dtype = target_dtype(model, valid)
@@ -92,7 +92,7 @@ def check_metric(model: Model, valid: Share, metric: str) -> None:
     raise ConfigError(f"metric {metric} has no meaning for this model on the validation rows, {found}: {way_out}")
 
 
-def check_rows(model: Model, share: Share, which: str) -> None:
+def check_rows(model: Model, share: ShardedDataset, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
     check = Abilities.of(model).data_check
     if check is not None and not share.labels.unlabelled:
@@ -107,7 +107,7 @@ def check_rows(model: Model, share: Share, which: str) -> None:
         )
 
 
-def check_range(model: Model, share: Share, which: str, comm: Communicator) -> None:
+def check_range(model: Model, share: ShardedDataset, which: str, comm: Communicator) -> None:
     """Raise `DataError` on all ranks if ``share`` has a value that the model's dtype cannot hold; collective.
 
     It is looked for once, before rows are converted: an infinity in the middle of training tells nobody its place.

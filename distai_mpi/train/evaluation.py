@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..backend import HOST, Device, namespace
-from ..data import Batch, Loader, Share
+from ..data import Batch, Loader, ShardedDataset
 from ..models import Abilities, Model, Number, Sums
 from .metrics import meaningful, measure
 
@@ -32,14 +32,14 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float | None] = {}  # noqa: RUF012 - never written to
 
 
-def target_dtype(model: Model, share: Share) -> np.dtype:
+def target_dtype(model: Model, share: ShardedDataset) -> np.dtype:
     """The type in which ``model`` takes the labels or targets of ``share``."""
     return Abilities.of(model).target_dtype or np.dtype(np.int64 if share.labels.integral else model.dtype)
 
 
 def make_loader(
     model: Model,
-    share: Share,
+    share: ShardedDataset,
     comm: Communicator,
     global_batch_size: int = 1,
     seed: int = 0,

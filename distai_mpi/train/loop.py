@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..backend import Device, as_host
-from ..data import Loader, Share
+from ..data import Loader, ShardedDataset
 from ..errors import ConfigError
 from ..files import check_writable
 from ..messages import tell
 from ..models import Abilities, Model, Sums
 from ..objective import Objective
-from ..optim import Auto, Constant, Deterministic, Momentum, ParameterAveraging, Schedule
+from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
@@ -47,11 +47,11 @@ class Stop(NamedTuple):
 
 def fit(
     model: Model,
-    data: Share,
+    data: ShardedDataset,
     comm: Communicator,
     *,
-    test: Share | None = None,
-    valid: Share | None = None,
+    test: ShardedDataset | None = None,
+    valid: ShardedDataset | None = None,
     optimizer: Optimizer | Auto | None = None,
     schedule: Schedule | None = None,
     clip_norm: float | None = None,
@@ -81,7 +81,7 @@ def fit(
         comm: the ranks that train.
         valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
             them are the result.  From `data.load_sets`.
-        optimizer: a method of `optim`: of first order (default momentum), `ParameterAveraging`, or one that sees all
+        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all
             rows in every iteration and searches along directions.
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
@@ -225,7 +225,7 @@ def _steps(
     if isinstance(optimizer, Deterministic):
         _check_deterministic(optimizer, schedule, clip_norm, factors, early, wire)
         return make_deterministic(objective, optimizer, start, tol)
-    if isinstance(optimizer, ParameterAveraging):
+    if isinstance(optimizer, LocalSGD):
         for asked, flag in ((factors, "--factors"), (early, "--early")):
             if asked:
                 raise ConfigError(f"{flag}: averaging exchanges no gradients; leave it out")
@@ -403,7 +403,7 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
             run.training.restored()
             if run.training.searches:  # what was met was met elsewhere
                 result.converged = None
-    result.w = as_host(run.w)
+    result.params = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds, result.calls = run.rounds, run.calls
     result.bytes_moved = int(run.comm.sum([run.bytes_sent])[0])

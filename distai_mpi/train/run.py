@@ -14,13 +14,13 @@ import numpy as np
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
-from ..optim import Deterministic, FirstOrder, ParameterAveraging, Schedule
+from ..optim import Deterministic, FirstOrder, LocalSGD, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
 from .steps import Steps
 
 Array = Any
-Optimizer = FirstOrder | ParameterAveraging | Deterministic
+Optimizer = FirstOrder | LocalSGD | Deterministic
 RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
 
 
@@ -29,27 +29,27 @@ class Result:
     """What training gave; the same on every rank.
 
     Attributes:
-        w: parameters, shape (layout.size,), replicated, in host memory.
+        params: parameters, shape (layout.size,), replicated, in host memory; ``w`` is another name of them.
         status: ``completed``, ``diverged`` or ``interrupted``.
         stop_reason: ``epochs``, ``iterations`` (the most that a searching method may make), ``no further decrease``,
             ``rounding of the parameters`` (which in the model's dtype are too far off the optimum that was found),
             ``tolerance``, ``small decrease``, ``no improvement``, ``loss is not finite``, ``loss or gradient is not
             finite near the last iterate``, ``signal``, or ``signal, and the run could not be saved``.
-        train_loss: the objective at ``w`` over all training rows, penalty included, no dropout.
-        test_loss, test_accuracy: at ``w``; None without test rows, or where they have no meaning.
-        metrics: what else has a meaning on the test rows at ``w``, by name; see `metrics`.
-        best_epoch: the epoch that ``w`` is of, the best on the validation rows; None without these.
+        train_loss: the objective at ``params`` over all training rows, penalty included, no dropout.
+        test_loss, test_accuracy: at ``params``; None without test rows, or where they have no meaning.
+        metrics: what else has a meaning on the test rows at ``params``, by name; see `metrics`.
+        best_epoch: the epoch that ``params`` is of, the best on the validation rows; None without these.
         converged: whether the tolerance was met, and there is an optimum as far as is known; None where no tolerance
-            was set, or ``w`` is of an earlier iteration.
-        without_optimum: of a searching method, why no finite parameters minimise the objective, where `w` shows it.
+            was set, or ``params`` is of an earlier iteration.
+        without_optimum: of a searching method, why no finite parameters minimise the objective, as ``params`` shows.
         epochs, iterations: epochs and optimizer steps made.
         seconds: time spent training, between barriers, without compilation and evaluation.
         samples_per_second: rows of all ranks trained on in a second of that time.
         evaluations, products: of a searching method: gradients of all rows (trials on margins alone are none), and
             products with their curvature; None of others.
-        gradient_norm: of a searching method, at ``w``; None where that is of an earlier epoch.
-        relative_gap: of a searching method on a linear model, an estimate of how far the objective at ``w`` is above
-            its optimum, as a share of it; None of others, and where ``w`` is of an earlier epoch.
+        gradient_norm: of a searching method, at ``params``; None where that is of an earlier epoch.
+        relative_gap: of a searching method on a linear model, an estimate of how far the objective at ``params`` is
+            above its optimum, as a share of it; None of others, and where ``params`` is of an earlier epoch.
         collinear: numbers from 0 of features that were found to be constant or combinations of those before them;
             None where nobody looked (only the Hessian of all rows tells).
         rounds: collective calls made while training.
@@ -59,7 +59,7 @@ class Result:
         history: one record an epoch, as in ``metrics.jsonl``.
     """
 
-    w: Array
+    params: Array
     status: str = "completed"
     stop_reason: str = "epochs"
     train_loss: float | None = None
@@ -83,6 +83,11 @@ class Result:
     bytes_moved: int = 0
     time: dict[str, list[float]] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def w(self) -> Array:
+        """``params``."""
+        return self.params
 
 
 class Run:

@@ -13,7 +13,7 @@ from ..backend import device_of, number
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective, square
-from ..optim import Elementwise, FirstOrder, ParameterAveraging
+from ..optim import Elementwise, FirstOrder, LocalSGD
 from ..trace import PUBLISH, REDUCE, UPDATE
 from .fused import FusedSteps
 from .gradients import Gradients, WholeGradients
@@ -251,9 +251,7 @@ class AveragingSteps(Steps):
         clip_norm: a rank's own gradients longer than this are shortened to it; None: they are not.
     """
 
-    def __init__(
-        self, objective: Objective, method: ParameterAveraging, start: Array, *, clip_norm: float | None = None
-    ) -> None:
+    def __init__(self, objective: Objective, method: LocalSGD, start: Array, *, clip_norm: float | None = None) -> None:
         super().__init__(objective, start, clip_norm)
         mine, layout = objective.mine, objective.model.layout
         self.method = method

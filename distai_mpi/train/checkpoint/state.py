@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...backend import HOST, device_of, number
-from ...data import Share
+from ...data import ShardedDataset
 from ...data.partition import stretch
 from ...errors import ConfigError
 from ...models import Sums, name_of, to_config
-from ...optim import LBFGS, ParameterAveraging
+from ...optim import LBFGS, LocalSGD
 from ...params import Ownership
 from ..checks import spelled
 from ..run import Run
@@ -142,7 +142,7 @@ def identity(run: Run) -> dict[str, Any]:
     """What must be the same in a run that goes on from a checkpoint; collective, the same on every rank."""
     objective, loader = run.objective, run.loader
     share, model, method = loader.share, objective.model, run.optimizer
-    averages = isinstance(method, ParameterAveraging)
+    averages = isinstance(method, LocalSGD)
     same = {
         "model": {
             "class": type(model).__name__,
@@ -172,7 +172,7 @@ def identity(run: Run) -> dict[str, Any]:
     return json.loads(json.dumps(same))
 
 
-def _table(share: Share) -> dict[str, str]:
+def _table(share: ShardedDataset) -> dict[str, str]:
     """What must be the same of the table that the rows are from, where there is any of it."""
     facts = {
         "classes": share.classes and ", ".join(map(str, share.classes)),

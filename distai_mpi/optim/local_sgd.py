@@ -10,7 +10,7 @@ from .first_order import SGD, FirstOrder, Nesterov
 
 
 @dataclass(frozen=True)
-class ParameterAveraging:
+class LocalSGD:
     """Local steps by ``inner`` on each rank, then w ← w - outer_lr · v, v from the mean way the ranks have gone.
 
     After ``sync_every`` steps the outer gradient is w - mean of the ranks' parameters, weighted by the rows that
@@ -36,7 +36,7 @@ class ParameterAveraging:
     full_batch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.inner.full_batch or isinstance(self.inner, ParameterAveraging):
+        if self.inner.full_batch or isinstance(self.inner, LocalSGD):
             raise ConfigError(f"averaging needs an inner optimizer that takes its own batches, not {self.inner.name}")
         if self.sync_every < 1:
             raise ConfigError(f"averaging takes at least 1 step between two averages, got {self.sync_every}")
