@@ -7,12 +7,13 @@ import pytest
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import fit, models, optim
+from distai_mpi.choices import METRICS
 from distai_mpi.errors import ConfigError
 from distai_mpi.train import Callback, evaluate
 from distai_mpi.train.checks import check_metric
 from distai_mpi.train.early_stopping import EarlyStopping
 from distai_mpi.train.evaluation import make_loader
-from distai_mpi.train.metrics import METRICS, SAMPLES, SAMPLES_A_RANK, _by_score, _shown, auc, errors
+from distai_mpi.train.metrics import SAMPLES, SAMPLES_A_RANK, _by_score, _shown, auc, errors
 
 mpi = pytest.mark.mpi
 

@@ -2,10 +2,10 @@
 
 from .adapters import from_jax, from_torch
 from .base import Model, Number, Sums, Together
-from .builtin import MODELS, Linear, Logistic, Softmax, build, from_config, loss_of_model, name_of, to_config
+from .builtin import MODELS, build, from_config, loss_of_model, name_of, to_config
 from .curvature import Linearization
 from .dense import DenseModel
-from .linear import LinearModel
+from .linear import Linear, LinearModel, Logistic, Softmax
 from .losses import LOSSES, Loss, PointLoss, TwoClassLoss
 from .mlp import MLP
 from .protocols import Abilities

@@ -10,15 +10,18 @@ from ..choices import LOSSES_OF_MODELS
 from ..data import LabelSummary
 from ..errors import ConfigError
 from .dense import DenseModel
-from .linear import LinearModel
+from .linear import Linear, LinearModel, Logistic, Softmax
 from .losses import LOSSES, Loss
 from .mlp import MLP
 
 MODELS: dict[str, Callable[..., DenseModel]] = {
     **{name: partial(LinearModel, loss=loss) for name, loss in LOSSES_OF_MODELS.items()},
+    "linear": Linear,
+    "logistic": Logistic,
+    "softmax": Softmax,
     "mlp": MLP,
 }
-Linear, Logistic, Softmax = (MODELS[name] for name in ("linear", "logistic", "softmax"))
+LINEAR = (LinearModel, Linear, Logistic, Softmax)
 
 
 def loss_of_model(name: str) -> Loss:
@@ -47,11 +50,12 @@ def build(name: str, labels: LabelSummary, **settings: Any) -> DenseModel:
 
 def name_of(model: Any) -> str | None:
     """The name by which `build` makes models like this one; None of others, such as those with a loss of a user's."""
-    names = {loss: name for name, loss in LOSSES_OF_MODELS.items()}
-    loss = model.loss_function.name if type(model) in (LinearModel, MLP) else None
-    if loss is None or LOSSES.get(loss) is not model.loss_function:
+    loss = model.loss_function if type(model) in (MLP, *LINEAR) else None
+    if loss is None or LOSSES.get(loss.name) is not loss:
         return None
-    return "mlp" if type(model) is MLP and loss == "softmax" else names[loss] if type(model) is LinearModel else None
+    if type(model) is MLP:
+        return "mlp" if loss.several else None
+    return next(name for name, its in LOSSES_OF_MODELS.items() if its == loss.name)
 
 
 def to_config(model: Any) -> dict[str, Any]:

@@ -25,15 +25,17 @@ class LinearModel(DenseModel):
     Args:
         features: width of the input.
         outputs: 1, or with softmax the number of classes.
-        loss, bias, dtype: see `DenseModel`.
+        loss: see `DenseModel`; default: that of the class.
+        bias, dtype: see `DenseModel`.
     """
 
+    usual_loss = "squared"
     is_linear = True  # the curvature is the Hessian (or what stands for it), and ``add_matrix`` gives it
 
     def __init__(
-        self, features: int, outputs: int = 1, *, loss: str | Loss, bias: bool = True, dtype: Any = np.float32
+        self, features: int, outputs: int = 1, *, loss: str | Loss = "", bias: bool = True, dtype: Any = np.float32
     ) -> None:
-        super().__init__((features, outputs), loss, bias=bias, dtype=dtype)
+        super().__init__((features, outputs), loss or self.usual_loss, bias=bias, dtype=dtype)
         self.threads = 1
 
     def limit_threads(self, threads: int) -> None:
@@ -103,3 +105,19 @@ class LinearModel(DenseModel):
         z = rows.dot(weights, out=space.rows("a", 0, rows.shape[0]))
         space.kernels.add_bias(z, bias)
         return z
+
+
+class Linear(LinearModel):
+    """Linear regression: squared loss."""
+
+
+class Logistic(LinearModel):
+    """Logistic regression on two classes: logistic loss."""
+
+    usual_loss = "logistic"
+
+
+class Softmax(LinearModel):
+    """Multinomial logistic regression: cross-entropy of the softmax, labels 0 to outputs - 1."""
+
+    usual_loss = "softmax"
