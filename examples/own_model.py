@@ -43,7 +43,7 @@ with Communicator(world()) as comm:
     model = Poisson(3)
     result = fit(model, share, comm, optimizer=optim.GradientDescent(lr=0.2), epochs=500, tol=1e-8)
 
-    counted, predicted = comm.sum([y.sum(), model.predict(result.w, x).sum()]) / share.rows
+    counted, predicted = comm.sum([y.sum(), model.predict(result.params, x).sum()]) / share.rows
     if comm.rank == 0:
-        print(f"weights {result.w.round(2)} after {result.iterations} steps")
+        print(f"weights {result.params.round(2)} after {result.iterations} steps")
         print(f"mean count {counted:.6f}, predicted {predicted:.6f}")

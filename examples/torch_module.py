@@ -18,6 +18,6 @@ with Communicator(world()) as comm:
 
     model = models.from_torch(module, nn.CrossEntropyLoss(reduction="none"))
     result = fit(model, train, comm, test=test, optimizer=optim.Adam(lr=2e-3), epochs=1)
-    model.load(result.w)  # the trained parameters, into the module
+    model.load(result.params)  # the trained parameters, into the module
     if comm.rank == 0:
         print(f"accuracy {100 * result.test_accuracy:.2f} % at {result.samples_per_second:,.0f} samples/s")

@@ -24,6 +24,19 @@ from distai_mpi.comm import launch
 Path = str | os.PathLike[str]
 
 
+def on_ranks(function: Callable[[], Any], cwd: Path = ".", ranks: int | None = None) -> list[Any]:
+    """What ``function()`` returns in the folder ``cwd`` on the first ``ranks`` ranks of this job (default: all).
+
+    Collective over all ranks; those ranks are the world of ``function``.
+    """
+    world, value = launch.world(), None
+    ranks = world.size if ranks is None else ranks
+    with contextlib.chdir(cwd), _part(ranks) as part:
+        if part:
+            value = function()
+    return world.allgather(value)[:ranks]
+
+
 def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> CompletedProcess[str]:
     """``distai-mpi words...`` in the folder ``cwd``, on the first ``ranks`` ranks of this job (default: all).
 
@@ -31,14 +44,14 @@ def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> Compl
     that they have printed, rank by rank.  An exception that would end a job is raised here.  Errors that ranks
     agree on are for all ranks of the job alone: they leave together.
     """
-    world, line = launch.world(), [str(word) for word in words]
-    ranks = world.size if ranks is None else ranks
-    status, out, err = None, io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _part(ranks) as part:
-        if part:
-            status = main(line)
-    ends = world.allgather((status, out.getvalue(), err.getvalue()))
-    statuses = {status for status, _, _ in ends[:ranks]}
+    line, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
+
+    def run() -> tuple[int, str, str]:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return main(line), out.getvalue(), err.getvalue()
+
+    ends = on_ranks(run, cwd, ranks)
+    statuses = {status for status, _, _ in ends}
     assert len(statuses) == 1, ends
     return CompletedProcess(line, *statuses, *("".join(end[i] for end in ends) for i in (1, 2)))
 

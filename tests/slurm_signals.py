@@ -52,6 +52,8 @@ class Jobs:
         self.env |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(SCRIPT.parent.parent),
+            "START_LIMIT": "60",  # a rank that is stopped within MPI_Init or MPI_Finalize
+            "END_LIMIT": "30",
             "OMPI_MCA_mpi_yield_when_idle": "1",  # the nodes may share this machine's cores
         }
 

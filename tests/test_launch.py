@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_here
-from run import find_mpiexec, mpi_environment, mpiexec_command
+from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import launch
 from distai_mpi.comm.allocation import Allocation, allocation, idle_share
@@ -139,6 +139,15 @@ def test_prepare_environment_is_for_one_node_and_yields_to_the_user(monkeypatch:
         monkeypatch.delenv(name, raising=False)
 
 
+def test_mpich_is_started_on_a_new_heap_under_srun() -> None:
+    """In a thread of its own; what is raised there is raised here, and the process ends as ever."""
+    program = "from distai_mpi.comm import launch; launch.world(); from mpi4py import MPI; print(MPI.Is_thread_main())"
+    for words, told in (({}, "True"), ({"PMI_FD": "99", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, "False")):
+        env = {k: v for k, v in mpi_environment().items() if not k.startswith(("OMPI_COMM", "PMI"))} | words
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
+
+
 def command(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """``distai-mpi words...`` without a launcher."""
     return subprocess.run(
@@ -146,7 +155,7 @@ def command(*words: str, env: dict[str, str] | None = None) -> subprocess.Comple
         env=dict(os.environ) | (env or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=limit(60),
         check=False,
     )
 
@@ -156,7 +165,9 @@ def test_help_starts_no_mpi() -> None:
         "import sys; from distai_mpi.cli.main import main; status = main(['--help']); "
         "print(status, [name for name in ('mpi4py.MPI', 'numba', 'rich') if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert run.stdout.endswith("0 []\n")
     assert "Train a model" in run.stdout
 
@@ -267,7 +278,13 @@ def test_on_terminal_is_asked_of_mpiexec(tmp_path: Path, started: str, shown: bo
     if started == "script":
         words = ["script", "-qec", shlex.join(words), "/dev/null"]
     run = subprocess.run(
-        words, env=mpi_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        words,
+        env=mpi_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit(60),
+        check=False,
     )
     assert f"terminal {shown}" in run.stdout
 

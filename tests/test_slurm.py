@@ -46,6 +46,8 @@ if [ "$STATUS" = wait ]; then
     done
     trap 'echo USR1 >>"$NOTES/signals"; leave interrupted; exit 75' USR1
     leave running
+    /bin/sleep 1.2
+    [ -z "$LEAVES_LATER" ] || leave "$LEAVES_LATER"
     for _ in $(seq 300); do /bin/sleep 0.1 & wait $!; done
 fi
 leave "$LEAVES"
@@ -441,6 +443,27 @@ def test_ranks_that_do_not_come_are_not_waited_for(stage: Stage, warned: bool) -
     assert stage.requeued
 
 
+@pytest.mark.parametrize(
+    ("leaves", "status"), [("completed", 0), ("interrupted", 75), ("unsaved", 143), ("running", None)]
+)
+def test_a_rank_that_does_not_leave_is_not_waited_for(stage: Stage, leaves: str, status: int | None) -> None:
+    """One that is stopped in MPI_Finalize; what the run left behind decides.  One that trains is waited for."""
+    (stage.notes / "go").touch()
+    changes = {"STATUS": "wait", "OUT": stage.complete("run"), "END_LIMIT": "3", "LEAVES_LATER": leaves}
+    process = stage.start(CPU, "--out", "run", **changes)
+    try:
+        if status is None:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.communicate(timeout=2)
+            return
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert f"the run was noted as {leaves}, and not all ranks have left within 3 s" in output
+    assert process.returncode == status
+    assert stage.requeued == (status != 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 @pytest.mark.parametrize("words", [["--out", "run"], []])
 def test_a_signal_before_the_ranks_are_started(stage: Stage, number: signal.Signals, words: list[str]) -> None:
@@ -599,6 +622,33 @@ def test_srun_without_mpi_is_refused(cluster: Cluster) -> None:
     assert refused.stderr.count("Slurm srun started 2 processes, but MPI gives each of them a world of its own") == 1
 
 
+OLD_HEAP = """
+import ctypes
+from distai_mpi.comm import launch
+
+libc, blocks = ctypes.CDLL(None), []
+libc.malloc.restype = ctypes.c_void_p
+for n in range(60_000):
+    size = (216, 224, 240, 300, 500, 1000, 2000, 5000, 9000)[n % 9]
+    blocks.append(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size))))
+    libc.memset(blocks[-1], 0xA5, ctypes.c_size_t(size))
+for block in blocks[::2]:
+    libc.free(block)
+world = launch.world()
+print("sum", world.allreduce(1), flush=True)
+"""
+
+
+def test_mpi_starts_under_pmi2_whatever_the_heap_holds(cluster: Cluster) -> None:
+    (cluster.folder / "heap.py").write_text(OLD_HEAP)
+    which = cluster(sys.executable, "-c", "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; "
+                    "print(MPI.Get_library_version())").stdout  # fmt: skip
+    if "MPICH" not in which:
+        pytest.skip("not available: MPICH")
+    done = cluster("srun", "--mpi=pmi2", "-N2", "-n2", "--time=1", sys.executable, "heap.py")
+    assert (done.returncode, done.stdout) == (0, "sum 2\nsum 2\n"), done.stderr
+
+
 def test_info_shows_the_job_and_what_idles(cluster: Cluster) -> None:
     script = cluster.folder / "info.sh"
     script.write_text("#!/bin/bash\nmpiexec -n 1 python -m distai_mpi info\n")
@@ -668,7 +718,7 @@ with Communicator(launch.world(), "auto") as comm:
             comm.allreduce(x, "native")
     nodes = [len(ranks) for ranks in comm.topology.nodes]
     if comm.rank == 0:
-        print("nodes", nodes, "shared", comm._sharing.find(x) is not None, flush=True)
+        print("nodes", nodes, "shared", comm.vectors.find(x) is not None, flush=True)
 """
 
 

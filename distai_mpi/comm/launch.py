@@ -100,6 +100,8 @@ def world(check: bool = True) -> Any:
     does not connect, unless ``check`` is false.
     """
     prepare_environment()
+    if "PMI_FD" in os.environ and launcher().name == "Slurm srun":
+        _import_in_thread()
     from mpi4py import MPI
 
     from . import exits
@@ -109,6 +111,20 @@ def world(check: bool = True) -> Any:
         check_world(comm.size, launcher())
     exits.install()
     return comm
+
+
+def _import_in_thread() -> None:
+    """Import mpi4py.MPI in a thread of its own, whose heap (an arena of glibc's) is new and holds zeros.
+
+    MPICH 5 with UCX puts its address of some 200 bytes into Slurm's key-value store as 4 KiB, with whatever comes after
+    it on the heap.  Zeros are packed; old contents of the heap make lines longer than the 1024 bytes that Slurm's
+    plugin pmi2 reads, and the ranks wait in MPI_Init for ever.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib import import_module
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(import_module, "mpi4py.MPI").result()
 
 
 def check_world(size: int, started: Launcher) -> None:

@@ -50,9 +50,9 @@ def build(name: str, labels: LabelSummary, **settings: Any) -> DenseModel:
 
 def name_of(model: Any) -> str | None:
     """The name by which `build` makes models like this one; None of others, such as those with a loss of a user's."""
-    loss = model.loss_function if type(model) in (MLP, *LINEAR) else None
-    if loss is None or LOSSES.get(loss.name) is not loss:
+    if type(model) not in (MLP, *LINEAR) or model.loss_function not in LOSSES.values():
         return None
+    loss = model.loss_function
     if type(model) is MLP:
         return "mlp" if loss.several else None
     return next(name for name, its in LOSSES_OF_MODELS.items() if its == loss.name)

@@ -13,8 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from ...flags import announce, wait_for
 from ...jit import kernel, specialise
+from ...shared_barrier import announce, wait_for
 from ..losses import Loss
 from .arithmetic import row_of
 from .cpu import GELU_CUBIC, GELU_SCALE, RELU, TANH, _keeps

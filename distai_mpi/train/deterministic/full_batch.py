@@ -263,7 +263,7 @@ class Sliced(FullBatch):
     def publish(self, w: Array) -> None:
         """See `FullBatch.publish`."""
         self.objective.mark(PUBLISH)
-        self.objective.comm.allgather(w, self.objective.owners, self.objective.algorithm)
+        self.objective.exchange.publish(w, self.objective.owners)
 
     def settle(self, w: Array, scratch: Array) -> None:
         """See `FullBatch.settle`."""
