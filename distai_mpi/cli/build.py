@@ -128,7 +128,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "factors": settings["factors"],
         "wire": settings["wire"],
         "early": settings["early"],
-        "tol": settings["tol"] or (1e-5 if settings["optimizer_name"] in SEARCHING else None),
+        "tol": settings["tol"],
         "min_decrease": settings["min_decrease"],
     }
 
@@ -278,10 +278,11 @@ def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
 
 def epochs(settings: dict[str, Any]) -> int:
     """Passes over the training rows, or iterations."""
-    from ..train.loop import EPOCHS, MOST_ITERATIONS
+    from ..optim import FullBatchSolver
+    from ..train.loop import EPOCHS
 
-    searches = settings["optimizer_name"] in SEARCHING
-    return settings["max_iter"] or settings["epochs"] or (MOST_ITERATIONS if searches else EPOCHS)
+    default = FullBatchSolver.max_iter if settings["optimizer_name"] in SEARCHING else EPOCHS
+    return settings["max_iter"] or settings["epochs"] or default
 
 
 def validation(settings: dict[str, Any]) -> Any:

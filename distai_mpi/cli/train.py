@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..comm import launch
+from ..comm import launch, leaving
 from ..errors import ConfigError
 from ..exit_codes import EX_ERROR, EX_INTERRUPTED
 from ..files import check_writable, claimed
@@ -73,7 +73,7 @@ def started(settings: dict[str, Any], signals: Signals) -> int:
         if comm.rank == 0 and status == 0:
             note("completed", result_folder(settings))
     if status:
-        launch.leave_together()  # a launcher kills the others as soon as one has left with a status
+        leaving.leave_together()  # a launcher kills the others as soon as one has left with a status
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,16 +17,16 @@ from ..files import check_writable
 from ..messages import tell
 from ..models import Abilities, Model, Sums
 from ..objective import Objective
-from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
+from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
 from ..settings import called
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
-from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
+from .full_batch import choose, keeps_whole, make_steps, without_optimum
 from .gradient.choose import make_gradients
 from .gradient.fused import make_fused
 from .placement import agree_on_device
@@ -36,7 +37,7 @@ from .tracing import Tracer, tracing
 if TYPE_CHECKING:
     from ..comm import Communicator
 
-EPOCHS, MOST_ITERATIONS = 5, 100  # that are made unless somebody says otherwise
+EPOCHS = 5  # that are made unless somebody says otherwise
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
 
 
@@ -83,12 +84,12 @@ def fit(
         comm: the ranks that train.
         valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
             them are the result.  From `data.load_sets`.
-        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all
-            rows in every iteration and searches along directions.
+        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or a full-batch
+            solver, which sees all rows in every iteration.
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
             batch; under averaging each rank's own).  Costs one small message a step.
-        epochs: passes over the training rows; default 5, and 100 iterations of methods that search along directions.
+        epochs: passes over the training rows, default 5; in place of a full-batch solver's ``max_iter``.
         global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
@@ -107,11 +108,8 @@ def fit(
             faster.  Never on one node.
         min_decrease: for full-batch optimizers, stop when an iteration lowers the objective by less than this share of
             it.
-        tol: for full-batch optimizers.  Linear models under methods of second order stop when Newton's decrement
-            √(gᵀ H⁻¹ g) of the objective f is at most tol · √(2 f): the estimated gap to the optimum, half its square,
-            is then at most tol² of f.  Where rounding ends a run before, its gap must be at most tol / 100 of f.
-            Neither shift nor scale of features or targets changes that.  Other models, and gradient descent, stop when
-            the norm of the gradient is at most ``tol`` times that of the first step.
+        tol: in place of a full-batch solver's own, see `FullBatchSolver`; gradient descent stops when the norm of the
+            gradient is at most ``tol`` times that of the first step.
         metric: what is best on the validation rows, a name of `choices.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
@@ -157,11 +155,15 @@ def fit(
     )
     if isinstance(optimizer, Auto):
         optimizer = choose(optimizer, model, data.rows, comm, allreduce)
-    if epochs is None:
-        epochs = MOST_ITERATIONS if isinstance(optimizer, Deterministic) else EPOCHS
+    if isinstance(optimizer, FullBatchSolver):
+        epochs = optimizer.max_iter if epochs is None else epochs
+        tol = optimizer.tol if tol is None else tol
+    epochs = EPOCHS if epochs is None else epochs
     check_settings(
         data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
     )
+    if isinstance(optimizer, FullBatchSolver):
+        optimizer = replace(optimizer, max_iter=epochs, tol=tol)
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
@@ -183,7 +185,7 @@ def fit(
             if (threaded := Abilities.of(model).threads) is not None:
                 threaded.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed, place)
-            if isinstance(optimizer, Deterministic):
+            if isinstance(optimizer, FullBatchSolver):
                 loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
                 name: make_loader(model, share, comm, device=place)
@@ -194,7 +196,7 @@ def fit(
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
             asked = Exchange(allreduce, wire, early, factors)
-            whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
+            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, allreduce)
             objective = Objective(model, loader, comm, l2=l2, asked=asked, whole=whole)
             schedule = schedule or Constant()
             steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, asked)
@@ -221,9 +223,9 @@ def _steps(
     tol: float | None,
     asked: Exchange,
 ) -> Steps:
-    if isinstance(optimizer, Deterministic):
-        _check_deterministic(optimizer, schedule, clip_norm, asked)
-        return make_deterministic(objective, optimizer, start, tol)
+    if isinstance(optimizer, FullBatchSolver):
+        _check_full_batch(optimizer, schedule, clip_norm, asked)
+        return make_steps(objective, optimizer, start)
     if isinstance(optimizer, LocalSGD):
         for wanted, name in ((asked.factors, called("factors")), (asked.overlap, called("overlap", "--early"))):
             if wanted:
@@ -237,8 +239,8 @@ def _steps(
     )
 
 
-def _check_deterministic(
-    optimizer: Deterministic,
+def _check_full_batch(
+    optimizer: FullBatchSolver,
     schedule: Schedule,
     clip_norm: float | None,
     exchange: Exchange,
@@ -325,10 +327,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
 
     It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
     """
-    if run.training.value is None:
-        running = _mean_of_epoch(run)
-    else:
-        running = run.training.value
+    running = _mean_of_epoch(run) if run.training.value is None else run.training.value
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():

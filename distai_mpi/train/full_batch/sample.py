@@ -22,8 +22,8 @@ import numpy as np
 from ...backend import HOST
 from ...data import Batch
 from ...objective import Objective
-from ...optim.preconditioner import Factored
-from .full_batch import free_groups, is_linear
+from ...optim.solvers.preconditioner import Factored
+from .problem import is_linear, null_space
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -345,7 +345,7 @@ def _newton(
         kept.add_diagonal(batch, curved)
         curvature = curved.sum() / (moments.square.sum() or 1.0)
         decay = decay + unknown * curvature * everywhere
-    free = free_groups(model, decay)
+    free = null_space(model, decay)
     dtype = np.float64 if len(batch.x) * size * size <= CHEAP_PRODUCTS / 10 else start.dtype
     value, slope, kept = look(w, None)
     spare, enough = None, ENOUGH * float(np.linalg.norm(slope))

@@ -12,29 +12,29 @@ from ...data import Batch
 from ...errors import ConfigError
 from ...objective import Objective
 from ...optim import Newton, NewtonCG
-from ...optim.newton import next_radius, steihaug
-from ...optim.preconditioner import RankFactored
+from ...optim.solvers.newton import next_radius, steihaug
+from ...optim.solvers.preconditioner import RankFactored
 from ...trace import COMPUTE, UPDATE
-from .full_batch import NOTHING, Evaluation, is_linear
+from .problem import NOTHING, Evaluation, is_linear
 from .sample import MOST_DENSE, precise, symmetric, triangle_of
-from .steps import DeterministicSteps, SearchingSteps
+from .steps import FullBatchSteps, LineSearchSteps
 
 Array = Any
 FIRST_SHARE = 0.1  # of the gradient, at most, where conjugate gradients end
 SPARE = 0.3  # of what the tolerance asks for: the last step need not be better
 
 
-class NewtonSteps(SearchingSteps):
+class NewtonSteps(LineSearchSteps):
     """The Hessian of all rows travels beside the gradient, and every rank factors it.
 
     Args:
-        objective, start: see `DeterministicSteps`.
+        objective, start: see `FullBatchSteps`.
         optimizer: the method.
     """
 
     _factors = True
 
-    def __init__(self, objective: Objective, optimizer: Newton, start: Array, tol: float | None) -> None:
+    def __init__(self, objective: Objective, optimizer: Newton, start: Array) -> None:
         model: Any = objective.model
         if not is_linear(model):
             raise ConfigError("--optimizer newton is for linear, logistic and softmax models: newton-cg takes nets too")
@@ -44,7 +44,7 @@ class NewtonSteps(SearchingSteps):
         if not objective.whole:
             found = f"--allreduce auto or native, not {objective.exchange.name}: newton-cg takes any"
             raise ConfigError(f"--optimizer newton is for {found}")
-        super().__init__(objective, optimizer, start, True, tol)
+        super().__init__(objective, optimizer, start, True)
         self._quadratic = model.loss_function.quadratic  # the Hessian is the same everywhere
         self._dtype = precise(self.objective)
         self._entries = model.layout.size * (model.layout.size + 1) // 2
@@ -59,10 +59,10 @@ class NewtonSteps(SearchingSteps):
         _, kept = model.linearize(HOST.read_only(self._w), row, np.empty_like(self._w))  # type: ignore[attr-defined]
         kept.add_matrix(row, np.zeros((size, size)), self._dtype)
 
-    def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
-        """With the Hessian's triangle after ``beside``, unless it is known."""
+    def _evaluate(self, w: Array, auxiliary: Array = NOTHING) -> Evaluation:
+        """With the Hessian's triangle after ``auxiliary``, unless it is known."""
         known = self._quadratic and self._triangle is not None
-        return self.points.evaluate(w, beside, None, None if known else self._local_triangle)
+        return self.points.evaluate(w, auxiliary, None, None if known else self._local_triangle)
 
     def _local_triangle(self) -> Array:
         size, points = self.objective.model.layout.size, self.points
@@ -74,8 +74,8 @@ class NewtonSteps(SearchingSteps):
 
     def _accept_gradient(self, found: Evaluation) -> None:
         super()._accept_gradient(found)
-        if found.beside.size >= self._entries:
-            self._triangle, self._factored = found.beside[-self._entries :], None
+        if found.auxiliary.size >= self._entries:
+            self._triangle, self._factored = found.auxiliary[-self._entries :], None
 
     def _hessian(self) -> RankFactored:
         """The Hessian at w, factored; local."""
@@ -106,21 +106,20 @@ class NewtonSteps(SearchingSteps):
         return self.points.dots((self._direction, self.points.trial_grad))[0]
 
 
-class NewtonCGSteps(DeterministicSteps):
+class NewtonCGSteps(FullBatchSteps):
     """Steps in a trust region, whose products with the curvature reuse the rows' forward pass.
 
     Args:
-        objective, start: see `DeterministicSteps`.
+        objective, start: see `FullBatchSteps`.
         optimizer: the method.
-        tol: see `DeterministicSteps`.
     """
 
-    def __init__(self, objective: Objective, optimizer: NewtonCG, start: Array, tol: float | None) -> None:
+    def __init__(self, objective: Objective, optimizer: NewtonCG, start: Array) -> None:
         if objective.abilities.curvature is None and objective.abilities.hessian is None:
             raise ConfigError(
                 "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
             )
-        super().__init__(objective, optimizer, start, True, tol)
+        super().__init__(objective, optimizer, start, True)
         self._most = optimizer.most_products
         # the trust region, and how much longer a gradient is in the norm of the inverse Hessian than in that of the
         # preconditioner's, by the last step

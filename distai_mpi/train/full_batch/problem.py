@@ -14,7 +14,7 @@ from ...data import Batch
 from ...models import Abilities, Linearization, Sums
 from ...models.curvature import HessianRows
 from ...objective import Objective, inner, square
-from ...optim.preconditioner import NOTHING_FREE
+from ...optim.solvers.preconditioner import NO_NULL_SPACE
 from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
 
 Array = Any
@@ -32,7 +32,7 @@ def is_linear(model: Any) -> bool:
     return Abilities.of(model).linear is not None
 
 
-def free_groups(model: Any, penalty: Array) -> Array:
+def null_space(model: Any, penalty: Array) -> Array:
     """Places of parameters that may all grow alike without a change of the objective, shape (groups, members).
 
     Of softmax regression the parameters of all classes that belong to one column, where nothing penalises them; of
@@ -42,7 +42,7 @@ def free_groups(model: Any, penalty: Array) -> Array:
         penalty: of all parameters, shape (layout.size,).
     """
     if not model.loss_function.several:
-        return NOTHING_FREE
+        return NO_NULL_SPACE
     columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
     return columns[penalty[columns[:, 0]] == 0]
 
@@ -54,20 +54,20 @@ class Evaluation(NamedTuple):
         value: the objective.
         square: ‖gradient‖².
         sums: this rank's sums of losses and weights.
-        beside: sums over the ranks of what travelled beside the gradient.
+        auxiliary: sums over the ranks of what travelled beside the gradient.
         products: of the inner products that were asked for.
-        scaled: gᵀ D⁻¹ g, g the gradient and D `Sliced.diagonal`; nan where that is not known.
+        scaled: gᵀ D⁻¹ g, g the gradient and D `ShardedProblem.diagonal`; nan where that is not known.
     """
 
     value: float
     square: float
     sums: Sums
-    beside: Array
+    auxiliary: Array
     products: Array
     scaled: float = math.nan
 
 
-class FullBatch(ABC):
+class RowsProblem(ABC):
     """The objective over all rows at one point after another: the current one, and a trial point that may replace it.
 
     Vectors of the method lie in the owned slices (replicated: whole, on every rank).  Rows are seen without dropout.
@@ -100,21 +100,22 @@ class FullBatch(ABC):
     def evaluate(
         self,
         w: Array,
-        beside: Array = NOTHING,
+        auxiliary: Array = NOTHING,
         products: Callable[[], Array] | None = None,
         more: Callable[[], Array] | None = None,
     ) -> Evaluation:
         """The objective at ``w``, whole, and its gradient into ``trial_grad``; collective.
 
-        ``beside`` are this rank's parts of sums that are wanted too, and after them what ``more`` gives once the rows
-        are linearized.  ``products`` gives, once the gradient is known, this rank's parts of inner products of vectors.
+        ``auxiliary`` are this rank's parts of sums that are wanted too, and after them what ``more`` gives once the
+        rows are linearized.  ``products`` gives, once the gradient is known, this rank's parts of inner products of
+        vectors.
         """
         local = self._sums(w)
-        beside = beside if more is None else np.concatenate([beside, more()])
-        return self._combine(w, local, beside, products or (lambda: NOTHING))
+        auxiliary = auxiliary if more is None else np.concatenate([auxiliary, more()])
+        return self._combine(w, local, auxiliary, products or (lambda: NOTHING))
 
     @abstractmethod
-    def _combine(self, w: Array, local: Sums, beside: Array, products: Callable[[], Array]) -> Evaluation:
+    def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
         """The part of `evaluate` in which the ranks put together what each has found."""
 
     @abstractmethod
@@ -227,7 +228,7 @@ class FullBatch(ABC):
         objective.sums_and_grad(v, objective.loader.sequential(), out, product)
 
 
-class Sliced(FullBatch):
+class ShardedProblem(RowsProblem):
     """Slices over the ranks: three rounds an evaluation, of which one publishes the point.
 
     Vectors are in the model's dtype.
@@ -256,22 +257,22 @@ class Sliced(FullBatch):
         objective.comm.barrier()  # others may still read this rank's sum
 
     def accept(self) -> None:
-        """See `FullBatch.accept`."""
+        """See `RowsProblem.accept`."""
         self.grad[:] = self.trial_grad
         self.rows, self.trial_rows = self.trial_rows, self.rows
 
     def publish(self, w: Array) -> None:
-        """See `FullBatch.publish`."""
+        """See `RowsProblem.publish`."""
         self.objective.mark(PUBLISH)
         self.objective.exchange.publish(w, self.objective.owners)
 
     def settle(self, w: Array, scratch: Array) -> None:
-        """See `FullBatch.settle`."""
+        """See `RowsProblem.settle`."""
         self.objective.reduce_grad(w, self._grad_all, 1.0)
         self.publish(scratch)
 
-    def _combine(self, w: Array, local: Sums, beside: Array, products: Callable[[], Array]) -> Evaluation:
-        """See `FullBatch._combine`."""
+    def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
+        """See `RowsProblem._combine`."""
         objective = self.objective
         objective.mark(REDUCE)
         objective.reduce_grad(w, self._grad_all, self.weight)
@@ -279,7 +280,7 @@ class Sliced(FullBatch):
         scaled = math.nan if self.diagonal is None else inner(self.trial_grad, self.trial_grad / self.diagonal)
         own = np.append([square(self.trial_grad), scaled], products())
         own = own if objective.counts else np.zeros_like(own)  # of replicated vectors one rank's products count
-        few = np.concatenate([[*local, objective.owned_square(w)], own, beside])
+        few = np.concatenate([[*local, objective.owned_square(w)], own, auxiliary])
         totals = objective.comm.sum(few)
         loss, weight, penalised, norm, scaled = totals[:5].tolist()
         objective.check_weight(weight)
@@ -287,10 +288,10 @@ class Sliced(FullBatch):
         return Evaluation(value, norm, local, totals[3 + own.size :], totals[5 : 3 + own.size], scaled)
 
     def product(self, w: Array, v: Array, out: Array) -> None:
-        """See `FullBatch.product`: three rounds with the product's use in an inner product."""
+        """See `RowsProblem.product`: three rounds with the product's use in an inner product."""
         objective, mine = self.objective, self.objective.mine
         if self._way is None:
-            self._way, self._curved = objective.empty(once=True), objective.empty()
+            self._way, self._curved = objective.empty(one_copy=True), objective.empty()
         self._way[mine] = v
         self.publish(self._way)
         self._product(w, self._way, self._curved)
@@ -300,19 +301,19 @@ class Sliced(FullBatch):
         out[:] = self._curved[mine]
 
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
-        """See `FullBatch.dots`."""
+        """See `RowsProblem.dots`."""
         own = [inner(a, b) if self.objective.counts else 0.0 for a, b in pairs]
         return self.objective.comm.sum(own).tolist()
 
 
-class Whole(FullBatch):
+class ReplicatedProblem(RowsProblem):
     """Few parameters: every rank has the whole of all vectors, and everything of an evaluation travels in one message.
 
-    Vectors are float64.  What ranks make of them must come out alike, to the bit: see `optim.ordered`.
+    Vectors are float64.  What ranks make of them must come out alike, to the bit: see `optim.solvers.ordered`.
     """
 
     def __init__(self, objective: Objective, linearizes: bool) -> None:
-        from ...optim.ordered import dot  # loads Numba
+        from ...optim.solvers.ordered import dot  # loads Numba
 
         super().__init__(objective, linearizes, np.float64)
         self._dot = dot
@@ -325,17 +326,17 @@ class Whole(FullBatch):
         self._way = np.empty(layout.size, objective.model.dtype)
 
     def settle(self, w: Array, scratch: Array) -> None:
-        """See `FullBatch.settle`."""
+        """See `RowsProblem.settle`."""
         self.objective.comm.sum(self._grad_all)
 
     def publish(self, w: Array) -> None:
-        """See `FullBatch.publish`: all have written all of it."""
+        """See `RowsProblem.publish`: all have written all of it."""
 
-    def _combine(self, w: Array, local: Sums, beside: Array, products: Callable[[], Array]) -> Evaluation:
-        """See `FullBatch._combine`."""
+    def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
+        """See `RowsProblem._combine`."""
         objective = self.objective
         objective.mark(REDUCE)
-        totals = objective.comm.sum(np.concatenate([local, self._grad_all, beside]))
+        totals = objective.comm.sum(np.concatenate([local, self._grad_all, auxiliary]))
         objective.mark(UPDATE)
         loss, weight = totals[:2].tolist()
         objective.check_weight(weight)
@@ -348,7 +349,7 @@ class Whole(FullBatch):
         return Evaluation(value, norm, local, totals[2 + w.size :], products())
 
     def product(self, w: Array, v: Array, out: Array) -> None:
-        """See `FullBatch.product`."""
+        """See `RowsProblem.product`."""
         objective = self.objective
         self._way[:] = v
         self._product(w, self._way, self._grad_all)
@@ -359,5 +360,5 @@ class Whole(FullBatch):
         out += self.penalty * v
 
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
-        """See `FullBatch.dots`."""
+        """See `RowsProblem.dots`."""
         return [self._dot(a, b) for a, b in pairs]

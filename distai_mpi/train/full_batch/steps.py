@@ -14,11 +14,11 @@ from ...data import Batch
 from ...errors import ConfigError
 from ...models import Sums
 from ...objective import Objective
-from ...optim import LBFGS, Deterministic, Newton
-from ...optim.preconditioner import Diagonal, Factored, RankFactored
+from ...optim import LBFGS, FullBatchSolver, Newton
+from ...optim.solvers.preconditioner import Diagonal, Factored, RankFactored
 from ...trace import UPDATE
-from .full_batch import NOTHING, Evaluation, free_groups
 from .measured import AT_THE_END, AT_THE_START, MeasuredSteps
+from .problem import NOTHING, Evaluation, null_space
 from .sample import CHEAP_PRODUCTS, MOST_DENSE, Estimate, diagonal_of_all, sample_size, solve_sample, warm_up
 
 Array = Any
@@ -27,22 +27,20 @@ POOR = 1e-2  # of the diagonal: a sample's Hessian that needs more added to it s
 MOST_STALE = 5  # iterations in a row that find neither a lower value nor a smaller gradient: these are rounding
 
 
-class DeterministicSteps(MeasuredSteps):
+class FullBatchSteps(MeasuredSteps):
     """An iteration a step: the first to the solution of a sample, where there is one, the others by the method.
 
     Args:
-        objective, start, linearizes, tol: see `MeasuredSteps`.
+        objective, start, linearizes: see `MeasuredSteps`.
         optimizer: the method.
     """
 
     searches = True
 
-    def __init__(
-        self, objective: Objective, optimizer: Deterministic, start: Array, linearizes: bool, tol: float | None
-    ) -> None:
+    def __init__(self, objective: Objective, optimizer: FullBatchSolver, start: Array, linearizes: bool) -> None:
         if objective.loader.device is not HOST:
             raise ConfigError(f"--optimizer {optimizer.name} is for the CPU: choose --device cpu")
-        super().__init__(objective, start, linearizes, tol)
+        super().__init__(objective, start, linearizes, optimizer.tol)
         self.optimizer = optimizer
         self._trial: Evaluation | None = None  # of the second buffer
         self._start: Array | None = None  # the sample's solution, until it is tried
@@ -127,11 +125,11 @@ class DeterministicSteps(MeasuredSteps):
         if count and self._w.size <= MOST_DENSE:
             sampled = solve_sample(self.objective, count, self._columns, self.points.penalty)
             found = self._evaluate(self._w, sampled.message())
-            self._take_sample(found.beside, sampled.everywhere)
+            self._take_sample(found.auxiliary, sampled.everywhere)
         elif self.measures and self.objective.whole and not (self._factors or few or known):
             found = self._evaluate(self._w, diagonal_of_all(self.objective))
-            diagonal = found.beside[: self._w.size] / self.points.weight + self.points.penalty
-            self._metric = Diagonal(diagonal, free_groups(self.objective.model, self.points.penalty))
+            diagonal = found.auxiliary[: self._w.size] / self.points.weight + self.points.penalty
+            self._metric = Diagonal(diagonal, null_space(self.objective.model, self.points.penalty))
             self.preconditioner = self._metric if count else None
         else:
             found = self._evaluate(self._w)
@@ -157,14 +155,14 @@ class DeterministicSteps(MeasuredSteps):
             return
         matrix = estimate.matrix
         matrix.flat[:: len(matrix) + 1] += self.points.penalty
-        made = Factored(matrix, self._w.dtype, free_groups(self.objective.model, self.points.penalty))
+        made = Factored(matrix, self._w.dtype, null_space(self.objective.model, self.points.penalty))
         if made.added > POOR or not made.finite:
             self._warn("the Hessian of the sample is far from positive definite: it preconditions poorly")
         self.preconditioner, self._metric, self._exact = made, made, True
         self._start = estimate.w if self._fresh else None
 
-    def _evaluate(self, w: Array, beside: Array = NOTHING) -> Evaluation:
-        return self.points.evaluate(w, beside, self._local_products)
+    def _evaluate(self, w: Array, auxiliary: Array = NOTHING) -> Evaluation:
+        return self.points.evaluate(w, auxiliary, self._local_products)
 
     def _take_start(self) -> bool:
         """Go to the sample's solution, if there is one and it is better; collective."""
@@ -190,7 +188,7 @@ class DeterministicSteps(MeasuredSteps):
 
     def _move(self, t: float) -> None:
         """Second buffer ← w + t · direction, on all ranks; collective."""
-        from ...optim.lbfgs_kernels import move
+        from ...optim.solvers.history_kernels import move
 
         mine = self.objective.mine
         self.objective.mark(UPDATE)
@@ -207,8 +205,8 @@ class DeterministicSteps(MeasuredSteps):
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
-        from ...optim.lbfgs_kernels import move
-        from ...optim.ordered import dot
+        from ...optim.solvers.history_kernels import move
+        from ...optim.solvers.ordered import dot
 
         self.points.warm_up(HOST.read_only(self._w), batch)
         for made in (Factored(np.eye(2)), RankFactored(np.eye(2), np.zeros(2))):
@@ -224,7 +222,7 @@ class DeterministicSteps(MeasuredSteps):
         self.points.settle(self._w, self._w_next)
 
 
-class SearchingSteps(DeterministicSteps):
+class LineSearchSteps(FullBatchSteps):
     """Along a direction to a point that the line search is content with.
 
     Where the model has margins, only the first trial of a direction reads the rows: others follow from the margins, and
@@ -236,7 +234,7 @@ class SearchingSteps(DeterministicSteps):
 
     def _search(self, slope: float, first: float) -> bool:
         """Find a point along the direction and go there; false where there is no better one; collective."""
-        from ...optim.line_search import Point
+        from ...optim.solvers.line_search import Point
 
         start = Point(0.0, self.at.value, slope)
         if not (slope < 0 and math.isfinite(slope)):

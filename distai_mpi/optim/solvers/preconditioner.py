@@ -13,7 +13,7 @@ EPSILON = float(np.finfo(np.float64).eps)
 LEAST_PIVOT = 1e-13  # of columns of length 1 in float64: what is left of one nearer to those before it is rounding
 NOISE = 4.0  # up to so many times its rounding, what is left of a column beside those before it is rounding
 MOST_NOISE = 1e-2  # likewise, of its square: a column that is mostly rounding is still one of the table
-NOTHING_FREE = np.empty((0, 1), np.int64)
+NO_NULL_SPACE = np.empty((0, 1), np.int64)
 LEAST_ROUNDING = 1e-12  # so that steps along a null space, rounding over what is added, stay small
 
 
@@ -42,7 +42,7 @@ class Diagonal:
             the objective: there steps minimise the model among those that sum to 0.
     """
 
-    def __init__(self, diagonal: Array, free: Array = NOTHING_FREE) -> None:
+    def __init__(self, diagonal: Array, free: Array = NO_NULL_SPACE) -> None:
         good = (diagonal > 0) & np.isfinite(diagonal)
         rest = float(np.median(diagonal[good])) if good.any() else 1.0  # the same bits on any processor
         self.diagonal, self.free = np.where(good, diagonal, rest), free
@@ -87,7 +87,7 @@ class Factored:
         finite: whether the matrix was; one that is not counts as the identity.
     """
 
-    def __init__(self, matrix: Array, dtype: Any = np.float64, free: Array = NOTHING_FREE) -> None:
+    def __init__(self, matrix: Array, dtype: Any = np.float64, free: Array = NO_NULL_SPACE) -> None:
         self.finite = bool(np.isfinite(matrix).all())
         if not self.finite:
             matrix[:] = np.eye(len(matrix))
@@ -155,7 +155,7 @@ class RankFactored(Factored):
     """
 
     def __init__(
-        self, matrix: Array, noise: Array, dtype: Any = np.float64, free: Array = NOTHING_FREE, biases: int = 0
+        self, matrix: Array, noise: Array, dtype: Any = np.float64, free: Array = NO_NULL_SPACE, biases: int = 0
     ) -> None:
         self._order, self._noise = np.roll(np.arange(len(matrix)), biases), np.roll(noise, biases)
         self.dropped = np.zeros(len(matrix), bool)

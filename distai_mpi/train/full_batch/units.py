@@ -52,7 +52,7 @@ class Units:
         return self._moved(model, w, 1.0 / self.scale[:, None], -1.0, self.target)
 
     def _moved(self, model: Any, w: Array, factor: Array, sign: float, offset: float) -> Array:
-        from ...optim.ordered import dot
+        from ...optim.solvers.ordered import dot
 
         out = np.asarray(w, np.float64).copy()
         (weights,), biases = model.layers_of(out)

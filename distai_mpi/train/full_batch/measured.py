@@ -11,9 +11,9 @@ import numpy as np
 from ...backend import HOST
 from ...messages import tell
 from ...objective import Objective
-from ...optim.preconditioner import Preconditioner, RankFactored
+from ...optim.solvers.preconditioner import Preconditioner, RankFactored
 from ..steps import Steps
-from .full_batch import Evaluation, FullBatch, Sliced, Whole, free_groups, is_linear
+from .problem import Evaluation, ReplicatedProblem, RowsProblem, ShardedProblem, is_linear, null_space
 from .sample import MOST_DENSE, by_parameter, compile_passes, diagonal_of_all, hessian_of_all, precise, spread_of
 from .units import Units, in_other_units, rounding_of
 
@@ -33,7 +33,7 @@ class MeasuredSteps(Steps):
 
     Args:
         objective, start: see `Steps`; ``objective.whole`` says how vectors lie.
-        linearizes: see `FullBatch`.
+        linearizes: see `RowsProblem`.
         tol: the tolerance, see `fit`; None: there is none.
 
     Attributes:
@@ -65,8 +65,8 @@ class MeasuredSteps(Steps):
                 if start.any():  # zeros are the best constant model in these units
                     start = self.units.inward(objective.model, start)
         super().__init__(objective, start, None)
-        self.points: FullBatch = (Whole if objective.whole else Sliced)(objective, linearizes)
-        if self.measures and isinstance(self.points, Sliced):
+        self.points: RowsProblem = (ReplicatedProblem if objective.whole else ShardedProblem)(objective, linearizes)
+        if self.measures and isinstance(self.points, ShardedProblem):
             self.points.find_diagonal(diagonal_of_all(objective), self._w)
         self.prepared = time.perf_counter() - began
         self.preconditioner: Preconditioner | None = None
@@ -188,7 +188,7 @@ class MeasuredSteps(Steps):
         off = (inner - self._w)[self.objective.mine]
         if self._metric is not None and self.objective.whole:
             return self._metric.square(off)
-        diagonal = self.points.diagonal if isinstance(self.points, Sliced) else None
+        diagonal = self.points.diagonal if isinstance(self.points, ShardedProblem) else None
         return self.points.dots((off if diagonal is None else off * diagonal, off))[0]
 
     @property
@@ -220,7 +220,7 @@ class MeasuredSteps(Steps):
         """The Hessian ``matrix``, summed in ``dtype``, without parameters of features that depend on others; local."""
         model: Any = self.objective.model
         noise = by_parameter(model, rounding_of(self.objective.loader, self._columns, self.units), 0.0)
-        free, biases = free_groups(model, self.points.penalty), model.widths[-1] * model.bias
+        free, biases = null_space(model, self.points.penalty), model.widths[-1] * model.bias
         made = RankFactored(matrix, noise, dtype, free, biases)
         self._tell_dropped(made)
         return made

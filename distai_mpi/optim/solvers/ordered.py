@@ -11,7 +11,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ..jit import kernel
+from ...jit import kernel
 
 
 @numba.njit(inline="always")

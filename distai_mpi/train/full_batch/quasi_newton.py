@@ -11,32 +11,32 @@ from ...data import Batch
 from ...errors import ConfigError
 from ...objective import Objective
 from ...optim import LBFGS
-from ...optim.lbfgs import History, WholeHistory
+from ...optim.solvers.lbfgs import ReplicatedHistory, ShardedHistory
 from ...perf.machine import memory_left
 from ...trace import UPDATE
-from .full_batch import Evaluation
-from .steps import SearchingSteps
+from .problem import Evaluation
+from .steps import LineSearchSteps
 
 Array = Any
 
 
-class QuasiNewtonSteps(SearchingSteps):
+class LBFGSSteps(LineSearchSteps):
     """L-BFGS: the history lies where the parameters lie, in slices or, where these are few, whole on every rank.
 
     Args:
-        objective, start: see `DeterministicSteps`.
+        objective, start: see `FullBatchSteps`.
         optimizer: the method.
     """
 
-    def __init__(self, objective: Objective, optimizer: LBFGS, start: Array, tol: float | None) -> None:
+    def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
         margins = objective.abilities.margins
-        super().__init__(objective, optimizer, start, margins, tol)
+        super().__init__(objective, optimizer, start, margins)
         self._ready: float | None = None  # the slope along the next direction, where it is made
         self._check_memory(optimizer.memory)
-        kind = WholeHistory if objective.whole else History
+        kind = ReplicatedHistory if objective.whole else ShardedHistory
         # in the model's dtype either way: a run may go on under another exchange
         self.history: Any = kind(optimizer.memory, self.points.grad.size, objective.model.dtype)
-        self.caution = optimizer.caution
+        self.curvature_threshold = optimizer.curvature_threshold
 
     def _check_memory(self, memory: int) -> None:
         """Raise `ConfigError` on all ranks where a node has too little room for the history; collective."""
@@ -76,7 +76,7 @@ class QuasiNewtonSteps(SearchingSteps):
 
     def _begun(self, products: Array) -> None:
         self.history.renew(products)
-        if isinstance(self.history, WholeHistory):
+        if isinstance(self.history, ReplicatedHistory):
             self.history.preconditioner = self.preconditioner
 
     def _decrement_square(self) -> float:
@@ -130,4 +130,4 @@ class QuasiNewtonSteps(SearchingSteps):
 
     def _tell(self, t: float) -> None:
         assert self._trial is not None
-        self.history.keep(np.asarray(self._trial.products), self.caution)
+        self.history.keep(np.asarray(self._trial.products), self.curvature_threshold)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...models import Model
 from ...objective import Objective
-from ...optim import LBFGS, Auto, Deterministic, Newton, NewtonCG
-from .full_batch import is_linear
+from ...optim import LBFGS, Auto, FullBatchSolver, Newton, NewtonCG
 from .newton import NewtonCGSteps, NewtonSteps
-from .quasi_newton import QuasiNewtonSteps
+from .problem import is_linear
+from .quasi_newton import LBFGSSteps
 from .sample import MOST_DENSE
-from .steps import DeterministicSteps
+from .steps import FullBatchSteps
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -28,35 +29,35 @@ def keeps_whole(model: Model, comm: Communicator, allreduce: str | None) -> bool
     return model.layout.size <= MOST_WHOLE and (allreduce or comm.default_algorithm) in ("auto", "native")
 
 
-def choose(optimizer: Auto, model: Model, rows: int, comm: Communicator, allreduce: str | None = None) -> Deterministic:
+def choose(
+    optimizer: Auto, model: Model, rows: int, comm: Communicator, allreduce: str | None = None
+) -> FullBatchSolver:
     """The method for ``model`` on so many ``rows`` of all ranks; alike on every rank.
 
     Times are estimates from a core of an AMD EPYC (Zen 4), which need to be right to a factor:
     passes over the rows at `BYTES_PER_SECOND`, Hessians at `FLOPS_PER_SECOND`, and rounds.
     """
-    size = model.layout.size
+    size, given = model.layout.size, asdict(optimizer)
     if not (is_linear(model) and keeps_whole(model, comm, allreduce)):
-        return LBFGS(sample=optimizer.sample)
+        return LBFGS(**given)
     if size > MOST_DENSE:
-        return NewtonCG(sample=optimizer.sample)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
+        return NewtonCG(**given)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
     if model.loss_function.quadratic:  # type: ignore[attr-defined]
-        return Newton(sample=0)  # whose one step is the solution
+        return Newton(**given | {"sample": 0})  # whose one step is the solution
     own = rows / comm.size
     one_pass = own * size * model.dtype.itemsize / BYTES_PER_SECOND
     hessian = own * size * size / FLOPS_PER_SECOND + size**3 / 3 / (FLOPS_PER_SECOND / 8)
     one_round = ROUND_SECONDS * math.ceil(math.log2(comm.size)) if comm.size > 1 else 0.0
     newton = NEWTON_ITERATIONS * (one_pass + hessian + one_round)
     lbfgs = LBFGS_ITERATIONS * (one_pass + one_round)
-    return Newton(sample=optimizer.sample) if newton < lbfgs else LBFGS(sample=optimizer.sample)
+    return Newton(**given) if newton < lbfgs else LBFGS(**given)
 
 
-def make_deterministic(
-    objective: Objective, optimizer: Deterministic, start: Any, tol: float | None
-) -> DeterministicSteps:
+def make_steps(objective: Objective, optimizer: FullBatchSolver, start: Any) -> FullBatchSteps:
     """The steps of ``optimizer``."""
     if isinstance(optimizer, LBFGS):
-        return QuasiNewtonSteps(objective, optimizer, start, tol)
+        return LBFGSSteps(objective, optimizer, start)
     if isinstance(optimizer, Newton):
-        return NewtonSteps(objective, optimizer, start, tol)
+        return NewtonSteps(objective, optimizer, start)
     assert isinstance(optimizer, NewtonCG)
-    return NewtonCGSteps(objective, optimizer, start, tol)
+    return NewtonCGSteps(objective, optimizer, start)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import kernel
-from ..vectors import LINE_BYTES, address, prefetch
+from ...jit import kernel
+from ...vectors import LINE_BYTES, address, prefetch
 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code
 BLOCK = 4096  # elements: those of the vectors that all rows are multiplied with stay in the second-level cache

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 Evaluate = Callable[[float], tuple[float, float]]  # t to φ(t) and φ'(t)
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigError
-from .deterministic import Deterministic
+from ...errors import ConfigError
+from .base import FullBatchSolver
 from .line_search import Armijo, Search
 from .preconditioner import Preconditioner
 
@@ -19,12 +19,12 @@ Dots = Callable[..., list[float]]
 
 
 @dataclass(frozen=True)
-class Newton(Deterministic):
+class Newton(FullBatchSolver):
     """Newton's method for linear models of few parameters: the Hessian of all rows, and its Cholesky factor.
 
     Attributes:
         search: the line search, which begins with the whole step.
-        sample: see `Deterministic`; the start alone counts.
+        sample: see `FullBatchSolver`; the start alone counts.
     """
 
     search: Search = field(default_factory=Armijo)
@@ -32,7 +32,7 @@ class Newton(Deterministic):
 
 
 @dataclass(frozen=True)
-class NewtonCG(Deterministic):
+class NewtonCG(FullBatchSolver):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
     Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
@@ -40,7 +40,7 @@ class NewtonCG(Deterministic):
 
     Attributes:
         most_products: in an iteration.
-        sample: see `Deterministic`.
+        sample: see `FullBatchSolver`.
     """
 
     most_products: int = 100
@@ -53,8 +53,8 @@ class NewtonCG(Deterministic):
 
 
 @dataclass(frozen=True)
-class Auto(Deterministic):
-    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.deterministic.choose`.
+class Auto(FullBatchSolver):
+    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.full_batch.choose`.
 
     Attributes:
         sample: of the method that is chosen.

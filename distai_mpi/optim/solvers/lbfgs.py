@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError
-from .deterministic import Deterministic
+from ...errors import ConfigError
+from .base import FullBatchSolver
 from .line_search import Search, StrongWolfe
 from .preconditioner import Preconditioner
 
@@ -23,22 +23,22 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class LBFGS(Deterministic):
+class LBFGS(FullBatchSolver):
     """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5) over all rows, with a line search.
 
     Attributes:
         memory: pairs of steps and changes of the gradient that are kept.
         search: the line search.
-        caution: a pair is kept where the cosine of the angle between step and change of the gradient is larger, so
-            that the estimate stays positive definite where the objective is not convex (cautious updates, Li &
-            Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
+        curvature_threshold: a pair is kept where the cosine of the angle between step and change of the gradient is
+            larger, so that the estimate stays positive definite where the objective is not convex (cautious updates,
+            Li & Fukushima 2001, "On the global convergence of the BFGS method for nonconvex unconstrained optimization
             problems"; theirs compare with the gradient's norm, which depends on the objective's scale).
-        sample: see `Deterministic`.
+        sample: see `FullBatchSolver`.
     """
 
     memory: int = 10
     search: Search = field(default_factory=StrongWolfe)
-    caution: float = 1e-8
+    curvature_threshold: float = 1e-8
     name: ClassVar[str] = "lbfgs"
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class Pairs:
             self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
 
 
-class WholeHistory(Pairs):
+class ReplicatedHistory(Pairs):
     """Pairs of whole vectors, which every rank has: the textbook's two loops in float64, preconditioned.
 
     All ranks come to the same bits, see `ordered`.
@@ -129,10 +129,10 @@ class WholeHistory(Pairs):
         """Nothing: vectors and ``place`` may be written to as they are."""
         self.place.pop("products", None)  # of slices, when a run went on from there
 
-    def keep(self, products: Array, caution: float) -> bool:
+    def keep(self, products: Array, curvature_threshold: float) -> bool:
         """Keep the pair that was begun last, of which `tell` gave ``products``; false if it has no use."""
         _, square, curvature, change = products.tolist()
-        if not _useful(square, curvature, change, caution):
+        if not _useful(square, curvature, change, curvature_threshold):
             return False
         self._count_one()
         return True
@@ -162,7 +162,7 @@ class WholeHistory(Pairs):
         return dot(out, grad)
 
 
-class History(Pairs):
+class ShardedHistory(Pairs):
     """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
 
     A pair is begun by `tell` at a trial point, and kept by `keep` when that is accepted.  After vectors or ``place``
@@ -200,20 +200,20 @@ class History(Pairs):
 
         They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first is sᵀ ``grad``.
         """
-        from .lbfgs_kernels import begin_pair
+        from .history_kernels import begin_pair
 
         row, filled = self.free, self._filled
         products = np.empty((2, filled + 1, 2))
         begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
         return np.concatenate([[products[0, row, 1]], products.ravel()])
 
-    def keep(self, totals: Array, caution: float) -> bool:
+    def keep(self, totals: Array, curvature_threshold: float) -> bool:
         """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
         row, filled = self.free, self._filled
         products = totals[1:].reshape(2, filled + 1, 2)
         self._with_grad[:, :filled] = products[:, :filled, 1]
         square, curvature, change = products[0, filled, 1], products[0, row, 0], products[1, row, 0]
-        if not _useful(square, curvature, change, caution):
+        if not _useful(square, curvature, change, curvature_threshold):
             return False
         self._gram[0, :filled, row] = products[0, :filled, 0]  # sᵢᵀ y; of sᵀ yᵢ the two loops make no use
         self._gram[0, row, :filled] = 0
@@ -232,7 +232,7 @@ class History(Pairs):
 
         Nothing where there are no pairs, or ``place`` tells.
         """
-        from .lbfgs_kernels import gram
+        from .history_kernels import gram
 
         if self._known or not self.place["count"]:
             return np.empty(0)
@@ -258,7 +258,7 @@ class History(Pairs):
 
         Returns its inner product with the gradient, whose own ``square`` is given; the same bits on every rank.
         """
-        from .lbfgs_kernels import combine
+        from .history_kernels import combine
 
         by_step, by_change, by_grad = self._coefficients()
         on_steps, on_changes = np.zeros((2, self._filled), grad.dtype)
@@ -291,9 +291,9 @@ class History(Pairs):
         return by_step, by_change, by_grad
 
 
-def _useful(square: float, curvature: float, change: float, caution: float) -> bool:
+def _useful(square: float, curvature: float, change: float, curvature_threshold: float) -> bool:
     """Whether a pair with ‖s‖² = ``square``, sᵀy = ``curvature`` and ‖y‖² = ``change`` keeps the estimate definite."""
-    return square > 0 and change > 0 and curvature > caution * math.sqrt(square * change)
+    return square > 0 and change > 0 and curvature > curvature_threshold * math.sqrt(square * change)
 
 
 def _dot(a: Iterable[float], b: Iterable[float]) -> float:
