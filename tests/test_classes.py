@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from alone import Alone
 from commands import run_here
+from fits import fit
 from problems import uneven
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import Dataset, encode, encode_labels, from_local, load, load_sets, summarize, whole
 from distai_mpi.data.classes import merge_words, recoded
 from distai_mpi.data.labels import MOST_FRACTIONS, MOST_VALUES, distinct, keys, merge

@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import node_barrier
 from distai_mpi.data import Dataset, Partition, whole
 from distai_mpi.train.gradient import fused

@@ -6,9 +6,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import (
     Dataset,
     Loader,

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import Communicator
 from distai_mpi.data import Batch, Permutation
 from distai_mpi.data.partition import stretch

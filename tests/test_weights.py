@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import make_rows, uneven, whole_share
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.data import Dataset, Loader, Permutation, ShardedDataset, from_local, standardize, summarize, whole
 from distai_mpi.errors import DataError
 from distai_mpi.train import evaluate

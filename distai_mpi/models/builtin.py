@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..choices import LOSSES_OF_MODELS
 from ..data import LabelSummary
 from ..errors import ConfigError
+from ..options import LOSSES_OF_MODELS
 from .dense import DenseModel
 from .linear import Linear, LinearModel, Logistic, Softmax
 from .losses import LOSSES, Loss

@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     Attributes:
         loss: mean loss; None where there are no rows.
         accuracy: share of rows with the right label; None for models that predict values.
-        metrics: by name of `choices.METRICS`, those that were asked for and have a meaning for the model.
+        metrics: by name of `options.METRICS`, those that were asked for and have a meaning for the model.
     """
 
     loss: float | None

@@ -23,7 +23,7 @@ SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
 
 def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
-    """Names of `choices.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
+    """Names of `options.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
     able = Abilities.of(model)
     if target_dtype.kind == "f":
         return ("loss", "mae", "rmse", "r2") if able.predicts else ("loss",)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from ...choices import DATES, MISSING
 from ...errors import ConfigError, DataError
+from ...options import DATES, MISSING
 
 SHOWN_NAMES = 20  # in a message
 

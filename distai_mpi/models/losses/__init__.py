@@ -1,11 +1,11 @@
-"""Losses, one in each file: a file with an object LOSS, and a line in `choices.LOSSES_OF_MODELS`, add one."""
+"""Losses, one in each file: a file with an object LOSS, and a line in `options.LOSSES_OF_MODELS`, add one."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from ...choices import LOSSES_OF_MODELS
 from ...errors import ConfigError
+from ...options import LOSSES_OF_MODELS
 from .base import Loss, PointLoss, TwoClassLoss
 
 LOSSES: dict[str, Loss] = {name: import_module(f".{name}", __name__).LOSS for name in LOSSES_OF_MODELS.values()}
