@@ -127,7 +127,7 @@ def test_ranks_that_see_other_words(comm):
 
 def test_targets_of_a_regression_are_no_classes():
     x, y = np.zeros((5000, 1)), np.random.default_rng(0).normal(size=5000)
-    with pytest.raises(DataError, match="more than 1,000 different values .* take --model linear"):
+    with pytest.raises(DataError, match="more than 1,000 different values .* take models.Linear"):
         encode_labels(whole(Dataset(x, y)), comm=Alone())
     (share,) = encode_labels(whole(Dataset(x, (8 * y).round() / 16)), comm=Alone())
     assert len(share.classes) == len(np.unique((8 * y).round()))

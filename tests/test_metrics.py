@@ -59,12 +59,12 @@ def test_auc_of_sorted_shards_and_of_one_class(comm):
 
 
 @mpi
-@pytest.mark.parametrize("held", ["stretches", "turns", "one"])
+@pytest.mark.parametrize("held", ["ranges", "turns", "one"])
 def test_scores_are_shared_out_by_their_order(comm, held):
     rows = 20_000
     score = np.sort(np.random.default_rng(3).normal(size=rows))
     own = {
-        "stretches": mine(comm, score)[0],
+        "ranges": mine(comm, score)[0],
         "turns": np.ascontiguousarray(score[comm.rank :: comm.size]),
         "one": score if comm.rank == 0 else score[:0],
     }[held]

@@ -87,7 +87,7 @@ def test_batches_carry_the_weights_of_their_rows(ranks, order, dtype):
 
 
 def held_by(comm, counts, *arrays):
-    """This rank's stretch of each of ``arrays``."""
+    """This rank's range of each of ``arrays``."""
     start = sum(counts[: comm.rank])
     return [array[start : start + counts[comm.rank]] for array in arrays]
 

@@ -20,6 +20,7 @@ from ..compiling import Progress, compiling
 from ..errors import DistaiError
 from ..exit_codes import EX_ERROR
 from ..perf import machine
+from ..settings import by_flags
 from .job import note
 from .lazy import lazy_group
 
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         compiling.told = Progress()
     result = None
     try:
-        with _quiet_help(argv, started.rank):
+        with _quiet_help(argv, started.rank), by_flags():
             result = cli.main(argv, prog_name="distai-mpi", standalone_mode=False)
     except DistaiError as error:
         return _report(str(error), started.rank)

@@ -236,7 +236,7 @@ def speeds(partition: Any) -> str:
 def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
     """Print what is about to happen and what each rank holds."""
     print(f"model {settings['model_name']}: {' → '.join(map(str, model.widths))}, {model.layout.size:,} parameters")
-    print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.delivery}")
+    print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.transfer}")
     print(f"shuffle {training.shuffle}, rows by rank: {', '.join(f'{count:,}' for count in training.counts)}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import ShardedDataset
 from ..data.checks import first_beyond
-from ..data.partition import stretch
+from ..data.partition import even_range
 from ..errors import ConfigError, DataError
 from ..models import Abilities, Model
 from ..optim import FullBatchSolver
@@ -88,7 +88,7 @@ def check_range(model: Model, share: ShardedDataset, which: str, comm: Communica
     Features that are to be standardized are converted after that.
     """
     data, dtype = share.dataset, np.dtype(model.dtype)
-    start, stop = (0, data.rows) if share.shuffle == "local" else stretch(data.rows, comm.size, comm.rank)
+    start, stop = (0, data.rows) if share.shuffle == "local" else even_range(data.rows, comm.size, comm.rank)
     found = None if data.standard is not None else first_beyond(data.x[start:stop], dtype)
     what = "feature"
     if found is None and target_dtype(model, share).kind == "f":

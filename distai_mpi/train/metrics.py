@@ -89,7 +89,7 @@ def auc(score: Array, positive: Array, weight: Array, comm: Communicator) -> flo
     """Area under the ROC curve: the chance that a positive row scores higher than a negative one, ties half.
 
     Exact (Hanley & McNeil 1982, "The meaning and use of the area under a ROC curve", section III), by a sort
-    over the ranks: each gets a stretch of the scores of all, equal ones together (sample sort, Frazer & McKellar
+    over the ranks: each gets a range of the scores of all, equal ones together (sample sort, Frazer & McKellar
     1970).  ``score`` and ``weight`` have shape (rows of this rank,), float64, ``positive`` is bool.  None where
     there is only one class, or a score is not a number.  Collective.
     """

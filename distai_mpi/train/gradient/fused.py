@@ -49,7 +49,7 @@ class FusedSteps:
         indices = comm.empty(2 * size * layers * width, np.int32, one_copy=True)
         factors = comm.empty(4 * size * layers * width, model.dtype, one_copy=True)
         self.usable = comm.can_synchronize and all(comm.shares(x) for x in (self._carries, indices, factors))
-        starts = np.array([*(objective.loader.stretch_of(rank)[0] for rank in range(comm.size)), size])
+        starts = np.array([*(objective.loader.range_of(rank)[0] for rank in range(comm.size)), size])
         rows = objective.loader.rows_of_step(comm.rank)
         nbytes = (size - rows) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
         self._together = Together(
