@@ -22,7 +22,9 @@ METRICS = {  # names of result.json and of early stopping, and whether more is b
     "rmse": False,
     "r2": True,
 }
-MODELS = ("linear", "logistic", "softmax", "mlp")
+# The losses of the linear models that have names: modules of `models.losses`.
+LOSSES_OF_MODELS = {"linear": "squared", "logistic": "logistic", "softmax": "softmax"}
+MODELS = (*LOSSES_OF_MODELS, "mlp")
 FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SOLVERS = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 OPTIMIZERS = ("gd", *FIRST_ORDER, "average", *SOLVERS)

@@ -50,8 +50,19 @@ LAYERS: dict[str, set[str]] = {
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
-    "data": {"perf.machine", "params", "errors", "settings", "options", "backend", "jit"},
-    "models": {"data", "params", "errors", "settings", "backend", "jit", "vectors", "shared_barrier", "files"},
+    "data": {"perf.machine", "params", "errors", "settings", "options", "backend", "jit", "vectors"},
+    "models": {
+        "options",
+        "data",
+        "params",
+        "errors",
+        "settings",
+        "backend",
+        "jit",
+        "vectors",
+        "shared_barrier",
+        "files",
+    },
     "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
     "train": {

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import as_host
 from ..data import Loader
-from ..models import Model
+from ..models import Abilities, Model
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -24,14 +24,14 @@ SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
 def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
     """Names of `options.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
-    predicts = getattr(model, "can_predict", True)
+    able = Abilities.of(model)
     if target_dtype.kind == "f":
-        return ("loss", "mae", "rmse", "r2") if predicts else ("loss",)
+        return ("loss", "mae", "rmse", "r2") if able.predicts else ("loss",)
     known = {
         "loss": True,
-        "accuracy": predicts and getattr(model, "tells_labels", True),
-        "log_loss": getattr(getattr(model, "loss_function", None), "classifies", False),
-        "auc": hasattr(model, "outputs") and hasattr(model, "widths") and model.widths[-1] <= 2,
+        "accuracy": able.predicts and able.labels,
+        "log_loss": able.loss is not None and able.loss.classifies,
+        "auc": able.outputs is not None and able.outputs.widths[-1] <= 2,
     }
     return tuple(name for name, has in known.items() if has)
 
