@@ -14,20 +14,35 @@ from .version import __version__
 _HOME = {
     "Communicator": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
+    "Predictor": "distai_mpi.predictor",
     "fit": "distai_mpi.train",
+    "load": "distai_mpi.predictor",
     "minimize": "distai_mpi.train",
     "data": "distai_mpi.data",
     "models": "distai_mpi.models",
     "optim": "distai_mpi.optim",
     "world": "distai_mpi.comm.launch",
 }
-__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "minimize", "models", "optim", "world"]
+__all__ = [
+    "Communicator",
+    "Objective",
+    "Predictor",
+    "__version__",
+    "data",
+    "fit",
+    "load",
+    "minimize",
+    "models",
+    "optim",
+    "world",
+]
 
 if TYPE_CHECKING:
     from . import data, models, optim
     from .comm import Communicator
     from .comm.launch import world
     from .objective import Objective
+    from .predictor import Predictor, load
     from .train import fit, minimize
 
 

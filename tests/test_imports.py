@@ -53,6 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "models": {"data", "params", "errors", "settings", "backend", "jit", "vectors", "shared_barrier", "files"},
     "optim": {"params", "errors", "settings", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
+    "predictor": {"models", "data", "errors"},
     "train": {
         "version",
         "optim",
@@ -81,6 +82,7 @@ LAYERS: dict[str, set[str]] = {
         "comm",
         "params",
         "errors",
+        "predictor",
         "compiling",
         "settings",
         "messages",
@@ -92,7 +94,16 @@ LAYERS: dict[str, set[str]] = {
         "choices",
     },
     "__main__": {"cli"},
-    "": {"version", "train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
+    "": {
+        "version",
+        "train",
+        "optim",
+        "objective",
+        "predictor",
+        "models",
+        "data",
+        "comm",
+    },  # the lazy names of distai_mpi itself
 }
 # Libraries that one part alone may import.
 OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}, "cupyx": {"backend"}}
