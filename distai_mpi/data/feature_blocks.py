@@ -71,7 +71,8 @@ def feature_blocks(
     found = find_features(data, table, dtype)
     if not isinstance(found, ArrayFile):
         (found,) = settle([found], lambda file: file.read(0, 1), ALONE)
-    names = None if getattr(found, "roles", None) is None else found.roles.names
+    roles = getattr(found, "roles", None)
+    names = None if roles is None else roles.names
     known: dict[str, Any] = {"column_names": names, "feature_names": getattr(found, "feature_names", names)}
     if isinstance(found, ArrayFile):
         rows = _array_blocks(found, block_bytes)
