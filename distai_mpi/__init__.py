@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 _HOME = {
+    "Checkpoint": "distai_mpi.train",
     "Communicator": "distai_mpi.comm",
+    "EarlyStopping": "distai_mpi.train",
+    "Exchange": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
     "Predictor": "distai_mpi.predictor",
+    "Trace": "distai_mpi.train",
     "fit": "distai_mpi.train",
     "load": "distai_mpi.predictor",
     "minimize": "distai_mpi.train",
@@ -24,9 +28,13 @@ _HOME = {
     "world": "distai_mpi.comm.launch",
 }
 __all__ = [
+    "Checkpoint",
     "Communicator",
+    "EarlyStopping",
+    "Exchange",
     "Objective",
     "Predictor",
+    "Trace",
     "__version__",
     "data",
     "fit",
@@ -39,11 +47,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import data, models, optim
-    from .comm import Communicator
+    from .comm import Communicator, Exchange
     from .comm.launch import world
     from .objective import Objective
     from .predictor import Predictor, load
-    from .train import fit, minimize
+    from .train import Checkpoint, EarlyStopping, Trace, fit, minimize
 
 
 def __getattr__(name: str) -> Any:

@@ -21,20 +21,9 @@ Array = Any
 SAMPLES = 4096  # scores that all ranks together show, to cut all scores into parts of about the same length,
 SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
-# Names of result.json and of early stopping, and whether more is better.
-METRICS = {
-    "loss": False,
-    "accuracy": True,
-    "log_loss": False,
-    "auc": True,
-    "mae": False,
-    "rmse": False,
-    "r2": True,
-}
-
 
 def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
-    """Names of `METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
+    """Names of `options.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
     predicts = getattr(model, "can_predict", True)
     if target_dtype.kind == "f":
         return ("loss", "mae", "rmse", "r2") if predicts else ("loss",)
@@ -100,7 +89,7 @@ def auc(score: Array, positive: Array, weight: Array, comm: Communicator) -> flo
     """Area under the ROC curve: the chance that a positive row scores higher than a negative one, ties half.
 
     Exact (Hanley & McNeil 1982, "The meaning and use of the area under a ROC curve", section III), by a sort
-    over the ranks: each gets a stretch of the scores of all, equal ones together (sample sort, Frazer & McKellar
+    over the ranks: each gets a range of the scores of all, equal ones together (sample sort, Frazer & McKellar
     1970).  ``score`` and ``weight`` have shape (rows of this rank,), float64, ``positive`` is bool.  None where
     there is only one class, or a score is not a number.  Collective.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
-from ...data.partition import stretch
+from ...data.partition import even_range
 from ...errors import ConfigError
 from ...models import FeedForward, Sums
 from ...models.builtin import MODELS, to_config
@@ -222,7 +222,7 @@ def data_sample(run: Run) -> int:
     share, comm = run.loader.share, run.comm
     local, data, total = share.shuffle == "local", share.dataset, 0
     first = share.starts[comm.rank] if local else 0
-    low, high = (first, first + share.counts[comm.rank]) if local else stretch(share.rows, comm.size, comm.rank)
+    low, high = (first, first + share.counts[comm.rank]) if local else even_range(share.rows, comm.size, comm.rank)
     places = {share.rows * i // SAMPLE for i in range(SAMPLE)}
     for place in sorted(place for place in places if low <= place < high):
         row = place - first

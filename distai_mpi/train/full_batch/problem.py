@@ -292,7 +292,7 @@ class ShardedProblem(RowsProblem):
         """See `RowsProblem.product`: three rounds with the product's use in an inner product."""
         objective, mine = self.objective, self.objective.mine
         if self._way is None:
-            self._way, self._curved = objective.empty(once=True), objective.empty()
+            self._way, self._curved = objective.empty(one_copy=True), objective.empty()
         self._way[mine] = v
         self.publish(self._way)
         self._product(w, self._way, self._curved)

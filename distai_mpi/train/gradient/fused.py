@@ -45,11 +45,11 @@ class FusedSteps:
             self._together = Together.alone(size, shape, model.dtype)
             return
         self._local, self._carry = objective.empty(shared=False), objective.empty(shared=False)
-        self._carries = comm.empty(model.layout.size, model.dtype, once=True)  # the owners', for all to read
-        indices = comm.empty(2 * size * layers * width, np.int32, once=True)
-        factors = comm.empty(4 * size * layers * width, model.dtype, once=True)
+        self._carries = comm.empty(model.layout.size, model.dtype, one_copy=True)  # the owners', for all to read
+        indices = comm.empty(2 * size * layers * width, np.int32, one_copy=True)
+        factors = comm.empty(4 * size * layers * width, model.dtype, one_copy=True)
         self.usable = comm.can_synchronize and all(comm.shares(x) for x in (self._carries, indices, factors))
-        starts = np.array([*(objective.loader.stretch_of(rank)[0] for rank in range(comm.size)), size])
+        starts = np.array([*(objective.loader.range_of(rank)[0] for rank in range(comm.size)), size])
         rows = objective.loader.rows_of_step(comm.rank)
         nbytes = (size - rows) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
         self._together = Together(

@@ -85,8 +85,8 @@ class OverlappedGradients(DenseGradients):
         """Whether the slowest rank gains by overlap; the same on all ranks."""
         seconds = np.array([[self._seconds(w, batch, on) for on in (False, True)] for _ in range(1 + TRIALS)])
         medians = np.median(seconds[1:], axis=0)  # the first ones connect ranks, and compile
-        plain, early = np.max(self._objective.comm.allgather_object(medians), axis=0)
-        return bool(plain >= GAIN * early)
+        plain, overlapped = np.max(self._objective.comm.allgather_object(medians), axis=0)
+        return bool(plain >= GAIN * overlapped)
 
     def _seconds(self, w: Array, batch: Batch, on: bool) -> float:
         self.overlaps = on
