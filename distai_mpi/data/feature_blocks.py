@@ -22,7 +22,7 @@ from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
 from .readers.columns import Columns
-from .readers.stretch import Column, Csr, Stretch, StretchFile
+from .readers.chunk import Chunk, ChunkedFile, Column, Csr
 from .readers.text import Unsplittable
 from .share import ShardedDataset
 from .spec import Spec, spec_name
@@ -93,27 +93,27 @@ def _array_blocks(array: ArrayFile, block_bytes: int) -> Iterator[Array]:
         yield x
 
 
-def _parsed(file: StretchFile, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
+def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
     """The rows of a table or of text, densely; of sparse text with ``features`` at least, numbered from ``base``."""
     whole = file.sequential or (file.features is None and base is None)
     parts = 1 if whole else 1 + sum(map(os.path.getsize, file.files)) // block_bytes
     done = 0
     try:
         for part in range(parts):
-            stretch = file.read(part, parts)
-            yield from _dense(file, stretch, features, base, block_bytes)
-            done += stretch.rows
+            chunk = file.read(part, parts)
+            yield from _dense(file, chunk, features, base, block_bytes)
+            done += chunk.rows
     except Unsplittable:
         if parts == 1:
             raise
-        stretch = file.read(0, 1)
-        yield from _dense(file, stretch.take(np.arange(stretch.rows) >= done), features, base, block_bytes)
+        chunk = file.read(0, 1)
+        yield from _dense(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes)
 
 
-def _dense(file: StretchFile, stretch: Stretch, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
+def _dense(file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
     width, first = file.features, 0
-    if isinstance(stretch.x, Csr):
-        indices = stretch.x.indices
+    if isinstance(chunk.x, Csr):
+        indices = chunk.x.indices
         low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)
         first = min(1, low) if base is None else base
         if low < first:
@@ -122,9 +122,9 @@ def _dense(file: StretchFile, stretch: Stretch, features: int, base: int | None,
                 f" count from {base}: write the rows as those of the training were"
             )
         width = max(features, high + 1 - first)
-    column = Column("x", stretch.x, width or features, file.dtype, first)
+    column = Column("x", chunk.x, width or features, file.dtype, first)
     step = max(1, block_bytes // max(1, column.width * column.dtype.itemsize))
-    for start in range(0, stretch.rows, step):
-        x = np.empty((min(step, stretch.rows - start), column.width), column.dtype)
+    for start in range(0, chunk.rows, step):
+        x = np.empty((min(step, chunk.rows - start), column.width), column.dtype)
         column.copy(start, start + len(x), x)
         yield x
