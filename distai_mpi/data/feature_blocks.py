@@ -21,8 +21,8 @@ from .distribute import by_place, check_kinds
 from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
-from .readers.columns import Columns
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr
+from .readers.columns import Columns
 from .readers.text import Unsplittable
 from .share import ShardedDataset
 from .spec import Spec, spec_name
