@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 from distai_mpi.cli.main import main
-from distai_mpi.comm import launch
+from distai_mpi.comm import launch, leaving
 
 Path = str | os.PathLike[str]
 
@@ -46,7 +46,7 @@ def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> Compl
     """
     line, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
     serial = line[0] in ("predict", "plot")
-    leave = mock.patch.object(launch, "leave_together", return_value=True) if serial else contextlib.nullcontext()
+    leave = mock.patch.object(leaving, "leave_together", return_value=True) if serial else contextlib.nullcontext()
 
     def run() -> tuple[int, str, str]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), leave:
