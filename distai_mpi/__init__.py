@@ -6,9 +6,6 @@ loaded when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from .version import __version__
 
 _HOME = {
@@ -45,6 +42,7 @@ __all__ = [
     "world",
 ]
 
+TYPE_CHECKING = False  # not that of typing, which takes longer to import than all that is here
 if TYPE_CHECKING:
     from . import data, models, optim
     from .comm import Communicator, Exchange
@@ -54,9 +52,11 @@ if TYPE_CHECKING:
     from .train import Checkpoint, EarlyStopping, Trace, fit, minimize
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'distai_mpi' has no attribute {name!r}")
+    import importlib
+
     module = importlib.import_module(_HOME[name])
     value = module if module.__name__ == f"distai_mpi.{name}" else getattr(module, name)
     globals()[name] = value
