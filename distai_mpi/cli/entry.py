@@ -13,6 +13,8 @@ def main() -> int:
     """Run the process's command line and return the exit status; see `main.main`."""
     block: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if sys.argv[1:2] and sys.argv[1] in LISTENS:
+        from ..signals import listening
+
         block = listening()
     with block:
         from .main import main as run
