@@ -23,7 +23,12 @@ METRICS = {  # names of result.json and of early stopping, and whether more is b
     "r2": True,
 }
 # The losses of the linear models that have names: modules of `models.losses`.
-LOSSES_OF_MODELS = {"linear": "squared", "logistic": "logistic", "softmax": "softmax"}
+LOSSES_OF_MODELS = {
+    "linear": "squared",
+    "logistic": "logistic",
+    "softmax": "softmax",
+    "squared_hinge": "squared_hinge",
+}
 MODELS = (*LOSSES_OF_MODELS, "mlp")
 FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SOLVERS = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
