@@ -21,6 +21,7 @@ METRICS = {  # names of result.json and of early stopping, and whether more is b
     "mae": False,
     "rmse": False,
     "r2": True,
+    "poisson_deviance": False,
 }
 # The losses of the linear models that have names: modules of `models.losses`.
 LOSSES_OF_MODELS = {
@@ -28,6 +29,7 @@ LOSSES_OF_MODELS = {
     "logistic": "logistic",
     "softmax": "softmax",
     "squared_hinge": "squared_hinge",
+    "poisson": "poisson",
 }
 MODELS = (*LOSSES_OF_MODELS, "mlp")
 FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw")
