@@ -30,6 +30,7 @@ LOSSES_OF_MODELS = {
     "softmax": "softmax",
     "squared_hinge": "squared_hinge",
     "poisson": "poisson",
+    "huber": "huber",
 }
 MODELS = (*LOSSES_OF_MODELS, "mlp")
 FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw")
