@@ -18,7 +18,7 @@ from .backend import HOST, device_of, namespace
 from .comm import Exchange, choose_exchange
 from .data import Batch
 from .errors import ConfigError
-from .models import Model, Number, Sums
+from .models import Abilities, Model, Number, Sums
 from .params import Ownership
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Objective:
         whole: every rank owns the whole of all vectors, which are short.
 
     Attributes:
+        abilities: of the model, asked once.
         exchange: what ``asked`` has come to, see `comm.choose_exchange`.
         owners, mine: the slices of the ranks, and this rank's.
         strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
@@ -62,8 +63,9 @@ class Objective:
         asked: Exchange | None = None,
         whole: bool = False,
     ) -> None:
-        if hasattr(model, "check_data"):
-            model.check_data(loader.share.labels)
+        self.abilities = Abilities.of(model)
+        if self.abilities.data_check is not None:
+            self.abilities.data_check.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
         self.whole, size = whole, model.layout.size
         if whole:

@@ -9,7 +9,7 @@ from distai_mpi import models, optim
 from distai_mpi.comm import VectorExchange
 from distai_mpi.data import Dataset, whole
 from distai_mpi.errors import ConfigError
-from distai_mpi.train.gradient.base import defined_together
+from distai_mpi.models.protocols import defined_together
 from distai_mpi.train.gradient.factors import FactorGradients
 
 mpi = pytest.mark.mpi

@@ -158,11 +158,11 @@ def test_weights_may_be_summed_in_the_dtype_of_the_rows(comm):
 @mpi
 @pytest.mark.parametrize("kind", ["logistic", "softmax"])
 def test_newton_compiles_nothing_once_it_runs(comm, kind, monkeypatch):
-    from distai_mpi.models.curvature import LayerRows, MarginRows
+    from distai_mpi.models.curvature import MarginRows, SoftmaxRows
     from distai_mpi.train import Callback
 
     made = []
-    for rows in (LayerRows, MarginRows):
+    for rows in (SoftmaxRows, MarginRows):
         add = rows.add_matrix
         monkeypatch.setattr(rows, "add_matrix", lambda *words, add=add: (made.append(len(words[1].x)), add(*words)))
 

@@ -15,7 +15,7 @@ from ..options import FULL_BATCH, SOLVERS
 
 def load_data(settings: dict[str, Any], comm: Any) -> Any:
     """The `data.Sets` that the flags name, shared out over ``comm``; collective."""
-    from .. import data
+    from .. import data, models
 
     sets = data.load_sets(
         settings["data"],
@@ -30,12 +30,13 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         **column_options(settings),
         dtype=held_dtype(settings),
     )
-    if settings["model_name"] != "linear":
+    loss = models.loss_of_model(settings["model_name"])
+    if loss.classifies:
         sets = data.Sets(*data.encode_labels(*sets, comm=comm))
     elif not sets.train.labels.words:  # False and True are the numbers 0 and 1
         others = [share and replace(share, classes=None) for share in sets[1:]]
         sets = data.Sets(replace(sets.train, classes=None), *others)
-    if settings["model_name"] == "logistic":
+    if loss.classifies and not loss.several:
         check_two(sets.train)
     if settings["standardize"]:
         return data.Sets(*data.standardize(*sets, comm=comm))
@@ -66,7 +67,7 @@ def check_two(share: Any) -> None:
 
     if share.classes is None or len(share.classes) == 2:
         return
-    found = f"{share.name}: logistic regression is of two classes, but the labels are {listed(share.classes)}"
+    found = f"{share.name}: this model is of two classes, but the labels are {listed(share.classes)}"
     if len(share.classes) == 1:
         raise DataError(f"{found} alone; name the column of the labels by --label")
     hint = "; -1 beside 0 and 1 often stands for rows without a label: leave them out"

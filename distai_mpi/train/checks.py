@@ -13,7 +13,7 @@ from ..data import ShardedDataset
 from ..data.checks import first_beyond
 from ..data.partition import even_range
 from ..errors import ConfigError, DataError
-from ..models import Model
+from ..models import Abilities, Model
 from ..optim import FullBatchSolver
 from ..options import OPTIONS
 from ..settings import called, exclude, worded
@@ -68,9 +68,10 @@ def check_metric(model: Model, valid: ShardedDataset, metric: str) -> None:
 
 def check_rows(model: Model, share: ShardedDataset, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
-    if hasattr(model, "check_data") and not share.labels.unlabelled:
+    check = Abilities.of(model).data_check
+    if check is not None and not share.labels.unlabelled:
         try:
-            model.check_data(share.labels)
+            check.check_data(share.labels)
         except DataError as error:
             raise DataError(f"{share.name}, {which} rows: {error}") from None
     if not math.isfinite(share.total_weight):

@@ -14,7 +14,7 @@ from ..data import Loader, ShardedDataset
 from ..errors import ConfigError
 from ..files import check_writable
 from ..messages import tell
-from ..models import Model, Sums
+from ..models import Abilities, Model, Sums
 from ..objective import Objective
 from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
 from ..optim.schedules import over
@@ -155,8 +155,8 @@ def fit(
             limited_blas(comm.node.size, cpus) as threads,
             np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
         ):
-            if hasattr(model, "limit_threads"):
-                model.limit_threads(threads)
+            if (threaded := Abilities.of(model).threads) is not None:
+                threaded.limit_threads(threads)
             loader = make_loader(model, data, comm, rows, seed, place)
             if isinstance(optimizer, FullBatchSolver):
                 loader.hold(memory_left() // (HELD * comm.node.size))

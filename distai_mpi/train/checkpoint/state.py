@@ -13,8 +13,7 @@ from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
 from ...data.partition import even_range
 from ...errors import ConfigError
-from ...models import FeedForward, Sums
-from ...models.builtin import MODELS, to_config
+from ...models import Sums, name_of, to_config
 from ...optim import LBFGS, LocalSGD
 from ...params import Ownership
 from ..checks import spelled
@@ -155,13 +154,12 @@ def identity(run: Run) -> dict[str, Any]:
     objective, loader = run.objective, run.loader
     share, model, method = loader.share, objective.model, run.optimizer
     averages = isinstance(method, LocalSGD)
-    known = isinstance(model, FeedForward) and type(model) in MODELS.values()
     same = {
         "model": {
             "class": type(model).__name__,
             "slots": [[slot.name, list(slot.shape)] for slot in model.layout.slots],
             "dtype": model.dtype.name,
-            "config": to_config(model) if known else None,  # type: ignore[arg-type]
+            "config": to_config(model) if name_of(model) else None,
         },
         "seed": loader.seed,
         "validation": run.stopping is not None and run.stopping.metric,

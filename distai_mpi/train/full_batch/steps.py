@@ -141,7 +141,7 @@ class FullBatchSteps(MeasuredSteps):
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
-            self.done.update(first_norm=self.gradient_norm, first_value=found.value)
+            self.done.update(first_norm=self.gradient_norm, first_value=found.value - self.least_value)
 
     def _take_sample(self, totals: Array, everywhere: Array) -> None:
         """Make the preconditioner, and know the start, from what the ranks found on the sample; local."""
@@ -150,7 +150,7 @@ class FullBatchSteps(MeasuredSteps):
             self._warn(
                 "the sample of the rows has no solution: the method begins without it, and nothing preconditions"
             )
-            curvature = 1.0 if self.objective.model.loss_function.name == "squared" else 0.25  # type: ignore[attr-defined]
+            curvature = self.objective.model.loss_function.curvature_scale  # type: ignore[attr-defined]
             self._metric = Diagonal(curvature * everywhere + self.points.penalty)
             return
         matrix = estimate.matrix

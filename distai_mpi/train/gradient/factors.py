@@ -13,7 +13,7 @@ from ...models import Sums
 from ...objective import Objective
 from ...params import Ownership
 from ...params.ownership import ALIGNMENT
-from .base import Gradients, defined_together, most_rows
+from .base import Gradients, most_rows
 
 Array = Any
 PART_BYTES = 256 << 10  # of the owned slice that is made, and then used, at once: it stays in the second-level cache
@@ -71,7 +71,7 @@ class FactorGradients(Gradients):
 def find_obstacle(objective: Objective) -> str | None:
     """Why factors cannot be exchanged; None where they can, the same on all ranks."""
     loader = objective.loader
-    if not defined_together(objective.model, "loss_and_grad", "loss_and_factors"):
+    if objective.abilities.factors is None:
         return "this model's gradient has no factors"
     if loader.device is not HOST:
         return "factors are for the CPU"

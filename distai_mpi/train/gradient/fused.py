@@ -16,7 +16,7 @@ from ...data import Batch, Loader
 from ...models import Sums, Together
 from ...objective import Objective
 from ...optim import SGD, Constant, FirstOrder, Schedule
-from .base import Gradients, defined_together
+from .base import Gradients
 from .factors import FactorGradients
 
 Array = Any
@@ -106,8 +106,7 @@ def make_fused(
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
-    names = ("loss_and_grad", "sgd_step", "row_shape", "loss_and_factors", "grad_of_factors")
-    if not defined_together(objective.model, *names) or not _few(objective.loader) or not _small(objective):
+    if objective.abilities.fused is None or not _few(objective.loader) or not _small(objective):
         return None
     if objective.comm.size > 1:
         name = asked.algorithm or objective.comm.default_algorithm
