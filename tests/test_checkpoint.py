@@ -378,7 +378,7 @@ def test_periods():
     periods = [Checkpoint("x", every) for every in (2, "3", "30s", "10min", "1.5h", None)]
     assert [p.epochs for p in periods] == [2, 3, None, None, None, None]
     assert [p.seconds for p in periods] == [None, None, 30, 600, 5400, None]
-    with pytest.raises(ConfigError, match="kept"):
+    with pytest.raises(ConfigError, match="keep of Checkpoint"):
         Checkpoint("x", 1, keep=0)
 
 
