@@ -49,12 +49,12 @@ def write_patiently(
 ) -> None:
     """Call ``write`` again and again, with a ``pause`` between, until it succeeds or ``seconds`` are over.
 
-    ``tell`` takes what the first failure is to be told as; ``going_on`` is called before each further try.
+    ``tell`` is called with the message of the first failure; ``going_on`` is called before each further try.
 
     Raises:
         Unwritable: as ``write`` raised it the last time.
     """
-    end, told = time.monotonic() + seconds, False
+    end, reported = time.monotonic() + seconds, False
     while True:
         try:
             write()
@@ -63,9 +63,9 @@ def write_patiently(
             left = end - time.monotonic()
             if left <= 0:
                 raise
-            if not told:
+            if not reported:
                 tell(f"{error}; trying again for {seconds:.0f} s")
-                told = True
+                reported = True
         time.sleep(min(pause, left))
         going_on()
 

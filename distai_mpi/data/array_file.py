@@ -21,7 +21,7 @@ from .readers.compressed import unpacked
 Array = Any
 
 MISSING_ADVICE = "mend or remove that row, or give --missing mean, median or drop"
-BLOCK_BYTES = 16 << 20  # read at a time where nobody says otherwise
+BLOCK_BYTES = 16 << 20  # read at a time by default
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class ArrayFile:
 
     @contextmanager
     def _member(self) -> Iterator[IO[bytes]]:
-        """What is compressed, opened behind its header; damage is told as a DataError."""
+        """What is compressed, opened behind its header; damage raises a DataError."""
         try:
             with ExitStack() as stack:
                 if self.member is None:

@@ -16,7 +16,7 @@ from .wording import worded_errors
 Array = Any
 MOST_FRACTIONS = 100  # classes whose labels are not whole numbers; more are the targets of a regression
 MOST_WORDS = 1 << 16  # classes that are words; more are names of rows
-MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, are told: they may be values
+MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, get a note: they may be values
 CHUNK = 1 << 20  # labels recoded at a time
 
 

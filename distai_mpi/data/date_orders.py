@@ -16,7 +16,7 @@ from .several import SeveralFiles
 MONTH, DAY = "month/day/year", "day/month/year"
 
 
-def settle(files: Sequence[ChunkedFile], rows_of: Callable[[ChunkedFile], Any], comm: Any) -> list[ChunkedFile]:
+def order_dates(files: Sequence[ChunkedFile], rows_of: Callable[[ChunkedFile], Any], comm: Any) -> list[ChunkedFile]:
     """``files``, which are read together, with one order of day and month for all columns of one name; collective.
 
     What is known beforehand, or what the first lines of the first file tell, holds for all of them; else the column is
@@ -75,6 +75,6 @@ def _untold(table: CsvFile, column: int) -> DataError:
     """The error about a column of dates that can be read in two ways."""
     return DataError(
         f"{table.path}: column {table.column_name(column)}: whether {table.examples[column]!r} is {MONTH} or {DAY}"
-        " cannot be told, for no date in the column has a day above 12: say --month-first or --day-first, or leave the"
+        " is unclear, for no date in the column has a day above 12: say --month-first or --day-first, or leave the"
         f" column out by {table.drop([column])}"
     )

@@ -36,7 +36,7 @@ class SeveralFiles:
         order: of the features: where each is among those of the files followed by those of the folders.
         feature_names: of the features, where the files have any.
         roles: of the columns that are features, those of folders included, and of the label; None: they are no tables.
-        notes: what a user is to be told of how the files are read.
+        notes: for the user, on how the files are read.
     """
 
     path: str

@@ -52,7 +52,7 @@ class ShardedDataset:
         date_orders: of columns of dates as 1/2/2020 the name, or number, and whether the day comes first.
         row_names: columns that are left out because their words name the rows.
         classes: the labels that the codes 0, 1, ... in the data stand for; None: labels stand for themselves.
-        notes: what a user is to be told of the data, one sentence each; replicated.
+        notes: for the user, on the data, one sentence each; replicated.
     """
 
     dataset: Dataset

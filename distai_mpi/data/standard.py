@@ -24,7 +24,7 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
     Nothing is copied: features are standardized when they are gathered.  Mean and standard deviation are those of
     the population (divided by the summed weight), over all ranks, and every set gets the same.  A feature that is
     constant keeps its scale: a deviation of 1.  Where `Dataset.scale` is set, it comes first.  Features are taken as
-    they are held: what `load_sets` was told to hold in float32 was rounded before.
+    they are held: what `load_sets` held in float32 was rounded before.
 
     Args:
         train: the rows that the numbers are taken from.
@@ -46,7 +46,7 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
     in ``dtype`` is a share of `SPACING` of their deviation, and they are held in a wider type, their means on the rows
     of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.  Whether
-    that is so is told by some rows alone.
+    that is so is estimated from some rows.
 
     Args:
         train, others, comm: see `standardize`.

@@ -195,7 +195,7 @@ def check(comm: Communicator, contender: Contender) -> None:
     pattern.write(x, comm.rank)
     contender.prepare()
     contender.call()
-    with comm.agreed():  # and nobody goes on to write while others read the node's vector
+    with comm.agreed():  # and no rank goes on to write while others read the node's vector
         if not pattern.repeats(contender.result, pattern.total(comm.size, x.dtype)):
             raise DistaiError(f"{contender.name}: the sum of {x.nbytes:,} bytes of {x.dtype} is wrong")
 

@@ -194,15 +194,15 @@ def places(report: dict[str, Any]) -> str:
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What must be known to read the table."""
-    told = [
+    lines = [
         f"{report['mpi']}; load before the run {report['load']:.1f}; GB/s: the vector's bytes a second; × native, "
         "× floor: its time as a multiple of theirs"
     ]
-    told += crowding(report)
+    lines += crowding(report)
     for one in report["skipped"]:
         what = f"{one['bytes']:,} bytes of {one['dtype']}" + (f", {one['algorithm']}" if one["algorithm"] else "")
-        told.append(f"left out: {what}: {one['reason']}")
-    return told
+        lines.append(f"left out: {what}: {one['reason']}")
+    return lines
 
 
 def crowding(report: dict[str, Any]) -> list[str]:

@@ -233,6 +233,6 @@ def show(report: dict[str, Any]) -> None:
     console = Console(force_terminal=watched, width=None if watched else 100, highlight=False)
     console.print(f"loss and gradient: {what}")
     console.print(table)
-    told = f"{report['threads']} BLAS thread{'' if report['threads'] == 1 else 's'} a rank"
-    for text in (f"{told}; load {report['load']:.1f}; GB/s: the features' bytes a second", *crowding(report)):
+    threads = f"{report['threads']} BLAS thread{'' if report['threads'] == 1 else 's'} a rank"
+    for text in (f"{threads}; load {report['load']:.1f}; GB/s: the features' bytes a second", *crowding(report)):
         console.print(text)

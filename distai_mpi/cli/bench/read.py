@@ -176,7 +176,7 @@ def measure() -> None:
 
 
 def peer_program(name: str, file: str) -> str:
-    """The program in which a peer loads ``file``, told how it is made up."""
+    """The program by which a peer loads ``file``, with its shape."""
     from ...data.formats import find
     from ...data.readers.csv_text import CsvFile
 

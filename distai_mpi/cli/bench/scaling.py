@@ -110,11 +110,7 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """Trains on parts of ``comm``; its methods are collective.
-
-    Of the laws for many nodes that of latency has no part in this: it is about nodes in a row, and here all
-    ranks work on the same step, side by side.
-    """
+    """Trains on parts of ``comm``; its methods are collective."""
 
     comm: Any
     settings: dict[str, Any]
@@ -142,7 +138,7 @@ class Bench:
             try:
                 with part:
                     outcome = self.train(kind, part, epochs)
-            except DistaiError as error:  # all of the part have it, and the sleepers must hear of it
+            except DistaiError as error:  # all of the part have it, and the sleepers must get it
                 outcome = error
         self.comm.barrier_asleep()
         outcome = self.comm.bcast_object(outcome, members[0])

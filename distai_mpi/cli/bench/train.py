@@ -106,8 +106,8 @@ def show(report: dict[str, Any]) -> None:
             figures = [f"{row['seconds']:.3f}", f"{1 / rates[-1]:.3f} – {1 / rates[0]:.3f}"]
         else:
             figures = [f"{row['samples_per_second']:,.0f}", f"{rates[0]:,.0f} – {rates[-1]:,.0f}"]
-        told = [f"{row['objective']:.9g}" if row["objective"] is not None else ""] if by_seconds else []
-        table.add_row(row["command"], *figures, f"{row['ours_to_this']:.2f} ×", *told)
+        objective = [f"{row['objective']:.9g}" if row["objective"] is not None else ""] if by_seconds else []
+        table.add_row(row["command"], *figures, f"{row['ours_to_this']:.2f} ×", *objective)
     console = Console()
     console.print(table)
     peak = f"sgemm peak on {report['ranks']} core(s): {report['sgemm_flops'] / 1e9:.0f} GFLOP/s"

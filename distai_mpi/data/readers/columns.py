@@ -23,7 +23,7 @@ class Roles(NamedTuple):
         label: column of the label; None: there is none, or it is not wanted.
         weight: column of the weights, likewise.
         features: columns of the features, in the order in which the model takes them.
-        notes: what a user is to be told of the choice, one sentence each.
+        notes: for the user, on the choice, one sentence each.
         names: of the columns ``features``, in this order; None where columns have no names.
         label_name: name of the column of the label, or None; weight_name likewise.
             row_names: columns of words that are left out because they name the rows; names, else numbers.
@@ -243,7 +243,7 @@ class Columns:
         )
 
     def _label(self, path: str, names: Sequence[str] | None, count: int) -> int | None:
-        """The column of the label as it was called in training or is named now; None: nobody has named one."""
+        """The column of the label as it was called in training or is named now; None: it was not named."""
         if self.label_name is not None and names is not None:
             called = self.label if self.label_name not in names and self.label in names else self.label_name
             if called is not None and called in names:

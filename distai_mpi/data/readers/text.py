@@ -62,7 +62,7 @@ class TextFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The uncompressed text; damage is told as a DataError."""
+        """The uncompressed text; damage raises a DataError."""
         with unpacked(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
             yield file
 
