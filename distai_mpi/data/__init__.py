@@ -1,4 +1,4 @@
-"""Data sets, how they are shared out over ranks, and the batches a rank works on."""
+"""Data sets, their shards on ranks, and the batches that a rank works on."""
 
 from .batch import Batch
 from .classes import encode, encode_labels

@@ -1,4 +1,4 @@
-"""Whether dates as 1/2/2020 are the 1st of February or January 2: by all values of their column, on all ranks."""
+"""Order of day and month in dates as 1/2/2020, inferred from all values of their column on all ranks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MONTH, DAY = "month/day/year", "day/month/year"
 def order_dates(files: Sequence[ChunkedFile], rows_of: Callable[[ChunkedFile], Any], comm: Any) -> list[ChunkedFile]:
     """``files``, which are read together, with one order of day and month for all columns of one name; collective.
 
-    What is known beforehand, or what the first lines of the first file tell, holds for all of them; else the column is
-    looked through until one of the files tells it.  A value that contradicts is refused when it is read.
+    What is known beforehand, or follows from the first lines of the first file, holds for all of them; else the column
+    is read until a value of one of the files decides.  A value that contradicts is refused when it is read.
 
     Args:
         rows_of: reads this rank's `Chunk` of a file; collective.

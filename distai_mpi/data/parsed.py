@@ -1,4 +1,4 @@
-"""Files that the ranks have read in chunks, each its own: a source of rows that are already in memory."""
+"""Files of which every rank has parsed a chunk: a source of rows that are already in memory."""
 
 from __future__ import annotations
 
@@ -213,10 +213,10 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
 
 
 def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:
-    """The rows that this rank keeps by ``plan``, each sent by the rank that has read it.
+    """The rows of this rank's shard by ``plan``, each sent by the rank that has parsed it.
 
     Returns x, y and perhaps weight, each of shape (rows, width).  No rank sends more than about ``chunk_bytes`` at a
-    time, and all go on until the longest chunk is sent.
+    time; all take part until the longest chunk is sent.
     """
     columns, first, mine = source.columns, source.starts[comm.rank], source.counts[comm.rank]
     own = sum(plan.counts(which)[comm.rank] for which in range(len(plan.sets)))
@@ -243,7 +243,7 @@ def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array
 
 
 def join(source: Parsed, arrays: Sequence[Array], holders: Sequence[int], comm: Any, chunk_bytes: int) -> None:
-    """Fill every holder's ``arrays`` with all rows.
+    """Gather all rows into every holder's ``arrays``.
 
     ``holders[r]`` is the rank that holds what rank r reads and writes: the first of its node where ``arrays`` are
     shared by a node, itself where every rank has its own.  A rank writes its own rows there; each other holder is

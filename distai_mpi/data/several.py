@@ -25,8 +25,8 @@ PIECE_BYTES = 4 << 20  # smaller ones are not worth opening a file for
 class SeveralFiles:
     """The rows of ``members`` one after another; see `chunk.ChunkedFile`.
 
-    Ranks share out the bytes of all files together, in the files' order: a large file is cut into pieces, as is
-    whatever the borders of the shares go through, and a rank reads many small ones whole.
+    The bytes of all files together are partitioned over the ranks, in the files' order: large files, and those across
+    the border of two ranks, are cut into pieces; small ones are read whole.
 
     Attributes:
         path: what the user calls the set.

@@ -1,4 +1,4 @@
-"""Features of mean 0 and deviation 1, by the numbers of the training rows on all ranks."""
+"""Standardization of features by mean and deviation of the training rows on all ranks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
 
 
 def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any, dtype: Any) -> tuple[Any, ...]:
-    """``train`` and ``others``, with features centred where ``dtype`` would leave little of them; collective.
+    """``train`` and ``others``, with features centred where rounding to ``dtype`` would lose too much; collective.
 
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
     in ``dtype`` is a share of `SPACING` of their deviation, and they are held in a wider type, their means on the rows
@@ -131,7 +131,7 @@ def mean_and_variance(loader: Loader, comm: Any) -> tuple[Array, Array]:
 
 
 def _origin(loader: Loader, comm: Any) -> Array:
-    """The features of one row that counts, float64, the same on every rank."""
+    """The features of one row of positive weight, float64, the same on every rank."""
     found = None
     for batch in loader.sequential():
         counting = np.flatnonzero(batch.weight) if batch.weight is not None else np.arange(len(batch.x))

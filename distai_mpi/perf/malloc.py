@@ -1,4 +1,4 @@
-"""What glibc's malloc does with large pieces of memory that are freed: give them back to the kernel, or keep them.
+"""Settings of glibc's malloc: whether large blocks that are freed go back to the kernel or are kept.
 
 A library that allocates scratch memory in a call and frees it again pays a page fault for every 4 KiB, in each call,
 unless malloc keeps what is freed.  By default it keeps pieces up to 32 MiB once it has seen one of them freed (its

@@ -1,4 +1,4 @@
-"""Calls that all ranks make together, timed in turn, so that they can be compared although the machine's speed drifts.
+"""Times calls that all ranks make together, in turn, so that drifts of the machine's speed do not bias them.
 
 A *sample* is the time of one call.  Before it every rank writes its own vector anew, untimed, and the ranks pass a
 barrier: that is how gradients come, just written, with their cache lines in their owner's cache.  For calls so short

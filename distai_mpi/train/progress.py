@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere; rank 0 alone."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere; on rank 0."""
 
 from __future__ import annotations
 

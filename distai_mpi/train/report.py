@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder: metrics.jsonl, result.json and model.npz."""
+"""Files of a run: metrics.jsonl, result.json and model.npz."""
 
 from __future__ import annotations
 

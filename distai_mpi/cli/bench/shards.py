@@ -1,4 +1,4 @@
-"""``distai-mpi bench shards``: what rows in proportion to speed are worth when one rank is slow."""
+"""``distai-mpi bench shards``: step time with even shards and with shards by speed, when one rank is slow."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def make_optimizer(name: str) -> Any:
 
 
 class Given:
-    """A model whose gradient is there already: where training wants it.  At first that is the pattern of ``rank``."""
+    """A model whose gradient is already in ``grad``.  Before the first step that is the pattern of ``rank``."""
 
     def __init__(self, parameters: int, dtype: Any, rank: int) -> None:
         import numpy as np
