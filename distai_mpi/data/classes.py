@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from .labels import Label, are_truths, keys, listed, number, of_codes, spelled
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 from .wording import worded_errors
 
 Array = Any

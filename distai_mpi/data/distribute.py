@@ -26,9 +26,9 @@ from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_chunks
 from .partition import Partition, even_range
 from .readers.columns import Columns
+from .sharded import ShardedDataset, from_local
 from .sharder import Sharder
 from .sharding_plan import ShardingPlan
-from .share import ShardedDataset, from_local
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
 from .wording import worded_errors

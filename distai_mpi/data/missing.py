@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from .dataset import Fill
 from .loader import Loader
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 from .wording import worded_errors
 
 Array = Any

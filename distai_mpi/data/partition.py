@@ -62,7 +62,7 @@ class Partition:
             raise ConfigError(f"{called('shards')} {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
 
     def counts(self, rows: int) -> tuple[int, ...]:
-        """Rows of each rank when ``rows`` are shared out."""
+        """Numbers of rows of all ranks when ``rows`` are partitioned."""
         return tuple(stop - start for start, stop in pairwise(_cuts(self.weights, rows)))
 
     def range_of(self, rows: int, rank: int) -> tuple[int, int]:

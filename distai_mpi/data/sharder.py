@@ -18,8 +18,8 @@ from .parsed import Parsed
 from .partition import Partition, even_range
 from .permutation import Permutation
 from .readers.columns import Columns, Roles
+from .sharded import ShardedDataset, Shuffle, Transfer, sum_over_ranks
 from .sharding_plan import ShardingPlan
-from .share import ShardedDataset, Shuffle, Transfer, sum_over_ranks
 from .sources import Source
 
 
@@ -84,7 +84,7 @@ class Sharder:
         return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
 
     def _labelled(self, name: str, shard: ShardedDataset) -> ShardedDataset:
-        """``shard``, from the source of set ``name``, if all of its rows have labels, or none does and none needs to."""
+        """``shard``, from the source of set ``name``, whose rows all have labels, or none has and none is needed."""
         labels = shard.labels
         if shard.classes is not None:
             shard = replace(shard, labels=replace(labels, words=not are_truths(shard.classes)))

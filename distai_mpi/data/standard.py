@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from .dataset import Standard
 from .loader import Loader
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 
 Array = Any
 LOOK = 2048  # rows, over all ranks

@@ -77,7 +77,7 @@ class ShardedDataset:
 
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
-            raise ValueError("a share of weighted rows, and no other, needs their summed weight")
+            raise ValueError("a shard of weighted rows, and no other, needs their summed weight")
 
     def check_weight(self) -> None:
         """Raise `DataError` if all rows weigh 0, so that there is nothing to learn from; the same on every rank."""
