@@ -1,4 +1,4 @@
-"""Which of a file's named arrays are features, labels and weights: as they are usually called, or as a user says."""
+"""Chooses features, labels and weights among a file's named arrays, by the usual names or by those a user gives."""
 
 from __future__ import annotations
 

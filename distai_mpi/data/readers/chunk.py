@@ -1,4 +1,4 @@
-"""Rows that one rank has read from a file: its chunk of them."""
+"""Chunks of rows, each parsed by one rank, and the files that are read so."""
 
 from __future__ import annotations
 

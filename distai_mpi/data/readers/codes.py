@@ -1,4 +1,4 @@
-"""Numbers by which the kernels that read text and their callers understand each other."""
+"""Codes that kernels which parse text exchange with their callers."""
 
 # faults
 FINE, EMPTY, NO_NUMBER, FEWER, MORE, NEGATIVE, TOO_LARGE, NO_INDEX, NO_COLON, NOT_ASCENDING, HUGE_INDEX = range(11)

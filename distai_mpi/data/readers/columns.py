@@ -1,4 +1,4 @@
-"""What a user says of the columns of a table, and which of a file's columns are label, weight and features."""
+"""Options on the columns of a table, and the choice of label, weight and features by them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Roles(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """What a user says of a table, and of how its text is to be read.
+    """Options on a table: the roles of its columns, and how its text is read.
 
     A column is named by its name, or by its number from 0.  ``columns`` and ``drop`` take several with commas between
     them (a name that holds a comma stands in double quotes), patterns as of file names (``x*``, ``item_??``) and ranges

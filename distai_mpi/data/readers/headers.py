@@ -1,4 +1,4 @@
-"""Whether the first line of a table names its columns, by evidence; where there is too little, the user is asked."""
+"""Decides by evidence whether the first line of a table names its columns; asks the user where that is too little."""
 
 from __future__ import annotations
 

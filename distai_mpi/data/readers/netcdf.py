@@ -1,4 +1,4 @@
-"""netCDF: how its numbers are packed, which are missing, and dates; and the classic format."""
+"""netCDF: packed numbers, missing values, dates, and the classic format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text in lines, read by ranges of bytes: every rank the lines that begin in its own."""
+"""Text in lines, read by ranges of bytes: a rank reads the lines that begin in its range."""
 
 from __future__ import annotations
 

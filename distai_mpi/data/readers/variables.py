@@ -1,4 +1,4 @@
-"""Named arrays of a file, and what a user may make of them: a table of their columns, read in chunks."""
+"""Named arrays of a file, joined to a table that is read in chunks."""
 
 from __future__ import annotations
 
