@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import ConfigError
 
@@ -38,6 +39,11 @@ def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError):
             raise _unwritable(path, error) from None
         raise
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON by `write_whole`."""
+    write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
 def write_patiently(

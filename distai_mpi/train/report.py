@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from ..files import Unwritable, check_writable, write_patiently, write_whole
+from ..files import Unwritable, check_writable, write_json, write_patiently, write_whole
 from ..messages import tell
 from ..models import save_model
 from .callbacks import Callback
@@ -116,14 +116,14 @@ class ResultFiles(Callback):
 
     def _write_last(self, folder: str, run: Run, result: Result, seconds: float) -> None:
         """Write the files of the end into ``folder``, trying for so many seconds; local."""
-        text = json.dumps(result_fields(run, result, self.settings), indent=2) + "\n"
+        fields = result_fields(run, result, self.settings)
 
         def write() -> None:
             _make(folder, folder)
             self._write_history(folder, run)
             if result.status == "completed":
                 save_model(os.path.join(folder, MODEL), run.objective.model, result.w, self.extra)
-            write_whole(os.path.join(folder, RESULT), lambda file: file.write(text.encode()))
+            write_json(os.path.join(folder, RESULT), fields)
 
         # the others wait, and must know that this rank works
         write_patiently(write, seconds, PAUSE_SECONDS, lambda why: tell(why, warning=True), run.comm.going_on)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -214,11 +213,10 @@ def crowding(report: dict[str, Any]) -> list[str]:
 
 def write(report: dict[str, Any], json_file: str | None, plot_file: str | None) -> None:
     """Write what was asked for."""
-    from ...files import write_whole
+    from ...files import write_json, write_whole
 
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, report)
     if plot_file:
         from ...perf.charts import exchange_chart
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -185,7 +184,7 @@ def report(
     plot_file: Any,
 ) -> None:
     """Print the curves, and write what was asked for."""
-    from ...files import write_whole
+    from ...files import write_json, write_whole
     from ...perf.scaling import curve
 
     curves = [curve(kind, of_kind) for kind, of_kind in rates.items()]  # type: ignore[arg-type]
@@ -194,8 +193,7 @@ def report(
     if json_file:
         fields = facts | {"load": os.getloadavg()[0], "placement": "packed"}
         fields |= {one.kind: asdict(one) | {"law": one.law.name} for one in curves}
-        text = json.dumps(fields, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, fields)
     if plot_file:
         from ...perf.charts import scaling_chart
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -42,7 +41,7 @@ def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json
     (publishing included) and updating are measured in as many further steps, by the phases of a trace.
     """
     from ...comm import Communicator
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
 
     with Communicator(launch.world()) as comm:
         if comm.size == 1:
@@ -56,8 +55,7 @@ def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json
             if comm.rank == 0:
                 show(report)
                 if json_file:
-                    text = json.dumps(report, indent=2) + "\n"
-                    write_whole(json_file, lambda file: file.write(text.encode()))
+                    write_json(json_file, report)
 
 
 def make_optimizer(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from typing import Any
@@ -51,7 +50,7 @@ def command(
     """
     if launch.launcher().size > 1:
         raise ConfigError("bench train starts its own ranks: run it without a launcher, with --ranks N")
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
     from ...perf.compare import Contender, run_in_turn, sgemm_peak
 
     if json_file:
@@ -82,8 +81,7 @@ def command(
     }
     show(report)
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, report)
 
 
 def ours_command(ranks: int, launcher: str | None, flags: tuple[str, ...]) -> list[str]:
