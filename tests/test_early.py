@@ -148,7 +148,7 @@ def test_what_cannot_be_is_said(nodes):
         train(nodes, True, model=own)
     with pytest.raises(ConfigError, match="hierarchical or auto, not ring"):
         train(nodes, True, allreduce="ring")
-    with pytest.raises(ConfigError, match="averaging"):
+    with pytest.raises(ConfigError, match="local SGD"):
         train(nodes, True, optimizer=optim.LocalSGD(inner=optim.SGD(0.1)))
 
 
