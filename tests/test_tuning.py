@@ -606,18 +606,18 @@ def test_ranks_that_ask_for_different_sums_are_told(world, monkeypatch):
 # --- the commands
 
 
-def job(mpirun, tmp_path, *words, ranks=2):
-    done = mpirun(ranks, "-m", "distai_mpi", *words, env={"DISTAI_CACHE": str(tmp_path / "cache")}, cwd=tmp_path)
+def job(run_command, tmp_path, *words, ranks=2):
+    done = run_command(ranks, *words, env={"DISTAI_CACHE": str(tmp_path / "cache")}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_training_measures_once_and_tells(mpirun, tmp_path):
+def test_training_measures_once_and_tells(run_command, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "rows.npz", x=rng.normal(size=(64, 40)), y=rng.integers(0, 2, 64))
     flags = ("train", "--data", "rows.npz", "--epochs", "1", "--hidden", "50", "--model", "mlp", "--out", "run")
     first, second, named = (
-        job(mpirun, tmp_path, *flags, *more) for more in (["-v"], ["-v"], ["-v", "--allreduce", "ring"])
+        job(run_command, tmp_path, *flags, *more) for more in (["-v"], ["-v"], ["-v", "--allreduce", "ring"])
     )
     pattern = r"^exchange (\w+) \(µs for 8 KiB: .*native [\d.,]+.*; (.*)\)$"
     (chosen, how), (again, whence) = (re.search(pattern, text, re.MULTILINE).groups() for text in (first, second))
@@ -626,31 +626,31 @@ def test_training_measures_once_and_tells(mpirun, tmp_path):
     assert chosen == again
     assert "exchange ring\n" in named
     assert json.loads((tmp_path / "run/result.json").read_text())["allreduce"] == "ring"
-    assert "exchange" not in job(mpirun, tmp_path, *flags)
+    assert "exchange" not in job(run_command, tmp_path, *flags)
     assert json.loads((tmp_path / "run/result.json").read_text())["allreduce"] == chosen
-    assert "exchange native\n" in job(mpirun, tmp_path, *flags, "-v", ranks=1)
+    assert "exchange native\n" in job(run_command, tmp_path, *flags, "-v", ranks=1)
 
 
-def test_a_run_that_goes_on_keeps_its_exchange(mpirun, tmp_path):
+def test_a_run_that_goes_on_keeps_its_exchange(run_command, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "rows.npz", x=rng.normal(size=(64, 40)), y=rng.integers(0, 2, 64))
     flags = ("train", "--data", "rows.npz", "--model", "softmax", "--out", "run", "--checkpoint-every", "1", "-v")
-    job(mpirun, tmp_path, *flags, "--epochs", "1", "--allreduce", "rabenseifner")
-    told = job(mpirun, tmp_path, *flags, "--epochs", "2", "--resume")
+    job(run_command, tmp_path, *flags, "--epochs", "1", "--allreduce", "rabenseifner")
+    told = job(run_command, tmp_path, *flags, "--epochs", "2", "--resume")
     assert "exchange rabenseifner\n" in told
     assert json.loads((tmp_path / "run/result.json").read_text())["allreduce"] == "rabenseifner"
     assert "rabenseifner" not in (tmp_path / "run/settings.toml").read_text()
-    assert "exchange native\n" in job(mpirun, tmp_path, *flags, "--epochs", "3", "--resume", ranks=1)
+    assert "exchange native\n" in job(run_command, tmp_path, *flags, "--epochs", "3", "--resume", ranks=1)
 
 
-def test_info_tells_what_is_known_and_measures_when_asked(mpirun, tmp_path):
-    assert "not measured here yet" in job(mpirun, tmp_path, "info")
-    shown = [job(mpirun, tmp_path, "info", *more) for more in (["--measure"], [])]
+def test_info_tells_what_is_known_and_measures_when_asked(run_command, tmp_path):
+    assert "not measured here yet" in job(run_command, tmp_path, "info")
+    shown = [job(run_command, tmp_path, "info", *more) for more in (["--measure"], [])]
     for text, source in zip(shown, ("measured now", "in an earlier run"), strict=True):
         lines = [line for line in text.splitlines() if "(µs for" in line]
         assert [re.search(r"for (.*?):", line)[1] for line in lines] == ["4 KiB", "256 KiB", "4 MiB or more"]
         assert all(source in line for line in lines)
-    alone = job(mpirun, tmp_path, "info", "--measure", ranks=1)
+    alone = job(run_command, tmp_path, "info", "--measure", ranks=1)
     assert "µs" not in alone
     assert "not measured" not in alone
 
