@@ -19,7 +19,6 @@ from distai_mpi.comm import Communicator
 from distai_mpi.comm.launch import launcher
 
 os.environ.update(mpi_environment())  # as under run.py: commands in this process would set their own for one rank
-os.environ.setdefault("DISTAI_CACHE", "0")  # what a test measures is for itself alone
 
 # A skip is fine for these reasons alone: something this machine does not have, a test too long to be run unasked,
 # and pytest-mpi's min_size.  Any other skip is a test that silently stopped testing.

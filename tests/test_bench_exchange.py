@@ -315,7 +315,7 @@ def test_all_contenders_are_measured_and_their_memory_goes(comm, quick):
     report = allreduce.run(comm, world(), names, [np.dtype(np.float32)], [64, 100_000], 0.0)
     check_rows(report, comm, names, [64, 100_000])
     assert [row["calls"] for row in report["rows"]][:: len(report["rows"]) - 1] == [2, 1]
-    assert comm._sharing._registry._found == {}
+    assert comm.vectors._registry._found == {}
 
 
 @mpi(min_size=2)
@@ -337,7 +337,7 @@ def test_a_wrong_sum_is_seen(comm, quick, monkeypatch):
         if wire.rank == 1:
             x[-1] += 1
 
-    monkeypatch.setitem(ALGORITHMS, "ring", replace(right, allreduce=wrong))
+    monkeypatch.setattr(comm.exchange("ring"), "_named", replace(right, allreduce=wrong))
     with pytest.raises(DistaiError, match="rank 1: ring: the sum of 400 bytes of float64 is wrong"):
         allreduce.run(comm, world(), ["native", "ring"], [np.dtype(np.float64)], [400], 0.0)
 

@@ -111,6 +111,21 @@ def test_three_epochs_and_three_more_are_six(comm, folder, name, algorithm):
 
 
 @mpi
+def test_the_remainder_of_float16_messages_is_kept(nodes, folder):
+    """Bit by bit, in the middle of an epoch too; a run that goes on with float32 messages leaves it."""
+    kwargs = {"model": models.MLP(6, 3, (300,)), "optimizer": optim.Adam(0.01), "allreduce": "hierarchical"}
+    straight = train(nodes, wire="float16", **kwargs)
+    train(nodes, at(folder), wire="float16", callbacks=[Interrupt(nodes, 9)], **kwargs)
+    if nodes.rank == 0:
+        shutil.copytree(folder, f"{folder}-2")
+    nodes.barrier()
+    same(train(nodes, at(folder, resume=True), wire="float16", **kwargs), straight)
+    exact = train(nodes, at(f"{folder}-2", resume=True), **kwargs)
+    assert exact.status == "completed"
+    assert len(nodes.leaders) == 1 or (exact.w != straight.w).any()
+
+
+@mpi
 @pytest.mark.parametrize("step", [1, 9, 20])
 @pytest.mark.parametrize("name", ["sgd", "adamw", "average"])
 def test_a_signal_in_the_middle_of_an_epoch_changes_nothing(comm, folder, name, step):

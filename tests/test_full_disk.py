@@ -14,7 +14,7 @@ import pytest
 from commands import run_here
 from run import limit
 
-from distai_mpi.comm.meeting import Meeting
+from distai_mpi.comm.ranks import Ranks
 from distai_mpi.files import Unwritable, write_patiently, write_whole
 from distai_mpi.train import report
 from distai_mpi.train.report import ResultFiles
@@ -56,7 +56,7 @@ def folder(shared_path, monkeypatch):
 def test_room_that_is_made_in_time_saves_the_model(folder, monkeypatch):
     Disk(monkeypatch, folder / "run", tries=3)
     waits = []
-    monkeypatch.setattr(Meeting, "going_on", lambda comm: waits.append(comm.rank))
+    monkeypatch.setattr(Ranks, "going_on", lambda comm: waits.append(comm.rank))
     done = run_here(*TRAIN, "-q", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(FULL) == 1

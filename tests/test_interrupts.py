@@ -259,7 +259,7 @@ def test_a_signal_during_start_up_loses_nothing(mpirun, run_command, rows, tmp_p
 
 
 def test_a_run_that_could_not_be_saved_says_so(mpirun, rows, tmp_path, program):
-    record, env = tmp_path / "record", {"DISTAI_RECORD": str(tmp_path / "record"), "LIMIT": "1", "DISTAI_CACHE": "0"}
+    record, env = tmp_path / "record", {"DISTAI_RECORD": str(tmp_path / "record"), "LIMIT": "1"}
     words = ["train", *FLAGS, "--model", "mlp", "--hidden", "512", "--epochs", "99", "--out", str(tmp_path / "run")]
     ended = mpirun(2, program, "resume", "SIGTERM", "last", *words, cwd=rows, env=env)
     assert ended.returncode == 2, ended.stderr

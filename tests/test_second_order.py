@@ -9,9 +9,9 @@ from second_order import KINDS, METHODS, minimise, rows_for
 
 from distai_mpi import Objective, fit, models, optim
 from distai_mpi.errors import ConfigError
-from distai_mpi.optim.newton import next_radius, steihaug
-from distai_mpi.optim.preconditioner import Diagonal, Factored
-from distai_mpi.train.deterministic.sample import Estimate, sample_size, solve_sample, spread_of
+from distai_mpi.optim.solvers.newton import next_radius, steihaug
+from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored
+from distai_mpi.train.full_batch.sample import Estimate, sample_size, solve_sample, spread_of
 
 mpi = pytest.mark.mpi
 
@@ -502,7 +502,7 @@ def test_auto_keeps_the_method_that_a_run_began_with(run_command, tmp_path):
 def test_auto_goes_by_rows_columns_and_ranks():
     from types import SimpleNamespace
 
-    from distai_mpi.train.deterministic import choose
+    from distai_mpi.train.full_batch import choose
 
     def chosen(model, rows, ranks=2, allreduce=None):
         comm = SimpleNamespace(size=ranks, default_algorithm="native")

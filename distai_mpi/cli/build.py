@@ -127,7 +127,7 @@ def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, An
         "factors": settings["factors"],
         "wire": settings["wire"],
         "early": settings["early"],
-        "tol": settings["tol"] or (1e-5 if settings["optimizer_name"] in SEARCHING else None),
+        "tol": settings["tol"],
         "min_decrease": settings["min_decrease"],
     }
 
@@ -155,7 +155,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
 
     ``again`` is the text by which the run can be repeated, see `repeat`.
     """
-    from ..train.progress import Chosen, Exchange, progress
+    from ..train.progress import Chosen, ExchangeLine, progress
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = []
@@ -176,7 +176,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again, settings["spare"], checkpoints(settings)))
     if rank == 0 and settings["verbose"]:
-        callbacks.append(Exchange(settings["allreduce"] == "auto"))
+        callbacks.append(ExchangeLine(settings["allreduce"] == "auto"))
     auto = settings["optimizer_name"] == "auto" or settings.get("auto_began")
     if rank == 0 and auto and not settings["quiet"] and not settings["as_json"]:
         callbacks.append(Chosen())
@@ -277,10 +277,11 @@ def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
 
 def epochs(settings: dict[str, Any]) -> int:
     """Passes over the training rows, or iterations."""
-    from ..train.loop import EPOCHS, MOST_ITERATIONS
+    from ..optim import FullBatchSolver
+    from ..train.loop import EPOCHS
 
-    searches = settings["optimizer_name"] in SEARCHING
-    return settings["max_iter"] or settings["epochs"] or (MOST_ITERATIONS if searches else EPOCHS)
+    default = FullBatchSolver.max_iter if settings["optimizer_name"] in SEARCHING else EPOCHS
+    return settings["max_iter"] or settings["epochs"] or default
 
 
 def validation(settings: dict[str, Any]) -> Any:

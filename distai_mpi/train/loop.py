@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..backend import Device, as_host
+from ..comm import Exchange
 from ..data import Loader, ShardedDataset
 from ..errors import ConfigError
 from ..files import check_writable
 from ..messages import tell
 from ..models import Model, Sums
 from ..objective import Objective
-from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
+from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
+from ..settings import called
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
-from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .fused import make_fused
-from .gradients import algorithm_for, make_gradients
+from .full_batch import choose, keeps_whole, make_steps, without_optimum
+from .gradient.choose import make_gradients
+from .gradient.fused import make_fused
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
@@ -34,7 +37,7 @@ from .tracing import Tracer, tracing
 if TYPE_CHECKING:
     from ..comm import Communicator
 
-EPOCHS, MOST_ITERATIONS = 5, 100  # that are made unless somebody says otherwise
+EPOCHS = 5  # that are made unless somebody says otherwise
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
 
 
@@ -81,12 +84,12 @@ def fit(
         comm: the ranks that train.
         valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
             them are the result.  From `data.load_sets`.
-        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all
-            rows in every iteration and searches along directions.
+        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or a full-batch
+            solver, which sees all rows in every iteration.
         schedule: factor of the learning rate, by steps taken; default constant.
         clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
             batch; under averaging each rank's own).  Costs one small message a step.
-        epochs: passes over the training rows; default 5, and 100 iterations of methods that search along directions.
+        epochs: passes over the training rows, default 5; in place of a full-batch solver's ``max_iter``.
         global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
@@ -98,18 +101,15 @@ def fit(
             place of the gradient, to the same result; None: where these are shorter, as in small batches.
         wire: how numbers travel between nodes under ``hierarchical`` or ``auto``: as ``float32``, or as ``float16`` in
             half the bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what
-            rounding takes from it is added to the next one (but lost where a run is resumed).  On one node nothing
+            rounding takes from it is added to the next one.  On one node nothing
             travels and nothing is rounded.
         early: whether under ``hierarchical`` or ``auto`` gradients of layers start to travel between nodes as soon as
             they are made, while the backward pass goes on; None: where a few trials before the first step find that
             faster.  Never on one node.
         min_decrease: for full-batch optimizers, stop when an iteration lowers the objective by less than this share of
             it.
-        tol: for full-batch optimizers.  Linear models under methods of second order stop when Newton's decrement
-            √(gᵀ H⁻¹ g) of the objective f is at most tol · √(2 f): the estimated gap to the optimum, half its square,
-            is then at most tol² of f.  Where rounding ends a run before, its gap must be at most tol / 100 of f.
-            Neither shift nor scale of features or targets changes that.  Other models, and gradient descent, stop when
-            the norm of the gradient is at most ``tol`` times that of the first step.
+        tol: in place of a full-batch solver's own, see `FullBatchSolver`; gradient descent stops when the norm of the
+            gradient is at most ``tol`` times that of the first step.
         metric: what is best on the validation rows, a name of `metrics.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
@@ -155,11 +155,15 @@ def fit(
     )
     if isinstance(optimizer, Auto):
         optimizer = choose(optimizer, model, data.rows, comm, allreduce)
-    if epochs is None:
-        epochs = MOST_ITERATIONS if isinstance(optimizer, Deterministic) else EPOCHS
+    if isinstance(optimizer, FullBatchSolver):
+        epochs = optimizer.max_iter if epochs is None else epochs
+        tol = optimizer.tol if tol is None else tol
+    epochs = EPOCHS if epochs is None else epochs
     check_settings(
         data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
     )
+    if isinstance(optimizer, FullBatchSolver):
+        optimizer = replace(optimizer, max_iter=epochs, tol=tol)
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
@@ -181,7 +185,7 @@ def fit(
             if hasattr(model, "limit_threads"):
                 model.limit_threads(threads)
             loader = make_loader(model, data, comm, batch_size, seed, place)
-            if isinstance(optimizer, Deterministic):
+            if isinstance(optimizer, FullBatchSolver):
                 loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
                 name: make_loader(model, share, comm, device=place)
@@ -191,11 +195,11 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            algorithm = algorithm_for(comm, allreduce, early)
-            whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
-            objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire, whole=whole)
+            asked = Exchange(allreduce, wire, early, factors)
+            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, allreduce)
+            objective = Objective(model, loader, comm, l2=l2, asked=asked, whole=whole)
             schedule = schedule or Constant()
-            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, wire, algorithm)
+            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, asked)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule, stopping)
@@ -217,48 +221,44 @@ def _steps(
     schedule: Schedule,
     clip_norm: float | None,
     tol: float | None,
-    factors: bool | None,
-    early: bool | None,
-    wire: str,
-    algorithm: str | None,
+    asked: Exchange,
 ) -> Steps:
-    if isinstance(optimizer, Deterministic):
-        _check_deterministic(optimizer, schedule, clip_norm, factors, early, wire)
-        return make_deterministic(objective, optimizer, start, tol)
+    if isinstance(optimizer, FullBatchSolver):
+        _check_full_batch(optimizer, schedule, clip_norm, asked)
+        return make_steps(objective, optimizer, start)
     if isinstance(optimizer, LocalSGD):
-        for asked, flag in ((factors, "--factors"), (early, "--early")):
-            if asked:
-                raise ConfigError(f"{flag}: averaging exchanges no gradients; leave it out")
+        for wanted, name in ((asked.factors, called("factors")), (asked.overlap, called("overlap", "--early"))):
+            if wanted:
+                raise ConfigError(f"{name}: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, factors, early)
-    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, algorithm)
+    gradients = make_gradients(objective, asked)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, asked)
     norm = tol is not None
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
     )
 
 
-def _check_deterministic(
-    optimizer: Deterministic,
+def _check_full_batch(
+    optimizer: FullBatchSolver,
     schedule: Schedule,
     clip_norm: float | None,
-    factors: bool | None,
-    early: bool | None,
-    wire: str,
+    exchange: Exchange,
 ) -> None:
     """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
 
-    Also at ``wire`` on one node, where nothing would be rounded: what a command may say does not depend on nodes.
+    Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
     """
-    if wire != "float32":
+    if exchange.compressed:
         raise ConfigError(
-            f"--wire {wire} rounds gradients, from which {optimizer.name} takes differences: leave it out"
+            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
+            " differences: leave it out"
         )
     asked = {
         "a schedule of the learning rate": not isinstance(schedule, Constant),
         "the norm to clip at (clip_norm)": clip_norm is not None,
-        "--factors": factors,
-        "--early": early,
+        called("factors"): exchange.factors,
+        called("overlap", "--early"): exchange.overlap,
     }
     for what, given in asked.items():
         if given:
@@ -327,10 +327,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
 
     It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
     """
-    if run.training.value is None:
-        running = _mean_of_epoch(run)
-    else:
-        running = run.training.value
+    running = _mean_of_epoch(run) if run.training.value is None else run.training.value
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():

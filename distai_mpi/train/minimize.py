@@ -32,10 +32,8 @@ def minimize(
     function: Function,
     w: Array,
     comm: Communicator,
+    solver: LBFGS | None = None,
     *,
-    optimizer: LBFGS | None = None,
-    max_iter: int = 100,
-    tol: float | None = 1e-5,
     min_decrease: float | None = None,
     l2: float = 0.0,
     allreduce: str | None = None,
@@ -54,9 +52,8 @@ def minimize(
             read-only.
         w: start, shape (n,), float32 or float64, the same on every rank; stays as it is.
         comm: the ranks.
-        optimizer: the method; default L-BFGS.
-        max_iter: iterations at most.
-        tol, min_decrease, allreduce, checkpoint, trace, callbacks: see `fit`.
+        solver: the method, with its limit of iterations and its tolerance; default ``LBFGS()``.
+        min_decrease, allreduce, checkpoint, trace, callbacks: see `fit`.
         l2: adds ½ l2 ‖w‖² to the objective.
 
     Returns:
@@ -68,12 +65,11 @@ def minimize(
         ConfigError: the start differs between ranks or has a wrong shape or dtype, or ``function`` does not keep its
             promise at the start, where it is called once more to see; on every rank.
     """
-    check_alike(comm, max_iter=max_iter)
+    solver = LBFGS() if solver is None else solver
+    check_alike(comm, solver=solver)
     with comm.agreed():
-        if not isinstance(max_iter, int | np.integer) or max_iter < 1:
-            raise ConfigError(f"max_iter must be a whole number from 1 on, got {max_iter!r}")
-        if optimizer is not None and not isinstance(optimizer, LBFGS):
-            raise ConfigError(f"minimize takes optim.LBFGS(), which needs gradients alone, and not {optimizer!r}")
+        if not isinstance(solver, LBFGS):
+            raise ConfigError(f"minimize takes optim.LBFGS(), which needs gradients alone, and not {solver!r}")
         model = _FunctionModel(function, w, 1.0 / comm.size)
     _check_alike(comm, model)
     with comm.agreed():
@@ -83,9 +79,7 @@ def minimize(
         model,
         from_local(row, comm),
         comm,
-        optimizer=optimizer or LBFGS(),
-        epochs=max_iter,
-        tol=tol,
+        optimizer=solver,
         min_decrease=min_decrease,
         l2=l2,
         allreduce=allreduce,

@@ -14,13 +14,13 @@ import numpy as np
 from ..data import Batch
 from ..models import Sums
 from ..objective import Objective
-from ..optim import Deterministic, FirstOrder, LocalSGD, Schedule
+from ..optim import FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import EarlyStopping
 from .steps import Steps
 
 Array = Any
-Optimizer = FirstOrder | LocalSGD | Deterministic
+Optimizer = FirstOrder | LocalSGD | FullBatchSolver
 RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
 
 
