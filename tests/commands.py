@@ -1,6 +1,6 @@
 """``distai-mpi`` in processes that are there already, for a job of its own takes seconds to start and to import.
 
-    mpiexec -n N python tests/commands.py
+    mpiexec -n N python tests/commands.py PID
 
 runs command lines one after another in one job; see `CommandJob`.
 """
@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
+import psutil
 from run import limit, mpi_environment, mpiexec_command
 
 from distai_mpi.cli.main import main
@@ -85,7 +87,7 @@ class CommandJob:
     """
 
     def __init__(self, ranks: int) -> None:
-        command = [*mpiexec_command(ranks), sys.executable, __file__]
+        command = [*mpiexec_command(ranks), sys.executable, __file__, str(os.getpid())]
         pipe, self._errors = subprocess.PIPE, tempfile.TemporaryFile("w+")
         self._job = subprocess.Popen(
             command, env=mpi_environment(), stdin=pipe, stdout=pipe, stderr=self._errors, text=True
@@ -117,26 +119,34 @@ class CommandJob:
         return self._job.poll() is None
 
     def end(self) -> None:
-        """Let it end."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._job.communicate(timeout=limit(10))
-        self._job.kill()
+        """Let it end; an mpiexec need not pass on that its standard input has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            self._job.communicate(END, timeout=limit(10))
+        self._job.terminate()
 
 
-MARK = "ended: "
+MARK, END = "ended: ", "\n"
 
 
-def serve() -> None:
+def next_line(starter: int) -> str:
+    """What rank 0 is to run next; `END` also where the process ``starter`` is no more."""
+    while not select.select([sys.stdin], [], [], 1.0)[0]:
+        if not psutil.pid_exists(starter):
+            return END
+    return sys.stdin.readline() or END
+
+
+def serve(starter: int) -> None:
     """Run the command lines that rank 0 reads until there are no more, and print how each has ended."""
-    world, line = launch.world(), ""
+    world, line = launch.world(), END
     while True:
         if world.rank == 0:
-            line = sys.stdin.readline()
+            line = next_line(starter)
         request = world.Ibarrier()
         while not request.Test():  # a blocking one would take a core
             time.sleep(0.01)
         line = world.bcast(line)
-        if not line:
+        if line == END:
             return
         words, cwd, changes = json.loads(line)
         env = {name: value for name, value in (os.environ | changes).items() if value is not None}
@@ -147,4 +157,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]))
