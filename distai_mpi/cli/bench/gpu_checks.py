@@ -71,6 +71,7 @@ def train(comm: Any, model: str, optimizer: str, dtype: str, exchange: str, devi
     """The parameters, shape (n,), float64, after two epochs on ``device``, and the last loss; collective."""
     import numpy as np
 
+    from ...comm import Exchange
     from ...data import Dataset, whole
     from ...train import fit
 
@@ -80,8 +81,9 @@ def train(comm: Any, model: str, optimizer: str, dtype: str, exchange: str, devi
     y = {"linear": score[:, 0], "logistic": (score[:, 0] > 0).astype(np.int64)}.get(model, score.argmax(1))
     data = whole(Dataset(x, y, rng.random(ROWS) + 0.5), comm.rank, comm.size)
     made = make_models()[model](np.dtype(dtype))
-    options: Any = {"epochs": 2, "global_batch_size": BATCH, "l2": 0.01, "factors": False}
-    result = fit(made, data, comm, optimizer=make_optimizers()[optimizer], device=device, allreduce=exchange, **options)
+    options: Any = {"epochs": 2, "global_batch_size": BATCH, "l2": 0.01}
+    options |= {"optimizer": make_optimizers()[optimizer], "device": device}
+    result = fit(made, data, comm, exchange=Exchange(exchange, factors=False), **options)
     return np.append(result.params.astype(np.float64), float(result.train_loss))
 
 

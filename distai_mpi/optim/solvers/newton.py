@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ...errors import ConfigError
+from ...settings import setting, settings
 from .base import FullBatchSolver
 from .line_search import Armijo, Search
 from .preconditioner import Preconditioner
@@ -18,7 +17,7 @@ Array = Any
 Dots = Callable[..., list[float]]
 
 
-@dataclass(frozen=True)
+@settings
 class Newton(FullBatchSolver):
     """Newton's method for linear models of few parameters: the Hessian of all rows, and its Cholesky factor.
 
@@ -27,11 +26,11 @@ class Newton(FullBatchSolver):
         sample: see `FullBatchSolver`; the start alone counts.
     """
 
-    search: Search = field(default_factory=Armijo)
+    search: Search = setting(factory=Armijo)
     name: ClassVar[str] = "newton"
 
 
-@dataclass(frozen=True)
+@settings
 class NewtonCG(FullBatchSolver):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
@@ -43,18 +42,13 @@ class NewtonCG(FullBatchSolver):
         sample: see `FullBatchSolver`.
     """
 
-    most_products: int = 100
+    most_products: int = setting(kind="int", default=100, low=1)
     name: ClassVar[str] = "newton-cg"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.most_products < 1:
-            raise ConfigError(f"Newton-CG needs at least 1 product an iteration, got {self.most_products}")
 
-
-@dataclass(frozen=True)
+@settings
 class Auto(FullBatchSolver):
-    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.full_batch.choose`.
+    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.deterministic.choose`.
 
     Attributes:
         sample: of the method that is chosen.

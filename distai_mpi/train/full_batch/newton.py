@@ -15,7 +15,7 @@ from ...optim import Newton, NewtonCG
 from ...optim.solvers.newton import next_radius, steihaug
 from ...optim.solvers.preconditioner import RankFactored
 from ...trace import COMPUTE, UPDATE
-from .problem import NOTHING, Evaluation, has_curvature, is_linear
+from .problem import NOTHING, Evaluation, is_linear
 from .sample import MOST_DENSE, precise, symmetric, triangle_of
 from .steps import FullBatchSteps, LineSearchSteps
 
@@ -45,7 +45,7 @@ class NewtonSteps(LineSearchSteps):
             found = f"--allreduce auto or native, not {objective.exchange.name}: newton-cg takes any"
             raise ConfigError(f"--optimizer newton is for {found}")
         super().__init__(objective, optimizer, start, True)
-        self._squared = model.loss_function.name == "squared"  # whose Hessian is the same everywhere
+        self._quadratic = model.loss_function.quadratic  # the Hessian is the same everywhere
         self._dtype = precise(self.objective)
         self._entries = model.layout.size * (model.layout.size + 1) // 2
         self._triangle: Array | None = None  # of the Hessian's sum over rows, at w
@@ -61,7 +61,7 @@ class NewtonSteps(LineSearchSteps):
 
     def _evaluate(self, w: Array, auxiliary: Array = NOTHING) -> Evaluation:
         """With the Hessian's triangle after ``auxiliary``, unless it is known."""
-        known = self._squared and self._triangle is not None
+        known = self._quadratic and self._triangle is not None
         return self.points.evaluate(w, auxiliary, None, None if known else self._local_triangle)
 
     def _local_triangle(self) -> Array:
@@ -115,7 +115,7 @@ class NewtonCGSteps(FullBatchSteps):
     """
 
     def __init__(self, objective: Objective, optimizer: NewtonCG, start: Array) -> None:
-        if not (has_curvature(objective.model) or hasattr(objective.model, "curvature_at")):
+        if objective.abilities.curvature is None and objective.abilities.hessian is None:
             raise ConfigError(
                 "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
             )

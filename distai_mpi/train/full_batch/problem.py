@@ -11,12 +11,11 @@ import numpy as np
 
 from ...backend import HOST
 from ...data import Batch
-from ...models import Linearization, Sums
+from ...models import Abilities, Linearization, Sums
 from ...models.curvature import HessianRows
 from ...objective import Objective, inner, square
 from ...optim.solvers.preconditioner import NO_NULL_SPACE
 from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
-from ..gradient.base import defined_together
 
 Array = Any
 NOTHING = np.empty(0)
@@ -25,12 +24,12 @@ NOTHING = np.empty(0)
 def has_curvature(model: Any) -> bool:
     """Whether ``model`` has ``linearize``, and from the class that has its ``loss_and_grad``: who overrides one alone
     means something else by it."""
-    return hasattr(model, "linearize") and defined_together(model, "loss_and_grad", "linearize")
+    return Abilities.of(model).curvature is not None
 
 
 def is_linear(model: Any) -> bool:
     """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
-    return has_curvature(model) and getattr(model, "is_linear", False)
+    return Abilities.of(model).linear is not None
 
 
 def null_space(model: Any, penalty: Array) -> Array:
@@ -42,7 +41,7 @@ def null_space(model: Any, penalty: Array) -> Array:
     Args:
         penalty: of all parameters, shape (layout.size,).
     """
-    if model.loss_function.name != "softmax":
+    if not model.loss_function.several:
         return NO_NULL_SPACE
     columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
     return columns[penalty[columns[:, 0]] == 0]
@@ -139,7 +138,7 @@ class RowsProblem(ABC):
     def warm_up(self, w: Array, batch: Batch) -> None:
         """Compile what `evaluate` and products need, on this rank's rows or on ``batch``; changes scratch alone."""
         model, loader = self.objective.model, self.objective.loader
-        if not getattr(model, "needs_warm_up", True):
+        if not self.objective.abilities.warm_up:
             return
         batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
         if not self.linearizes:
@@ -157,7 +156,7 @@ class RowsProblem(ABC):
     @property
     def has_lines(self) -> bool:
         """Whether `line` works: the model is linear with one output."""
-        return self.linearizes and getattr(self.objective.model, "has_margins", False)
+        return self.linearizes and self.objective.abilities.margins
 
     def line(self, t: float, w: Array, direction: Array, whole: float) -> tuple[float, float]:
         """Value and slope at w + t · direction, from margins alone; collective, one small sum.
@@ -209,10 +208,10 @@ class RowsProblem(ABC):
         return objective.sums_and_grad(w, objective.loader.sequential(), self._grad_all, by)
 
     def _linearize(self, w: Array, batch: Batch, grad: Array, old: Any) -> tuple[Sums, Linearization]:
-        """As `FeedForward.linearize`, by what the model has for it."""
-        model: Any = self.objective.model
-        if has_curvature(model):
-            return model.linearize(w, batch, grad, old)
+        """As `SupportsCurvature.linearize`, by what the model has for it."""
+        model, curved = self.objective.model, self.objective.abilities.curvature
+        if curved is not None:
+            return curved.linearize(w, batch, grad, old)
         return model.loss_and_grad(w, batch, grad), old or HessianRows(model)
 
     def _product(self, w: Array, v: Array, out: Array) -> None:
@@ -292,7 +291,7 @@ class ShardedProblem(RowsProblem):
         """See `RowsProblem.product`: three rounds with the product's use in an inner product."""
         objective, mine = self.objective, self.objective.mine
         if self._way is None:
-            self._way, self._curved = objective.empty(once=True), objective.empty()
+            self._way, self._curved = objective.empty(one_copy=True), objective.empty()
         self._way[mine] = v
         self.publish(self._way)
         self._product(w, self._way, self._curved)

@@ -14,7 +14,7 @@ from ...optim import LBFGS
 from ...optim.solvers.lbfgs import ReplicatedHistory, ShardedHistory
 from ...perf.machine import memory_left
 from ...trace import UPDATE
-from .problem import Evaluation, has_curvature
+from .problem import Evaluation
 from .steps import LineSearchSteps
 
 Array = Any
@@ -29,7 +29,7 @@ class LBFGSSteps(LineSearchSteps):
     """
 
     def __init__(self, objective: Objective, optimizer: LBFGS, start: Array) -> None:
-        margins = has_curvature(objective.model) and getattr(objective.model, "has_margins", False)
+        margins = objective.abilities.margins
         super().__init__(objective, optimizer, start, margins)
         self._ready: float | None = None  # the slope along the next direction, where it is made
         self._check_memory(optimizer.memory)

@@ -150,7 +150,7 @@ class FullBatchSteps(MeasuredSteps):
             self._warn(
                 "the sample of the rows has no solution: the method begins without it, and nothing preconditions"
             )
-            curvature = 1.0 if self.objective.model.loss_function.name == "squared" else 0.25  # type: ignore[attr-defined]
+            curvature = self.objective.model.loss_function.curvature_scale  # type: ignore[attr-defined]
             self._metric = Diagonal(curvature * everywhere + self.points.penalty)
             return
         matrix = estimate.matrix
