@@ -12,6 +12,7 @@ from ...backend import HOST
 from ...messages import tell
 from ...objective import Objective
 from ...optim.solvers.preconditioner import Preconditioner, RankFactored
+from ..metrics import least_loss
 from ..steps import Steps
 from .problem import Evaluation, ReplicatedProblem, RowsProblem, ShardedProblem, is_linear, null_space
 from .sample import MOST_DENSE, by_parameter, compile_passes, diagonal_of_all, hessian_of_all, precise, spread_of
@@ -44,6 +45,8 @@ class MeasuredSteps(Steps):
         decrement: Newton's at w, estimated; nan where nothing tells it.
         done: evaluations, products, what was known of the first point, and what of the last, also from before the
             run was interrupted.
+        least_value: the mean of the least losses that any outputs give the rows: 0 but for losses of counts, which may
+            be negative.
         prepared: seconds that were spent on ``units``, before the first step.
         collinear: features that were found to depend on others, numbers from 0; None: nobody looked.
     """
@@ -68,6 +71,7 @@ class MeasuredSteps(Steps):
         self.points: RowsProblem = (ReplicatedProblem if objective.whole else ShardedProblem)(objective, linearizes)
         if self.measures and isinstance(self.points, ShardedProblem):
             self.points.find_diagonal(diagonal_of_all(objective), self._w)
+        self.least_value = least_loss(objective.abilities.loss, objective.loader, objective.comm)
         self.prepared = time.perf_counter() - began
         self.preconditioner: Preconditioner | None = None
         self._metric: Preconditioner | None = None  # what the decrement is measured by, of whole vectors
@@ -114,6 +118,11 @@ class MeasuredSteps(Steps):
         assert self._at is not None
         return self._at
 
+    @property
+    def excess(self) -> float:
+        """The objective at w above `least_value`: what gaps and tolerances are shares of."""
+        return max(0.0, self.at.value - self.least_value)
+
     def _judge(self) -> None:
         """Measure the decrement, and tell whether the tolerance is met; collective.
 
@@ -149,12 +158,12 @@ class MeasuredSteps(Steps):
         """
         first = self.done["first_value"] or 0.0
         floor = min(tol, max(4 * float(np.finfo(self._w.dtype).eps), 1e-14))
-        return self.decrement**2 <= 2 * max(tol * tol * self.at.value, floor * floor * first)
+        return self.decrement**2 <= 2 * max(tol * tol * self.excess, floor * floor * first)
 
     def _enough(self) -> bool:
         """Whether the gap is small where a run ends because rounding hides all that is lower."""
         assert self.tol is not None
-        return 0.5 * self.decrement**2 <= min(ENOUGH * self.tol * self.at.value, self._least_gap())
+        return 0.5 * self.decrement**2 <= min(ENOUGH * self.tol * self.excess, self._least_gap())
 
     def _least_gap(self) -> float:
         """A gap that nobody can tell from chance: at most ``tol`` of f, and parameters a tenth of a standard error off.
@@ -163,7 +172,7 @@ class MeasuredSteps(Steps):
         σ² is 2 f of least squares, and of classes 1, which is more.
         """
         assert self.tol is not None
-        return self.at.value * min(self.tol, 0.01 / self.objective.loader.share.rows)
+        return self.excess * min(self.tol, 0.01 / self.objective.loader.share.rows)
 
     def _measure(self) -> None:
         """``decrement`` at w; collective."""
@@ -172,7 +181,7 @@ class MeasuredSteps(Steps):
 
     def _know_gap(self, more: float) -> None:
         """``relative_gap`` follows from the decrement and ``more``, a square like its own; local."""
-        gap, value = 0.5 * (self.decrement**2 + more), self.at.value
+        gap, value = 0.5 * (self.decrement**2 + more), self.excess
         self.done["gap"] = gap / value if math.isfinite(gap) and value > 0 else None
 
     def _decrement_square(self) -> float:

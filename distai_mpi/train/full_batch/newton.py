@@ -180,7 +180,7 @@ class NewtonCGSteps(FullBatchSteps):
         assert self.first_norm is not None
         tol, relative = self.tol or 0.0, self.gradient_norm / self.first_norm
         if self.decrement > 0:  # known, of linear models
-            tol, relative = tol * math.sqrt(2 * self.at.value), self.decrement
+            tol, relative = tol * math.sqrt(2 * self.excess), self.decrement
             return max(
                 min(FIRST_SHARE, math.sqrt(relative / math.sqrt(2 * self.done["first_value"]))),
                 min(FIRST_SHARE, SPARE * tol / relative),

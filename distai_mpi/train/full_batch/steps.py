@@ -141,7 +141,7 @@ class FullBatchSteps(MeasuredSteps):
         self._begun(found.products)
         self._accept_gradient(found)
         if self.first_norm is None:
-            self.done.update(first_norm=self.gradient_norm, first_value=found.value)
+            self.done.update(first_norm=self.gradient_norm, first_value=found.value - self.least_value)
 
     def _take_sample(self, totals: Array, everywhere: Array) -> None:
         """Make the preconditioner, and know the start, from what the ranks found on the sample; local."""
