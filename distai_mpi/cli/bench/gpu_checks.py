@@ -83,7 +83,7 @@ def train(comm: Any, model: str, optimizer: str, dtype: str, exchange: str, devi
     made = make_models()[model](np.dtype(dtype))
     options: Any = {"epochs": 2, "global_batch_size": BATCH, "l2": 0.01}
     options |= {"optimizer": make_optimizers()[optimizer], "device": device}
-    result = fit(made, data, comm, exchange=Exchange(exchange, factors=False), **options)
+    result: Any = fit(made, data, comm, exchange=Exchange(exchange, factors=False), **options)
     return np.append(result.params.astype(np.float64), float(result.train_loss))
 
 

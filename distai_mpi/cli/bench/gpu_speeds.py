@@ -123,9 +123,9 @@ def steps(comm: Any, where: Any, name: str, sizes: Sizes, batch: int) -> dict[st
     model, share = MLP(784, 10, sizes.hidden), whole(data, comm.rank, comm.size)
     options: Any = {"global_batch_size": batch, "optimizer": Momentum(0.01), "device": where}
     fit(model, share, comm, epochs=1, **options)  # compiles
-    pilot = fit(model, share, comm, epochs=1, **options).seconds
+    pilot: float = fit(model, share, comm, epochs=1, **options).seconds
     epochs = max(1, min(200, int(sizes.seconds / max(pilot, 1e-4))))
-    result = fit(model, share, comm, epochs=epochs, **options)
+    result: Any = fit(model, share, comm, epochs=epochs, **options)
     return row(f"MNIST MLP step, batch {batch}, {name}", batch / result.samples_per_second, samples=batch)
 
 
