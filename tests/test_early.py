@@ -141,14 +141,14 @@ def test_what_cannot_be_is_said(nodes):
         assert not train(nodes, True, model=own)[1]
         return
     if not can_be(nodes):
-        with pytest.raises(ConfigError, match="--early: nodes have different numbers of ranks; leave it out"):
+        with pytest.raises(ConfigError, match="overlap: nodes have different numbers of ranks; leave it out"):
             train(nodes, True)
         return
     with pytest.raises(ConfigError, match="does not tell which parts of its gradient are ready"):
         train(nodes, True, model=own)
     with pytest.raises(ConfigError, match="hierarchical or auto, not ring"):
         train(nodes, True, allreduce="ring")
-    with pytest.raises(ConfigError, match="averaging"):
+    with pytest.raises(ConfigError, match="local SGD"):
         train(nodes, True, optimizer=optim.LocalSGD(inner=optim.SGD(0.1)))
 
 

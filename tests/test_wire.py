@@ -93,7 +93,7 @@ def test_factors_and_clipping_and_no_shared_memory(nodes, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"allreduce": "ring"}, "is for --allreduce hierarchical or auto, not ring"),
+        ({"allreduce": "ring"}, "is for algorithm hierarchical or auto, not ring"),
         ({"dtype": np.float64}, "float32 numbers, not float64"),
         ({"wire": "float8"}, "must be one of float32, float16, got 'float8'"),
     ],
