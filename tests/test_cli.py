@@ -59,15 +59,14 @@ def train(mpirun, ranks, *flags, **kwargs):
 
 
 def test_the_flags_name_all_that_is_registered():
-    from distai_mpi import optim
-    from distai_mpi.cli import flags
+    from distai_mpi import optim, options
     from distai_mpi.comm import CHOICES
 
-    assert set(flags.MODELS) == set(models.MODELS)
+    assert set(options.MODELS) == set(models.MODELS)
     others = (optim.LocalSGD, optim.LBFGS, optim.NewtonCG, optim.Newton, optim.Auto)
-    assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, *(kind.name for kind in others)}
-    assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
-    assert flags.ALGORITHMS == CHOICES
+    assert set(options.OPTIMIZERS) == {*optim.OPTIMIZERS, *(kind.name for kind in others)}
+    assert set(options.OPTIONS["schedule"].choices) == set(optim.SCHEDULES)
+    assert options.ALGORITHMS == CHOICES
 
 
 def result_of(folder):
