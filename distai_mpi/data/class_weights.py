@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..settings import called
 from .labels import Label, keys, listed, number, spelled
-from .share import ShardedDataset, sum_over_ranks
+from .sharded import ShardedDataset, sum_over_ranks
 
 ClassWeight = str | Mapping[Label, float]
 
