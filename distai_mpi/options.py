@@ -141,6 +141,12 @@ MODEL = {
         "float", low=0, below=1, help="Share of an mlp's hidden units dropped in training.  [default: 0.2]"
     ),
     "bias": Setting("bool", flag="--bias/--no-bias", default=True, help="Whether layers have biases."),
+    "class_weight": Setting(
+        "str",
+        metavar="balanced|LABEL=VALUE,...",
+        help="What rows of each class weigh: as many times more as there are fewer of them, or by label.  [default: 1]",
+        **EXPERT,
+    ),
     "l2": Setting("float", low=0, default=0.0, fixed=True, help="Penalty ½·l2·‖w‖², biases excepted."),
     "dtype": Setting(choices=("float32", "float64"), default="float32"),
 }

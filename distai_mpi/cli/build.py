@@ -38,6 +38,8 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         sets = data.Sets(replace(sets.train, classes=None), *others)
     if loss.classifies and not loss.several:
         check_two(sets.train)
+    if settings["class_weight"] is not None:
+        sets = sets._replace(train=data.weigh_classes(sets.train, settings["class_weight"], comm))
     if settings["standardize"]:
         return data.Sets(*data.standardize(*sets, comm=comm))
     return centred(sets, comm, settings) if settings["bias"] else sets

@@ -1,6 +1,7 @@
 """Data sets, their shards on ranks, and the batches that a rank works on."""
 
 from .batch import Batch
+from .class_weights import weigh_classes
 from .classes import encode, encode_labels
 from .dataset import Dataset, Fill, Standard
 from .distribute import Sets, load, load_features, load_sets
@@ -40,5 +41,6 @@ __all__ = [
     "steps_per_epoch",
     "stream_key",
     "summarize",
+    "weigh_classes",
     "whole",
 ]

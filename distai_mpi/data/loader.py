@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -245,10 +246,18 @@ class Loader:
         return Permutation(self.share.rows, self.seed, "shuffle", epoch)
 
     def _blocks(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Iterator[Batch]:
-        """Batches of places ``start`` to ``stop - 1`` of the epoch's order, of nearly equal lengths."""
-        parts = -(-(stop - start) // self.block_rows)
-        for part in range(parts):
-            low, high = even_range(stop - start, parts, part)
+        """Batches of places ``start`` to ``stop - 1`` of the epoch's order.
+
+        Of a pass in the rows' own order they end at fixed places of all rows, whoever has them, so that sums over
+        blocks do not depend on the number of ranks; of a shuffled one they are of nearly equal lengths.
+        """
+        rows, size, first = stop - start, self.block_rows, self._start + start
+        if order is None:
+            ends = [*range(size - first % size, rows, size), rows][: rows and None]
+        else:
+            parts = -(-rows // size)
+            ends = [even_range(rows, parts, part)[1] for part in range(parts)]
+        for low, high in pairwise([0, *ends]):
             yield self._batch(start + low, start + high, order, train, key)
 
     def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:

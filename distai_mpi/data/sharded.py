@@ -52,6 +52,7 @@ class ShardedDataset:
         date_orders: of columns of dates as 1/2/2020 the name, or number, and whether the day comes first.
         row_names: columns that are left out because their words name the rows.
         classes: the labels that the codes 0, 1, ... in the data stand for; None: labels stand for themselves.
+        class_weights: of the codes 0, 1, ..., with which the rows' weights were multiplied; None: with nothing.
         notes: for the user, on the data, one sentence each; replicated.
     """
 
@@ -73,6 +74,7 @@ class ShardedDataset:
     date_orders: tuple[tuple[str, bool], ...] = ()
     row_names: tuple[str, ...] = ()
     classes: tuple[Label, ...] | None = None
+    class_weights: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -188,6 +188,7 @@ def _table(share: ShardedDataset) -> dict[str, str]:
     """What must be the same of the table that the rows are from, where there is any of it."""
     facts = {
         "classes": share.classes and ", ".join(map(str, share.classes)),
+        "weights of classes": share.class_weights and ", ".join(f"{weight:g}" for weight in share.class_weights),
         "feature names": share.feature_names and ", ".join(share.feature_names),
     }
     if share.dataset.fill is not None:

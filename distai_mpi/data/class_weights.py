@@ -1,0 +1,89 @@
+"""Weights of classes, with which those of their rows are multiplied; ``comm`` is a `comm.Communicator`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..settings import called
+from .labels import Label, keys, listed, number, spelled
+from .sharded import ShardedDataset, sum_over_ranks
+
+ClassWeight = str | Mapping[Label, float]
+
+
+def weigh_classes(share: ShardedDataset, class_weight: ClassWeight, comm: Any) -> ShardedDataset:
+    """``share`` of classes, whose rows weigh as much more or less as their class says; collective.
+
+    Args:
+        share: training rows with labels 0, 1, ..., or codes of classes (see `encode_labels`).
+        class_weight: weights by label, from 0 up, 1 where none is given; as a text ``LABEL=VALUE,...``; or
+            ``"balanced"``: n / (k n_c) for the n_c of the n rows that are of class c, k the number of classes that have
+            rows (King & Zeng 2001, "Logistic regression in rare events data", section 4.2), counted over all ranks.
+
+    Raises:
+        ConfigError: a label is none of the classes, a weight is no number from 0 up, or the labels are no classes; on
+            all ranks.
+    """
+    name = called("class_weight", "--class-weight")
+    classes = share.classes if share.classes is not None else share.labels.values
+    if not classes or (share.classes is None and share.labels.classes is None):
+        raise ConfigError(f"{name} is for the labels of classes, which {share.name} does not have: leave it out")
+    count = len(classes) if share.classes is not None else int(share.labels.high) + 1
+    y, own = share.dataset.y, share.own_rows()
+    if class_weight == "balanced":
+        rows = comm.sum(np.bincount(np.asarray(y[own], np.int64), minlength=count).astype(np.float64))
+        table = rows.sum() / (np.count_nonzero(rows) * np.where(rows > 0, rows, np.inf))
+        table[rows == 0] = 1.0
+    else:
+        given = _parsed(class_weight, name) if isinstance(class_weight, str) else class_weight
+        table = _table(given, tuple(classes), share.classes is None, count, name)
+    weight = table[np.asarray(y, np.int64)]
+    if share.dataset.weight is not None:
+        weight *= share.dataset.weight
+    dataset = replace(share.dataset, weight=weight)
+    total = sum_over_ranks(weight[own], comm)
+    weighed = replace(share, dataset=dataset, summed_weight=total, class_weights=tuple(table.tolist()))
+    weighed.check_weight()
+    return weighed
+
+
+def _parsed(text: str, name: str) -> dict[Label, float]:
+    """``LABEL=VALUE,...`` as a table; a label may hold commas and equal signs where no number follows them."""
+    found: dict[Label, float] = {}
+    rest = ""
+    for part in text.split(","):
+        rest += part
+        label, sign, value = rest.rpartition("=")
+        if not (sign and label and number(value) is not None):
+            rest += ","
+            continue
+        found[label], rest = float(value), ""
+    if rest or not found:
+        raise ConfigError(f"{name} must be balanced or LABEL=VALUE,..., got {text!r}")
+    return found
+
+
+def _table(given: Mapping[Label, float], classes: tuple[Label, ...], plain: bool, count: int, name: str) -> np.ndarray:
+    """The weight of each code, shape (count,); ``plain``: the codes are the labels themselves."""
+    codes = [int(label) for label in classes] if plain else range(len(classes))
+    places: dict[Any, int] = dict(zip(keys(classes), codes, strict=True)) | dict(
+        zip(map(spelled, classes), codes, strict=True)
+    )
+    table = np.ones(count)
+    for label, value in given.items():
+        place = places.get(label, places.get(number(label), places.get(spelled(label))))
+        if place is None:
+            near = get_close_matches(spelled(label), [spelled(known) for known in classes], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"they are {listed(classes)}"
+            raise ConfigError(f"{name}: {spelled(label)} is none of the classes: {hint}")
+        if not (value >= 0 and math.isfinite(value)):
+            raise ConfigError(f"{name}: the weight of {spelled(label)} must be a number from 0 up, got {value}")
+        table[place] = value
+    return table
