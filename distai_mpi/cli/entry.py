@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import Any
 
+from ..comm import edges
+from ..comm.launch import launcher
 from ..signals import listening
 
 LISTENS = ("train",)  # commands that save what they have done
@@ -16,6 +18,9 @@ def main() -> int:
     listens = sys.argv[1:2] and sys.argv[1] in LISTENS
     block: contextlib.AbstractContextManager[Any] = listening() if listens else contextlib.nullcontext()
     with block:
+        if listens:
+            started = launcher()
+            edges.begin(started.rank, started.size)
         from .main import main as run
 
         return run()
