@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import numba
+
+from .compiling import compiled_once
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -19,30 +20,14 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     (`mix64`), remove the __pycache__ folders.
     A kernel that is compiled for another one's sake inherits its fast math, and is kept so: one that must not reorder
     sums has to say fastmath=False.
-    Ranks that compile the same kernel at once replace each other's cache files whole.
+    One process of a machine compiles a kernel, the others read it, see `compiling`.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
-            return _forgiving(numba.njit(cache=True, nogil=True, **options)(function))
+            compiled = numba.njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:  # "cannot cache function ...: no locator available"
-            return numba.njit(nogil=True, **options)(function)
+            compiled = numba.njit(nogil=True, **options)(function)
+        return compiled_once(compiled)
 
     return decorate
-
-
-def _forgiving(compiled: Any) -> Any:
-    """``compiled`` with a cache whose failures are no failures of the program's."""
-    cache = compiled._cache  # Numba has no public way
-    for name in ("load_overload", "save_overload"):
-        setattr(cache, name, _or_none(getattr(cache, name)))
-    return compiled
-
-
-def _or_none(method: Callable[..., Any]) -> Callable[..., Any]:
-    def attempt(*args: Any) -> Any:
-        with contextlib.suppress(Exception):  # a file that a crash has cut short fails in many ways
-            return method(*args)
-        return None
-
-    return attempt

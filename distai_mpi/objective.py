@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import HOST, device_of, namespace
-from .comm import SHARING, choose_messages
+from .comm import Exchange, choose
 from .data import Batch
 from .errors import ConfigError
 from .models import Model, Number, Sums
@@ -36,18 +36,17 @@ class Objective:
         loader: this rank's rows, which may be none.
         comm: the ranks whose rows count.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
-        algorithm: how gradients travel, by name; None takes the communicator's default.  ``self.algorithm`` is what
-            ``auto`` has come to.
-        wire: how numbers travel between nodes, as float32 or rounded to float16; ``self.half`` are these messages,
-            None where nothing is rounded.
+        asked: how gradients and parameters travel; None: by the communicator's default algorithm.
         whole: every rank owns the whole of all vectors, which are short.
 
     Attributes:
+        exchange: what ``asked`` has come to, see `comm.choose`.
+        owners, mine: the slices of the ranks, and this rank's.
         strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
             units than those of the penalty; None: by 1.  On the host.
 
     Raises:
-        ConfigError: float16 cannot travel, see `comm.choose_messages`.
+        ConfigError: the exchange cannot be had, see `comm.choose`.
         DataError: the model can tell that the rows do not fit it.
 
     Every method that returns a value for all ranks is collective: call it on all of them.
@@ -60,20 +59,18 @@ class Objective:
         comm: Communicator,
         *,
         l2: float = 0.0,
-        algorithm: str | None = None,
-        wire: str = "float32",
+        asked: Exchange | None = None,
         whole: bool = False,
     ) -> None:
         if hasattr(model, "check_data"):
             model.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
-        algorithm, self.half = choose_messages(comm, wire, algorithm, model.dtype, loader.device)
-        self.whole = whole
+        self.whole, size = whole, model.layout.size
         if whole:
-            self.algorithm, self.owners = "native", Ownership.replicate(model.layout.size, comm.size)
+            self.exchange, self.owners = comm.exchange("native"), Ownership.replicate(size, comm.size)
         else:
-            self.algorithm = comm.resolve(algorithm, model.layout.size, model.dtype, loader.device)
-            self.owners = comm.ownership(model.layout.size, model.dtype, self.algorithm)
+            self.exchange = choose(comm, asked or Exchange(), size, model.dtype, loader.device)
+            self.owners = self.exchange.ownership(size, model.dtype.itemsize)
         self.mine = self.owners.slices[comm.rank]
         self.strengths: Array | None = None
         self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
@@ -83,11 +80,11 @@ class Objective:
     def empty(self, shared: bool = True, once: bool = False) -> Array:
         """A vector of zeros for parameters or a gradient, shape (layout.size,), where batches are; collective.
 
-        Shared with the ranks of the node where the algorithm uses that, and with ``once`` the only one of the node;
+        Shared with the ranks of the node where the exchange uses that, and with ``once`` the one copy of the node;
         private without ``shared``.
         """
         size, dtype = self.model.layout.size, self.model.dtype
-        shared = shared and self.algorithm in SHARING
+        shared = shared and self.exchange.shares
         return self.comm.empty(size, dtype, shared, self.loader.device, once and shared)
 
     def mark(self, phase: int) -> None:
@@ -121,7 +118,7 @@ class Objective:
         local = self.sums_and_grad(w, self.loader.sequential(), grad)
         value, weight = self.mean(w, local)
         self.reduce_grad(w, grad, weight)
-        self.comm.allgather(grad, self.owners, self.algorithm)
+        self.exchange.publish(grad, self.owners)
         return value
 
     def sums_and_grad(
@@ -165,7 +162,7 @@ class Objective:
     def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
         """As `reduce_grad`, yielding stretches of the owned slice, counted from its start, as they are ready."""
         owned, w_owned = grad[self.mine], w[self.mine]
-        for part in self.comm.reduce_scatter_parts(grad, self.owners, self.algorithm, self.half, 1.0 / weight):
+        for part in self.exchange.reduce(grad, self.owners, 1.0 / weight):
             self._add_penalty(owned, w_owned, self._decay, part)
             yield part
 

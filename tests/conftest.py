@@ -13,18 +13,22 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from run import find_mpiexec, mpi_environment, mpiexec_command
+from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import Communicator
 from distai_mpi.comm.launch import launcher
 
 os.environ.update(mpi_environment())  # as under run.py: commands in this process would set their own for one rank
-os.environ.setdefault("DISTAI_CACHE", "0")  # what a test measures is for itself alone
 
 # A skip is fine for these reasons alone: something this machine does not have, a test too long to be run unasked,
 # and pytest-mpi's min_size.  Any other skip is a test that silently stopped testing.
 EXPECTED_SKIP = re.compile(r"(Skipped: )?(opt-in: |not available: |Test requires \d+ MPI processes)")
 RANK = launcher().rank
+
+# Numbers of ranks at which an ``mpi`` test runs unless it says others by ``ranks(...)``: even and odd, so that shards
+# are unequal.  One rank has nobody to talk to, four bring groups of two and two: tests of these say so.
+RANKS = (2, 3)
+MOST_RANKS = 4  # that tests name; on more ranks those run that do on this number
 
 
 class Watch:
@@ -66,23 +70,42 @@ class Watch:
                 terminalreporter.write_line(line)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare every rank the import of files that hold no test for it."""
+    if not config.getoption("--with-mpi") or not re.fullmatch(r"test_.*\.py", collection_path.name):
+        return None
+    if re.search(r"mark\.mpi\b|^from test_", collection_path.read_text(), re.MULTILINE):
+        return None
+    config.hook.pytest_deselected(items=[collection_path])
+    return True
+
+
+def rank_counts(item: pytest.Item) -> tuple[int, ...]:
+    """The numbers of ranks at which the ``mpi`` test ``item`` is to run."""
+    told = item.get_closest_marker("ranks")
+    if told is not None:
+        return told.args
+    least = item.get_closest_marker("mpi").kwargs.get("min_size", 1)  # type: ignore[union-attr]
+    return tuple(n for n in RANKS if n >= least) or (least,)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-mpi turns them into skips
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests marked ``mpi`` to ``python tests/run.py``, and on many ranks out those that say so."""
-    if not config.getoption("--with-mpi"):
-        left_out = [item for item in items if item.get_closest_marker("mpi")]
+    """Leave the tests marked ``mpi`` to ``python tests/run.py``, and there to the numbers of ranks that teach most."""
+    mpi = [item for item in items if item.get_closest_marker("mpi")]
+    if config.getoption("--with-mpi"):
+        size = min(launcher().size, MOST_RANKS)
+        gone = {item for item in mpi if size not in rank_counts(item)}
     else:
-        marks = [(item, item.get_closest_marker("most_ranks")) for item in items]
-        left_out = [item for item, mark in marks if mark is not None and launcher().size > mark.args[0]]
-    gone = set(left_out)
-    items[:] = [item for item in items if item not in gone]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+        gone = set(mpi)
+    if gone:
+        config.hook.pytest_deselected(items=[item for item in items if item in gone])
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "most_ranks(n): nothing new is learned on more ranks than n")
+    config.addinivalue_line("markers", f"ranks(n, ...): run on so many ranks; other mpi tests on {RANKS}")
     config.pluginmanager.register(Watch(config), "distai-watch")
     if RANK > 0:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -164,7 +187,8 @@ def shared_path(shared_folder: Callable[..., Path]) -> Path:
 def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``mpirun(ranks, *words, env={}, timeout=60)``: ``python words...`` on so many ranks, as a job of its own.
 
-    The job has the environment of the tests, changed by ``env``; None there removes a variable.
+    The job has the environment of the tests, changed by ``env``; None there removes a variable.  ``timeout`` is
+    in seconds of a quiet machine; see `run.limit`.
     """
     if find_mpiexec() is None:
         pytest.skip("not available: mpiexec")
@@ -181,7 +205,7 @@ def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
             [*mpiexec_command(ranks), sys.executable, *words],
             env={name: value for name, value in changed.items() if value is not None},
             cwd=cwd,
-            timeout=timeout,
+            timeout=limit(timeout),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,7 +2,7 @@
 
     python tests/run.py [--ranks 1,2,3,4] [pytest arguments]
 
-The exit status is 0 only if every part passed; the last lines sum the parts up.
+The exit status is 0 only if every part passed; the last lines sum the parts up, with the CPU seconds of each.
 """
 
 from __future__ import annotations
@@ -12,16 +12,55 @@ import contextlib
 import functools
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = re.compile(r"\d+ (passed|failed|error|errors|skipped|deselected)\b")
-PART_LIMIT = 900.0  # seconds for one part, far above what any takes
+PART_LIMIT = 900.0  # seconds for one part on a quiet machine like LOOP_SECONDS's, far above what any takes
+LOOP_SECONDS = 0.006  # of the loop in `slowness` on the machine that limits were set on
+# seconds of each part there, quiet and with kernels compiled: for telling how far a run is
+EXPECTED = {"serial": 300, "1 ranks": 40, "2 ranks": 120, "3 ranks": 120, "4 ranks": 60}
+
+
+class Part(NamedTuple):
+    """How one part went: its exit status, pytest's closing line, seconds on the wall and of CPU."""
+
+    title: str
+    status: int
+    closing: str
+    seconds: float
+    cpu: float
+
+    def __str__(self) -> str:
+        ok = "ok" if self.status == 0 else f"FAILED (status {self.status})"
+        return f"{self.title:8} {ok}: {self.closing}; {self.cpu:.0f} CPU s"
+
+
+@functools.cache
+def slowness() -> float:
+    """How many times longer a short loop takes on a core of this machine than where limits were set; at least 1."""
+    times = []
+    for _ in range(5):
+        start = time.thread_time()
+        sum(i * i for i in range(100_000))
+        times.append(time.thread_time() - start)
+    return max(1.0, min(times) / LOOP_SECONDS)
+
+
+def limit(seconds: float) -> float:
+    """A time limit of ``seconds`` for a quiet machine, stretched as far as this one is slow and busy now."""
+    crowding = os.getloadavg()[0] / len(os.sched_getaffinity(0))
+    return seconds * slowness() * min(max(1.0, crowding), 8.0)
 
 
 def find_mpiexec() -> str | None:
@@ -57,10 +96,16 @@ def mpi_environment() -> dict[str, str]:
     return defaults | env
 
 
-def run_part(title: str, command: list[str]) -> tuple[int, str]:
-    """Run one part, showing its output as it comes; returns its exit status and pytest's closing line."""
-    print(f"\n##### {title}: {' '.join(command)}", flush=True)
-    closing = "no result"
+def cpu_seconds() -> float:
+    """CPU seconds of all processes that were started here and have ended, theirs included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run_part(title: str, command: list[str]) -> Part:
+    """Run one part, showing its output as it comes."""
+    print(f"{' '.join(command)}", flush=True)
+    closing, start, cpu = "no result", time.monotonic(), cpu_seconds()
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -71,19 +116,52 @@ def run_part(title: str, command: list[str]) -> tuple[int, str]:
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        overdue = threading.Timer(PART_LIMIT, stop, [process])
+        overdue = threading.Timer(limit(PART_LIMIT), stop, [process])
         overdue.start()
         try:
             for line in process.stdout:
                 print(line, end="", flush=True)
                 if COUNTS.search(line) and " in " in line:
                     closing = line.strip("= \n")
-            return process.wait(), closing
+            status = process.wait()
         except BaseException:
             stop(process)
             raise
         finally:
             overdue.cancel()
+    return Part(title, status, closing, time.monotonic() - start, cpu_seconds() - cpu)
+
+
+def run_parts(parts: list[tuple[str, list[str]]], whole: bool) -> list[Part]:
+    """Run all ``parts`` one after another; of the ``whole`` suite it is told how long it will take."""
+    done: list[Part] = []
+    start = time.monotonic()
+    for number, (title, command) in enumerate(parts, 1):
+        told = f"\n##### part {number} of {len(parts)}: {title}; {duration(time.monotonic() - start)} so far"
+        if whole:
+            expected = sum(EXPECTED.get(part.title, 60) for part in done)
+            pace = max(slowness(), sum(part.seconds for part in done) / expected) if done else slowness()
+            left = pace * sum(EXPECTED.get(title, 60) for title, _ in parts[number - 1 :])
+            told += f", about {duration(left)} to go"
+        print(told, flush=True)
+        done.append(run_part(title, command))
+    return done
+
+
+def duration(seconds: float) -> str:
+    """Whole minutes and seconds."""
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02} s"
+
+
+@contextlib.contextmanager
+def kept_bytecode() -> Iterator[None]:
+    """Where Python is told to write no bytecode: write it to a folder for this run, for its many processes' sake."""
+    if not os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        yield
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -100,22 +178,24 @@ def main() -> int:
     rank_counts = [int(n) for n in options.ranks.split(",") if n]
 
     mpi_pytest = [sys.executable, "-m", "mpi4py", "-m", "pytest", "--with-mpi", "-m", "mpi", "-x"]
-    mpi_pytest += ["--timeout=60", "--timeout-method=thread", "--color=no", "-p", "no:cacheprovider", *extra]
-    parts = [("serial", [sys.executable, "-m", "pytest", "-m", "not mpi", "--timeout=300", *extra])]
+    mpi_pytest += [f"--timeout={limit(60):.0f}", "--timeout-method=thread", "--color=no", "-p", "no:cacheprovider"]
+    parts = [("serial", [sys.executable, "-m", "pytest", "-m", "not mpi", f"--timeout={limit(300):.0f}", *extra])]
     try:
-        parts += [(f"{n} ranks", [*mpiexec_command(n), *mpi_pytest]) for n in rank_counts]
+        parts += [(f"{n} ranks", [*mpiexec_command(n), *mpi_pytest, *extra]) for n in rank_counts]
     except FileNotFoundError as error:
         print(f"tests/run.py: error: {error}", file=sys.stderr)
         return 2
 
-    results = [(title, *run_part(title, command)) for title, command in parts]
+    with kept_bytecode():
+        results = run_parts(parts, whole=not extra)
     print("\n##### all parts")
-    for title, status, closing in results:
-        print(f"{title:8} {'ok' if status == 0 else f'FAILED (status {status})'}: {closing}")
-    if not any(" passed" in closing for _, _, closing in results):
+    for part in results:
+        print(part)
+    print(f"{duration(sum(part.seconds for part in results))}, {sum(part.cpu for part in results):.0f} CPU s")
+    if not any(" passed" in part.closing for part in results):
         print("no test was run")
         return 1
-    return int(any(status != 0 for _, status, _ in results))
+    return int(any(part.status != 0 for part in results))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from alone import Alone
+from run import limit
 
 from distai_mpi import optim
 from distai_mpi.cli.bench import allreduce, step
@@ -19,6 +20,7 @@ from distai_mpi.perf import charts, exchange, floors, malloc, pattern, turns
 from distai_mpi.perf.exchange import Contender, Floor
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 FACTS = {"ranks": 2, "nodes": 1, "bytes": 4000, "dtype": "float32"}
 
 # --- what the command line says
@@ -262,7 +264,9 @@ def test_malloc_keeps_what_it_keeps_by_its_environment():
     plain = {name: value for name, value in os.environ.items() if name not in malloc.VARIABLES}
     kept = plain | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
     found = [
-        subprocess.run([sys.executable, "-c", FAULTS], env=env, capture_output=True, text=True, timeout=60, check=True)
+        subprocess.run(
+            [sys.executable, "-c", FAULTS], env=env, capture_output=True, text=True, timeout=limit(60), check=True
+        )
         for env in (plain, kept)
     ]
     assert [run.stdout.split() for run in found] == [["True", "False", "True", "False"], ["False"]]
@@ -311,7 +315,7 @@ def test_all_contenders_are_measured_and_their_memory_goes(comm, quick):
     report = allreduce.run(comm, world(), names, [np.dtype(np.float32)], [64, 100_000], 0.0)
     check_rows(report, comm, names, [64, 100_000])
     assert [row["calls"] for row in report["rows"]][:: len(report["rows"]) - 1] == [2, 1]
-    assert comm._sharing._registry._found == {}
+    assert comm.vectors._registry._found == {}
 
 
 @mpi(min_size=2)
@@ -333,7 +337,7 @@ def test_a_wrong_sum_is_seen(comm, quick, monkeypatch):
         if wire.rank == 1:
             x[-1] += 1
 
-    monkeypatch.setitem(ALGORITHMS, "ring", replace(right, allreduce=wrong))
+    monkeypatch.setattr(comm.exchange("ring"), "_named", replace(right, allreduce=wrong))
     with pytest.raises(DistaiError, match="rank 1: ring: the sum of 400 bytes of float64 is wrong"):
         allreduce.run(comm, world(), ["native", "ring"], [np.dtype(np.float64)], [400], 0.0)
 

@@ -12,6 +12,7 @@ from distai_mpi.errors import ConfigError, DistaiError
 from distai_mpi.perf import floors
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 KINDS = [("linear", 1), ("logistic", 1), ("softmax", 4)]
 
 

@@ -18,6 +18,7 @@ from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.train import calibrate
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 
 
 class Clock:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from commands import in_one_job, run_here
 from problems import local_share, make_rows, uneven, whole_share
-from run import mpi_environment, mpiexec_command
+from run import limit, mpi_environment, mpiexec_command
 
 from distai_mpi import fit, models, optim
 from distai_mpi.cli.main import main
@@ -26,6 +26,7 @@ from distai_mpi.train import Callback, Checkpoint
 from distai_mpi.train.checkpoint import files, stored_settings
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 SIZE = 32  # of a global batch: 7 steps an epoch
 OPTIMIZERS = {name: kind(lr=0.05) for name, kind in optim.OPTIMIZERS.items()}
 AVERAGE = optim.LocalSGD(optim.Momentum(0.05), sync_every=3, outer_momentum=0.5)
@@ -107,6 +108,21 @@ def test_three_epochs_and_three_more_are_six(comm, folder, name, algorithm):
     assert [os.path.basename(step) for step in files.whole(folder)] == [
         files.step_folder("", resumed.iterations * epochs // 6) for epochs in (6, 4)
     ]
+
+
+@mpi
+def test_the_remainder_of_float16_messages_is_kept(nodes, folder):
+    """Bit by bit, in the middle of an epoch too; a run that goes on with float32 messages leaves it."""
+    kwargs = {"model": models.MLP(6, 3, (300,)), "optimizer": optim.Adam(0.01), "allreduce": "hierarchical"}
+    straight = train(nodes, wire="float16", **kwargs)
+    train(nodes, at(folder), wire="float16", callbacks=[Interrupt(nodes, 9)], **kwargs)
+    if nodes.rank == 0:
+        shutil.copytree(folder, f"{folder}-2")
+    nodes.barrier()
+    same(train(nodes, at(folder, resume=True), wire="float16", **kwargs), straight)
+    exact = train(nodes, at(f"{folder}-2", resume=True), **kwargs)
+    assert exact.status == "completed"
+    assert len(nodes.leaders) == 1 or (exact.w != straight.w).any()
 
 
 @mpi
@@ -454,7 +470,7 @@ def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(mp
     with start(2, *ENDLESS, "--out", out, cwd=rows) as job:
         wait_for(out / "metrics.jsonl")
         job.send_signal(signal.SIGUSR1)
-        _, errors = job.communicate(timeout=60)
+        _, errors = job.communicate(timeout=limit(60))
     assert job.returncode == 75, errors
     assert errors.count("stopped by a signal after epoch") == 1
     assert "saved in" in errors
@@ -481,7 +497,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(mpirun, rows, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         job.terminate()
-        job.communicate(timeout=60)
+        job.communicate(timeout=limit(60))
     assert job.returncode != 0
     goes_on_as_if_never_stopped(mpirun, rows, out, tmp_path / "straight")
 

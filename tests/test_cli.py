@@ -14,6 +14,7 @@ from distai_mpi.errors import ConfigError
 from distai_mpi.files import claimed
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 FIELDS = """schema status stop_reason data model optimizer ranks nodes device dtype allreduce seed global_batch_size
 parameters train_loss test_loss test_accuracy metrics epochs iterations seconds samples_per_second rounds bytes_moved
 time converged""".split()

@@ -8,7 +8,7 @@ import pytest
 from distai_mpi.comm import ALGORITHMS, Communicator, wire
 from distai_mpi.params import Ownership
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.ranks(1, 2, 3, 4)]
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8"]
 NAMES = sorted(ALGORITHMS)
 SLICED = [name for name in NAMES if ALGORITHMS[name].sliced]
@@ -133,7 +133,7 @@ def test_float16_without_the_librarys_help(comm, monkeypatch):
         fresh.allreduce(mine)
         np.testing.assert_array_equal(mine, expected)
         if fresh.size > 1:
-            assert fresh._choose(mine, "native", "allreduce")[0] is not ALGORITHMS["native"]
+            assert fresh.exchange("native")._algorithm(mine) is not ALGORITHMS["native"]
 
 
 @pytest.mark.skipif(os.environ.get("DISTAI_TEST_HUGE") != "1", reason="opt-in: DISTAI_TEST_HUGE=1, needs 5 GB a rank")
@@ -165,7 +165,7 @@ def test_sums_of_slices_are_scaled(comm, name):
     x[:] = np.arange(1000) * (comm.rank + 1.0)
     owners = comm.ownership(1000, np.float64, name)
     mine, parts = owners.slices[comm.rank], []
-    for part in comm.reduce_scatter_parts(x, owners, name, scale=0.125):
+    for part in comm.exchange(name).reduce(x, owners, 0.125):
         parts.append(x[mine][part].copy())
     total = np.arange(1000.0) * sum(range(1, comm.size + 1)) / 8
     np.testing.assert_array_equal(np.concatenate(parts), total[mine])
@@ -175,4 +175,4 @@ def test_sums_of_slices_are_scaled(comm, name):
 def test_sums_of_integers_are_not_scaled(comm):
     x = comm.empty(10, np.int64)
     with pytest.raises(ValueError, match="cannot be scaled"):
-        next(comm.reduce_scatter_parts(x, comm.ownership(10, np.int64), scale=0.5))
+        next(comm.exchange().reduce(x, comm.ownership(10, np.int64), 0.5))

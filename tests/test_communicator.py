@@ -10,6 +10,7 @@ from distai_mpi.errors import ConfigError, DataError, DistaiError
 from distai_mpi.params import Ownership
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 
 
 @pytest.fixture

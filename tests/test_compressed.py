@@ -32,7 +32,6 @@ try:
 except ImportError:
     from backports import zstd
 
-pytestmark = pytest.mark.most_ranks(3)
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(size=(50, 4)), RNG.integers(0, 3, 50)
 CSV = "".join(",".join(map(repr, row)) + f",{y}\n" for row, y in zip(X.tolist(), Y.tolist(), strict=True)).encode()

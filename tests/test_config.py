@@ -11,6 +11,7 @@ from distai_mpi.cli.main import main
 from distai_mpi.cli.train import command
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 
 
 def error_of(capfd, *words):

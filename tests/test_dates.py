@@ -17,7 +17,7 @@ from distai_mpi.data.readers.kinds import day_first, kind_of
 from distai_mpi.errors import DataError
 
 mpi = pytest.mark.mpi
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(3)
 SECONDS = Columns(dates="seconds")
 
 

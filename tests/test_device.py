@@ -29,6 +29,8 @@ from distai_mpi.objective import square
 from distai_mpi.train import Callback, Checkpoint, evaluate
 from distai_mpi.train.evaluation import make_loader
 
+pytestmark = pytest.mark.ranks(2)
+
 MODELS = {
     "linear": lambda dtype: models.Linear(6, dtype=dtype),
     "linear, no bias": lambda dtype: models.Linear(6, bias=False, dtype=dtype),

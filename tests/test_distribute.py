@@ -13,6 +13,8 @@ from distai_mpi.data.division import Division
 from distai_mpi.data.partition import stretch
 from distai_mpi.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
+
 ROWS = 41
 X = np.arange(ROWS * 6, dtype=np.float32).reshape(ROWS, 6)
 Y = np.arange(ROWS) % 4

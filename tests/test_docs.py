@@ -213,7 +213,7 @@ def run_block(block: Block, folder: Path, comm: Any) -> None:
 
 
 @pytest.mark.mpi(min_size=2)
-@pytest.mark.most_ranks(2)
+@pytest.mark.ranks(2)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_programs_run(page, comm, shared_folder):
     if comm.size != 2:

@@ -10,9 +10,10 @@ from problems import local_share, make_rows, uneven, whole_share
 from test_shared import sent_in_messages
 
 from distai_mpi import fit, models, optim
-from distai_mpi.comm import Communicator, early
+from distai_mpi.comm import Communicator
+from distai_mpi.comm.exchange import overlap
 from distai_mpi.errors import ConfigError
-from distai_mpi.train import early as training
+from distai_mpi.train.gradient import overlapped
 
 mpi = pytest.mark.mpi
 
@@ -20,8 +21,8 @@ mpi = pytest.mark.mpi
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Small models have stretches, and messages of several pieces, as large ones do."""
-    monkeypatch.setattr(early, "LEAST_BYTES", 256)
-    monkeypatch.setattr(early, "PIECE_BYTES", 1024)
+    monkeypatch.setattr(overlap, "LEAST_BYTES", 256)
+    monkeypatch.setattr(overlap, "PIECE_BYTES", 1024)
 
 
 def can_be(comm):
@@ -32,7 +33,7 @@ class Watcher:
     """Sees how a run exchanges gradients."""
 
     def on_start(self, run):
-        self.early = run.training.gradients.early
+        self.early = run.training.gradients.overlaps
 
     def __getattr__(self, name):
         return lambda *args: None
@@ -58,7 +59,7 @@ def train(comm, early, share=None, *, model=None, dtype=np.float64, **options):
 
 def threads():
     """Those that look after sums."""
-    return [thread for thread in threading.enumerate() if thread.name == early.THREAD]
+    return [thread for thread in threading.enumerate() if thread.name == overlap.THREAD]
 
 
 def compare(comm, **options):
@@ -76,7 +77,7 @@ def compare(comm, **options):
 @pytest.mark.parametrize("clip", [None, 0.05])
 @pytest.mark.parametrize("least", [256, 1 << 20])
 def test_it_is_the_same_training(nodes, monkeypatch, least, clip):
-    monkeypatch.setattr(early, "LEAST_BYTES", least)
+    monkeypatch.setattr(overlap, "LEAST_BYTES", least)
     compare(nodes, clip_norm=clip)
 
 
@@ -120,7 +121,7 @@ def test_it_is_chosen_by_measurement(nodes, monkeypatch):
     last = nodes.rank == nodes.size - 1
     for times, expected in (((1.0, 0.9), True), ((1.0, 0.99), False)):
         of_rank = times if last else (0.1, 0.2)
-        monkeypatch.setattr(training.EarlyGradients, "_seconds", lambda self, w, batch, on, t=of_rank: t[on])
+        monkeypatch.setattr(overlapped.OverlappedGradients, "_seconds", lambda self, w, batch, on, t=of_rank: t[on])
         assert train(nodes, None, epochs=1)[1] == (expected and can_be(nodes))
     monkeypatch.undo()
     _, chosen = train(nodes, None, epochs=1)  # whatever it is, here
@@ -182,7 +183,7 @@ def test_errors_of_the_thread_reach_the_main_one(nodes, monkeypatch):
     def fail(self):
         raise RuntimeError("nothing comes")
 
-    monkeypatch.setattr(early.EarlySums, "_receive", fail)
+    monkeypatch.setattr(overlap.OverlappedReduction, "_receive", fail)
     with pytest.raises(RuntimeError, match="nothing comes"):
         train(nodes, True)
     assert not threads()
@@ -190,11 +191,11 @@ def test_errors_of_the_thread_reach_the_main_one(nodes, monkeypatch):
 
 def test_short_stretches_are_taken_together():
     told = [(90, 100), (50, 90), (45, 50), (0, 45)]
-    assert early.merged(told, 100, 1) == told
-    assert early.merged(told, 100, 20) == [(50, 100), (0, 50)]
-    assert early.merged(told, 100, 1000) == [(0, 100)]
+    assert overlap.merged(told, 100, 1) == told
+    assert overlap.merged(told, 100, 20) == [(50, 100), (0, 50)]
+    assert overlap.merged(told, 100, 1000) == [(0, 100)]
     for wrong in ([], told[1:], told[:-1], told[::-1], [(0, 50), (50, 100)]):
-        assert early.merged(wrong, 100, 1) is None
+        assert overlap.merged(wrong, 100, 1) is None
 
 
 def test_the_flag(mpirun, tmp_path):
@@ -217,7 +218,8 @@ def test_a_pass_that_fails_takes_back_what_was_to_come():
     size = 300_000
     for pause in (0.0, 0.05):
         with Communicator(MPI.COMM_WORLD, "hierarchical", nodes=[1] * MPI.COMM_WORLD.size) as comm:
-            sums = early.EarlySums(comm, comm.empty(size, np.float32), [(size // 2, size), (0, size // 2)], False)
+            exchange, x = comm.exchange("hierarchical"), comm.empty(size, np.float32)
+            sums = overlap.OverlappedReduction(exchange, x, [(size // 2, size), (0, size // 2)])
             sums.ready(size // 2, size)
             time.sleep(pause)
             sums.give_up()

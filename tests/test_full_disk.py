@@ -12,11 +12,14 @@ import sys
 import numpy as np
 import pytest
 from commands import run_here
+from run import limit
 
-from distai_mpi.comm.meeting import Meeting
+from distai_mpi.comm.ranks import Ranks
 from distai_mpi.files import Unwritable, write_patiently, write_whole
 from distai_mpi.train import report
 from distai_mpi.train.report import ResultFiles
+
+pytestmark = pytest.mark.ranks(2)
 
 TRAIN = ("train", "--data", "rows.npz", "--model", "logistic", "--epochs", "2", "--seed", "3", "--out", "run")
 FULL = "run/model.npz: cannot be written (No space left on device); make room or name another place"
@@ -53,7 +56,7 @@ def folder(shared_path, monkeypatch):
 def test_room_that_is_made_in_time_saves_the_model(folder, monkeypatch):
     Disk(monkeypatch, folder / "run", tries=3)
     waits = []
-    monkeypatch.setattr(Meeting, "going_on", lambda comm: waits.append(comm.rank))
+    monkeypatch.setattr(Ranks, "going_on", lambda comm: waits.append(comm.rank))
     done = run_here(*TRAIN, "-q", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(FULL) == 1
@@ -185,12 +188,14 @@ def test_kernels_do_without_a_cache_that_takes_nothing_or_is_damaged(tmp_path):
     (tmp_path / "program.py").write_text(KERNEL)
     env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
-    def run(limit):
-        words = [sys.executable, "program.py", str(limit)]
-        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    def run(room):
+        words = [sys.executable, "program.py", str(room)]
+        return subprocess.run(
+            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=limit(120), check=False
+        )
 
-    for limit in (10, 0):
-        done = run(limit)
+    for room in (10, 0):
+        done = run(room)
         assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
     files = [path for path in (tmp_path / "cache").rglob("*.nb?") if path.is_file()]
     assert {path.suffix for path in files} == {".nbi", ".nbc"}, "where there is room it is kept"

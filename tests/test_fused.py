@@ -9,7 +9,7 @@ from problems import local_share, make_rows, uneven, whole_share
 from distai_mpi import fit, models, optim
 from distai_mpi.comm import node_barrier
 from distai_mpi.data import Dataset, Partition, whole
-from distai_mpi.train import fused
+from distai_mpi.train.gradient import fused
 
 mpi = pytest.mark.mpi
 KINDS = {
@@ -90,11 +90,9 @@ def test_who_waits_long_looks_at_mpi_and_goes_on(comm, monkeypatch, taken):
     begin, looks = fused.FusedSteps.take, []
 
     def late(self, *args):
-        exchange = comm._sharing.exchange
-        if exchange is not None:
-            meeting = exchange._unheard
-            monkeypatch.setattr(meeting, "_spins", 0)
-            monkeypatch.setattr(meeting, "_poll", lambda: looks.append(len(taken)))
+        if comm.node_barrier is not None:
+            monkeypatch.setattr(comm.node_barrier, "_spins", 0)
+            monkeypatch.setattr(comm.node_barrier, "_poll", lambda: looks.append(len(taken)))
         time.sleep(0.01 * (len(taken) % comm.size == comm.rank))
         return begin(self, *args)
 

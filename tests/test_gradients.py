@@ -5,12 +5,14 @@ import pytest
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import fit, models, optim
-from distai_mpi.comm import Communicator
+from distai_mpi.comm import VectorExchange
 from distai_mpi.data import Dataset, whole
 from distai_mpi.errors import ConfigError
-from distai_mpi.train.gradients import FactorGradients, defined_together
+from distai_mpi.train.gradient.base import defined_together
+from distai_mpi.train.gradient.factors import FactorGradients
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 SEED, L2 = 5, 0.01
 
 
@@ -71,13 +73,13 @@ def test_every_optimizer(nodes, name, clip):
 @mpi
 def test_long_slices_are_updated_part_by_part(nodes, monkeypatch):
     """Parts shorter than the slices, also such that cut matrices' rows: the same as in one piece."""
-    import distai_mpi.comm.hierarchical as hierarchical
-    import distai_mpi.train.gradients as gradients
+    import distai_mpi.comm.exchange.node as node
+    import distai_mpi.train.gradient.factors as gradients
 
     x, y = make_rows(rows=40)
     options = {"size": 8, "optimizer": optim.AdamW(0.01), "allreduce": "auto"}
     whole_parts = [train(nodes, whole_share(x, y, nodes), factors=f, **options).w.copy() for f in (False, True)]
-    monkeypatch.setattr(hierarchical, "PART_BYTES", 128)
+    monkeypatch.setattr(node, "PART_BYTES", 128)
     monkeypatch.setattr(gradients, "PART_BYTES", 128)
     for expected, factors in zip(whole_parts, (False, True), strict=True):
         w = train(nodes, whole_share(x, y, nodes), factors=factors, **options).w
@@ -161,7 +163,7 @@ def test_an_exchange_is_made_before_the_first_step(nodes, monkeypatch, kind):
         function = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args: calls.append(name) or function(*args))
 
-    watch(Communicator, "reduce_scatter_parts")
+    watch(VectorExchange, "reduce")
     watch(models.MLP, "grad_of_factors")
     x, y = make_rows(rows=67)
     optimizer = optim.LocalSGD() if kind == "average" else None
@@ -177,7 +179,7 @@ def test_an_exchange_is_made_before_the_first_step(nodes, monkeypatch, kind):
         factors=factors,
         callbacks=[first],
     )
-    assert first.seen == {"grad_of_factors" if kind == "factors" else "reduce_scatter_parts"}
+    assert first.seen == {"grad_of_factors" if kind == "factors" else "reduce"}
 
 
 def test_overriding_the_gradient_hides_the_factors():

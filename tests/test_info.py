@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run import limit
 
 from distai_mpi.cli.info import Facts, describe_job, describe_nodes, find_trouble
 from distai_mpi.comm.allocation import Allocation
@@ -190,7 +191,7 @@ def test_info_warns_of_a_launcher_that_does_not_fit() -> None:
             env=clean | foreign | {"PMI_RANK": rank},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=limit(60),
             check=False,
         )
         for rank in "01"

@@ -14,6 +14,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 from commands import run_here
+from run import limit
 
 from distai_mpi.cli.finished import finished
 from distai_mpi.cli.job import note
@@ -23,6 +24,7 @@ from distai_mpi.signals import Signals, listening
 from distai_mpi.train.provenance import slurm_job
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 FLAGS = ["--data", "rows.npz", "--model", "softmax", "--dtype", "float64", "--allreduce", "ring", "--optimizer", "adam"]
 FLAGS += ["--global-batch-size", "30", "-q"]
 
@@ -106,7 +108,9 @@ with listening() as here:
 
 def test_signals_of_a_forked_process_are_its_own():
     """A pool of workers in a callback is ended by SIGTERM to each of them, of which the run hears nothing."""
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{-signal.SIGTERM} None", "[1, 2]", "None", "SIGTERM"]
 
@@ -144,7 +148,9 @@ with signals.listening() as here:
 def test_a_signal_that_nobody_answers(setting, name, status, wait):
     """A process that cannot act, in one long call or in many short ones, ends by itself where waiting leads nowhere."""
     program = ALONE.format(setting=setting, name=name, wait=wait)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert done.returncode == (status or 0), done.stderr
     assert ("went on" in done.stdout) == (status is None)
     if status in (EX_TERMINATED, EX_INTERRUPTED):
@@ -253,7 +259,7 @@ def test_a_signal_during_start_up_loses_nothing(mpirun, rows, tmp_path, program,
 
 
 def test_a_run_that_could_not_be_saved_says_so(mpirun, rows, tmp_path, program):
-    record, env = tmp_path / "record", {"DISTAI_RECORD": str(tmp_path / "record"), "LIMIT": "1", "DISTAI_CACHE": "0"}
+    record, env = tmp_path / "record", {"DISTAI_RECORD": str(tmp_path / "record"), "LIMIT": "1"}
     words = ["train", *FLAGS, "--model", "mlp", "--hidden", "512", "--epochs", "99", "--out", str(tmp_path / "run")]
     ended = mpirun(2, program, "resume", "SIGTERM", "last", *words, cwd=rows, env=env)
     assert ended.returncode == 2, ended.stderr

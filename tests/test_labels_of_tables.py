@@ -14,7 +14,7 @@ from distai_mpi.data import classes, encode_labels, load, load_sets
 from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(2)
 ROWS = 120
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(ROWS, 3))

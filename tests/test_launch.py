@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_here
-from run import find_mpiexec, mpi_environment, mpiexec_command
+from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import launch
 from distai_mpi.comm.allocation import Allocation, allocation, idle_share
@@ -155,7 +155,7 @@ def command(*words: str, env: dict[str, str] | None = None) -> subprocess.Comple
         env=dict(os.environ) | (env or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=limit(60),
         check=False,
     )
 
@@ -165,7 +165,9 @@ def test_help_starts_no_mpi() -> None:
         "import sys; from distai_mpi.cli.main import main; status = main(['--help']); "
         "print(status, [name for name in ('mpi4py.MPI', 'numba', 'rich') if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=limit(60), check=False
+    )
     assert run.stdout.endswith("0 []\n")
     assert "Train a model" in run.stdout
 
@@ -276,7 +278,13 @@ def test_on_terminal_is_asked_of_mpiexec(tmp_path: Path, started: str, shown: bo
     if started == "script":
         words = ["script", "-qec", shlex.join(words), "/dev/null"]
     run = subprocess.run(
-        words, env=mpi_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        words,
+        env=mpi_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit(60),
+        check=False,
     )
     assert f"terminal {shown}" in run.stdout
 

@@ -13,6 +13,7 @@ from distai_mpi.optim.lbfgs import History
 from distai_mpi.optim.line_search import Point
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 
 
 def two_loops(pairs, grad):

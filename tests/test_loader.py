@@ -20,6 +20,8 @@ from distai_mpi.data import (
 from distai_mpi.data.division import Division
 from distai_mpi.errors import ConfigError
 
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
+
 RANKS = [1, 2, 3, 4]
 
 

@@ -8,6 +8,7 @@ from distai_mpi.errors import ConfigError
 from distai_mpi.train import Checkpoint
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 SIZE = 40
 
 

@@ -13,7 +13,7 @@ from distai_mpi.data import Dataset, fill_missing, from_local, load_features, lo
 from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(2)
 
 
 def holed(rows=203, columns=6, dtype=np.float64, seed=0):

@@ -14,7 +14,7 @@ from distai_mpi.data.readers.columns import Columns
 from distai_mpi.errors import DataError
 
 mpi = pytest.mark.mpi
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(2)
 NAMES = ("age", "income", "debt", "y")
 RNG = np.random.default_rng(20)
 X = RNG.normal(size=(300, 3))

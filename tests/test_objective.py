@@ -6,10 +6,10 @@ import scipy.optimize
 from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import Objective, fit, models, optim
-from distai_mpi.comm import CHOICES
+from distai_mpi.comm import CHOICES, Exchange
 from distai_mpi.train.evaluation import make_loader
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.ranks(1, 2, 3, 4)]
 KINDS = {"linear": "value", "logistic": "binary", "softmax": "class", "mlp": "class"}
 
 
@@ -49,7 +49,7 @@ def test_gradient_agrees_with_central_differences(comm, name, algorithm):
     x, y = make_rows(kind=KINDS[name])
     model = make_model(name)
     share = local_share(x, y, comm, uneven(len(y), comm.size))
-    objective = Objective(model, make_loader(model, share, comm), comm, l2=0.3, algorithm=algorithm)
+    objective = Objective(model, make_loader(model, share, comm), comm, l2=0.3, asked=Exchange(algorithm))
     w = np.random.default_rng(1).normal(size=model.layout.size)
     grad = np.full_like(w, np.nan)
     value = objective.value_and_grad(w, grad)
@@ -109,7 +109,7 @@ def test_gradient_descent_finds_the_optimum_that_scipy_finds(comm):
 def test_rounds_and_bytes_are_counted(comm):
     x, y = make_rows()
     model = make_model("softmax")
-    objective = Objective(model, make_loader(model, whole_share(x, y, comm), comm), comm, algorithm="ring")
+    objective = Objective(model, make_loader(model, whole_share(x, y, comm), comm), comm, asked=Exchange("ring"))
     rounds, sent = objective.rounds, objective.bytes_moved
     objective.value_and_grad(model.init(np.random.default_rng(0)), np.empty(model.layout.size))
     alone = comm.size == 1

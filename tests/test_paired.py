@@ -13,7 +13,8 @@ from distai_mpi.data import load, load_sets
 from distai_mpi.data.formats import find
 from distai_mpi.errors import DataError
 
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(3)
+
 ROWS = 90
 RNG = np.random.default_rng(6)
 X = RNG.normal(size=(ROWS, 3))

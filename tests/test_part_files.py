@@ -23,7 +23,8 @@ from distai_mpi.data.several import SeveralFiles, concatenate
 from distai_mpi.data.spec import absolute, data_files, join_spec, split_spec
 from distai_mpi.errors import DataError
 
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(3)
+
 RNG = np.random.default_rng(3)
 ROWS, CUTS = 60, (0, 7, 7, 30, 31, 60)  # of files, one of them without rows
 X, Y = RNG.normal(size=(ROWS, 3)), RNG.integers(0, 2, ROWS)

@@ -25,6 +25,7 @@ from distai_mpi.data.partition import stretch
 from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 RNG = np.random.default_rng(0)
 WEIGHTS = [(1,), (5, 5), (3, 1, 1), (3, 1, 0), (0, 0, 2, 0), (1, 0.4, 0.4), (12300, 4100.5, 12299.9, 1e-3)]
 WEIGHTS += [tuple(RNG.random(4)), tuple(RNG.random(9) * RNG.integers(0, 2, 9) + 1e-9), (1e-300, 1.0, 1e300)]

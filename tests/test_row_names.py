@@ -13,7 +13,7 @@ from distai_mpi.data.readers.row_names import FEWEST, LOOKED, are_names, rows_lo
 from distai_mpi.errors import DataError
 
 mpi = pytest.mark.mpi
-pytestmark = pytest.mark.most_ranks(3)
+pytestmark = pytest.mark.ranks(3)
 ROWS = 60
 A = np.random.default_rng(8).normal(size=(ROWS, 2))
 Y = np.arange(ROWS) % 2

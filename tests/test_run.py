@@ -3,52 +3,73 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from run import find_mpiexec
+from run import find_mpiexec, limit
 
 HERE = Path(__file__).parent
 HEAD = "import pytest\nfrom mpi4py import MPI\n"
 PASSING = "def test_one():\n    pass\n"
 
 
-def run_tests(folder: Path, source: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a test file made of ``source`` by ``python words...`` in ``folder``, under the rules of this suite."""
+def write_suite(folder: Path, source: str) -> None:
+    """Make a suite of one test file with the rules of this one."""
     suite = folder / "tests"
-    suite.mkdir()
+    suite.mkdir(parents=True)
     for name in ("conftest.py", "run.py"):
         shutil.copy(HERE / name, suite)
     shutil.copy(HERE.parent / "pyproject.toml", folder)
     (suite / "test_it.py").write_text(HEAD + source)
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``python words...`` in ``folder``."""
     env = dict(os.environ) | {"PYTHONPATH": str(HERE.parent), "COLUMNS": "150"}
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=limit(120), check=False
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "status"),
-    [
-        (PASSING, 0),
-        (PASSING + "def test_two():\n    pytest.skip('not available: a GPU')\n", 0),
-        (PASSING + "@pytest.mark.skip(reason='opt-in: takes an hour')\ndef test_two():\n    pass\n", 0),
-        (PASSING + "def test_two():\n    pytest.skip('it fails today')\n", 1),
-        (PASSING + "@pytest.mark.skip\ndef test_two():\n    pass\n", 1),
-        ("pytest.importorskip('no_such_module')\n" + PASSING, 1),
-        (PASSING + "@pytest.mark.xfail(reason='known')\ndef test_two():\n    assert False\n", 0),
-        (PASSING + "@pytest.mark.misspelt\ndef test_two():\n    pass\n", 2),
-        ("@pytest.mark.mpi\n" + PASSING, 0),  # another part's test
-        ("", 5),
-    ],
-)
-def test_skips_need_a_known_reason(tmp_path: Path, source: str, status: int) -> None:
-    run = run_tests(tmp_path, source, "-m", "pytest", "-q")
-    assert run.returncode == status, run.stdout
-    assert ("unexpected skips" in run.stdout) == (status == 1)
+SKIPS = [
+    (PASSING, 0),
+    (PASSING + "def test_two():\n    pytest.skip('not available: a GPU')\n", 0),
+    (PASSING + "@pytest.mark.skip(reason='opt-in: takes an hour')\ndef test_two():\n    pass\n", 0),
+    (PASSING + "def test_two():\n    pytest.skip('it fails today')\n", 1),
+    (PASSING + "@pytest.mark.skip\ndef test_two():\n    pass\n", 1),
+    ("pytest.importorskip('no_such_module')\n" + PASSING, 1),
+    (PASSING + "@pytest.mark.xfail(reason='known')\ndef test_two():\n    assert False\n", 0),
+    (PASSING + "@pytest.mark.misspelt\ndef test_two():\n    pass\n", 2),
+    ("@pytest.mark.mpi\n" + PASSING, 0),  # another part's test
+    ("", 5),
+]
+# the suites in the folders 0, 1, ..., each in a process that has loaded the package already
+FORKS = """
+import os, pytest, sys
+import distai_mpi.comm.launch
+for folder in range(int(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        os.chdir(str(folder))
+        os.dup2(os.open("out", os.O_WRONLY | os.O_CREAT), 1)
+        status = pytest.main(["-q"])
+        sys.stdout.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_skips_need_a_known_reason(tmp_path: Path) -> None:
+    for number, (source, _) in enumerate(SKIPS):
+        write_suite(tmp_path / str(number), source)
+    run = python(tmp_path, "-c", FORKS, str(len(SKIPS)))
+    assert run.stdout.split() == [str(status) for _, status in SKIPS], run.stderr
+    for number, (source, status) in enumerate(SKIPS):
+        assert ("unexpected skips" in (tmp_path / str(number) / "out").read_text()) == (status == 1), source
 
 
 PARTS = [
@@ -57,7 +78,12 @@ PARTS = [
         0,
         ["serial   ok", "2 ranks  ok"],
     ),
-    ("@pytest.mark.mpi(min_size=3)\ndef test_two():\n    pass\n" + PASSING, 0, ["1 skipped"]),
+    (
+        "@pytest.mark.mpi(min_size=3)\ndef test_two():\n    assert False\n"
+        "@pytest.mark.mpi\n@pytest.mark.ranks(1, 3)\ndef test_three():\n    assert False\n" + PASSING,
+        0,
+        ["1 passed, 2 deselected", "2 ranks  ok"],
+    ),
     ("def test_one():\n    assert False\n", 1, ["serial   FAILED", "2 ranks  ok"]),
     (
         PASSING
@@ -72,13 +98,25 @@ PARTS = [
 def test_all_parts_count(tmp_path: Path, source: str, status: int, shown: list[str]) -> None:
     if find_mpiexec() is None:
         pytest.skip("not available: mpiexec")
-    run = run_tests(tmp_path, source, "tests/run.py", "--ranks", "2")
+    write_suite(tmp_path, source)
+    run = python(tmp_path, "tests/run.py", "--ranks", "2")
     assert run.returncode == status, run.stdout
     for text in shown:
         assert text in run.stdout + run.stderr
     assert run.stdout.count("test session starts") == 2  # ranks above 0 are silent
+    assert re.search(r"##### part 2 of 2: 2 ranks; \d min \d\d s so far, about \d+ min", run.stdout)
+    assert 0 < int(re.search(r"min \d\d s, (\d+) CPU s\n", run.stdout)[1]) < 100
 
 
 def test_nothing_run_is_a_failure(tmp_path: Path) -> None:
-    run = run_tests(tmp_path, PASSING, "tests/run.py", "--ranks", "", "-k", "misspelt")
+    write_suite(tmp_path, PASSING)
+    run = python(tmp_path, "tests/run.py", "--ranks", "", "-k", "misspelt")
     assert (run.returncode, "no test was run" in run.stdout) == (1, True)
+
+
+def test_limits_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr("run.slowness", lambda: 1.5)
+    for load, times in ((0.0, 1.5), (2.0 * cores, 3.0), (100.0 * cores, 12.0)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert limit(60) == pytest.approx(60 * times)

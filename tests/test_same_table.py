@@ -21,7 +21,7 @@ h5py = pytest.importorskip("h5py", reason="not available: h5py")
 arrow = pytest.importorskip("pyarrow", reason="not available: pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet", reason="not available: pyarrow")
 
-pytestmark = [pytest.mark.mpi, pytest.mark.most_ranks(3)]
+pytestmark = [pytest.mark.mpi, pytest.mark.ranks(2)]
 
 ROWS, FEATURES = 500, 7
 NAMES = tuple(f"f{j}" for j in range(FEATURES))

@@ -13,6 +13,7 @@ from distai_mpi.cli.settings import check_flags
 from distai_mpi.cli.train import command
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 
 
 @mpi

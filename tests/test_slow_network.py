@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import slow_network
-from run import find_mpiexec, mpiexec_command
+from run import find_mpiexec, limit, mpiexec_command
 
 SCRIPT = Path(slow_network.__file__)
 RATE = "80mbit"  # 10 MB/s
@@ -56,7 +56,7 @@ def slow():
     def run(*words):
         command = [sys.executable, str(SCRIPT), "--rate", RATE, "--", *words]
         return subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=limit(60), check=False
         )
 
     return run
@@ -93,11 +93,11 @@ def test_the_end_of_the_command_is_passed_on(slow):
 def test_what_is_missing_is_said():
     run = subprocess.run(
         [sys.executable, str(SCRIPT), "--rate", "nonsense", "--", "true"],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False,
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=limit(60), check=False,
     )  # fmt: skip
     assert run.returncode == 2
     assert "error: not available: " in run.stderr
-    bare = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=60, check=False)
+    bare = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=limit(60), check=False)
     assert (bare.returncode, "no command" in bare.stderr) == (2, True)
 
 

@@ -718,7 +718,7 @@ with Communicator(launch.world(), "auto") as comm:
             comm.allreduce(x, "native")
     nodes = [len(ranks) for ranks in comm.topology.nodes]
     if comm.rank == 0:
-        print("nodes", nodes, "shared", comm._sharing.find(x) is not None, flush=True)
+        print("nodes", nodes, "shared", comm.vectors.find(x) is not None, flush=True)
 """
 
 

@@ -25,6 +25,7 @@ from distai_mpi.train import evaluate
 from distai_mpi.train.evaluation import make_loader
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(3)
 
 
 def gathered(share, rank=0, ranks=1, dtype=np.float64, epoch=None):

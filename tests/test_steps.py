@@ -12,6 +12,7 @@ from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 EPOCHS, SIZE, SEED, L2 = 2, 32, 5, 0.01
 
 

@@ -18,8 +18,7 @@ from distai_mpi.data.readers.libsvm_text import LibsvmFile
 from distai_mpi.data.readers.text import Unsplittable
 from distai_mpi.errors import DataError
 
-pytestmark = pytest.mark.most_ranks(3)
-
+pytestmark = pytest.mark.ranks(3)
 
 # --- headers
 

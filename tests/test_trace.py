@@ -398,8 +398,8 @@ def test_averaging_on_uneven_shards_is_traced_too(comm, folder):
 @pytest.mark.parametrize("algorithm", ["shared", "ring"])
 @pytest.mark.parametrize("factors", [True, False])
 def test_gradients_from_factors_and_in_many_parts_are_traced_alike(comm, folder, monkeypatch, algorithm, factors):
-    monkeypatch.setattr("distai_mpi.comm.hierarchical.PART_BYTES", 64)
-    monkeypatch.setattr("distai_mpi.train.gradients.PART_BYTES", 64)
+    monkeypatch.setattr("distai_mpi.comm.exchange.node.PART_BYTES", 64)
+    monkeypatch.setattr("distai_mpi.train.gradient.factors.PART_BYTES", 64)
     path = os.path.join(folder, f"parts-{algorithm}-{factors}.json")
     x, y = make_rows()
     model = models.MLP(6, 3, (8,), dtype=np.float64)

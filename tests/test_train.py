@@ -15,6 +15,7 @@ from distai_mpi.train import Callback, Checkpoint, evaluate
 from distai_mpi.train.evaluation import make_loader
 
 mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 EPOCHS, SIZE, SEED, L2, LR = 3, 32, 7, 0.01, 0.2  # 203 rows: the last step of an epoch is short
 
 

@@ -9,7 +9,7 @@ from problems import local_share, make_rows, uneven, whole_share
 from test_shared import sent_in_messages
 
 from distai_mpi import fit, models, optim
-from distai_mpi.comm.half_messages import WIRES
+from distai_mpi.comm.exchange.settings import DTYPES
 from distai_mpi.errors import ConfigError
 
 mpi = pytest.mark.mpi
@@ -83,7 +83,7 @@ def test_factors_and_clipping_and_no_shared_memory(nodes, monkeypatch):
     for options in ({"factors": True}, {"factors": False}):
         rounded, _ = train(nodes, "float16", clip_norm=0.5, l2=0.01, **options)
         np.testing.assert_allclose(rounded.w, exact.w, atol=2e-3)
-    monkeypatch.setattr("distai_mpi.comm.sharing.Sharing.vector", lambda *args: None)
+    monkeypatch.setattr("distai_mpi.comm.vectors.Vectors.shared", lambda *args: None)
     rounded, _ = train(nodes, "float16", clip_norm=0.5, l2=0.01)
     np.testing.assert_allclose(rounded.w, exact.w, atol=2e-3)
 
@@ -94,7 +94,7 @@ def test_factors_and_clipping_and_no_shared_memory(nodes, monkeypatch):
     [
         ({"allreduce": "ring"}, "is for --allreduce hierarchical or auto, not ring"),
         ({"dtype": np.float64}, "float32 numbers, not float64"),
-        ({"wire": "float8"}, "unknown wire 'float8'"),
+        ({"wire": "float8"}, "must be one of float32, float16, got 'float8'"),
     ],
 )
 def test_what_cannot_be_is_said(nodes, options, message):
@@ -126,7 +126,7 @@ def test_the_flag_names_all_wires():
     for option in RUN:
         command = option(command)
     choices = {param.name: param.type for param in command.__click_params__}
-    assert tuple(choices["wire"].choices) == WIRES
+    assert tuple(choices["wire"].choices) == DTYPES
 
 
 @mpi

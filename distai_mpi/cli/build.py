@@ -155,7 +155,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
 
     ``again`` is the text by which the run can be repeated, see `repeat`.
     """
-    from ..train.progress import Chosen, Exchange, progress
+    from ..train.progress import Chosen, ExchangeLine, progress
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = []
@@ -176,7 +176,7 @@ def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str |
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again, settings["spare"], checkpoints(settings)))
     if rank == 0 and settings["verbose"]:
-        callbacks.append(Exchange(settings["allreduce"] == "auto"))
+        callbacks.append(ExchangeLine(settings["allreduce"] == "auto"))
     auto = settings["optimizer_name"] == "auto" or settings.get("auto_began")
     if rank == 0 and auto and not settings["quiet"] and not settings["as_json"]:
         callbacks.append(Chosen())

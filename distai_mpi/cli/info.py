@@ -6,7 +6,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -14,10 +14,7 @@ from ..comm import launch
 from ..comm.allocation import Allocation, allocation, idle_share
 from ..perf import machine
 
-if TYPE_CHECKING:
-    from ..comm.tuning import Choice
-
-SHOWN_SIZES = (2_000, 100_000, 10_000_000)  # numbers of parameters for which the exchange is shown
+SHOWN_SIZES = (500, 100_000)  # numbers of parameters for which the exchange is shown
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class Facts:
 
 
 @click.command(name="info")
-@click.option("--measure", is_flag=True, help="Measure anew how gradients travel fastest, in place of what is known.")
-def command(measure: bool) -> None:
+def command() -> None:
     """Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt."""
     started = launch.launcher()
     mpi_comm = launch.world(check=False)  # a world that does not fit is what this command is asked about
@@ -50,16 +46,12 @@ def command(measure: bool) -> None:
 
     with Communicator(mpi_comm) as comm, machine.limited_blas(comm.node.size, machine.node_cpus(comm)):
         ranks: list[Facts] = comm.allgather_object(gather(comm.node.ranks[0]))
-        if measure:
-            comm.tuning.forget()
-            for size in SHOWN_SIZES:
-                comm.resolve("auto", size, "float32")
         if comm.rank == 0 and (comm.size > 1 or started.rank == 0):
             lines = [
                 *describe_software(started),
                 *describe_job(allocation()),
                 *describe_nodes(ranks),
-                *describe_exchange([comm.tuning.explain(size, "float32") for size in SHOWN_SIZES], ranks),
+                *describe_exchange(comm),
                 *describe_gpus(ranks),
             ]
             for label, text in lines:
@@ -124,15 +116,13 @@ def describe_nodes(ranks: Sequence[Facts]) -> list[tuple[str, str]]:
     return lines
 
 
-def describe_exchange(choices: Sequence[Choice | None], ranks: Sequence[Facts]) -> list[tuple[str, str]]:
-    """How gradients are exchanged, where ``auto`` has made ``choices`` for some sizes, as (label, text)."""
-    from ..comm import CHOICES
+def describe_exchange(comm: Any) -> list[tuple[str, str]]:
+    """How gradients are exchanged, and what ``auto`` takes for some numbers of parameters, as (label, text)."""
+    from ..comm import CHOICES, Exchange
+    from ..comm.exchange.choice import resolve
 
     lines = [("exchange", f"auto (--allreduce offers also {', '.join(name for name in CHOICES if name != 'auto')})")]
-    known = [("", str(choice)) for choice in choices if choice is not None]
-    if known or len(ranks) == 1:
-        return lines + known
-    return [*lines, ("", "not measured here yet: training does it when it starts, and distai-mpi info --measure")]
+    return lines + [("", f"{size:,} parameters: {resolve(comm, Exchange(), size, 'float32')}") for size in SHOWN_SIZES]
 
 
 def describe_gpus(ranks: Sequence[Facts]) -> list[tuple[str, str]]:

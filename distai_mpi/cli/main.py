@@ -16,6 +16,7 @@ import click
 
 from .. import __version__
 from ..comm import launch
+from ..compiling import Progress, compiling
 from ..errors import DistaiError
 from ..exit_codes import EX_ERROR
 from ..perf import machine
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     started = launch.launcher()
     machine.set_blas_threads(started.local_size)
     argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if started.rank == 0 and not {"-q", "--quiet"} & set(argv):
+        compiling.told = Progress()
     result = None
     try:
         with _quiet_help(argv, started.rank):

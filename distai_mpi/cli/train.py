@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..exit_codes import EX_ERROR, EX_INTERRUPTED
 from ..files import check_writable, claimed
 from ..messages import tell
+from ..settings import by_flags
 from ..signals import Signals, listening
 from .build import (
     batch_size,
@@ -47,7 +48,7 @@ def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
     settings = flags_win(ctx, settings, EITHER)
     check_flags(settings)
-    with listening() as signals:
+    with listening() as signals, by_flags():
         return started(settings, signals)
 
 

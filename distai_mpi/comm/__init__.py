@@ -10,27 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "ALGORITHMS": "collectives",
-    "CHOICES": "collectives",
+    "CHOICES": "exchange.settings",
     "Communicator": "communicator",
-    "HalfMessages": "half_messages",
+    "Exchange": "exchange.settings",
     "Node": "topology",
-    "SHARING": "collectives",
-    "choose_messages": "half_messages",
+    "SHARING": "exchange.settings",
+    "VectorExchange": "exchange.base",
+    "choose": "exchange.choice",
 }
 __all__ = [
     "ALGORITHMS",
     "CHOICES",
     "SHARING",
     "Communicator",
-    "HalfMessages",
+    "Exchange",
     "Node",
-    "choose_messages",
+    "VectorExchange",
+    "choose",
 ]
 
 if TYPE_CHECKING:
-    from .collectives import ALGORITHMS, CHOICES, SHARING
+    from .collectives import ALGORITHMS
     from .communicator import Communicator
-    from .half_messages import HalfMessages, choose_messages
+    from .exchange.base import VectorExchange
+    from .exchange.choice import choose
+    from .exchange.settings import CHOICES, SHARING, Exchange
     from .topology import Node
 
 

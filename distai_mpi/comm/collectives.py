@@ -260,5 +260,3 @@ ALGORITHMS: dict[str, Algorithm] = {
     "recursive_doubling": Algorithm(doubling_allreduce),
     "rabenseifner": Algorithm(rabenseifner_allreduce, rabenseifner_reduce_scatter, rabenseifner_allgather),
 }
-SHARING = ("shared", "hierarchical")  # what is more than messages: see `hierarchical`
-CHOICES = ("auto", *ALGORITHMS, *SHARING)

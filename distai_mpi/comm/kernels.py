@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..flags import announce, wait_for
 from ..jit import kernel
+from ..shared_barrier import announce, wait_for
 
 BLOCK = 2048  # elements summed at once: 8 or 16 KiB stay in the first-level cache
 

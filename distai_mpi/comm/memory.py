@@ -87,7 +87,7 @@ class Shared:
         once: whether the node has one in place of one of each rank's.
         size: elements of each.
         dtype: their type.
-        calls: sums of them that are ready to be made again; see `Sharing.call`.
+        calls: sums of them that an exchange has prepared, by the exchange, or by it and the address of the result.
     """
 
     address: int
@@ -103,6 +103,10 @@ class Shared:
     def over(cls, memory: Array, rows: int, once: bool, size: int, dtype: np.dtype[Any]) -> Shared:
         """Lay ``rows`` vectors out in ``memory``, uint8, shape (rows · `stride_of`,)."""
         return cls(address(memory), memory.size // rows, rows, once, size, dtype, weakref.ref(memory))
+
+    def like(self, other: Shared) -> bool:
+        """Whether vectors are alike in length and type."""
+        return self.size == other.size and self.dtype == other.dtype
 
     @property
     def long(self) -> bool:

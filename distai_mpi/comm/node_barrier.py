@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..flags import LINE, meet, wait_for
+from ..shared_barrier import LINE, synchronize, wait_for
 
 SPINS = 4000  # looks at a flag before the processor is given away: about 10 µs, the length of a short imbalance
 YIELDS = 200  # times that it is given away before MPI is looked at: it may tell that a rank has died
@@ -74,7 +74,7 @@ class NodeBarrier:
     def __call__(self) -> None:
         """Wait for all ranks of the node."""
         self.turn += 1
-        if not meet(self._flags, self._rank, self._ranks, self.turn, self._spins, YIELDS):
+        if not synchronize(self._flags, self._rank, self._ranks, self.turn, self._spins, YIELDS):
             self._poll()
             while not wait_for(self._flags, self._ranks, self.turn, self._spins, YIELDS):
                 self._poll()

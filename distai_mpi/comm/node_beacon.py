@@ -19,7 +19,7 @@ from .whereabouts import Activity
 from .wire import Array
 
 if TYPE_CHECKING:
-    from .meeting import Meeting
+    from .ranks import Ranks
 
 HEAD = struct.Struct("=16sII")  # token, number of the sender's group, how many rows follow
 RANK = np.dtype([("rank", "i8"), ("row", ROW)])
@@ -37,7 +37,7 @@ class NodeBeacon:
         unheard: numbers of groups (nodes) from which nothing has come yet.
     """
 
-    def __init__(self, comm: Meeting, page: Page) -> None:
+    def __init__(self, comm: Ranks, page: Page) -> None:
         self._page = page
         self._socket: socket.socket | None = None
         groups = sorted(set(comm.allgather_object(page.local)))

@@ -38,7 +38,7 @@ from .whereabouts import Activity, look_at
 from .wire import Array
 
 if TYPE_CHECKING:
-    from .meeting import Meeting
+    from .ranks import Ranks
 
 DEFAULT_SECONDS = 600.0
 LOOK_SECONDS = 1.0  # between two looks; a tenth of a shorter limit
@@ -46,7 +46,7 @@ TOLD_SECONDS = 10.0  # a wait that was longer is told when it is over
 MOST_TOLD = 10  # such waits
 GAP_SECONDS = 2.0  # by which a look is late when the process did not run
 
-_communicators: weakref.WeakSet[Meeting] = weakref.WeakSet()
+_communicators: weakref.WeakSet[Ranks] = weakref.WeakSet()
 _watch: Watch | None = None
 
 
@@ -72,7 +72,7 @@ def asked(seconds: float | None) -> float | str | None:
     return f"{what} is {text!r}: give the seconds that ranks may wait for one that does not come, or 0 for ever"
 
 
-def join(comm: Meeting, node: Any, seconds: float | str | None) -> Watch | None:
+def join(comm: Ranks, node: Any, seconds: float | str | None) -> Watch | None:
     """The watch of this job for ``comm``, where that is of all its ranks; collective.
 
     There is one in a process, begun by the first such communicator.  ``seconds`` are what `asked` says on rank 0; None
@@ -110,7 +110,7 @@ class Watch:
         gaps: begin and end, by `time.perf_counter_ns`, of times in which this process did not run.
     """
 
-    def __init__(self, comm: Meeting, node: Any) -> None:
+    def __init__(self, comm: Ranks, node: Any) -> None:
         self.rank, self.size, self.seconds = comm.rank, comm.size, DEFAULT_SECONDS
         self.thread = threading.get_ident()
         self.position: Callable[[], int] | None = None

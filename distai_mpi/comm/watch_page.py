@@ -17,7 +17,7 @@ from .wire import Array
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from .meeting import Meeting
+    from .ranks import Ranks
 
 PLACE_BYTES = 184
 ROW = np.dtype(
@@ -47,7 +47,7 @@ class Page:
         hosts: name of each rank's machine.
     """
 
-    def __init__(self, comm: Meeting, node: MPI.Intracomm) -> None:
+    def __init__(self, comm: Ranks, node: MPI.Intracomm) -> None:
         """Collective over all ranks; ``node`` are those of this node."""
         import os
 

@@ -1,6 +1,6 @@
 """What the collective algorithms cost: messages, bytes and seconds in closed form.
 
-Two views of the same algorithms (those of ``comm/collectives.py``, and ``half`` of ``comm/half.py``):
+Two views of the same algorithms (those of ``comm/collectives.py``, and ``compressed`` of ``comm/compression.py``):
 
 * `sent` counts exactly what every rank sends, for slices of any sizes; a
   counting wire reproduces it message by message.
@@ -15,7 +15,7 @@ Two views of the same algorithms (those of ``comm/collectives.py``, and ``half``
       ring                 2 (p-1) α + 2 (p-1)/p nβ + (p-1)/p nγ
       binomial tree        2 ⌈lg p⌉ (α + nβ) + ⌈lg p⌉ nγ
 
-  for p a power of two; `path` adds the fold of other rank counts.  ``half`` sends
+  for p a power of two; `path` adds the fold of other rank counts.  ``compressed`` sends
   what the ring does in half the bytes, and sums as much.
 
 Nothing here knows MPI or the rest of the package.  Sizes are bytes: of vectors, float32 ones where they
@@ -32,7 +32,7 @@ ALIGNMENT = 64
 COLLECTIVES = ("allreduce", "reduce_scatter", "allgather")
 SLICED = ("ring", "rabenseifner")
 ALGORITHMS = ("ring", "tree", "recursive_doubling", "rabenseifner")
-HALF = "half"  # rounds what it sends, so it is none of those that may stand for each other
+COMPRESSED = "compressed"  # rounds what it sends, so it is none of those that may stand for each other
 HALF_BLOCK = 4096  # elements under one 2-byte exponent
 
 
@@ -83,7 +83,7 @@ def sent(
     ``slices`` are the sizes of the owned slices, one per rank, for
     reduce_scatter and allgather; by default `shares`.  ``segment`` is the
     largest message of the phases that sum (None: no limit); copies travel
-    whole, empty slices not at all.  ``half`` fills half a segment with a message,
+    whole, empty slices not at all.  ``compressed`` fills half a segment with a message,
     in both phases.  Raises ValueError for unknown names.
     """
     _check(collective, algorithm)
@@ -96,8 +96,8 @@ def sent(
         return [_doubling_sent(rank, ranks, nbytes, segment) for rank in range(ranks)]
     if algorithm == "rabenseifner":
         return _rabenseifner_sent(collective, sizes, segment)
-    if algorithm == HALF:
-        return _half_sent(collective, sizes, segment)
+    if algorithm == COMPRESSED:
+        return _compressed_sent(collective, sizes, segment)
     total = [Traffic()] * ranks
     if collective != "allgather":
         total = [a + b for a, b in zip(total, _all_but(sizes, 0, segment), strict=True)]
@@ -131,7 +131,7 @@ def path(collective: str, algorithm: str, ranks: int, nbytes: float) -> Path:
     if algorithm == "recursive_doubling":
         fold = Path(2, 2 * nbytes, nbytes) if folded else Path(0, 0, 0)
         return fold + Path(doublings, doublings * nbytes, doublings * nbytes)
-    if algorithm == HALF:
+    if algorithm == COMPRESSED:
         down, up = Path(ranks - 1, share / 2, share), Path(ranks - 1, share / 2, 0)
     elif algorithm == "ring":
         down, up = Path(ranks - 1, share, share), Path(ranks - 1, share, 0)
@@ -166,9 +166,9 @@ def seconds(
 
 
 def _check(collective: str, algorithm: str) -> None:
-    if collective not in COLLECTIVES or algorithm not in (*ALGORITHMS, HALF):
+    if collective not in COLLECTIVES or algorithm not in (*ALGORITHMS, COMPRESSED):
         raise ValueError(f"no cost known for {collective!r} by {algorithm!r}: know {COLLECTIVES} by {ALGORITHMS}")
-    if collective != "allreduce" and algorithm not in (*SLICED, HALF):
+    if collective != "allreduce" and algorithm not in (*SLICED, COMPRESSED):
         raise ValueError(f"{algorithm} has no {collective}: only {SLICED} have slices")
 
 
@@ -185,9 +185,9 @@ def _all_but(sizes: list[int], offset: int, segment: int | None) -> list[Traffic
     return [Traffic(whole.messages - s.messages, whole.bytes - s.bytes) for s in skipped]
 
 
-def _half_sent(collective: str, sizes: list[int], segment: int | None) -> list[Traffic]:
+def _compressed_sent(collective: str, sizes: list[int], segment: int | None) -> list[Traffic]:
     """Every slice but the own one to its owner, then the own one to every other rank."""
-    parts = [_half_message(size, segment) for size in sizes]
+    parts = [_compressed_message(size, segment) for size in sizes]
     whole, others = together(parts), len(parts) - 1
     traffic = []
     for own in parts:
@@ -197,7 +197,7 @@ def _half_sent(collective: str, sizes: list[int], segment: int | None) -> list[T
     return traffic
 
 
-def _half_message(nbytes: int, segment: int | None) -> Traffic:
+def _compressed_message(nbytes: int, segment: int | None) -> Traffic:
     """Traffic of ``nbytes`` of float32 as float16, with the exponents of its blocks; messages hold whole blocks."""
     elements = nbytes // 4
     longest = max(elements, 1)

@@ -137,11 +137,10 @@ def _contenders(
     skipped: dict[str, str] = {}
     for name in names:
         base = {KEPT: "native", PERSISTENT: "native"}.get(name, name.removesuffix(ONCE))
-        auto = base == "auto"  # chosen at every sum, for vectors that may be shared: what `resolve` says is for steps
-        resolved = comm.tuning.named(shared) if auto else comm.resolve(base, size, dtype)
-        x = shared if auto or resolved in SHARING else private
+        exchange = comm.exchange(base)
+        x = shared if exchange.shares else private
         out = once if name.endswith(ONCE) else None
-        call: Callable[[], object] | None = partial(comm.allreduce, x, base if auto else resolved, out)
+        call: Callable[[], object] | None = partial(comm.allreduce, x, base, out)
         if name == PERSISTENT:
             call = _persistent(mpi_comm, x, skipped, stack)
         elif name == KEPT and (reasons := [why for why in comm.allgather_object(malloc.why_not()) if why]):
@@ -149,7 +148,8 @@ def _contenders(
         if call is not None:
             prepare = malloc.keep if name == KEPT else malloc.give_back
             result = x if out is None else out
-            contenders.append(Contender(name, call, partial(x.fill, 0), prepare, x=x, result=result, resolved=resolved))
+            by = exchange.summed_by(x)
+            contenders.append(Contender(name, call, partial(x.fill, 0), prepare, x=x, result=result, resolved=by))
     return contenders, skipped
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..backend import Device, as_host
+from ..comm import Exchange
 from ..data import Loader, ShardedDataset
 from ..errors import ConfigError
 from ..files import check_writable
@@ -17,6 +18,7 @@ from ..models import Model, Sums
 from ..objective import Objective
 from ..optim import Auto, Constant, Deterministic, LocalSGD, Momentum, Schedule
 from ..perf.machine import limited_blas, memory_left, node_cpus
+from ..settings import called
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
@@ -24,8 +26,8 @@ from .checks import check_alike, check_metric, check_range, check_rows, check_se
 from .deterministic import choose, keeps_whole, make_deterministic, without_optimum
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .fused import make_fused
-from .gradients import algorithm_for, make_gradients
+from .gradient.choose import make_gradients
+from .gradient.fused import make_fused
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
@@ -98,7 +100,7 @@ def fit(
             place of the gradient, to the same result; None: where these are shorter, as in small batches.
         wire: how numbers travel between nodes under ``hierarchical`` or ``auto``: as ``float32``, or as ``float16`` in
             half the bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what
-            rounding takes from it is added to the next one (but lost where a run is resumed).  On one node nothing
+            rounding takes from it is added to the next one.  On one node nothing
             travels and nothing is rounded.
         early: whether under ``hierarchical`` or ``auto`` gradients of layers start to travel between nodes as soon as
             they are made, while the backward pass goes on; None: where a few trials before the first step find that
@@ -191,11 +193,11 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            algorithm = algorithm_for(comm, allreduce, early)
+            asked = Exchange(allreduce, wire, early, factors)
             whole = isinstance(optimizer, Deterministic) and keeps_whole(model, comm, allreduce)
-            objective = Objective(model, loader, comm, l2=l2, algorithm=algorithm, wire=wire, whole=whole)
+            objective = Objective(model, loader, comm, l2=l2, asked=asked, whole=whole)
             schedule = schedule or Constant()
-            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, factors, early, wire, algorithm)
+            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, asked)
             del start  # a copy of the parameters that nobody needs
             stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
             run = Run(objective, steps, optimizer, epochs, schedule, stopping)
@@ -217,21 +219,18 @@ def _steps(
     schedule: Schedule,
     clip_norm: float | None,
     tol: float | None,
-    factors: bool | None,
-    early: bool | None,
-    wire: str,
-    algorithm: str | None,
+    asked: Exchange,
 ) -> Steps:
     if isinstance(optimizer, Deterministic):
-        _check_deterministic(optimizer, schedule, clip_norm, factors, early, wire)
+        _check_deterministic(optimizer, schedule, clip_norm, asked)
         return make_deterministic(objective, optimizer, start, tol)
     if isinstance(optimizer, LocalSGD):
-        for asked, flag in ((factors, "--factors"), (early, "--early")):
-            if asked:
-                raise ConfigError(f"{flag}: averaging exchanges no gradients; leave it out")
+        for wanted, name in ((asked.factors, called("factors")), (asked.overlap, called("overlap", "--early"))):
+            if wanted:
+                raise ConfigError(f"{name}: averaging exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, factors, early)
-    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, algorithm)
+    gradients = make_gradients(objective, asked)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, asked)
     norm = tol is not None
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
@@ -242,23 +241,22 @@ def _check_deterministic(
     optimizer: Deterministic,
     schedule: Schedule,
     clip_norm: float | None,
-    factors: bool | None,
-    early: bool | None,
-    wire: str,
+    exchange: Exchange,
 ) -> None:
     """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
 
-    Also at ``wire`` on one node, where nothing would be rounded: what a command may say does not depend on nodes.
+    Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
     """
-    if wire != "float32":
+    if exchange.compressed:
         raise ConfigError(
-            f"--wire {wire} rounds gradients, from which {optimizer.name} takes differences: leave it out"
+            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
+            " differences: leave it out"
         )
     asked = {
         "a schedule of the learning rate": not isinstance(schedule, Constant),
         "the norm to clip at (clip_norm)": clip_norm is not None,
-        "--factors": factors,
-        "--early": early,
+        called("factors"): exchange.factors,
+        called("overlap", "--early"): exchange.overlap,
     }
     for what, given in asked.items():
         if given:

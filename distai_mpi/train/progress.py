@@ -6,8 +6,10 @@ import time
 from typing import Any
 
 from ..backend import number
+from ..comm import Exchange
+from ..comm.exchange.choice import resolve
 from .callbacks import Callback
-from .gradients import FactorGradients
+from .gradient.factors import FactorGradients
 from .run import Run
 
 REFRESH = 0.1  # seconds between two looks of the bar
@@ -71,7 +73,7 @@ def line(run: Run, record: dict[str, Any]) -> str:
     return epoch_line(record, run.epochs)
 
 
-class Exchange(Callback):
+class ExchangeLine(Callback):
     """A line on how gradients travel, and why where that was left to ``auto``."""
 
     def __init__(self, auto: bool) -> None:
@@ -79,16 +81,15 @@ class Exchange(Callback):
 
     def on_start(self, run: Run) -> None:
         """Print it."""
-        objective = run.objective
-        size, dtype, device = objective.model.layout.size, objective.model.dtype, run.loader.device
-        why = run.comm.tuning.explain(size, dtype, device) if self.auto else None
-        known = why is not None and why.name == objective.algorithm  # a run that goes on keeps what it had
+        objective, exchange, model = run.objective, run.objective.exchange, run.objective.model
+        chosen = resolve(run.comm, Exchange("auto"), model.layout.size, model.dtype, run.loader.device)
+        known = self.auto and not objective.whole and chosen.name == exchange.name  # a resumed run may keep another
         gradients = getattr(run.training, "gradients", None)
-        told = [str(why if known else objective.algorithm)]
+        told = [str(chosen) if known else exchange.name]
         told += ["factors of rows in place of gradients"] * isinstance(gradients, FactorGradients)
         told += ["many steps in one compiled loop"] * run.fuses
-        told += ["gradients start early"] * getattr(gradients, "early", False)
-        told += ["float16 between nodes"] * (objective.half is not None)
+        told += ["overlapped with the backward pass"] * getattr(gradients, "overlaps", False)
+        told += ["float16 between nodes"] * (exchange.dtype is not None)
         print(f"exchange {', '.join(told)}", flush=True)
 
 

@@ -11,7 +11,7 @@ from ..messages import tell
 from ..models import save_model
 from .callbacks import Callback
 from .checkpoint.files import whole
-from .gradients import FactorGradients
+from .gradient.factors import FactorGradients
 from .provenance import provenance, utc
 from .run import Result, Run
 
@@ -210,9 +210,9 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "nodes": len(comm.leaders),
         "device": run.loader.device.name,
         "dtype": model.dtype.name,
-        "allreduce": objective.algorithm,
-        "wire": "float32" if objective.half is None else "float16",
-        "early": getattr(getattr(run.training, "gradients", None), "early", False),
+        "allreduce": objective.exchange.name,
+        "wire": objective.exchange.dtype or "float32",
+        "early": getattr(getattr(run.training, "gradients", None), "overlaps", False),
         "factors": isinstance(getattr(run.training, "gradients", None), FactorGradients),
         "seed": run.loader.seed,
         "global_batch_size": run.loader.global_batch_size,

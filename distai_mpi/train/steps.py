@@ -15,8 +15,9 @@ from ..models import Sums
 from ..objective import Objective, square
 from ..optim import Elementwise, FirstOrder, LocalSGD
 from ..trace import PUBLISH, REDUCE, UPDATE
-from .fused import FusedSteps
-from .gradients import Gradients, WholeGradients
+from .gradient.base import Gradients
+from .gradient.dense import DenseGradients
+from .gradient.fused import FusedSteps
 
 Array = Any
 
@@ -131,14 +132,13 @@ class Steps(ABC):
     def _spread(self, w: Array) -> None:
         """Let all ranks have the owned slices of ``w``, exactly; collective."""
         self.objective.mark(PUBLISH)
-        self.objective.comm.allgather(w, self.objective.owners, self.objective.algorithm)
+        self.objective.exchange.publish(w, self.objective.owners)
 
     def _publish(self) -> None:
         """Let all ranks have the owned slices of the second buffer, and swap the two; collective."""
         objective = self.objective
         objective.mark(PUBLISH)
-        changes = None if objective.half is None else objective.half.since(self._w)
-        objective.comm.allgather(self._w_next, objective.owners, objective.algorithm, changes)
+        objective.exchange.publish(self._w_next, objective.owners, self._w)
         self._w, self._w_next = self._w_next, self._w
 
 
@@ -166,7 +166,7 @@ class SynchronousSteps(Steps):
     ) -> None:
         super().__init__(objective, start, clip_norm)
         mine, layout = objective.mine, objective.model.layout
-        self.optimizer, self.gradients, self.fused = optimizer, gradients or WholeGradients(objective), fused
+        self.optimizer, self.gradients, self.fused = optimizer, gradients or DenseGradients(objective), fused
         self.state = optimizer.init(self._w[mine], layout.decay_ranges(mine.start, mine.stop))
         self._measures_norm = measures_norm or clip_norm is not None
         # who overrides `step` means it to be taken
@@ -237,7 +237,7 @@ class SynchronousSteps(Steps):
 
     def settle(self, batch: Batch) -> None:
         """See `Steps`."""
-        self.gradients.settle(self.w, batch)
+        self.gradients.prepare(self.w, batch)
 
 
 class AveragingSteps(Steps):
@@ -312,8 +312,7 @@ class AveragingSteps(Steps):
 
     def _reduce(self) -> None:
         """Sum the scratch gradient over the ranks, each its slice; collective."""
-        objective = self.objective
-        for _ in objective.comm.reduce_scatter_parts(self._grad, objective.owners, objective.algorithm, objective.half):
+        for _ in self.objective.exchange.reduce(self._grad, self.objective.owners):
             pass
 
     def close_epoch(self) -> None:

@@ -140,7 +140,7 @@ class Tracer:
             "ranks": comm.size,
             "nodes": len(comm.leaders),
             "device": run.loader.device.name,
-            "allreduce": run.objective.algorithm,
+            "allreduce": run.objective.exchange.name,
             "global_batch_size": run.loader.global_batch_size,
             "parameters": run.objective.model.layout.size,
             "steps": [self._first_step, run.iterations],

@@ -103,6 +103,7 @@ class TrainingStep:
         import numpy as np
 
         from ... import data
+        from ...comm import Exchange
         from ...objective import Objective
         from ...train.evaluation import make_loader
         from ...train.steps import SynchronousSteps
@@ -110,7 +111,7 @@ class TrainingStep:
         model: Any = Given(parameters, dtype, comm.rank)
         self._model, self._comm = model, comm
         share = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
-        objective = Objective(model, make_loader(model, share, comm), comm, algorithm=algorithm)
+        objective = Objective(model, make_loader(model, share, comm), comm, asked=Exchange(algorithm))
         self._steps = SynchronousSteps(objective, optimizer, np.ones(1, dtype))
 
     @property
@@ -182,7 +183,7 @@ class FloorStep:
     """What a rank reads and writes in a step on one node, made in private memory; waits for nobody."""
 
     def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any) -> None:
-        from ...comm.hierarchical import PART_BYTES
+        from ...comm.exchange.node import PART_BYTES
         from ...perf import pattern
 
         self._optimizer, share = optimizer, -(-parameters // comm.size)
@@ -269,7 +270,7 @@ def make_steps(comm: Any, parameters: int, optimizer: Any, dtype: str) -> dict[s
     """All kinds of steps by name; collective."""
     from ...comm import ALGORITHMS
 
-    ours = comm.resolve("hierarchical", parameters, dtype)
+    ours = comm.exchange("hierarchical").name
     sliced = [name for name, algorithm in ALGORITHMS.items() if algorithm.sliced]
     steps: dict[str, Any] = {n: TrainingStep(comm, parameters, optimizer, dtype, n) for n in (ours, *sliced)}
     steps[REPLICA] = ReplicaStep(comm, parameters, optimizer, dtype)

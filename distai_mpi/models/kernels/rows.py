@@ -11,8 +11,8 @@ import math
 import numba
 import numpy as np
 
-from ...flags import announce, wait_for
 from ...jit import kernel
+from ...shared_barrier import announce, wait_for
 from .cpu import GELU_CUBIC, GELU_SCALE, RELU, TANH, _keeps, _row_residual
 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code

@@ -47,7 +47,7 @@ def _restore(step: str, run: Run, identity: dict[str, Any]) -> str:
     body = run.comm.bcast_object(body)
     state.check_identity(step, body["identity"], identity)
     with run.comm.agreed():
-        files.Stored(step, body).read(state.parts_to_read(run))
+        files.Stored(step, body).read(state.parts_to_read(run, body))
     state.restore(run, body["common"], body["own"])
     now = state.variable(run)
     changes = [f"{name} {now[name]} (was {was})" for name, was in body["variable"].items() if now.get(name) != was]

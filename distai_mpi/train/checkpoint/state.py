@@ -37,12 +37,23 @@ def parts_to_write(run: Run) -> list[Part]:
         *(part._replace(array=part.array[mine.start - first : mine.stop - first], start=mine.start)
           for part in _owned(run)),
         *_private(run),
+        *_of_exchange(run),
     ]  # fmt: skip
 
 
-def parts_to_read(run: Run) -> list[Part]:
-    """This rank's stretches of all vectors as it needs them to go on, which may be more than it writes."""
-    return [*_owned(run), *_private(run)]
+def parts_to_read(run: Run, body: dict[str, Any]) -> list[Part]:
+    """This rank's ranges of all vectors as it needs them to go on, which may be more than it writes.
+
+    What the exchange keeps is read where the checkpoint of the manifest ``body`` has it: it was written by a run that
+    may have exchanged in another way.
+    """
+    kept = {section["name"] for shard in body["shards"] for section in shard["sections"]}
+    return [*_owned(run), *_private(run), *(part for part in _of_exchange(run) if part.name in kept)]
+
+
+def _of_exchange(run: Run) -> Iterator[Part]:
+    for name, (array, start) in run.objective.exchange.state.items():
+        yield Part(f"exchange/{name}", array, start, run.objective.owners.size)
 
 
 def _owned(run: Run) -> Iterator[Part]:
@@ -198,7 +209,7 @@ def variable(run: Run) -> dict[str, Any]:
         "optimizer": spelled(run.optimizer),
         "schedule": spelled(run.schedule),
         "clip_norm": run.training.clip_norm,
-        "allreduce": run.objective.algorithm or run.comm.default_algorithm,
+        "allreduce": run.objective.exchange.name,
         "shards": None if run.loader.share.partition is None else list(run.loader.share.partition.weights),
     }
 

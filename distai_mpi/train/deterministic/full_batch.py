@@ -16,7 +16,7 @@ from ...models.curvature import HessianRows
 from ...objective import Objective, inner, square
 from ...optim.preconditioner import NOTHING_FREE
 from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
-from ..gradients import defined_together
+from ..gradient.base import defined_together
 
 Array = Any
 NOTHING = np.empty(0)
@@ -264,7 +264,7 @@ class Sliced(FullBatch):
     def publish(self, w: Array) -> None:
         """See `FullBatch.publish`."""
         self.objective.mark(PUBLISH)
-        self.objective.comm.allgather(w, self.objective.owners, self.objective.algorithm)
+        self.objective.exchange.publish(w, self.objective.owners)
 
     def settle(self, w: Array, scratch: Array) -> None:
         """See `FullBatch.settle`."""

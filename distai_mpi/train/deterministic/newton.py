@@ -42,7 +42,7 @@ class NewtonSteps(SearchingSteps):
             found = f"up to {MOST_DENSE:,} parameters, not {model.layout.size:,}: newton-cg takes more"
             raise ConfigError(f"--optimizer newton is for {found}")
         if not objective.whole:
-            found = f"--allreduce auto or native, not {objective.algorithm}: newton-cg takes any"
+            found = f"--allreduce auto or native, not {objective.exchange.name}: newton-cg takes any"
             raise ConfigError(f"--optimizer newton is for {found}")
         super().__init__(objective, optimizer, start, True, tol)
         self._squared = model.loss_function.name == "squared"  # whose Hessian is the same everywhere

@@ -1,4 +1,4 @@
-"""Flags in shared memory, by which compiled code of several processes meets; importing this module loads Numba.
+"""A barrier in shared memory for compiled code of several processes; importing this module loads Numba.
 
 Every process has a flag on cache lines of its own, which counts the times it has come: no line is written by two.
 """
@@ -64,7 +64,7 @@ def wait_for(flags, ranks, turn, spins, yields):
 
 
 @kernel()
-def meet(flags, rank, ranks, turn, spins, yields):
+def synchronize(flags, rank, ranks, turn, spins, yields):
     """`announce`, then `wait_for`: one call from Python takes half the time of two."""
     announce(flags, rank, turn)
     return wait_for(flags, ranks, turn, spins, yields)

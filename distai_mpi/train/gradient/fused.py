@@ -2,7 +2,7 @@
 
 A step of one row takes less time than Python needs to ask for it, or than ranks need to pass each other's slices of
 the parameters.  So each rank has parameters of its own, and applies the factors of all rows to all of them (Xie et al.
-2016, see `gradients.FactorGradients`): all ranks come to the same numbers, and meet once a step in place of twice.
+2016, see `FactorGradients`): all ranks come to the same numbers, and synchronize once a step in place of twice.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..comm import SHARING
-from ..data import Batch, Loader
-from ..models import Sums, Together
-from ..objective import Objective
-from ..optim import SGD, Constant, FirstOrder, Schedule
-from .gradients import FactorGradients, Gradients, defined_together
+from ...comm import SHARING, Exchange
+from ...data import Batch, Loader
+from ...models import Sums, Together
+from ...objective import Objective
+from ...optim import SGD, Constant, FirstOrder, Schedule
+from .base import Gradients, defined_together
+from .factors import FactorGradients
 
 Array = Any
 # Up to so many rows of a global batch, on several ranks and on one, and bytes of parameters, which every rank works
@@ -47,7 +48,7 @@ class FusedSteps:
         self._carries = comm.empty(model.layout.size, model.dtype, once=True)  # the owners', for all to read
         indices = comm.empty(2 * size * layers * width, np.int32, once=True)
         factors = comm.empty(4 * size * layers * width, model.dtype, once=True)
-        self.usable = comm.meets and all(comm.shares(x) for x in (self._carries, indices, factors))
+        self.usable = comm.can_synchronize and all(comm.shares(x) for x in (self._carries, indices, factors))
         starts = np.array([*(objective.loader.stretch_of(rank)[0] for rank in range(comm.size)), size])
         rows = objective.loader.rows_of_step(comm.rank)
         nbytes = (size - rows) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
@@ -55,7 +56,7 @@ class FusedSteps:
             indices.reshape(2, size, layers, width),
             factors.reshape(2, size, 2, layers, width),
             starts,
-            lambda advance: comm.meet(advance, nbytes),
+            lambda advance: comm.synchronize(advance, nbytes),
             rows,
         )
 
@@ -97,11 +98,11 @@ def make_fused(
     gradients: Gradients,
     schedule: Schedule,
     clip_norm: float | None,
-    algorithm: str | None,
+    asked: Exchange,
 ) -> FusedSteps | None:
     """Fused steps where they are the plain ones to rounding, and small; collective.
 
-    ``algorithm`` is what was asked for: ranks share nothing where another than theirs was.
+    Ranks share nothing where another algorithm than theirs was ``asked`` for.
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
@@ -109,9 +110,9 @@ def make_fused(
     if not defined_together(objective.model, *names) or not _few(objective.loader) or not _small(objective):
         return None
     if objective.comm.size > 1:
-        asked = algorithm or objective.comm.default_algorithm
+        name = asked.algorithm or objective.comm.default_algorithm
         sharded = isinstance(gradients, FactorGradients) and not objective.owners.replicated
-        if not sharded or asked not in ("auto", *SHARING):
+        if not sharded or name not in ("auto", *SHARING):
             return None
     fused = FusedSteps(objective)
     return fused if fused.usable else None

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from simulated import simulate, tables
 
-from distai_mpi.comm import half, half_kernels
-from distai_mpi.comm.half import half_allgather, half_reduce_scatter
+from distai_mpi.comm import compression, compression_kernels
+from distai_mpi.comm.compression import compressed_allgather, compressed_reduce_scatter
 from distai_mpi.comm.workspace import Workspace
 from distai_mpi.optim import SGD
 from distai_mpi.params import Ownership
@@ -13,21 +13,21 @@ from distai_mpi.perf import costs
 
 SIZES = range(1, 6)
 SEGMENTS = [64, 1 << 15, 1 << 20]  # bytes: 15 elements a message, one block, many
-BLOCK = half_kernels.BLOCK
+BLOCK = compression_kernels.BLOCK
 ROUNDING = 2.0**-11  # relative, of what is within 2**-28 of its block's largest
 FLOAT32 = np.finfo(np.float32)
 
 
 def pack(x):
-    message = np.empty(half.words(x.size), np.uint16)
-    half_kernels.pack(x, message)
+    message = np.empty(compression.words(x.size), np.uint16)
+    compression_kernels.pack(x, message)
     return message
 
 
 def received(x):
     """What the message for ``x`` stands for."""
     out = np.full(x.size, -0.0, np.float32)
-    half_kernels.add(pack(x), out)
+    compression_kernels.add(pack(x), out)
     return out
 
 
@@ -74,7 +74,7 @@ def test_all_words_are_read_as_numpy_reads_them():
     words = np.arange(1 << 16, dtype=np.uint16)
     message = np.concatenate([np.full(words.size // BLOCK, 127 + 14, np.uint16), words])
     out = np.full(words.size, -0.0, np.float32)
-    half_kernels.add(message, out)
+    compression_kernels.add(message, out)
     expected = words.view(np.float16).astype(np.float32)
     number = ~np.isnan(expected)
     np.testing.assert_array_equal(out[number].view(np.uint32), expected[number].view(np.uint32))
@@ -121,12 +121,12 @@ def test_reduce_scatter(size, segment):
             before = x.copy()
             wires, _ = simulate(
                 size,
-                lambda wire, x=x, t=owners: half_reduce_scatter(wire, x[wire.rank], t.slices, Workspace(segment)),
+                lambda wire, x=x, t=owners: compressed_reduce_scatter(wire, x[wire.rank], t.slices, Workspace(segment)),
             )
             assert_sums(x, before, owners)
             counted = [costs.Traffic(wire.messages, wire.bytes) for wire in wires]
             sizes = [4 * (s.stop - s.start) for s in owners.slices]
-            assert counted == costs.sent("reduce_scatter", "half", size, 4 * length, sizes, segment)
+            assert counted == costs.sent("reduce_scatter", "compressed", size, 4 * length, sizes, segment)
 
 
 def assert_sums(x, before, owners):
@@ -148,7 +148,9 @@ def test_sums_do_not_depend_on_the_segments(size):
     for segment in SEGMENTS[1:]:
         x = inputs(size, 9 * BLOCK + 5)
         slices = Ownership.sharded(x.shape[1], size, 4).slices
-        simulate(size, lambda wire, x=x, s=slices, n=segment: half_reduce_scatter(wire, x[wire.rank], s, Workspace(n)))
+        simulate(
+            size, lambda wire, x=x, s=slices, n=segment: compressed_reduce_scatter(wire, x[wire.rank], s, Workspace(n))
+        )
         sums.append([x[rank, part].tobytes() for rank, part in enumerate(slices)])
     assert sums[0] == sums[1]
 
@@ -166,7 +168,7 @@ def test_allgather(size, segment):
                 x[rank, part] = target[part]
             wires, _ = simulate(
                 size,
-                lambda wire, x=x, b=base, r=residual, t=owners: half_allgather(
+                lambda wire, x=x, b=base, r=residual, t=owners: compressed_allgather(
                     wire, x[wire.rank], b, r[t.slices[wire.rank]], t.slices, Workspace(segment)
                 ),
             )
@@ -180,7 +182,7 @@ def test_allgather(size, segment):
             )
             counted = [costs.Traffic(wire.messages, wire.bytes) for wire in wires]
             sizes = [4 * (s.stop - s.start) for s in owners.slices]
-            assert counted == costs.sent("allgather", "half", size, 4 * length, sizes, segment)
+            assert counted == costs.sent("allgather", "compressed", size, 4 * length, sizes, segment)
 
 
 def walk(size, steps, feedback):
@@ -198,7 +200,7 @@ def walk(size, steps, feedback):
 
         def publish(wire, base=base, copies=copies, residual=residual):
             mine = slices[wire.rank]
-            half_allgather(wire, copies[wire.rank], base, residual[mine], slices, Workspace(1 << 12))
+            compressed_allgather(wire, copies[wire.rank], base, residual[mine], slices, Workspace(1 << 12))
 
         simulate(size, publish)
         x = copies[-1]
@@ -229,7 +231,7 @@ def test_the_carry_of_an_optimizer_is_a_residual():
             sgd.step(w[part], grad[part], states[rank], copies[rank, part])
         simulate(
             size,
-            lambda wire, c=copies, b=w: half_allgather(
+            lambda wire, c=copies, b=w: compressed_allgather(
                 wire, c[wire.rank], b, states[wire.rank]["carry"], slices, Workspace()
             ),
         )
@@ -250,9 +252,9 @@ def test_extremes_through_both_phases(value):
 
     def step(wire):
         work, mine = Workspace(), slices[wire.rank]
-        half_reduce_scatter(wire, x[wire.rank], slices, work)
+        compressed_reduce_scatter(wire, x[wire.rank], slices, work)
         x[wire.rank, mine] *= np.float32(0.25)
-        half_allgather(wire, x[wire.rank], base, residual[mine], slices, work)
+        compressed_allgather(wire, x[wire.rank], base, residual[mine], slices, work)
 
     simulate(size, step)
     assert all(row.tobytes() == x[0].tobytes() for row in x)
@@ -267,19 +269,19 @@ def test_other_types_are_refused():
     wire = simulate(1, lambda wire: None)[0][0]
     x = np.zeros(8)
     with pytest.raises(ValueError, match="float32"):
-        half_reduce_scatter(wire, x, [slice(0, 8)], Workspace())
+        compressed_reduce_scatter(wire, x, [slice(0, 8)], Workspace())
     with pytest.raises(ValueError, match="float64"):
-        half_allgather(wire, np.zeros(8, np.float32), x, x, [slice(0, 8)], Workspace())
+        compressed_allgather(wire, np.zeros(8, np.float32), x, x, [slice(0, 8)], Workspace())
 
 
 def test_half_the_bytes_of_a_ring():
     assert costs.HALF_BLOCK == BLOCK
     for collective in costs.COLLECTIVES:
-        exact, halves = (costs.path(collective, name, 4, 1 << 24) for name in ("ring", "half"))
+        exact, halves = (costs.path(collective, name, 4, 1 << 24) for name in ("ring", "compressed"))
         assert (halves.messages, halves.sent, halves.summed) == (exact.messages, exact.sent / 2, exact.summed)
-        ring, half_ = (costs.busiest(costs.sent(collective, name, 4, 1 << 24)).bytes for name in ("ring", "half"))
+        ring, half_ = (costs.busiest(costs.sent(collective, name, 4, 1 << 24)).bytes for name in ("ring", "compressed"))
         assert 0.5 < half_ / ring < 0.5002
-    assert costs.path("allreduce", "half", 1, 8) == costs.Path(0, 0, 0)
+    assert costs.path("allreduce", "compressed", 1, 8) == costs.Path(0, 0, 0)
 
 
 # --- over real messages
@@ -303,11 +305,11 @@ def test_over_mpi(length):
     for owners in (Ownership.sharded(length, comm.size, 4), lopsided) * 2:
         mine = owners.slices[comm.rank]
         grad, w = x[comm.rank].copy(), np.full(length, np.nan, np.float32)
-        half_reduce_scatter(wire, grad, owners.slices, work)
+        compressed_reduce_scatter(wire, grad, owners.slices, work)
         assert (np.abs(grad - exact)[mine] <= bound[mine]).all()
         w[mine] = grad[mine]
         base, residual = np.zeros(length, np.float32), np.zeros(mine.stop - mine.start, np.float32)
-        half_allgather(wire, w, base, residual, owners.slices, work)
+        compressed_allgather(wire, w, base, residual, owners.slices, work)
         assert len(set(comm.allgather(w.tobytes()))) == 1
         assert (np.abs(w - exact) <= 2.1 * bound).all()
         np.testing.assert_allclose(w[mine] + residual, grad[mine], rtol=0, atol=1e-6 * np.abs(w).max(initial=0))

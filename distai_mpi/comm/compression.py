@@ -1,7 +1,7 @@
 """float32 vectors as float16 messages: half the bytes of a sliced allreduce, with its sums in float32.
 
 Plain functions over a `Wire`, like those of `collectives`; their traffic is in ``perf/costs.py``.  A message scales
-its numbers by powers of two, block by block, so that none overflows (`half_kernels`); infinity and NaN arrive as
+its numbers by powers of two, block by block, so that none overflows (`compression_kernels`); infinity and NaN arrive as
 what they are.  Slices go directly from rank to rank, not around a ring, where partial sums would be rounded on
 every rank they come by.
 
@@ -24,7 +24,7 @@ from .wire import Array, Wire
 from .workspace import Workspace
 
 
-def half_reduce_scatter(wire: Wire, x: Array, slices: Sequence[slice], work: Workspace) -> None:
+def compressed_reduce_scatter(wire: Wire, x: Array, slices: Sequence[slice], work: Workspace) -> None:
     """Leave the sum of slice ``rank`` there: the rank's own summand as it is, the others' rounded to float16.
 
     ``x`` is float32, shape (n,), and keeps its other slices.  The sum is made in float32 and in a fixed order, from
@@ -44,7 +44,7 @@ def half_reduce_scatter(wire: Wire, x: Array, slices: Sequence[slice], work: Wor
             kernels.add(received, total)
 
 
-def half_allgather(
+def compressed_allgather(
     wire: Wire, x: Array, base: Array, residual: Array, slices: Sequence[slice], work: Workspace
 ) -> None:
     """Give all ranks the same new ``x``: ``base`` plus each owner's change, rounded to float16.
@@ -81,14 +81,14 @@ def half_allgather(
 
 def words(size: int) -> int:
     """How many uint16 words the message for ``size`` elements takes."""
-    from .half_kernels import BLOCK
+    from .compression_kernels import BLOCK
 
     return size + -(-size // BLOCK)
 
 
 def _buffers(work: Workspace) -> tuple[Array, Array, int]:
     """A buffer for what is sent, one for what is received, and the elements whose message fills one."""
-    from .half_kernels import BLOCK
+    from .compression_kernels import BLOCK
 
     segment = work.segment(np.dtype(np.uint16))
     middle = segment.size // 2
@@ -106,6 +106,6 @@ def _kernels(*vectors: Array) -> ModuleType:
     for x in vectors:
         if x.dtype != np.float32:
             raise ValueError(f"float16 messages stand for float32 vectors, not {x.dtype}")
-    from . import half_kernels
+    from . import compression_kernels
 
-    return half_kernels
+    return compression_kernels

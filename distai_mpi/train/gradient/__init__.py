@@ -1,0 +1,1 @@
+"""How the gradient of a global batch comes to the ranks that own its slices."""
