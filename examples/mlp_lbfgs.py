@@ -40,7 +40,7 @@ with Communicator(world()) as comm:
     train, test = data.load("mnist", comm)
     model = build()
 
-    result = fit(model, train, comm, test=test, optimizer=optim.LBFGS(memory=10), epochs=20, l2=1e-4)
+    result = fit(model, train, comm, test=test, optimizer=optim.LBFGS(memory=10, max_iter=20), l2=1e-4)
     if comm.rank == 0:
         print(f"accuracy {100 * result.test_accuracy:.2f} % after {result.iterations} iterations")
         print(f"loss {result.train_loss:.4f} after {result.evaluations} gradients, {result.seconds:.2f} s")

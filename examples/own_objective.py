@@ -25,7 +25,7 @@ with Communicator(world()) as comm:
         return float(value)
 
     start = np.random.default_rng(0).standard_normal(size)
-    result = minimize(function, start, comm, optimizer=optim.LBFGS(memory=10), max_iter=500, tol=1e-6)
+    result = minimize(function, start, comm, optim.LBFGS(memory=10, max_iter=500, tol=1e-6))
     if comm.rank == 0:
         print(f"value {result.train_loss:.6f}, end: {result.stop_reason}, after {result.iterations} iterations")
         print(f"{result.evaluations} gradients, {result.seconds:.2f} s, {result.rounds} rounds: {result.calls}")

@@ -6,7 +6,7 @@ with Communicator(world()) as comm:
     train, test = data.load("mnist", comm)
     model = models.Softmax(train.features, train.labels.classes)
 
-    result = fit(model, train, comm, test=test, optimizer=optim.NewtonCG(), epochs=50, l2=1e-3, tol=1e-4)
+    result = fit(model, train, comm, test=test, optimizer=optim.NewtonCG(max_iter=50, tol=1e-4), l2=1e-3)
     if comm.rank == 0:
         print(f"accuracy {100 * result.test_accuracy:.2f} %, loss {result.train_loss:.6f}, end: {result.stop_reason}")
         print(f"{result.evaluations} gradients, {result.products} Hessian products, {result.rounds} rounds")

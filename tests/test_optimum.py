@@ -5,16 +5,17 @@ import json
 import numpy as np
 import pytest
 from commands import run_here
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from second_order import METHODS
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import Dataset, centre_far, standardize, whole
 from distai_mpi.errors import DataError
-from distai_mpi.optim.preconditioner import Diagonal, Factored, RankFactored
+from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored, RankFactored
 from distai_mpi.train import Checkpoint
-from distai_mpi.train.deterministic.steps import DeterministicSteps
-from distai_mpi.train.deterministic.units import Units
+from distai_mpi.train.full_batch.steps import FullBatchSteps
+from distai_mpi.train.full_batch.units import Units
 
 mpi = pytest.mark.mpi
 ALL = METHODS | {"auto": optim.Auto}
@@ -244,7 +245,7 @@ def test_runs_in_other_units_go_on_with_the_same_bits(comm, tmp_path, allreduce,
 
 @mpi
 def test_methods_that_go_on_with_less_say_so(comm, monkeypatch, capsys):
-    from distai_mpi.train.deterministic.sample import Estimate
+    from distai_mpi.train.full_batch.sample import Estimate
 
     monkeypatch.setattr(Estimate, "of", staticmethod(lambda totals, everywhere: None))
     x, y = classes()
@@ -347,9 +348,9 @@ def test_parameters_that_depend_on_those_before_them_are_left_out():
 @mpi
 def test_no_reason_to_judge_by_the_hessian_twice(comm, monkeypatch):
     made = []
-    kept = DeterministicSteps._precondition_by_all
+    kept = FullBatchSteps._precondition_by_all
     monkeypatch.setattr(
-        DeterministicSteps, "_precondition_by_all", lambda self, when: (made.append(when), kept(self, when))
+        FullBatchSteps, "_precondition_by_all", lambda self, when: (made.append(when), kept(self, when))
     )
     x, y = classes(rows=100)
     result = fit(models.Softmax(3, 2), whole_share(x, y, comm), comm, optimizer=optim.NewtonCG(), tol=1e-5)

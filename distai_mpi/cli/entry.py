@@ -6,20 +6,22 @@ import contextlib
 import sys
 from typing import Any
 
-from ..comm import edges
-from ..comm.launch import launcher
-from ..signals import listening
-
 LISTENS = ("train",)  # commands that save what they have done
 
 
 def main() -> int:
     """Run the process's command line and return the exit status; see `main.main`."""
+    block: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     listens = sys.argv[1:2] and sys.argv[1] in LISTENS
-    block: contextlib.AbstractContextManager[Any] = listening() if listens else contextlib.nullcontext()
+    if listens:
+        from ..signals import listening
+
+        block = listening()
     with block:
         if listens:
-            started = launcher()
+            from ..comm import edges, launch
+
+            started = launch.launcher()
             edges.begin(started.rank, started.size)
         from .main import main as run
 

@@ -15,12 +15,11 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..comm import launch
-from ..compiling import Progress, compiling
+from ..comm import launch, leaving
 from ..errors import DistaiError
 from ..exit_codes import EX_ERROR
 from ..perf import machine
-from .job import note
+from ..settings import by_flags
 from .lazy import lazy_group
 
 COMMANDS = {
@@ -31,6 +30,7 @@ COMMANDS = {
     "bench": "Measure training on this machine, beside other programs.",
     "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",
 }
+HELP = {"-h", "--help", "--version"}
 INTERRUPTED = 130
 
 
@@ -52,11 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     started = launch.launcher()
     machine.set_blas_threads(started.local_size)
     argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if started.rank == 0 and not {"-q", "--quiet"} & set(argv):
+    if started.rank == 0 and not {"-q", "--quiet", *HELP} & set(argv):
+        from ..compiling import Progress, compiling
+
         compiling.told = Progress()
     result = None
     try:
-        with _quiet_help(argv, started.rank):
+        with _quiet_help(argv, started.rank), by_flags():
             result = cli.main(argv, prog_name="distai-mpi", standalone_mode=False)
     except DistaiError as error:
         return _report(str(error), started.rank)
@@ -66,15 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(_usage(error), started.rank)
     except (click.Abort, KeyboardInterrupt):
-        if not launch.leave_together():
-            launch.abort(INTERRUPTED)
+        if not leaving.leave_together():
+            leaving.abort(INTERRUPTED)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
 def _quiet_help(argv: list[str], rank: int) -> contextlib.AbstractContextManager[Any]:
     """Let the first rank alone print help and version."""
-    if rank > 0 and {"-h", "--help", "--version"} & set(argv):
+    if rank > 0 and HELP & set(argv):
         return contextlib.redirect_stdout(io.StringIO())
     return contextlib.nullcontext()
 
@@ -94,12 +96,14 @@ def _report(message: str, rank: int) -> int:
     leave.  If some ranks don't come, the error was this rank's alone: it says so and aborts the job.
     """
     if rank == 0:
+        from .job import note
+
         note("refused", None)
         print(f"distai-mpi: error: {message}", file=sys.stderr, flush=True)
-    elif not launch.connected():
+    elif not leaving.connected():
         time.sleep(1.0)  # there is nothing else to wait on
-    if not launch.leave_together():
+    if not leaving.leave_together():
         if rank > 0:
             print(f"distai-mpi: error: rank {rank}: {message}", file=sys.stderr, flush=True)
-        launch.abort(EX_ERROR)
+        leaving.abort(EX_ERROR)
     return EX_ERROR

@@ -1,12 +1,12 @@
 """Optimizers on slices of a parameter vector; they know nothing of ranks."""
 
-from .deterministic import Deterministic
 from .first_order import OPTIMIZERS, SGD, Adam, AdamW, Elementwise, FirstOrder, GradientDescent, Momentum, Nesterov
-from .lbfgs import LBFGS
-from .line_search import Armijo, StrongWolfe
 from .local_sgd import LocalSGD
-from .newton import Auto, Newton, NewtonCG
 from .schedules import SCHEDULES, Constant, Cosine, Schedule, Step, WarmUp
+from .solvers.base import FullBatchSolver
+from .solvers.lbfgs import LBFGS
+from .solvers.line_search import Armijo, StrongWolfe
+from .solvers.newton import Auto, Newton, NewtonCG
 
 __all__ = [
     "LBFGS",
@@ -19,9 +19,9 @@ __all__ = [
     "Auto",
     "Constant",
     "Cosine",
-    "Deterministic",
     "Elementwise",
     "FirstOrder",
+    "FullBatchSolver",
     "GradientDescent",
     "LocalSGD",
     "Momentum",

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..comm import Exchange
 from ..data import Batch, Dataset, from_local
 from ..errors import ConfigError
 from ..messages import tell
 from ..models import Sums
 from ..optim import LBFGS
 from ..params import Layout
+from ..settings import keywords
 from .callbacks import Callback
 from .checkpoint import Checkpoint
 from .checks import check_alike
-from .loop import fit
+from .early_stopping import EarlyStopping
+from .loop import MOVED, fit
 from .run import Result
+from .tracing import Trace
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -28,20 +32,16 @@ Array = Any
 Function = Callable[[Array, Array], float]
 
 
+@keywords(MOVED | dict.fromkeys(("optimizer", "max_iter", "tol"), "give solver=LBFGS(max_iter=..., tol=...)"))
 def minimize(
     function: Function,
     w: Array,
     comm: Communicator,
+    solver: LBFGS | None = None,
     *,
-    optimizer: LBFGS | None = None,
-    max_iter: int = 100,
-    tol: float | None = 1e-5,
-    min_decrease: float | None = None,
     l2: float = 0.0,
-    allreduce: str | None = None,
-    checkpoint: Checkpoint | None = None,
-    trace: str | None = None,
-    callbacks: Sequence[Callback] = (),
+    exchange: Exchange | None = None,
+    callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Minimise the sum over the ranks of ``function``, from ``w`` on; collective.
 
@@ -54,10 +54,9 @@ def minimize(
             read-only.
         w: start, shape (n,), float32 or float64, the same on every rank; stays as it is.
         comm: the ranks.
-        optimizer: the method; default L-BFGS.
-        max_iter: iterations at most.
-        tol, min_decrease, allreduce, checkpoint, trace, callbacks: see `fit`.
+        solver: the method, with its limit of iterations and its tolerance; default ``LBFGS()``.
         l2: adds ½ l2 ‖w‖² to the objective.
+        exchange, callbacks: see `fit`.
 
     Returns:
         As `fit`; ``train_loss`` is the objective.  Where that or its gradient is not finite, points nearer by are
@@ -68,12 +67,11 @@ def minimize(
         ConfigError: the start differs between ranks or has a wrong shape or dtype, or ``function`` does not keep its
             promise at the start, where it is called once more to see; on every rank.
     """
-    check_alike(comm, max_iter=max_iter)
+    solver = LBFGS() if solver is None else solver
+    check_alike(comm, solver=solver)
     with comm.agreed():
-        if not isinstance(max_iter, int | np.integer) or max_iter < 1:
-            raise ConfigError(f"max_iter must be a whole number from 1 on, got {max_iter!r}")
-        if optimizer is not None and not isinstance(optimizer, LBFGS):
-            raise ConfigError(f"minimize takes optim.LBFGS(), which needs gradients alone, and not {optimizer!r}")
+        if not isinstance(solver, LBFGS):
+            raise ConfigError(f"minimize takes optim.LBFGS(), which needs gradients alone, and not {solver!r}")
         model = _FunctionModel(function, w, 1.0 / comm.size)
     _check_alike(comm, model)
     with comm.agreed():
@@ -83,14 +81,9 @@ def minimize(
         model,
         from_local(row, comm),
         comm,
-        optimizer=optimizer or LBFGS(),
-        epochs=max_iter,
-        tol=tol,
-        min_decrease=min_decrease,
+        optimizer=solver,
         l2=l2,
-        allreduce=allreduce,
-        checkpoint=checkpoint,
-        trace=trace,
+        exchange=exchange,
         callbacks=callbacks,
     )
     if result.status == "diverged" and comm.rank == 0:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ..backend import HOST, Device, choose
 from ..errors import ConfigError
-from ..models import Model
+from ..models import Abilities, Model
+from ..settings import called
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -20,15 +21,15 @@ def agree_on_device(asked: str | Device, model: Model, comm: Communicator) -> De
     Raises:
         ConfigError: a GPU was asked for, and a rank has none or the model computes on the host alone; on every rank.
     """
-    able = getattr(model, "on_devices", False)
+    able = Abilities.of(model).on_devices
     if asked == "auto" and not able:
         return HOST
     with comm.agreed():
         device = asked if isinstance(asked, Device) else choose(asked, comm.node.rank)
         if device is not HOST and not able:
             raise ConfigError(
-                f"--device {device.name}: {type(model).__name__} computes on the host alone (its on_devices is not"
-                " set); use --device cpu"
+                f"{called('device')} {device.name}: {type(model).__name__} computes on the host alone (its on_devices"
+                f" is not set); use {called('device')} cpu"
             )
     if asked == "auto" and not all(comm.allgather_object(device is not HOST)):
         return HOST

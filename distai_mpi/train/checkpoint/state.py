@@ -11,12 +11,12 @@ import numpy as np
 
 from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
-from ...data.partition import stretch
+from ...data.partition import even_range
 from ...errors import ConfigError
-from ...models import FeedForward, Sums
-from ...models.builtin import MODELS, to_config
+from ...models import Sums, name_of, to_config
 from ...optim import LBFGS, LocalSGD
 from ...params import Ownership
+from ...settings import called, worded
 from ..checks import spelled
 from ..run import Run
 from .files import Part
@@ -155,13 +155,12 @@ def identity(run: Run) -> dict[str, Any]:
     objective, loader = run.objective, run.loader
     share, model, method = loader.share, objective.model, run.optimizer
     averages = isinstance(method, LocalSGD)
-    known = isinstance(model, FeedForward) and type(model) in MODELS.values()
     same = {
         "model": {
             "class": type(model).__name__,
             "slots": [[slot.name, list(slot.shape)] for slot in model.layout.slots],
             "dtype": model.dtype.name,
-            "config": to_config(model) if known else None,  # type: ignore[arg-type]
+            "config": to_config(model) if name_of(model) else None,
         },
         "seed": loader.seed,
         "validation": run.stopping is not None and run.stopping.metric,
@@ -222,7 +221,7 @@ def data_sample(run: Run) -> int:
     share, comm = run.loader.share, run.comm
     local, data, total = share.shuffle == "local", share.dataset, 0
     first = share.starts[comm.rank] if local else 0
-    low, high = (first, first + share.counts[comm.rank]) if local else stretch(share.rows, comm.size, comm.rank)
+    low, high = (first, first + share.counts[comm.rank]) if local else even_range(share.rows, comm.size, comm.rank)
     places = {share.rows * i // SAMPLE for i in range(SAMPLE)}
     for place in sorted(place for place in places if low <= place < high):
         row = place - first
@@ -239,21 +238,9 @@ def data_sample(run: Run) -> int:
     return int(comm.sum([total])[0])
 
 
-WAYS = {
-    "seed": "--seed {}",
-    "global_batch_size": "--global-batch-size {}",
-    "optimizer": "--optimizer {}",
-    "inner_optimizer": "--inner-optimizer {}",
-    "outer_momentum": "--outer-momentum as it was",
-    "l2": "--l2 {}",
-    "shuffle": "--shuffle {}",
-    "memory": "--memory {}",
-}
-
-
 def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `ConfigError` if the checkpoint in the folder ``step`` is not one of this run."""
-    anew = f"or train anew: leave --resume out, and {step} away"
+    anew = f"or train anew: leave {called('resume')} out, and {step} away"
     for name, here in now.items():
         there: Any = kept.get(name)
         if there == here:
@@ -263,16 +250,16 @@ def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None
                 f"{step}: was written by {len(there)} ranks, each with rows of its own (local shuffle or averaging);"
                 f" give these {len(there)} ranks and shards, {anew}"
                 if len(there) != len(here)
-                else f"{step}: its ranks held other numbers of rows; give the same --shards, {anew}"
+                else f"{step}: its ranks held other numbers of rows; give the same {called('shards')}, {anew}"
             )
         if name in ("model", "data"):
             told = _differences(_flat(there), _flat(here)) or "its layers differ"
-            flags = ", --test-fraction and --valid" if name == "data" else ""
-            raise ConfigError(f"{step}: is of other {name} ({told}); give the same {name}{flags}, {anew}")
+            more = worded("", ", --test-fraction and --valid") if name == "data" else ""
+            raise ConfigError(f"{step}: is of other {name} ({told}); give the same {name}{more}, {anew}")
         if name == "validation":
-            way = f"--valid and --metric {there}" if there else "no --valid"
+            way = f"{called('valid')} and {called('metric')} {there}" if there else f"no {called('valid')}"
             raise ConfigError(f"{step}: was trained with other validation rows; give {way}, {anew}")
-        way = WAYS.get(name, f"{name} {{}}").format(there)
+        way = f"{called(name)} {'as it was' if isinstance(there, bool) else there}"
         raise ConfigError(f"{step}: was trained with {name} {there}, not {here}; give {way}, {anew}")
 
 

@@ -1,0 +1,63 @@
+"""Which method minimises an objective over all rows, and how its vectors lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ...models import Model
+from ...objective import Objective
+from ...optim import LBFGS, Auto, FullBatchSolver, Newton, NewtonCG
+from .newton import NewtonCGSteps, NewtonSteps
+from .problem import is_linear
+from .quasi_newton import LBFGSSteps
+from .sample import MOST_DENSE
+from .steps import FullBatchSteps
+
+if TYPE_CHECKING:
+    from ...comm import Communicator
+
+MOST_WHOLE = 16_384  # parameters: up to here one message of 128 KiB costs less than the three rounds of slices
+# Of `choose`; iterations are those from a sampled start to a relative gap of 1e-7 on 200,000 × 200 rows.
+BYTES_PER_SECOND, FLOPS_PER_SECOND, ROUND_SECONDS = 10e9, 30e9, 20e-6
+NEWTON_ITERATIONS, LBFGS_ITERATIONS = 4, 7
+
+
+def keeps_whole(model: Model, comm: Communicator, allreduce: str | None) -> bool:
+    """Whether every rank keeps the method's vectors whole: they are short, and nobody asked for another exchange."""
+    return model.layout.size <= MOST_WHOLE and (allreduce or comm.default_algorithm) in ("auto", "native")
+
+
+def choose(
+    optimizer: Auto, model: Model, rows: int, comm: Communicator, allreduce: str | None = None
+) -> FullBatchSolver:
+    """The method for ``model`` on so many ``rows`` of all ranks; alike on every rank.
+
+    Times are estimates from a core of an AMD EPYC (Zen 4), which need to be right to a factor:
+    passes over the rows at `BYTES_PER_SECOND`, Hessians at `FLOPS_PER_SECOND`, and rounds.
+    """
+    size, given = model.layout.size, asdict(optimizer)
+    if not (is_linear(model) and keeps_whole(model, comm, allreduce)):
+        return LBFGS(**given)
+    if size > MOST_DENSE:
+        return NewtonCG(**given)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
+    if model.loss_function.quadratic:  # type: ignore[attr-defined]
+        return Newton(**given | {"sample": 0})  # whose one step is the solution
+    own = rows / comm.size
+    one_pass = own * size * model.dtype.itemsize / BYTES_PER_SECOND
+    hessian = own * size * size / FLOPS_PER_SECOND + size**3 / 3 / (FLOPS_PER_SECOND / 8)
+    one_round = ROUND_SECONDS * math.ceil(math.log2(comm.size)) if comm.size > 1 else 0.0
+    newton = NEWTON_ITERATIONS * (one_pass + hessian + one_round)
+    lbfgs = LBFGS_ITERATIONS * (one_pass + one_round)
+    return Newton(**given) if newton < lbfgs else LBFGS(**given)
+
+
+def make_steps(objective: Objective, optimizer: FullBatchSolver, start: Any) -> FullBatchSteps:
+    """The steps of ``optimizer``."""
+    if isinstance(optimizer, LBFGS):
+        return LBFGSSteps(objective, optimizer, start)
+    if isinstance(optimizer, Newton):
+        return NewtonSteps(objective, optimizer, start)
+    assert isinstance(optimizer, NewtonCG)
+    return NewtonCGSteps(objective, optimizer, start)
