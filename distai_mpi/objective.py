@@ -67,11 +67,12 @@ class Objective:
         if self.abilities.data_check is not None:
             self.abilities.data_check.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
+        self.asked = asked or Exchange()
         self.whole, size = whole, model.layout.size
         if whole:
             self.exchange, self.owners = comm.exchange("native"), Ownership.replicate(size, comm.size)
         else:
-            self.exchange = choose_exchange(comm, asked or Exchange(), size, model.dtype, loader.device)
+            self.exchange = choose_exchange(comm, self.asked, size, model.dtype, loader.device)
             self.owners = self.exchange.ownership(size, model.dtype.itemsize)
         self.mine = self.owners.slices[comm.rank]
         self.strengths: Array | None = None

@@ -59,15 +59,14 @@ def train(mpirun, ranks, *flags, **kwargs):
 
 
 def test_the_flags_name_all_that_is_registered():
-    from distai_mpi import optim
-    from distai_mpi.cli import flags
+    from distai_mpi import optim, options
     from distai_mpi.comm import CHOICES
 
-    assert set(flags.MODELS) == set(models.MODELS)
+    assert set(options.MODELS) == set(models.MODELS)
     others = (optim.LocalSGD, optim.LBFGS, optim.NewtonCG, optim.Newton, optim.Auto)
-    assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, *(kind.name for kind in others)}
-    assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
-    assert flags.ALGORITHMS == CHOICES
+    assert set(options.OPTIMIZERS) == {*optim.OPTIMIZERS, *(kind.name for kind in others)}
+    assert set(options.OPTIONS["schedule"].choices) == set(optim.SCHEDULES)
+    assert options.ALGORITHMS == CHOICES
 
 
 def result_of(folder):
@@ -329,10 +328,10 @@ def test_labels_of_minus_and_plus_one_are_predicted_as_such(comm, shared_path):
     assert (np.load(shared_path / "labels.npy") == 2 * y - 1).mean() > 0.8
 
 
-def test_two_runs_do_not_share_a_folder(mpirun, rows, tmp_path):
+def test_two_runs_do_not_share_a_folder(run_command, rows, tmp_path):
     flags = ("--data", "good.npz", "--epochs", 1, "--out", tmp_path / "run")
     with claimed(str(tmp_path / "run")):
-        done = train(mpirun, 2, *flags, cwd=rows)
+        done = run_command(2, "train", *flags, cwd=rows)
         assert done.returncode == 2
         assert done.stderr.count("another run writes to this folder") == 1
     assert run_here("train", *flags, "-q", cwd=rows).returncode == 0

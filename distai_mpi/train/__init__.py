@@ -8,6 +8,7 @@ from .evaluation import Evaluation, evaluate
 from .loop import fit
 from .minimize import minimize
 from .run import Result
+from .state import TrainState
 from .tracing import Trace
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluation",
     "Result",
     "Trace",
+    "TrainState",
     "calibrate",
     "evaluate",
     "fit",

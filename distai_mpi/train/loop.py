@@ -15,23 +15,19 @@ from ..errors import ConfigError
 from ..files import check_writable
 from ..messages import tell
 from ..models import Abilities, Model, Sums
-from ..objective import Objective
-from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
-from ..optim.schedules import over
-from ..perf.machine import limited_blas, memory_left, node_cpus
-from ..settings import called, keywords
+from ..optim import Auto, FullBatchSolver, Momentum
+from ..perf.machine import limited_blas, node_cpus
+from ..settings import keywords
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
-from .early_stopping import BestParameters, EarlyStopping
+from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .full_batch import choose, keeps_whole, make_steps, without_optimum
-from .gradient.choose import make_gradients
-from .gradient.fused import make_fused
+from .full_batch import choose, without_optimum
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
-from .steps import AveragingSteps, Steps, SynchronousSteps
+from .state import Saved, TrainState, restore
 from .tracing import Trace, Tracer, tracing
 
 if TYPE_CHECKING:
@@ -55,7 +51,6 @@ MOVED = {  # where keywords of earlier versions went
     "early": "give exchange=Exchange(overlap=...)",
     "factors": "give exchange=Exchange(factors=...)",
 }
-HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
 
 
 @keywords(MOVED)
@@ -74,6 +69,7 @@ def fit(
     device: str | Device = "cpu",
     exchange: Exchange | None = None,
     watch: float | None = None,
+    state: TrainState | None = None,
     callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -99,6 +95,8 @@ def fit(
         exchange: how gradients travel; default: as the communicator exchanges vectors.
         watch: seconds that ranks may wait, while they train, for one that does not come before the job ends with
             status 76; 0: for ever; None: what the communicator says.
+        state: of a run of the same model, rows and methods, which this one goes on with, on any ranks, see
+            `TrainState.of`; a checkpoint that is resumed comes first.
         callbacks: what watches the run, see `Callback`; among them `EarlyStopping`, `Checkpoint` (which also resumes
             it) and `Trace`.
 
@@ -157,31 +155,20 @@ def fit(
         ):
             if (threaded := Abilities.of(model).threads) is not None:
                 threaded.limit_threads(threads)
-            loader = make_loader(model, data, comm, rows, seed, place)
-            if isinstance(optimizer, FullBatchSolver):
-                loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
                 name: make_loader(model, share, comm, device=place)
                 for name, share in (("valid", valid), ("test", test))
                 if share is not None
             }
-            with comm.agreed():
-                start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
-            comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, exchange.algorithm)
-            objective = Objective(model, loader, comm, l2=l2, asked=exchange, whole=whole)
             epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
-            schedule = over(getattr(optimizer, "schedule", Constant()), epochs * loader.steps)
-            steps = _steps(objective, optimizer, start, schedule, exchange)
-            del start  # a copy of the parameters that nobody needs
-            best = None if early is None else BestParameters(early, steps.w[objective.mine])
-            run = Run(objective, steps, optimizer, epochs, schedule, best)
+            saved = None if state is None else state.saved
+            run = TrainState(model, optimizer, epochs, rows, l2, seed, place, exchange, early, saved).bind(comm, data)
             with (
                 saving(checkpoint, run) as saver,
                 tracing(None if trace is None else trace.path, run) as tracer,
                 comm.watched(watch, lambda: run.iterations),
             ):
-                return _run(run, watched, watching, saver, tracer)
+                return _run(run, watched, watching, saver, tracer, saved)
     finally:
         for callback in watching:
             callback.on_close()
@@ -195,57 +182,20 @@ def _one_of(kind: type[T], callbacks: Sequence[Any]) -> T | None:
     return found[0] if found else None
 
 
-def _steps(
-    objective: Objective,
-    optimizer: Optimizer,
-    start: Any,
-    schedule: Schedule,
-    exchange: Exchange,
-) -> Steps:
-    if isinstance(optimizer, FullBatchSolver):
-        _check_full_batch(optimizer, exchange)
-        return make_steps(objective, optimizer, start)
-    clip_norm = getattr(optimizer, "clip_norm", None)
-    if isinstance(optimizer, LocalSGD):
-        for asked, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
-            if asked:
-                raise ConfigError(f"{name}: local SGD exchanges no gradients; leave it out")
-        return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, exchange)
-    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, exchange)
-    norm = getattr(optimizer, "tol", None) is not None
-    return SynchronousSteps(
-        objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
-    )
-
-
-def _check_full_batch(optimizer: FullBatchSolver, exchange: Exchange) -> None:
-    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
-
-    Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
-    """
-    if exchange.compressed:
-        raise ConfigError(
-            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
-            " differences: leave it out"
-        )
-    for given, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
-        if given:
-            raise ConfigError(
-                f"{name} is nothing for {optimizer.name}, which searches along its directions: leave it out"
-            )
-
-
 def _run(
     run: Run,
     watched: dict[str, Loader],
     callbacks: Sequence[Callback],
     saver: Saver | None,
     tracer: Tracer,
+    saved: Saved | None,
 ) -> Result:
     """All epochs, until the tolerance is met, nothing improves, the loss is lost, or a signal comes."""
     run.warm_up()
     resumed = saver is not None and saver.start()
+    if saved is not None and not resumed:
+        restore(run, saved)
+        resumed = True
     for callback in callbacks:
         callback.on_start(run)
     tracer.start()
@@ -293,14 +243,14 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -
 def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch.
 
-    It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
+    It is the same on every rank, but for the times of full-batch solvers, which become rank 0's at the end.
     """
     running = _mean_of_epoch(run) if run.training.value is None else run.training.value
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
-        with during(run.comm.recorder, EVALUATE), run.aside():
+        with during(run.comm.recorder, EVALUATE), run.uncounted():
             found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
@@ -383,7 +333,7 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
 
 
 def _share_figures(run: Run, result: Result) -> None:
-    """What searching methods count, and rank 0's times for the ranks' own; collective."""
+    """What full-batch solvers count, and rank 0's times for the ranks' own; collective."""
     names = ("seconds", "samples_per_second")
     times = run.comm.bcast_object(([{name: record[name] for name in names} for record in run.history], run.seconds))
     for record, figures in zip(run.history, times[0], strict=True):

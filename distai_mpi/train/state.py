@@ -1,0 +1,177 @@
+"""What a run needs to go on, and how a run is made of it on any ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..backend import Device, as_host, device_of
+from ..comm import Exchange
+from ..data import ShardedDataset
+from ..errors import ConfigError
+from ..models import Model
+from ..objective import Objective
+from ..optim import Constant, FullBatchSolver, LocalSGD, Schedule
+from ..optim.schedules import over
+from ..perf.machine import memory_left
+from ..settings import called
+from .checkpoint import state as kept
+from .early_stopping import BestParameters, EarlyStopping
+from .evaluation import make_loader
+from .full_batch import keeps_whole, make_steps
+from .gradient.choose import make_gradients
+from .gradient.fused import make_fused
+from .run import Optimizer, Run
+from .steps import AveragingSteps, Steps, SynchronousSteps
+
+if TYPE_CHECKING:
+    from ..comm import Communicator
+
+Array = Any
+HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
+
+
+class Saved(NamedTuple):
+    """How far a run has come, in host memory; the same on every rank.
+
+    Attributes:
+        identity: what must be the same in a run that goes on.
+        common: what all ranks knew alike: plain values.
+        own: what each rank alone knew, by rank.
+        vectors: whole ones by name and, for those that every rank has for itself, rank; else None.
+    """
+
+    identity: dict[str, Any]
+    common: dict[str, Any]
+    own: list[dict[str, Any]]
+    vectors: dict[tuple[str, int | None], Array]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a run needs to go on: what it trains and how, and how far it has come.
+
+    That is parameters, the optimizer's and the exchange's state, the position among the rows, and early stopping; a
+    checkpoint keeps the same in files.  ``saved`` None: at the beginning.
+
+    Attributes:
+        model, optimizer, l2, seed, exchange: see `fit`.
+        epochs: passes over the rows, or iterations of full-batch solvers.
+        rows: of a step, over all ranks.
+        device: where arrays live.
+        early: early stopping, where there are validation rows.
+        saved: how far the run has come.
+    """
+
+    model: Model
+    optimizer: Optimizer
+    epochs: int
+    rows: int
+    l2: float
+    seed: int
+    device: Device
+    exchange: Exchange
+    early: EarlyStopping | None = None
+    saved: Saved | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> TrainState:
+        """The state of ``run`` between two steps, as a callback sees it in `on_epoch`; collective.
+
+        Every rank gets whole vectors: it needs room for the parameters and the optimizer's state.
+        """
+        comm, objective, loader = run.comm, run.objective, run.loader
+        parts = [part._replace(array=as_host(part.array)) for part in kept.parts_to_write(run)]
+        vectors: dict[tuple[str, int | None], Array] = {}
+        for part in (part for rank in comm.allgather_object(parts) for part in rank):
+            whole = vectors.setdefault((part.name, part.rank), np.empty(part.size, part.array.dtype))
+            whole[part.start : part.start + part.array.size] = part.array
+        saved = Saved(kept.identity(run), kept.common(run), comm.allgather_object(kept.own(run)), vectors)
+        return cls(
+            objective.model,
+            run.optimizer,
+            run.epochs,
+            loader.global_batch_size,
+            objective.l2,
+            loader.seed,
+            loader.device,
+            objective.asked,
+            saved=saved,
+        )
+
+    def bind(self, comm: Communicator, data: ShardedDataset) -> Run:
+        """A run on the ranks of ``comm``, each of which has its shard of ``data``, at its beginning; collective.
+
+        `restore` brings it to where ``saved`` says, once it is warm.
+        """
+        model, optimizer = self.model, self.optimizer
+        solver = isinstance(optimizer, FullBatchSolver)
+        loader = make_loader(model, data, comm, self.rows, self.seed, self.device)
+        if solver:
+            loader.hold(memory_left() // (HELD * comm.node.size))
+        with comm.agreed():
+            start = np.array(model.init(np.random.default_rng(self.seed)), model.dtype)
+        comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
+        whole = solver and keeps_whole(model, comm, self.exchange.algorithm)
+        objective = Objective(model, loader, comm, l2=self.l2, asked=self.exchange, whole=whole)
+        schedule = over(getattr(optimizer, "schedule", Constant()), self.epochs * loader.steps)
+        steps = _steps(objective, optimizer, start, schedule, self.exchange)
+        best = None if self.early is None else BestParameters(self.early, steps.w[objective.mine])
+        return Run(objective, steps, optimizer, self.epochs, schedule, best)
+
+
+def restore(run: Run, saved: Saved) -> None:
+    """Bring a run that is warm to where ``saved`` says; collective.
+
+    Raises:
+        ConfigError: that is the state of another run, or of ranks whose own parameters these ranks do not have.
+    """
+    kept.check_identity("state", saved.identity, kept.identity(run))
+    body = {"shards": [{"sections": [{"name": name} for name, _ in saved.vectors]}]}
+    for part in kept.parts_to_read(run, body):
+        whole = saved.vectors[part.name, part.rank]
+        device_of(part.array).put(np.ascontiguousarray(whole[part.start : part.start + part.array.size]), part.array)
+    kept.restore(run, saved.common, saved.own)
+
+
+def _steps(
+    objective: Objective,
+    optimizer: Optimizer,
+    start: Any,
+    schedule: Schedule,
+    exchange: Exchange,
+) -> Steps:
+    if isinstance(optimizer, FullBatchSolver):
+        _check_full_batch(optimizer, exchange)
+        return make_steps(objective, optimizer, start)
+    clip_norm = getattr(optimizer, "clip_norm", None)
+    if isinstance(optimizer, LocalSGD):
+        for asked, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
+            if asked:
+                raise ConfigError(f"{name}: local SGD exchanges no gradients; leave it out")
+        return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
+    gradients = make_gradients(objective, exchange)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, exchange)
+    norm = getattr(optimizer, "tol", None) is not None
+    return SynchronousSteps(
+        objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
+    )
+
+
+def _check_full_batch(optimizer: FullBatchSolver, exchange: Exchange) -> None:
+    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
+
+    Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
+    """
+    if exchange.compressed:
+        raise ConfigError(
+            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
+            " differences: leave it out"
+        )
+    for given, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
+        if given:
+            raise ConfigError(
+                f"{name} is nothing for {optimizer.name}, which searches along its directions: leave it out"
+            )
