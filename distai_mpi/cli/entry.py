@@ -12,11 +12,17 @@ LISTENS = ("train",)  # commands that save what they have done
 def main() -> int:
     """Run the process's command line and return the exit status; see `main.main`."""
     block: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if sys.argv[1:2] and sys.argv[1] in LISTENS:
+    listens = sys.argv[1:2] and sys.argv[1] in LISTENS
+    if listens:
         from ..signals import listening
 
         block = listening()
     with block:
+        if listens:
+            from ..comm import edges, launch
+
+            started = launch.launcher()
+            edges.begin(started.rank, started.size)
         from .main import main as run
 
         return run()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from . import exits
+from . import edges, exits
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,16 @@ def world(check: bool = True) -> Any:
     on some ranks alone (see `exits`).  Raises `ConfigError` where the launcher started several processes that MPI
     does not connect, unless ``check`` is false.
     """
+    started = launcher()
+    edges.begin(started.rank, started.size)
     prepare_environment()
-    if "PMI_FD" in os.environ and launcher().name == "Slurm srun":
+    if "PMI_FD" in os.environ and started.name == "Slurm srun":
         _import_in_thread()
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
     if check:
-        check_world(comm.size, launcher())
+        check_world(comm.size, started)
     exits.install()
     return comm
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..exit_codes import EX_STUCK
-from . import alarm, processes
+from . import alarm, edges, processes
 from .node_beacon import STILL_SECONDS, NodeBeacon
 from .verdict import Verdict, judge, late_ranks, names, stall_text
 from .watch_page import Page, bytes_of, text_of
@@ -91,6 +91,7 @@ def join(comm: Ranks, node: Any, seconds: float | str | None) -> Watch | None:
         return None
     if _watch is None:
         if seconds == 0:
+            edges.end()
             return None
         _watch = Watch(comm, node)
     if seconds is not None:
@@ -130,9 +131,11 @@ class Watch:
         comm.barrier()
         atexit.register(self.leave)
         threading.Thread(target=self._run, name="distai-mpi watch", daemon=True).start()
+        edges.tell(edges.WITHIN)
 
     def leave(self) -> None:
         """Say that this rank has come to its end."""
+        edges.tell(edges.EDGE)
         self._left = True
         self._tell(Activity.LEFT, "its program has ended")
 

@@ -1,0 +1,80 @@
+"""A rank that is stopped where the watch cannot see it: before MPI starts, in MPI_Finalize, and what is left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from distai_mpi.comm import edges
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+STOPS = """
+import atexit, os, signal, sys
+from distai_mpi.comm import Communicator, edges, launch
+rank = launch.launcher().rank
+def stop():
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+if sys.argv[1] == "begin":
+    edges.begin(rank, 2)
+    stop()
+else:
+    atexit.register(stop)  # what is registered first comes last
+with Communicator(launch.world()) as comm:
+    print("sum", comm.sum([1])[0], flush=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["begin", "end"])
+def test_a_stopped_rank_ends_the_job(mpirun: Run, where: str) -> None:
+    run = mpirun(2, "-c", STOPS, where, env={"DISTAI_WATCH": "2"}, timeout=50)
+    told = f"rank 1 on {os.uname().nodename} (process "
+    assert run.returncode != 0
+    assert f"distai-mpi: error: {told}" in run.stderr
+    assert "has been stopped for 2 s (process state T) at the start or end of MPI: it is killed" in run.stderr
+    assert run.stdout.count("sum 2") == (0 if where == "begin" else 2)
+
+
+ALONE = """
+import os, signal, sys, time
+from distai_mpi.comm import edges
+edges.begin(3, 4)
+print(os.getpid(), flush=True)
+if sys.argv[1] == "within":
+    edges.tell(edges.WITHIN)
+if sys.argv[1] == "ended":
+    edges.end()
+os.kill(os.getpid(), signal.SIGSTOP)
+print("goes on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "watch", "killed"),
+    [("edge", "1", True), ("edge", "0", False), ("within", "1", False), ("ended", "1", False), ("edge", "30", False)],
+)
+def test_who_is_killed(words: str, watch: str, killed: bool) -> None:
+    env = os.environ | {"DISTAI_WATCH": watch}
+    with subprocess.Popen([sys.executable, "-c", ALONE, words], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) == process.pid
+        if not killed:
+            time.sleep(2.5)
+            assert process.poll() is None
+            process.send_signal(18)  # SIGCONT
+        rest, _ = process.communicate(timeout=30)  # also of the small process, which ends with it
+    assert (process.returncode, rest) == ((-9, "") if killed else (0, "goes on\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 30), ("600", 30), ("5", 5), ("0.2", 1), ("0", 0), ("often", 30), ("nan", 30)]
+)
+def test_limits(monkeypatch: pytest.MonkeyPatch, text: str, seconds: int) -> None:
+    monkeypatch.setenv("DISTAI_WATCH", text)
+    assert edges._seconds() == seconds
