@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .full_batch import choose, keeps_whole, make_steps, without_optimum
+from .full_batch import FullBatchSteps, choose, keeps_whole, without_optimum
 from .gradient.choose import make_gradients
 from .gradient.fused import make_fused
 from .placement import agree_on_device
@@ -225,7 +225,7 @@ def _steps(
 ) -> Steps:
     if isinstance(optimizer, FullBatchSolver):
         _check_full_batch(optimizer, schedule, clip_norm, asked)
-        return make_steps(objective, optimizer, start)
+        return FullBatchSteps(objective, optimizer, start)
     if isinstance(optimizer, LocalSGD):
         for wanted, name in ((asked.factors, called("factors")), (asked.overlap, called("overlap", "--early"))):
             if wanted:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ...errors import ConfigError
+
+if TYPE_CHECKING:
+    from .problem import Problem
+    from .state import State
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,16 @@ class FullBatchSolver:
             raise ConfigError(f"the tolerance (tol) must be a positive number, got {self.tol}")
         if self.sample is not None and self.sample < 0:
             raise ConfigError(f"a sample needs 0 rows (none) or more, got {self.sample}")
+
+    def start(self, problem: Problem) -> State:
+        """The solver at the start of ``problem``, of which nothing is evaluated yet."""
+        raise NotImplementedError
+
+    def minimize(self, problem: Problem) -> State:
+        """Iterate until the tolerance is met, no step is possible, or `max_iter`; collective."""
+        state = self.start(problem)
+        for _ in range(self.max_iter):
+            state.step()
+            if state.ended:
+                break
+        return state
