@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from ...errors import ConfigError
 
 if TYPE_CHECKING:
     from .problem import Problem
-    from .state import State
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,6 @@ class FullBatchSolver:
         if self.sample is not None and self.sample < 0:
             raise ConfigError(f"a sample needs 0 rows (none) or more, got {self.sample}")
 
-    def start(self, problem: Problem) -> State:
-        """The solver at the start of ``problem``, of which nothing is evaluated yet."""
+    def start(self, problem: Problem) -> Any:
+        """The solver's `State` at the start of ``problem``, of which nothing is evaluated yet."""
         raise NotImplementedError
-
-    def minimize(self, problem: Problem) -> State:
-        """Iterate until the tolerance is met, no step is possible, or `max_iter`; collective."""
-        state = self.start(problem)
-        for _ in range(self.max_iter):
-            state.step()
-            if state.ended:
-                break
-        return state

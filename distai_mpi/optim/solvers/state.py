@@ -267,6 +267,16 @@ class State(ABC):
         self.preconditioner = self.decrement.metric = self.problem.factored_hessian(self.factored_at)
 
 
+def solve(problem: Problem, solver: FullBatchSolver) -> State:
+    """Minimise ``problem`` until the tolerance is met, no step is possible, or after `max_iter` ones; collective."""
+    state = solver.start(problem)
+    for _ in range(solver.max_iter):
+        state.step()
+        if state.ended:
+            break
+    return state
+
+
 class LineSearchState(State):
     """Along a direction to a point that the line search is content with.
 
