@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 _HOME = {
+    "Checkpoint": "distai_mpi.train",
     "Communicator": "distai_mpi.comm",
+    "EarlyStopping": "distai_mpi.train",
+    "Exchange": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
+    "Trace": "distai_mpi.train",
     "fit": "distai_mpi.train",
     "minimize": "distai_mpi.train",
     "data": "distai_mpi.data",
@@ -21,14 +25,28 @@ _HOME = {
     "optim": "distai_mpi.optim",
     "world": "distai_mpi.comm.launch",
 }
-__all__ = ["Communicator", "Objective", "__version__", "data", "fit", "minimize", "models", "optim", "world"]
+__all__ = [
+    "Checkpoint",
+    "Communicator",
+    "EarlyStopping",
+    "Exchange",
+    "Objective",
+    "Trace",
+    "__version__",
+    "data",
+    "fit",
+    "minimize",
+    "models",
+    "optim",
+    "world",
+]
 
 if TYPE_CHECKING:
     from . import data, models, optim
-    from .comm import Communicator
+    from .comm import Communicator, Exchange
     from .comm.launch import world
     from .objective import Objective
-    from .train import fit, minimize
+    from .train import Checkpoint, EarlyStopping, Trace, fit, minimize
 
 
 def __getattr__(name: str) -> Any:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import HOST, device_of, namespace
-from .comm import Exchange, choose
+from .comm import Exchange, choose_exchange
 from .data import Batch
 from .errors import ConfigError
-from .models import Model, Number, Sums
+from .models import Abilities, Model, Number, Sums
 from .params import Ownership
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ class Objective:
         whole: every rank owns the whole of all vectors, which are short.
 
     Attributes:
-        exchange: what ``asked`` has come to, see `comm.choose`.
+        abilities: of the model, asked once.
+        exchange: what ``asked`` has come to, see `comm.choose_exchange`.
         owners, mine: the slices of the ranks, and this rank's.
         strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
             units than those of the penalty; None: by 1.  On the host.
 
     Raises:
-        ConfigError: the exchange cannot be had, see `comm.choose`.
+        ConfigError: the exchange cannot be had, see `comm.choose_exchange`.
         DataError: the model can tell that the rows do not fit it.
 
     Every method that returns a value for all ranks is collective: call it on all of them.
@@ -62,14 +63,15 @@ class Objective:
         asked: Exchange | None = None,
         whole: bool = False,
     ) -> None:
-        if hasattr(model, "check_data"):
-            model.check_data(loader.share.labels)
+        self.abilities = Abilities.of(model)
+        if self.abilities.data_check is not None:
+            self.abilities.data_check.check_data(loader.share.labels)
         self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
         self.whole, size = whole, model.layout.size
         if whole:
             self.exchange, self.owners = comm.exchange("native"), Ownership.replicate(size, comm.size)
         else:
-            self.exchange = choose(comm, asked or Exchange(), size, model.dtype, loader.device)
+            self.exchange = choose_exchange(comm, asked or Exchange(), size, model.dtype, loader.device)
             self.owners = self.exchange.ownership(size, model.dtype.itemsize)
         self.mine = self.owners.slices[comm.rank]
         self.strengths: Array | None = None
@@ -77,15 +79,15 @@ class Objective:
         self._block_grad: Array | None = None
         self._penalty: Array | None = None  # l2 · w of a block
 
-    def empty(self, shared: bool = True, once: bool = False) -> Array:
+    def empty(self, shared: bool = True, one_copy: bool = False) -> Array:
         """A vector of zeros for parameters or a gradient, shape (layout.size,), where batches are; collective.
 
-        Shared with the ranks of the node where the exchange uses that, and with ``once`` the one copy of the node;
+        Shared with the ranks of the node where the exchange uses that, and with ``one_copy`` the only one of the node;
         private without ``shared``.
         """
         size, dtype = self.model.layout.size, self.model.dtype
         shared = shared and self.exchange.shares
-        return self.comm.empty(size, dtype, shared, self.loader.device, once and shared)
+        return self.comm.empty(size, dtype, shared, self.loader.device, one_copy and shared)
 
     def mark(self, phase: int) -> None:
         """Tell the recorder of the run, where there is one, that this rank turns to ``phase``, and is done before."""

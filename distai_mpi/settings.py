@@ -2,9 +2,9 @@
 
     @settings
     class SGD:
-        lr: float = setting(0.1, above=0, help="Learning rate.")
+        lr: float = setting(kind="float", default=0.1, above=0)
 
-    SGD(lr=-1)      # ConfigError: lr must be a number above 0, got -1
+    SGD(lr=-1)      # ConfigError: lr of SGD must be a number above 0, got -1
     SGD(rate=0.1)   # ConfigError: SGD has no parameter rate; its parameters are lr
 
 Where the command reads flags, within `by_flags`, the same error says ``--lr``.  This module imports nothing that takes
@@ -21,29 +21,36 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar, dataclass_transform
+from functools import wraps
+from inspect import signature
+from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 from .errors import ConfigError
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 _flags: ContextVar[bool] = ContextVar("distai_mpi_flags", default=False)  # whether the user gave flags
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one field.
+    """What may be said of one setting.
 
     Attributes:
+        kind: ``int``, ``float``, ``bool``, ``str``, or what else the command makes of a text; "": anything.
+        default: of the flag; None where it depends on others, and ``help`` tells.
         low, high: least and largest value.
         above, below: bounds that a value must not reach.
         choices: the values that there are, in words.
         help: a sentence for ``--help``.
-        flag: of the command; default: the field's name with dashes.
-        topic: the heading under which ``--help`` shows the flag.
+        flag: of the command, as click takes it; None: there is none.
+        metavar: what ``--help`` shows in place of the value.
         fixed: whether a run that goes on from a checkpoint must have the same value.
         shown: whether ``--help`` shows the flag; else ``--help-all`` alone.
     """
 
+    kind: str = ""
+    default: Any = None
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -51,45 +58,50 @@ class Setting:
     choices: tuple[str, ...] = ()
     help: str = ""
     flag: str | None = None
-    topic: str = ""
+    metavar: str | None = None
     fixed: bool = False
     shown: bool = True
 
-    def wanted(self, kind: str) -> str:
-        """What a value of the type ``kind`` must be, in words."""
+    def wanted(self) -> str:
+        """What a value must be, in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        noun = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}.get(kind, kind)
-        bounds = ((self.low, "from {:g} up"), (self.above, "above {:g}"))
-        words = [text.format(bound) for bound, text in bounds if bound is not None]
-        bounds = ((self.high, "up to {:g}"), (self.below, "below {:g}"))
-        words += [text.format(bound) for bound, text in bounds if bound is not None]
-        return " ".join([noun, " and ".join(words)]).strip()
+        noun = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}
+        bounds = (("from", self.low), ("above", self.above), ("to", self.high), ("below", self.below))
+        words = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+        up = ["up"] if self.low is not None and len(words) == 1 else []
+        return " ".join([noun.get(self.kind, self.kind), *words, *up])
 
-    def admits(self, value: Any, kind: str) -> bool:
-        """Whether ``value`` is of the type ``kind`` and within the bounds."""
+    def admits(self, value: Any) -> bool:
+        """Whether ``value`` is of the kind and within the bounds."""
         if self.choices:
             return isinstance(value, str) and value in self.choices
-        if kind == "bool":
-            return isinstance(value, bool)
-        if kind == "str":
-            return isinstance(value, str)
-        if kind not in ("int", "float"):
+        if self.kind in ("bool", "str"):
+            return isinstance(value, bool if self.kind == "bool" else str)
+        if self.kind not in ("int", "float"):
             return True
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind == "int" else numbers.Real):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.kind == "int" else numbers.Real):
             return False
-        value = float(value)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        inside = (self.above is None or value > self.above) and (self.below is None or value < self.below)
-        return low <= value <= high and inside and math.isfinite(value)
+        number: Any = value
+        if self.kind == "float" and not math.isfinite(number):
+            return False
+        inside = (self.above is None or number > self.above) and (self.below is None or number < self.below)
+        return inside and (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise `ConfigError` unless ``value`` is one for the parameter ``name``."""
+        if not self.admits(value):
+            flag = None if self.flag is None else self.flag.split("/")[0]
+            raise ConfigError(f"{called(name, flag)} must be {self.wanted()}, got {value!r}")
 
 
-def setting(default: Any = MISSING, *, factory: Callable[[], Any] | None = None, **about: Any) -> Any:
-    """A field of a class of `settings`; ``about`` it: see `Setting`.  It is given by keyword alone if ``kw_only``."""
-    keywords: dict[str, Any] = {name: about.pop(name) for name in ("kw_only", "repr", "compare") if name in about}
+def setting(
+    about: Setting | None = None, *, default: Any = MISSING, factory: Callable[[], Any] | None = None, **more: Any
+) -> Any:
+    """A field of a class of `settings`, by keyword alone if ``kw_only``; it may be what ``about`` or ``more`` say."""
+    keywords: dict[str, Any] = {name: more.pop(name) for name in ("kw_only", "repr", "compare") if name in more}
     keywords |= {"default": default} if factory is None else {"default_factory": factory}
-    return dataclasses.field(metadata={"setting": Setting(**about)}, **keywords)
+    return dataclasses.field(metadata={"setting": about or Setting(**more)}, **keywords)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
@@ -102,7 +114,9 @@ def settings(cls: type[T]) -> type[T]:
 
     def post_init(self: Any) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if "setting" in field.metadata and not (value is None and "None" in str(field.type)):
+                field.metadata["setting"].check(f"{field.name} of {cls.__name__}", value)
         if own is not None:
             own(self)
         elif hasattr(self, "check"):
@@ -125,20 +139,6 @@ def settings(cls: type[T]) -> type[T]:
     return made
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    about: Setting | None = field.metadata.get("setting")
-    if about is None:
-        return
-    kind, _, none = (field.type if isinstance(field.type, str) else field.type.__name__).partition(" | ")
-    if none == "None":
-        if value is None:
-            return
-    elif none:
-        kind = ""
-    if not about.admits(value, kind):
-        raise ConfigError(f"{called(field.name, about.flag)} must be {about.wanted(kind)}, got {value!r}")
-
-
 def unknown(name: str, known: Iterable[str], what: str, moved: dict[str, str] | None = None) -> str:
     """The sentence that ``what`` (as in "fit has no parameter") gives no ``name``, with the nearest of ``known``.
 
@@ -149,6 +149,30 @@ def unknown(name: str, known: Iterable[str], what: str, moved: dict[str, str] | 
     known = list(known)
     near = get_close_matches(name, known, n=1)
     return f"{what} {name}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+
+
+def keywords(moved: dict[str, str]) -> Callable[[F], F]:
+    """Let a function refuse keywords that it does not have by `unknown`, with where those ``moved`` went."""
+
+    def decorate(function: F) -> F:
+        known = [name for name, each in signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY]
+        taken = set(signature(function).parameters)
+
+        @wraps(function)
+        def checked(*values: Any, **named: Any) -> Any:
+            for name in named:
+                if name not in taken:
+                    raise ConfigError(unknown(name, known, f"{function.__name__} has no parameter", moved))
+            return function(*values, **named)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+def exclude(one: str, other: str, why: str) -> NoReturn:
+    """Raise `ConfigError`: the parameters ``one`` and ``other`` are both given, and exclude each other."""
+    raise ConfigError(f"{called(one)} and {called(other)} exclude each other: {why}; give one")
 
 
 @contextmanager

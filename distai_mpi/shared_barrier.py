@@ -42,7 +42,7 @@ def _store_release(typing, address, value):
 
 @kernel()
 def announce(flags, rank, turn):
-    """Say that ``rank`` has come to ``turn``: what it has written is there for who hears of it."""
+    """Say that ``rank`` has come to ``turn``: what it has written is there for those that read it."""
     _store_release(flags + rank * LINE, turn)
 
 

@@ -5,7 +5,7 @@ mpiexec -n 2 python examples/libsvm_logistic.py FILE
 
 import sys
 
-from distai_mpi import Communicator, data, fit, models, optim, world
+from distai_mpi import Communicator, EarlyStopping, data, fit, models, optim, world
 
 if len(sys.argv) != 2:
     sys.exit(__doc__)
@@ -20,13 +20,11 @@ with Communicator(world()) as comm:
         train,
         comm,
         test=test,
-        valid=valid,
-        metric="auc",
-        patience=5,
         optimizer=optim.Adam(lr=0.02),
         epochs=50,
         global_batch_size=128,
         l2=1e-4,
+        callbacks=[EarlyStopping(valid, "auc", patience=5)],
     )
     if comm.rank == 0:
         print(f"AUC {result.metrics['auc']:.3f} after {result.best_epoch} of {result.epochs} epochs")

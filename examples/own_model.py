@@ -41,7 +41,7 @@ with Communicator(world()) as comm:
     share = data.from_local(data.Dataset(x, y), comm)
 
     model = Poisson(3)
-    result = fit(model, share, comm, optimizer=optim.GradientDescent(lr=0.2), epochs=500, tol=1e-8)
+    result = fit(model, share, comm, optimizer=optim.GradientDescent(lr=0.2, tol=1e-8), epochs=500)
 
     counted, predicted = comm.sum([y.sum(), model.predict(result.params, x).sum()]) / share.rows
     if comm.rank == 0:

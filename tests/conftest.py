@@ -17,6 +17,7 @@ from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 
 from distai_mpi.comm import Communicator
 from distai_mpi.comm.launch import launcher
+from distai_mpi.settings import by_flags
 
 os.environ.update(mpi_environment())  # as under run.py: commands in this process would set their own for one rank
 
@@ -123,10 +124,11 @@ def comm() -> Iterator[Communicator]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, which is the current one."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder, which is the current one; errors name flags, as those of the command do."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with by_flags():
+        yield tmp_path
 
 
 @pytest.fixture(params=[None, 64])

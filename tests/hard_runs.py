@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fits import fit
 from hard_tables import Problem, draw
 
-from distai_mpi import Communicator, data, fit, models, optim
+from distai_mpi import Communicator, data, models, optim
 from distai_mpi.comm import launch
 from distai_mpi.errors import DistaiError
 

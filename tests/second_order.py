@@ -1,9 +1,10 @@
 """Small problems for the tests of methods that see all rows in every iteration."""
 
 import numpy as np
+from fits import fit
 from problems import make_rows
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 
 METHODS = {"lbfgs": optim.LBFGS, "newton-cg": optim.NewtonCG, "newton": optim.Newton}
 KINDS = {

@@ -4,10 +4,11 @@ import functools
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from twins import LIBRARIES, twin
 
-from distai_mpi import Communicator, fit, models, optim
+from distai_mpi import Communicator, models, optim
 from distai_mpi.comm import ALGORITHMS
 from distai_mpi.data import Dataset
 from distai_mpi.data.share import whole

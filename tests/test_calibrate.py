@@ -9,9 +9,10 @@ import click
 import numpy as np
 import pytest
 from commands import run_here
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models
+from distai_mpi import models
 from distai_mpi.cli.flags import Shards
 from distai_mpi.data import Dataset, Partition, from_local, repartition, whole
 from distai_mpi.errors import ConfigError, DataError

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import in_one_job, run_here
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from run import limit, mpi_environment, mpiexec_command
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.cli.main import main
 from distai_mpi.data import standardize
 from distai_mpi.errors import ConfigError, DataError

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from alone import Alone
 from commands import run_here
+from fits import fit
 from problems import uneven
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import Dataset, encode, encode_labels, from_local, load, load_sets, summarize, whole
 from distai_mpi.data.classes import merge_words, recoded
 from distai_mpi.data.labels import MOST_FRACTIONS, MOST_VALUES, distinct, keys, merge
@@ -126,7 +127,7 @@ def test_ranks_that_see_other_words(comm):
 
 def test_targets_of_a_regression_are_no_classes():
     x, y = np.zeros((5000, 1)), np.random.default_rng(0).normal(size=5000)
-    with pytest.raises(DataError, match="more than 1,000 different values .* take --model linear"):
+    with pytest.raises(DataError, match="more than 1,000 different values .* take models.Linear"):
         encode_labels(whole(Dataset(x, y)), comm=Alone())
     (share,) = encode_labels(whole(Dataset(x, (8 * y).round() / 16)), comm=Alone())
     assert len(share.classes) == len(np.unique((8 * y).round()))

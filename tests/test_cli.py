@@ -62,13 +62,11 @@ def test_the_flags_name_all_that_is_registered():
     from distai_mpi import optim
     from distai_mpi.cli import flags
     from distai_mpi.comm import CHOICES
-    from distai_mpi.train.metrics import METRICS
 
     assert set(flags.MODELS) == set(models.MODELS)
     others = (optim.LocalSGD, optim.LBFGS, optim.NewtonCG, optim.Newton, optim.Auto)
     assert set(flags.OPTIMIZERS) == {*optim.OPTIMIZERS, *(kind.name for kind in others)}
     assert set(flags.SCHEDULES) == set(optim.SCHEDULES)
-    assert set(flags.METRICS) == set(METRICS)
     assert flags.ALGORITHMS == CHOICES
 
 

@@ -5,10 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from fake_device import FakeDevice
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from second_order import METHODS, minimise, rows_for
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import Dataset, standardize, whole
 from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.models.curvature import MarginRows

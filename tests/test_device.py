@@ -17,9 +17,10 @@ from itertools import cycle
 import numpy as np
 import pytest
 from fake_device import FUNCTIONS, FakeArray, FakeDevice, HiddenTransfer
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import backend, fit, models, optim
+from distai_mpi import backend, models, optim
 from distai_mpi.backend import HOST, as_host, device_of, namespace, number
 from distai_mpi.data import Batch, Dataset, encode, encode_labels, fill_missing
 from distai_mpi.data.share import whole

@@ -9,8 +9,8 @@ import pytest
 from alone import Alone
 
 from distai_mpi.data import Partition, Permutation, distribute, load, load_features, load_sets, merge, summarize
-from distai_mpi.data.division import Division
-from distai_mpi.data.partition import stretch
+from distai_mpi.data.partition import even_range
+from distai_mpi.data.sharding_plan import ShardingPlan
 from distai_mpi.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.ranks(1, 2, 3, 4)
@@ -26,7 +26,7 @@ def test_even_shares(rows, ranks):
     counts = Partition.even(ranks).counts(rows)
     assert (len(counts), sum(counts)) == (ranks, rows)
     assert max(counts) - min(counts) <= 1
-    cuts = [stretch(rows, ranks, rank) for rank in range(ranks)]
+    cuts = [even_range(rows, ranks, rank) for rank in range(ranks)]
     assert [stop - start for start, stop in cuts] == list(counts)
     assert cuts[0][0] == 0
     assert all(a[1] == b[0] for a, b in itertools.pairwise(cuts))
@@ -35,16 +35,16 @@ def test_even_shares(rows, ranks):
 @pytest.mark.parametrize("order", [None, Permutation(20, "order")])
 @pytest.mark.parametrize("sets", [(20,), (18, 2), (13, 7), (1, 19)])
 @pytest.mark.parametrize("weights", [(1,), (1, 1), (1,) * 30, (3, 1, 1), (0, 5, 0.5, 0), (0.1, 0, 7)])
-def test_divisions_send_every_row_where_it_is_kept(order, sets, weights):
-    division, ranks = Division(order, sets, Partition(weights)), len(weights)
-    kept = [division.rows_of(rank) for rank in range(ranks)]
+def test_plans_send_every_row_where_it_is_kept(order, sets, weights):
+    plan, ranks = ShardingPlan(order, sets, Partition(weights)), len(weights)
+    kept = [plan.rows_of(rank) for rank in range(ranks)]
     assert sorted(np.concatenate(kept)) == list(range(20))
-    assert [len(rows) for rows in kept] == np.sum([division.counts(w) for w in range(len(sets))], axis=0).tolist()
-    rank, index = division.destinations(3, 17)
+    assert [len(rows) for rows in kept] == np.sum([plan.counts(w) for w in range(len(sets))], axis=0).tolist()
+    rank, index = plan.destinations(3, 17)
     assert [kept[r][i] for r, i in zip(rank, index, strict=True)] == list(range(3, 17))
-    firsts = np.concatenate([rows[:n] for rows, n in zip(kept, division.counts(0), strict=True)])
-    dealt = np.arange(20) if order is None else order.positions(0, 20)
-    assert np.array_equal(firsts, dealt[: sets[0]])
+    firsts = np.concatenate([rows[:n] for rows, n in zip(kept, plan.counts(0), strict=True)])
+    permuted = np.arange(20) if order is None else order.positions(0, 20)
+    assert np.array_equal(firsts, permuted[: sets[0]])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_chosen_when_nothing_is_said(files):
     def chosen(path, **options):
         train, test = load(path, Alone(), **options)
         check(train, X, Y)
-        return train.shuffle, train.delivery, test.shuffle, test.delivery
+        return train.shuffle, train.transfer, test.shuffle, test.transfer
 
     assert chosen(files.mapped) == ("global", "read", "global", "read")
     assert chosen(files.packed) == ("global", "node", "global", "node")
@@ -181,7 +181,7 @@ def test_one_row_is_not_split(files):
     [
         ({"distribute": "send"}, "--distribute send: choose read or scatter"),
         ({"shuffle": "all"}, "--shuffle all: choose global or local"),
-        ({"distribute": "scatter", "shuffle": "global"}, "use --shuffle local"),
+        ({"distribute": "scatter", "shuffle": "global"}, "use shuffle='local'"),
         ({"test_fraction": 1.0}, "test fraction"),
         ({"test": 3}, "test must be a path.*not 3"),
         ({"valid": 1}, "valid must be a path.*not 1"),
@@ -216,15 +216,15 @@ class Full(Alone):
 def test_without_shared_memory(files):
     train, _ = load(files.packed, Full())
     check(train, X, Y)
-    assert train.delivery == "copy"
+    assert train.transfer == "copy"
     train, _ = load(files.packed, Full(), memory_limit=4000)
-    assert train.delivery == "copy"
+    assert train.transfer == "copy"
     crowded = Full()
     crowded.node = SimpleNamespace(size=64)
     train, _ = load(files.packed, crowded, memory_limit=4000)
     check(train, X, Y)
-    assert (train.shuffle, train.delivery) == ("local", "scatter")
-    with pytest.raises(ConfigError, match="full.*use --shuffle local"):
+    assert (train.shuffle, train.transfer) == ("local", "scatter")
+    with pytest.raises(ConfigError, match="full.*use shuffle='local'"):
         load(files.packed, crowded, memory_limit=4000, shuffle="global")
 
 
@@ -260,7 +260,7 @@ def test_scatter_and_read_give_the_same(comm, shared_files, kind, chunk_bytes):
     path, held = getattr(shared_files, kind), []
     for way in ("scatter", "read"):
         train, test = load(path, comm, distribute=way, shuffle="local", chunk_bytes=chunk_bytes)
-        assert train.delivery == test.delivery == way
+        assert train.transfer == test.transfer == way
         check(train, X, Y)
         check(test, X[:5] + 1, Y[:5])
         assert sorted(everyones(comm, train)) == list(range(ROWS))
@@ -283,7 +283,7 @@ def test_every_rank_reaches_all_rows(comm, shared_files, monkeypatch, kind, chun
         train, test = load(path, comm, shuffle="global", chunk_bytes=chunk_bytes)
         check(train, X, Y)
         check(test, X[:5] + 1, Y[:5])
-        assert train.delivery == ("read" if kind == "mapped" and (sees is None or comm.size == 1) else "node")
+        assert train.transfer == ("read" if kind == "mapped" and (sees is None or comm.size == 1) else "node")
         assert set(comm.allgather_object(train.labels)) == {train.labels}
 
 
@@ -298,7 +298,7 @@ def test_copies_where_nodes_cannot_share(comm, shared_files, monkeypatch):
             monkeypatch.setattr(distribute, "_who_sees", sees)
         train, _ = load(shared_files.packed, comm, chunk_bytes=100)
         check(train, X, Y)
-        assert train.delivery == "copy"
+        assert train.transfer == "copy"
 
 
 @pytest.mark.mpi
@@ -378,7 +378,7 @@ def test_a_file_that_rank_0_alone_sees(comm, tmp_path, monkeypatch):
     for options in ({}, {"shuffle": "local"}):
         train, _ = load("a.npz", comm, **options)
         check(train, X, Y)
-        assert train.delivery == ("node" if train.shuffle == "global" else "scatter")
+        assert train.transfer == ("node" if train.shuffle == "global" else "scatter")
 
 
 @pytest.mark.mpi

@@ -102,11 +102,12 @@ def parse(words: list[str]) -> None:
 
 def flags_of(command: click.Command) -> set[str]:
     """All flags of a command and of those below it."""
-    found = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    options = command.get_params(click.Context(command))
+    found = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     if isinstance(command, click.Group):
         context = click.Context(command)
         found |= {f for name in command.list_commands(context) for f in flags_of(command.get_command(context, name))}
-    return found | {"--help"}
+    return found
 
 
 def test_the_readme_is_short():

@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from test_shared import sent_in_messages
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import Communicator
 from distai_mpi.comm.exchange import overlap
 from distai_mpi.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 from test_models import MODELS, make_batch, start
 
 from distai_mpi import models
-from distai_mpi.models import factors, feedforward
+from distai_mpi.models import dense, factors
 
 ALL = MODELS | {
     "logistic, no bias": lambda dtype: models.Logistic(5, bias=False, dtype=dtype),
@@ -110,7 +110,7 @@ def test_fused_factors_and_those_by_blas_are_the_same(name, monkeypatch):
     model = ALL[name](np.float64)
     w, batch, got = start(model), make_batch(model, 7, train=True, weighted=True), []
     for limit in (0, 100):
-        monkeypatch.setattr(feedforward, "FUSED_ROWS", limit)
+        monkeypatch.setattr(dense, "FUSED_ROWS", limit)
         got.append(np.empty(7 * model.factor_size))
         got.append(np.array(model.loss_and_factors(w, batch, got[0 if limit == 0 else 2])))
     close(got[2], got[0], 1e-12)

@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import node_barrier
 from distai_mpi.data import Dataset, Partition, whole
 from distai_mpi.train.gradient import fused
@@ -74,8 +75,8 @@ def test_fused_steps_are_the_plain_ones(comm, monkeypatch, taken, kind, l2, size
 def test_unequal_shards(comm, monkeypatch, taken):
     x, y = make_rows(rows=67)
     share = whole(Dataset(x, y), comm.rank, comm.size, partition=Partition(tuple(range(1, comm.size + 1))))
-    dealt = local_share(x, y, comm, uneven(67, comm.size))
-    train(comm, dealt, 5, factors=True)
+    sharded = local_share(x, y, comm, uneven(67, comm.size))
+    train(comm, sharded, 5, factors=True)
     assert not taken  # rows that were shuffled locally are no part of one order
     agree(comm, train(comm, share, 5, factors=True), plainly(monkeypatch, comm, share, 5, factors=True))
 

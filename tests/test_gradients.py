@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import VectorExchange
 from distai_mpi.data import Dataset, whole
 from distai_mpi.errors import ConfigError
-from distai_mpi.train.gradient.base import defined_together
+from distai_mpi.models.protocols import defined_together
 from distai_mpi.train.gradient.factors import FactorGradients
 
 mpi = pytest.mark.mpi
@@ -136,7 +137,7 @@ def test_what_allows_no_factors_is_named(comm, monkeypatch):
 @mpi
 def test_averaging_exchanges_no_factors(comm):
     x, y = make_rows(rows=67)
-    with pytest.raises(ConfigError, match="--factors: averaging"):
+    with pytest.raises(ConfigError, match="^factors: local SGD"):
         fit(make_model(), whole_share(x, y, comm), comm, factors=True, optimizer=optim.LocalSGD())
 
 

@@ -148,7 +148,7 @@ def save_truths(folder):
 
 
 @mpi
-@pytest.mark.parametrize("missing", ["refuse", "mean"])  # by which arrays are mapped or read in stretches
+@pytest.mark.parametrize("missing", ["refuse", "mean"])  # by which arrays are mapped or read in chunks
 def test_truth_values_are_the_same_classes_in_every_format(comm, shared_path, missing):
     names = save_truths(shared_path) if comm.rank == 0 else None
     names = comm.allgather_object(names)[0]

@@ -15,7 +15,7 @@ import pytest
 from commands import run_here
 from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 
-from distai_mpi.comm import launch
+from distai_mpi.comm import launch, leaving
 from distai_mpi.comm.allocation import Allocation, allocation, idle_share
 from distai_mpi.comm.launch import Launcher, check_world, launcher
 from distai_mpi.errors import ConfigError
@@ -294,17 +294,17 @@ def test_world_counts_as_the_launcher_does() -> None:
     comm = launch.world()
     started = launcher()
     assert (comm.size, comm.rank) == (started.size, started.rank)
-    assert launch.connected() == (comm.size > 1)
-    assert launch.leave_together()
+    assert leaving.connected() == (comm.size > 1)
+    assert leaving.leave_together()
 
 
 @pytest.mark.mpi(min_size=2)
 def test_leave_together_gives_up_on_those_who_stay() -> None:
     comm = launch.world()
     if comm.rank < comm.size - 1:
-        assert not launch.leave_together(seconds=0.2)
+        assert not leaving.leave_together(seconds=0.2)
     comm.Barrier()  # what was begun there is no part of it
     if comm.rank == comm.size - 1:
-        assert not launch.leave_together(seconds=0.2)  # the others are gone
+        assert not leaving.leave_together(seconds=0.2)  # the others are gone
     comm.Barrier()
-    assert launch.leave_together(seconds=10.0)
+    assert leaving.leave_together(seconds=10.0)

@@ -17,7 +17,7 @@ from distai_mpi.data import (
     summarize,
     whole,
 )
-from distai_mpi.data.division import Division
+from distai_mpi.data.sharding_plan import ShardingPlan
 from distai_mpi.errors import ConfigError
 
 pytestmark = pytest.mark.ranks(1, 2, 3, 4)
@@ -33,12 +33,12 @@ def dataset(rows, dtype=np.float32, features=5, scale=1.0):
 
 def local_shares(rows, ranks, sets=None):
     """The shares of all ranks under the local shuffle, as `load` makes them."""
-    data, division = dataset(rows), Division(Permutation(rows, "dealt"), sets or (rows,), Partition.even(ranks))
+    data, plan = dataset(rows), ShardingPlan(Permutation(rows, "sharding"), sets or (rows,), Partition.even(ranks))
     shares = []
     for rank in range(ranks):
-        own = division.rows_of(rank)[: division.counts(0)[rank]]
+        own = plan.rows_of(rank)[: plan.counts(0)[rank]]
         part = Dataset(data.x[own], data.y[own])
-        shares.append(ShardedDataset(part, division.counts(0), rank, "local", summarize(part.y, 5), division.order))
+        shares.append(ShardedDataset(part, plan.counts(0), rank, "local", summarize(part.y, 5), plan.order))
     return shares
 
 
@@ -143,16 +143,16 @@ def test_orders_change_with_epoch_and_seed_only(shuffle):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_long_stretches_come_in_equal_blocks(ranks):
+def test_long_ranges_come_in_equal_blocks(ranks):
     shares = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
     blocks = list(epoch_of(loaders(shares, 40, block_rows=6)))
-    whole_stretches = list(epoch_of(loaders(shares, 40)))
-    for (_, parts), (_, expected) in zip(blocks, whole_stretches, strict=True):
-        for part, (stretch,) in zip(parts, expected, strict=True):
+    whole_ranges = list(epoch_of(loaders(shares, 40)))
+    for (_, parts), (_, expected) in zip(blocks, whole_ranges, strict=True):
+        for part, (batch,) in zip(parts, expected, strict=True):
             lengths = [len(batch.ids) for batch in part]
             assert max(lengths) <= 6
             assert max(lengths) - min(lengths) <= 1
-            assert ids_of(part) == ids_of([stretch])
+            assert ids_of(part) == ids_of([batch])
 
 
 def test_default_blocks_take_4_mib():

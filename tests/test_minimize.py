@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from distai_mpi import minimize, optim
+from distai_mpi import Exchange, minimize, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.train import Checkpoint
 
 mpi = pytest.mark.mpi
 pytestmark = pytest.mark.ranks(1, 2, 3, 4)
+RING = Exchange("ring")
 SIZE = 40
 
 
@@ -31,7 +32,7 @@ def rosenbrock(comm, size=SIZE):
 @pytest.mark.parametrize("allreduce", ["native", "ring", "hierarchical", "tree"])
 def test_the_optimum_and_the_figures(comm, allreduce):
     start = np.tile([-1.2, 1.0], SIZE // 2)
-    result = minimize(rosenbrock(comm), start, comm, optim.LBFGS(max_iter=300, tol=1e-10), allreduce=allreduce)
+    result = minimize(rosenbrock(comm), start, comm, optim.LBFGS(max_iter=300, tol=1e-10), exchange=Exchange(allreduce))
     assert result.converged
     assert result.stop_reason == "tolerance"
     np.testing.assert_allclose(result.w, 1, atol=1e-8)
@@ -48,7 +49,7 @@ def test_single_precision_a_penalty_and_going_on(comm, tmp_path):
     folder = comm.bcast_object(str(tmp_path / "saved"))
     for most, resume in ((5, False), (200, True)):
         result = minimize(
-            rosenbrock(comm), start, comm, optim.LBFGS(max_iter=most), l2=0.1, checkpoint=Checkpoint(folder, 1, resume)
+            rosenbrock(comm), start, comm, optim.LBFGS(max_iter=most), l2=0.1, callbacks=[Checkpoint(folder, 1, resume)]
         )
     wide = minimize(rosenbrock(comm), start.astype(float), comm, optim.LBFGS(max_iter=300, tol=1e-9), l2=0.1)
     assert result.w.dtype == np.float32
@@ -64,11 +65,11 @@ def test_a_run_that_goes_on_comes_to_the_same_bits(comm, tmp_path, dtype):
     size = 20_002  # too many for whole vectors: the history lies in slices
     start = np.tile(np.array([-1.2, 1.0], dtype), size // 2)
     folder = comm.bcast_object(str(tmp_path / "saved"))
-    whole = minimize(rosenbrock(comm, size), start, comm, optim.LBFGS(4, max_iter=14, tol=1e-30), allreduce="ring")
+    whole = minimize(rosenbrock(comm, size), start, comm, optim.LBFGS(4, max_iter=14, tol=1e-30), exchange=RING)
     for most, resume in ((3, False), (9, True), (14, True)):
         checkpoint = Checkpoint(folder, 1, resume)
         solver = optim.LBFGS(4, max_iter=most, tol=1e-30)
-        made = minimize(rosenbrock(comm, size), start, comm, solver, checkpoint=checkpoint, allreduce="ring")
+        made = minimize(rosenbrock(comm, size), start, comm, solver, callbacks=[checkpoint], exchange=RING)
     assert made.iterations == 14
     np.testing.assert_array_equal(made.w, whole.w)
 
@@ -96,7 +97,7 @@ def test_a_lost_objective_is_lost_whatever_else_would_end_the_run(comm, capsys):
         grad[:] = w / comm.size
         return np.nan if calls > 4 else 0.5 * w @ w / comm.size + 1.0
 
-    result = minimize(lost, np.ones(5), comm, optim.LBFGS(search=optim.Armijo(most=2), tol=1e-30), min_decrease=1e-12)
+    result = minimize(lost, np.ones(5), comm, optim.LBFGS(search=optim.Armijo(most=2), tol=1e-30, min_decrease=1e-12))
     assert result.status == "diverged"
     assert "not finite" in result.stop_reason
     assert np.isfinite(result.w).all()
@@ -206,7 +207,9 @@ def test_gradients_that_are_no_numbers(comm, allreduce):
         return function
 
     for calls in (2, 4):
-        result = minimize(lost_after(calls), np.arange(1.0, 7.0), comm, optim.LBFGS(tol=1e-30), allreduce=allreduce)
+        result = minimize(
+            lost_after(calls), np.arange(1.0, 7.0), comm, optim.LBFGS(tol=1e-30), exchange=Exchange(allreduce)
+        )
         assert result.status == "diverged"
         assert "gradient is not finite" in result.stop_reason
         assert np.isfinite(result.w).all()
@@ -215,5 +218,5 @@ def test_gradients_that_are_no_numbers(comm, allreduce):
         grad[:] = 1e200 * w
         return 0.5e200 * float(w @ w)
 
-    result = minimize(huge, np.ones(4), comm, allreduce=allreduce)
+    result = minimize(huge, np.ones(4), comm, exchange=Exchange(allreduce))
     assert (result.status, result.converged) == ("diverged", False)

@@ -90,7 +90,7 @@ def test_indicators_are_features_that_are_standardized_too():
 def test_what_cannot_be_filled():
     x = holed(20)
     x[:, 1] = np.nan
-    with pytest.raises(DataError, match=r"feature 1 \(counted from 0\) missing in all training rows.*--drop"):
+    with pytest.raises(DataError, match=r"feature 1 \(counted from 0\) missing in all training rows.*drop="):
         fill_missing(whole(Dataset(x, np.zeros(20))), comm=Alone())
     with pytest.raises(ConfigError, match="mean or median, not 'mode'"):
         fill_missing(whole(Dataset(holed(), np.zeros(203))), comm=Alone(), by="mode")

@@ -220,7 +220,7 @@ def test_settings_that_cannot_work_are_refused(arguments):
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 def test_losses_of_one_output_are_refused_several(loss):
     with pytest.raises(ConfigError, match="softmax takes several"):
-        models.FeedForward(5, 2, models.LOSSES[loss])
+        models.LinearModel(5, 2, loss=loss)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import scipy.optimize
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.comm import CHOICES, Exchange
 from distai_mpi.train.evaluation import make_loader
 

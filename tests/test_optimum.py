@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from commands import run_here
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from second_order import METHODS
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import Dataset, centre_far, standardize, whole
 from distai_mpi.errors import DataError
 from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored, RankFactored

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from distai_mpi.data import Batch
+from distai_mpi.data.rows import DenseRows
 from distai_mpi.models import passes
-from distai_mpi.models.losses import SOFTMAX
+from distai_mpi.models.kernels.cpu import residual_of
+from distai_mpi.models.losses import LOSSES
 
 DTYPES = {"float32": 2e-5, "float64": 1e-12}  # with the tolerance of results, relative to the sum of magnitudes
 SHAPES = [(0, 7, 3), (1, 1, 2), (3, 50, 3), (131, 1, 6), (1003, 7, 5), (701, 20, 11), (333, 200, 10), (45, 1000, 4)]
@@ -25,7 +27,7 @@ def by_way(threads, x, w, bias, y, weight):
     """(loss, z, grad, bias_grad) of `by_outputs`."""
     z, grad, bias_grad = (np.full(shape, np.nan, x.dtype) for shape in ((len(x), len(bias)), w.shape, bias.shape))
     batch = Batch(x, y, weight if weight.size else None, None, 0, train=False)
-    loss = passes.by_outputs(SOFTMAX.code, batch, weight, w, bias, z, grad, bias_grad, threads)
+    loss = passes.by_outputs(batch, weight, w, bias, z, grad, bias_grad, threads, residual_of(LOSSES["softmax"]))
     return loss, z, grad, bias_grad
 
 
@@ -59,8 +61,8 @@ def test_loss_gradient_and_product(way, dtype, weighted, shape):
 
     p, p_bias = w[::-1].copy(), bias[::-1].copy()
     u, out, bias_out = np.full_like(z, np.nan), np.full_like(w, np.nan), np.full_like(bias, np.nan)
-    rows = x, y, weight, z
-    passes.curved_by_outputs(SOFTMAX.code, rows, p, p_bias, u, out, bias_out, WAYS[way])
+    batch = Batch(x, y, weight if weight.size else None, None, 0, train=False)
+    passes.curved_by_outputs(batch, (weight, z), p, p_bias, u, out, bias_out, WAYS[way])
     along = wide @ p.astype(np.float64) + p_bias
     curved = factor[:, None] * shares * (along - (shares * along).sum(axis=1, keepdims=True))
     size = factor[:, None] * (np.abs(wide) @ np.abs(p) + np.abs(p_bias)).max(axis=1, keepdims=True, initial=0)
@@ -72,9 +74,9 @@ def test_loss_gradient_and_product(way, dtype, weighted, shape):
 @pytest.mark.parametrize("outputs", [2, 40, 41])
 def test_the_kernel_is_for_few_outputs_and_few_threads(outputs):
     x, w = np.empty((5, 3)), np.empty((3, outputs))
-    assert passes.takes_kernel(SOFTMAX.code, x, w, 1) == (outputs <= 40)
-    assert not passes.takes_kernel(SOFTMAX.code, x, w, 3)
-    assert not passes.takes_kernel(SOFTMAX.code, np.asfortranarray(x), w, 1)
+    assert passes.takes_kernel(DenseRows(x), w, 1) == (outputs <= 40)
+    assert not passes.takes_kernel(DenseRows(x), w, 3)
+    assert not passes.takes_kernel(DenseRows(np.asfortranarray(x)), w, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -18,7 +18,7 @@ from commands import run_here
 from distai_mpi.data import Columns, distribute, load, load_features, load_sets, several
 from distai_mpi.data.formats import find
 from distai_mpi.data.part_files import open_several
-from distai_mpi.data.readers.stretch import Csr, Stretch
+from distai_mpi.data.readers.chunk import Chunk, Csr
 from distai_mpi.data.several import SeveralFiles, concatenate
 from distai_mpi.data.spec import absolute, data_files, join_spec, split_spec
 from distai_mpi.errors import DataError
@@ -365,20 +365,20 @@ def test_words_of_folders_as_labels(folder):
         os.makedirs(f"set/label={word}")
         Path(f"set/label={word}/p.csv").write_text(f"a,b\n{i},1\n{i},2\n")
     found, _ = find("set", None, Columns(label="label"))
-    stretch = found.read(0, 1)
-    assert [stretch.label_names[int(y)] for y in stretch.y] == ["10", "10", "bad", "bad", "good", "good"]
+    chunk = found.read(0, 1)
+    assert [chunk.label_names[int(y)] for y in chunk.y] == ["10", "10", "bad", "bad", "good", "good"]
     for parts in (2, 3, 5):
         read = concatenate([found.read(part, parts) for part in range(parts)], found.empty())
         assert [read.label_names[int(y)] for y in read.y] == ["10", "10", "bad", "bad", "good", "good"]
-        assert np.array_equal(read.x, stretch.x)
+        assert np.array_equal(read.x, chunk.x)
 
 
 def test_one_vocabulary_of_files_with_words_and_numbers():
     x = np.zeros((2, 1))
-    words = Stretch(x, np.array([1.0, 0.0]), None, ("b", "c"))
-    numbers = Stretch(x, np.array([2.0, 0.5]), None, None)
-    lacking = Stretch(x, np.array([-1.0, 0.0]), None, ("2.0",))
-    without = Stretch(x, np.array([np.nan, 7.0]), None, None)
+    words = Chunk(x, np.array([1.0, 0.0]), None, ("b", "c"))
+    numbers = Chunk(x, np.array([2.0, 0.5]), None, None)
+    lacking = Chunk(x, np.array([-1.0, 0.0]), None, ("2.0",))
+    without = Chunk(x, np.array([np.nan, 7.0]), None, None)
     joined = concatenate([words, numbers, lacking, without, words], words)
     found = [None if y < 0 else joined.label_names[int(y)] for y in joined.y]
     assert found == ["c", "b", "2", "0.5", None, "2", None, "7", "c", "b"]
@@ -387,7 +387,7 @@ def test_one_vocabulary_of_files_with_words_and_numbers():
 
 def test_sparse_rows_one_after_another():
     def rows(ends, indices, values):
-        return Stretch(Csr(np.array(ends), np.array(indices, np.int32), np.array(values)), np.zeros(len(ends)), None)
+        return Chunk(Csr(np.array(ends), np.array(indices, np.int32), np.array(values)), np.zeros(len(ends)), None)
 
     joined = concatenate([rows([1, 1], [4], [2.5]), rows([0, 2], [1, 3], [1.5, 0.5])], rows([], [], []))
     assert joined.x.ends.tolist() == [1, 1, 1, 3]

@@ -6,9 +6,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import (
     Dataset,
     Loader,
@@ -21,7 +22,7 @@ from distai_mpi.data import (
     summarize,
     whole,
 )
-from distai_mpi.data.partition import stretch
+from distai_mpi.data.partition import even_range
 from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
@@ -37,7 +38,7 @@ def test_shares_are_in_proportion(weights, rows):
     partition = Partition(weights)
     counts = partition.counts(rows)
     assert sum(counts) == rows
-    assert [partition.stretch(rows, rank) for rank in range(len(weights))] == [
+    assert [partition.range_of(rows, rank) for rank in range(len(weights))] == [
         (sum(counts[:rank]), sum(counts[: rank + 1])) for rank in range(len(weights))
     ]
     exact = [rows * Fraction(w) / sum(map(Fraction, weights)) for w in weights]
@@ -71,12 +72,12 @@ def test_equal_weights_are_even_shares(ranks, weight):
     for rows in (0, 1, 5, 41, 256):
         partition = Partition((weight,) * ranks)
         assert partition.counts(rows) == Partition.even(ranks).counts(rows)
-        assert [partition.stretch(rows, r) for r in range(ranks)] == [stretch(rows, ranks, r) for r in range(ranks)]
+        assert [partition.range_of(rows, r) for r in range(ranks)] == [even_range(rows, ranks, r) for r in range(ranks)]
 
 
 @pytest.mark.parametrize("weights", [(), (0, 0), (1, -1), (1, float("nan")), (float("inf"), 1)])
 def test_weights_that_cannot_be(weights):
-    with pytest.raises(ConfigError, match="--shards .*: weights are finite"):
+    with pytest.raises(ConfigError, match="shards .*: give each rank a finite weight"):
         Partition(weights)
 
 
@@ -86,13 +87,13 @@ def data_set(rows):
 
 
 def loaders(weights, rows, size, shuffle):
-    """The loaders of all ranks, each with its share of the rows, dealt out by an order under the local shuffle."""
+    """The loaders of all ranks, each with its share of the rows, sharded by a permutation under the local shuffle."""
     partition, data, made = Partition(weights), data_set(rows), []
-    order = Permutation(rows, "dealt")
+    order = Permutation(rows, "sharding")
     counts = partition.counts(rows)
     for rank in range(len(weights)):
         if shuffle == "local":
-            own = order.positions(*partition.stretch(rows, rank))
+            own = order.positions(*partition.range_of(rows, rank))
             part = Dataset(data.x[own], data.y[own], data.weight[own])
             labels = summarize(part.y, 2)
             options = {"summed_weight": data.weight_sum, "partition": partition}
@@ -170,7 +171,7 @@ def test_rows_move_when_they_are_shared_out_again(comm, rows):
         share = repartition(share, partition, comm)
         assert share.counts == partition.counts(rows)
         assert share.partition is partition
-        start, stop = partition.stretch(rows, comm.rank)
+        start, stop = partition.range_of(rows, comm.rank)
         assert np.array_equal(share.dataset.x, x[start:stop])
         assert np.array_equal(share.dataset.y, y[start:stop])
         assert np.array_equal(share.dataset.weight, np.arange(start, stop) + 1)
@@ -228,11 +229,11 @@ def test_files_are_shared_out_by_weight(comm, tmp_path, options):
 def test_weights_must_fit_the_ranks(comm):
     x, y = make_rows()
     wrong = Partition.even(comm.size + 1)
-    with pytest.raises(ConfigError, match=f"--shards .* {comm.size} in all, not {comm.size + 1}"):
+    with pytest.raises(ConfigError, match=f"shards .* {comm.size} in all, not {comm.size + 1}"):
         load("mnist", comm, shards=wrong)
-    with pytest.raises(ConfigError, match="--shards"):
+    with pytest.raises(ConfigError, match="shards"):
         repartition(whole(Dataset(x, y), comm.rank, comm.size), wrong, comm)
-    with pytest.raises(ConfigError, match="--shards"):
+    with pytest.raises(ConfigError, match="shards"):
         fit(models.Softmax(6, 3), whole(Dataset(x, y), comm.rank, comm.size, partition=wrong), comm)
 
 
@@ -240,12 +241,12 @@ def test_weights_must_fit_the_ranks(comm):
 def test_rows_of_several_types_move_as_the_type_that_holds_all(comm):
     """A rank without rows tells nothing by the type and the scale of its empty arrays."""
     x, y = np.arange(40).reshape(20, 2), np.arange(20)
-    own = slice(*Partition((0.0,) + (1.0,) * (comm.size - 1)).stretch(20, comm.rank))
+    own = slice(*Partition((0.0,) + (1.0,) * (comm.size - 1)).range_of(20, comm.rank))
     kinds = (np.float64, np.uint8, np.float32)  # of rank 0, 1 and the others
     kind = kinds[min(comm.rank, 2)]
     share = from_local(Dataset(x[own].astype(kind), y[own], scale=0.5 if comm.rank else 1.0), comm)
     share = repartition(share, Partition.even(comm.size), comm)
-    start, stop = Partition.even(comm.size).stretch(20, comm.rank)
+    start, stop = Partition.even(comm.size).range_of(20, comm.rank)
     assert np.array_equal(share.dataset.x, x[start:stop])
     assert np.array_equal(share.dataset.y, y[start:stop])
     assert share.dataset.scale == 0.5

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import scipy.io
 from commands import run_here
+from fits import fit
 
-from distai_mpi import data, fit, models, optim
+from distai_mpi import data, models, optim
 
 h5py = pytest.importorskip("h5py", reason="not available: h5py")
 arrow = pytest.importorskip("pyarrow", reason="not available: pyarrow")

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import make_rows, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import Permutation
 from distai_mpi.errors import ConfigError
 
@@ -41,7 +42,7 @@ def test_warm_up_rises_and_hands_over():
     ],
 )
 def test_values_that_cannot_work(make):
-    with pytest.raises(ConfigError, match="schedule|warm-up"):
+    with pytest.raises(ConfigError, match="of (Step|Cosine|WarmUp) must be"):
         make()
 
 

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, whole_share
 from second_order import KINDS, METHODS, minimise, rows_for
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.optim.solvers.newton_cg import next_radius, steihaug
 from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored
@@ -157,11 +158,11 @@ def test_weights_may_be_summed_in_the_dtype_of_the_rows(comm):
 @mpi
 @pytest.mark.parametrize("kind", ["logistic", "softmax"])
 def test_newton_compiles_nothing_once_it_runs(comm, kind, monkeypatch):
-    from distai_mpi.models.curvature import LayerRows, MarginRows
+    from distai_mpi.models.curvature import MarginRows, SoftmaxRows
     from distai_mpi.train import Callback
 
     made = []
-    for rows in (LayerRows, MarginRows):
+    for rows in (SoftmaxRows, MarginRows):
         add = rows.add_matrix
         monkeypatch.setattr(rows, "add_matrix", lambda *words, add=add: (made.append(len(words[1].x)), add(*words)))
 
@@ -428,7 +429,7 @@ def test_small_decrease_ends_a_run(comm):
     assert result.stop_reason == "small decrease"
     losses = [record["running_loss"] for record in result.history]
     assert losses[-2] - losses[-1] < 1e-3 * losses[-1] <= losses[-3] - losses[-2]
-    with pytest.raises(ConfigError, match="full-batch"):
+    with pytest.raises(ConfigError, match="SGD has no parameter min_decrease"):
         minimise(comm, share, "softmax", optim.SGD(0.1), tol=None, min_decrease=1e-3)
 
 
@@ -453,7 +454,7 @@ def test_records_tell_the_work_and_the_gradient(comm, name):
 def test_float16_messages_are_refused_on_one_node_too(comm):
     share = whole_share(*rows_for("logistic"), comm)
     for name, method in METHODS.items():
-        with pytest.raises(ConfigError, match=f"--wire float16 rounds gradients, from which {name}"):
+        with pytest.raises(ConfigError, match=f"dtype float16 rounds gradients, from which {name}"):
             minimise(comm, share, "logistic", method(), np.float32, wire="float16")
 
 

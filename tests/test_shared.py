@@ -55,7 +55,7 @@ def test_sums(comm, dtype, shared):
         x, expected = vectors(comm, length, dtype)
         owners = comm.ownership(length, dtype)
         mine = owners.slices[comm.rank]
-        grad, w = comm.empty(length, dtype, shared), comm.empty(length, dtype, shared, once=True)
+        grad, w = comm.empty(length, dtype, shared), comm.empty(length, dtype, shared, one_copy=True)
         for _ in range(2):
             grad[:] = x[comm.rank]
             comm.allreduce(grad)
@@ -87,7 +87,7 @@ def test_allgather_takes_only_what_is_owned(comm):
 def test_vectors_too_long_for_a_cache(comm):
     """Results beyond STREAM_BYTES are stored past the cache, and all of them arrive."""
     length = (9 << 20) // 4 + 3
-    x, out = comm.empty(length, np.float32), comm.empty(length, np.float32, once=True)
+    x, out = comm.empty(length, np.float32), comm.empty(length, np.float32, one_copy=True)
     base = np.arange(length, dtype=np.float32) % 1000
     for turn in range(3):
         x[:] = base + comm.rank + turn
@@ -112,7 +112,7 @@ def test_ranks_are_added_in_their_order():
     world = MPI.COMM_WORLD
     with Communicator(world, "shared", nodes=[world.size]) as comm:
         all_x = np.random.default_rng(0).standard_normal((comm.size, 9000)).astype(np.float32)
-        x, out = comm.empty(9000, np.float32), comm.empty(9000, np.float32, once=True)
+        x, out = comm.empty(9000, np.float32), comm.empty(9000, np.float32, one_copy=True)
         expected = all_x[0].copy()
         for row in all_x[1:]:
             expected += row
@@ -127,7 +127,7 @@ def test_ranks_are_added_in_their_order():
 def test_what_a_node_sends(comm):
     """A node sends 2 (K - 1) / K of the vector's bytes over K nodes, however many ranks it has; one node nothing."""
     length = 64 * 3 * 4 * 100
-    x, w = comm.empty(length, np.float64), comm.empty(length, np.float64, once=True)
+    x, w = comm.empty(length, np.float64), comm.empty(length, np.float64, one_copy=True)
     owners = comm.ownership(length, np.float64)
     comm.barrier()
     before = sent_in_messages(comm)
@@ -254,7 +254,7 @@ def test_where_one_rank_cannot_share_all_use_messages(monkeypatch, capfd):
     monkeypatch.setattr(memory_module, "_map", fail_on_the_last_rank)
     with Communicator(MPI.COMM_WORLD, "hierarchical") as comm:
         for _ in range(2):
-            x, w = comm.empty(1000, np.float32), comm.empty(1000, np.float32, once=True)
+            x, w = comm.empty(1000, np.float32), comm.empty(1000, np.float32, one_copy=True)
             owners = comm.ownership(1000, np.float32)
             x[:] = comm.rank
             w[owners.slices[comm.rank]] = comm.reduce_scatter(x, owners)
@@ -353,7 +353,7 @@ def test_nodes_that_do_not_fit_the_ranks():
 @mpi
 def test_a_late_rank_is_waited_for(world):
     """Longer than the spins and the yields of the barrier: what it wrote last is seen all the same."""
-    x, out = world.empty(100, np.float64), world.empty(100, np.float64, once=True)
+    x, out = world.empty(100, np.float64), world.empty(100, np.float64, one_copy=True)
     for late in range(world.size):
         if world.rank == late:
             time.sleep(0.05)
@@ -369,7 +369,7 @@ JOB = """
 import os, signal, sys, time
 from distai_mpi.comm import Communicator, launch
 comm = Communicator(launch.world())
-x, w, array = comm.empty(1 << 20, "f4"), comm.empty(1 << 20, "f4", once=True), comm.node_array((1000, 1000), "f8")
+x, w, array = comm.empty(1 << 20, "f4"), comm.empty(1 << 20, "f4", one_copy=True), comm.node_array((1000, 1000), "f8")
 comm.allreduce(x, "hierarchical", out=w)
 if comm.rank == 0:
     print(*{line.split()[-1] for line in open("/proc/self/maps") if "/dev/shm/" in line}, flush=True)
@@ -407,7 +407,7 @@ def test_nothing_is_left_in_shared_memory(end, fails):
 
 @pytest.mark.mpi(min_size=2)
 def test_a_vector_that_the_node_has_once_is_no_summand(comm):
-    x = comm.empty(100, np.float32, once=True)
+    x = comm.empty(100, np.float32, one_copy=True)
     for name in ("native", "hierarchical", "auto"):
         with pytest.raises(ValueError, match="one copy"):
             comm.allreduce(x, name)
@@ -447,8 +447,8 @@ def test_long_doubles_travel_by_messages(comm):
 @mpi
 def test_sums_made_again_are_checked_and_counted_as_the_first(comm):
     """The second call of a kind takes a shorter way: the same sums, bytes and rounds, and the same refusals."""
-    x, out = comm.empty(1000, np.float64), comm.empty(1000, np.float64, once=True)
-    other = comm.empty(1000, np.float64, once=True)
+    x, out = comm.empty(1000, np.float64), comm.empty(1000, np.float64, one_copy=True)
+    other = comm.empty(1000, np.float64, one_copy=True)
     expected, counted = comm.size * (comm.size + 1) / 2, []
     for turn in range(3):
         for place in (None, out, other):
@@ -467,7 +467,7 @@ def test_sums_made_again_are_checked_and_counted_as_the_first(comm):
         with pytest.raises(ValueError, match=r"contiguous|read-only|cannot sum"):
             comm.allreduce(wrong, "hierarchical", out=place)
     del out, place
-    again = comm.empty(1000, np.float64, once=True)  # may lie where the other did
+    again = comm.empty(1000, np.float64, one_copy=True)  # may lie where the other did
     x[:] = 1
     comm.barrier()
     comm.allreduce(x, "hierarchical", out=again)

@@ -706,7 +706,7 @@ from distai_mpi.comm import Communicator, launch
 
 with Communicator(launch.world(), "auto") as comm:
     for length in (1000, 300_001):
-        x, w = comm.empty(length, np.float64), comm.empty(length, np.float64, once=True)
+        x, w = comm.empty(length, np.float64), comm.empty(length, np.float64, one_copy=True)
         everyone = np.random.default_rng(length).integers(0, 99, (comm.size, length)).astype(float)
         owners = comm.ownership(length, np.float64, "hierarchical")
         mine = owners.slices[comm.rank]

@@ -7,11 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import make_rows, whole_share
 
 from distai_mpi import models
 from distai_mpi.trace import COMPUTE, EXCHANGE, STEP, WAIT
-from distai_mpi.train import fit
 from distai_mpi.train.callbacks import Callback
 from distai_mpi.train.stalls import Stall, find_stalls, longest
 

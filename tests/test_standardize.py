@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from alone import Alone
 from commands import run_here
+from fits import fit
 from problems import make_rows, uneven
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.data import (
     Dataset,
     Loader,

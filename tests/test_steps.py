@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import Communicator
 from distai_mpi.data import Batch, Permutation
-from distai_mpi.data.partition import stretch
+from distai_mpi.data.partition import even_range
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError
 
@@ -65,7 +66,7 @@ def averaged(x, y, counts, method, clip=None):
     for epoch in range(EPOCHS):
         for step in range(steps):
             for r in range(ranks):
-                low, high = stretch(counts[r], steps, step)
+                low, high = even_range(counts[r], steps, step)
                 if low == high:
                     continue
                 order = Permutation(counts[r], SEED, "shuffle", epoch, r).positions(0, counts[r])

@@ -11,7 +11,7 @@ from alone import Alone
 
 from distai_mpi.data import load, load_features
 from distai_mpi.data.formats import find, find_features
-from distai_mpi.data.parsed import read_stretches
+from distai_mpi.data.parsed import read_chunks
 from distai_mpi.data.readers import text as text_module
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.csv_text import CsvFile
@@ -42,7 +42,7 @@ def read(path, columns=None, parts=1, dtype=np.float64):
     pieces = []
     for part in range(parts):
         piece = file.read(part, parts)
-        (parsed,) = read_stretches([Fixed(file, piece)], Alone(), [0], None, X.shape[1]) if piece.rows else (None,)
+        (parsed,) = read_chunks([Fixed(file, piece)], Alone(), [0], None, X.shape[1]) if piece.rows else (None,)
         if parsed is not None:
             x = np.empty((piece.rows, parsed.features), dtype)
             parsed.columns[0].copy(0, piece.rows, x)
@@ -53,16 +53,16 @@ def read(path, columns=None, parts=1, dtype=np.float64):
 
 
 class Fixed:
-    """A file whose only stretch is the one given."""
+    """A file whose only chunk is the one given."""
 
-    def __init__(self, file, stretch):
-        self.file, self.stretch = file, stretch
+    def __init__(self, file, chunk):
+        self.file, self.chunk = file, chunk
 
     def __getattr__(self, name):
         return getattr(self.file, name)
 
     def read(self, part, parts):
-        return self.stretch
+        return self.chunk
 
 
 def check(path, x=X, y=Y, weight=None, columns=None):
@@ -413,11 +413,11 @@ def test_a9a():
     [
         ("x\n1\n2\n", {}, "a: has 1 column, and none is left for features: column x is the label; name another column"),
         ("1\n2\n", {}, "a: has 1 column, and none is left for features: column 0 is the label"),
-        ("x\n1\n2\n", {"columns": "x"}, "--columns x asks for every column as a feature, .*name it with --label"),
+        ("x\n1\n2\n", {"columns": "x"}, "--columns 'x' asks for every column as a feature, .*name it with --label"),
         ("x\n1\n2\n", {"label": "x"}, "column x is the label; "),
         ("x,y\n1,2\n2,1\n", {"columns": "y", "label": "y"}, "column y is the label, --columns asks for y alone"),
         ("x,y\n1,2\n2,1\n", {"label": "x", "weight": "y"}, "column x is the label, column y is the weight"),
-        ("x,y\n1,2\n2,1\n", {"drop": "x"}, "column y is the label, --drop x leaves columns out"),
+        ("x,y\n1,2\n2,1\n", {"drop": "x"}, "column y is the label, --drop 'x' leaves columns out"),
     ],
 )
 def test_tables_without_a_column_for_features(folder, text, options, match):

@@ -12,7 +12,7 @@ from texts import PARTS, names_of, table, write
 
 from distai_mpi.data import load, load_features
 from distai_mpi.data.formats import find, find_features
-from distai_mpi.data.parsed import read_stretches
+from distai_mpi.data.parsed import read_chunks
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.libsvm_text import LibsvmFile
 from distai_mpi.data.readers.text import Unsplittable
@@ -214,7 +214,7 @@ def test_libsvm_whose_first_rows_are_empty(folder):
 
 def test_the_first_index_of_a_model_holds(folder):
     write("1 0:5 1:7\n")
-    (parsed,) = read_stretches([find("a")[0]], Alone(), [0], None, 2, None)
+    (parsed,) = read_chunks([find("a")[0]], Alone(), [0], None, 2, None)
     assert parsed.base == 0
     with pytest.raises(DataError, match="a: has a feature with the index 0, but .* indices count from 1"):
         load_features("a", Alone(), features=2, base=1)

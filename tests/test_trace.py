@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm import Communicator
 from distai_mpi.comm.clocks import Offset, offsets
 from distai_mpi.comm.wire import MPIWire

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.comm import CHOICES
 from distai_mpi.data import Batch, Dataset, Permutation, from_local
 from distai_mpi.data.streams import stream_key
@@ -213,7 +214,7 @@ def test_a_run_that_diverges_says_so_on_all_ranks(comm):
     [
         ({"epochs": 0}, "epochs"),
         ({"global_batch_size": 0}, "batch"),
-        ({"tol": 1e-3}, "tolerance"),
+        ({"tol": 1e-3}, "Momentum has no parameter tol"),
         ({"allreduce": "fast"}, "ring"),
         ({"l2": math.nan}, "l2"),
         ({"epochs": 2.5}, "whole number"),

@@ -71,7 +71,7 @@ def test_what_a_rank_does_by_its_innermost_frame():
     assert whereabouts(frame_in(f"{package}/data/readers/text.py", "found()")).activity is Activity.WORKING
     assert whereabouts(frame_in("/x/numba/core/dispatcher.py", "found()")).activity is Activity.COMPILING
     assert whereabouts(frame_in("/x/bdb.py", "found()")).activity is Activity.DEBUGGED
-    leaves = whereabouts(frame_in(f"{comm}/launch.py", "def leave_together(): found()\nleave_together()"))
+    leaves = whereabouts(frame_in(f"{comm}/leaving.py", "def leave_together(): found()\nleave_together()"))
     assert leaves.activity is Activity.LEFT
 
 

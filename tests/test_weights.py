@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import make_rows, uneven, whole_share
 
-from distai_mpi import Objective, fit, models, optim
+from distai_mpi import Objective, models, optim
 from distai_mpi.data import Dataset, Loader, Permutation, ShardedDataset, from_local, standardize, summarize, whole
 from distai_mpi.errors import DataError
 from distai_mpi.train import evaluate
@@ -86,7 +87,7 @@ def test_batches_carry_the_weights_of_their_rows(ranks, order, dtype):
 
 
 def held_by(comm, counts, *arrays):
-    """This rank's stretch of each of ``arrays``."""
+    """This rank's range of each of ``arrays``."""
     start = sum(counts[: comm.rank])
     return [array[start : start + counts[comm.rank]] for array in arrays]
 

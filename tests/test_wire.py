@@ -5,10 +5,11 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from test_shared import sent_in_messages
 
-from distai_mpi import fit, models, optim
+from distai_mpi import models, optim
 from distai_mpi.comm.exchange.settings import DTYPES
 from distai_mpi.errors import ConfigError
 
@@ -118,14 +119,9 @@ def test_the_flag(mpirun, tmp_path):
 
 
 def test_the_flag_names_all_wires():
-    from distai_mpi.cli.flags import RUN
+    from distai_mpi.cli.train import command
 
-    def command():
-        """Carries options."""
-
-    for option in RUN:
-        command = option(command)
-    choices = {param.name: param.type for param in command.__click_params__}
+    choices = {param.name: param.type for param in command.params}
     assert tuple(choices["wire"].choices) == DTYPES
 
 

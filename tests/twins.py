@@ -24,12 +24,12 @@ class Twin(NamedTuple):
     into: Callable[[np.ndarray], np.ndarray]
 
 
-def twin(library: str, own: models.FeedForward, dropout: float = 0.0) -> Twin:
+def twin(library: str, own: models.DenseModel, dropout: float = 0.0) -> Twin:
     """``own`` without its dropout, or with ``dropout`` by the library's own means."""
     return {"jax": _jax, "torch": _torch}[library](own, dropout)
 
 
-def _jax(own: models.FeedForward, dropout: float) -> Twin:
+def _jax(own: models.DenseModel, dropout: float) -> Twin:
     import jax
     import jax.numpy as jnp
 
@@ -75,7 +75,7 @@ def _jax(own: models.FeedForward, dropout: float) -> Twin:
     return Twin(model, into)
 
 
-def _torch(own: models.FeedForward, dropout: float) -> Twin:
+def _torch(own: models.DenseModel, dropout: float) -> Twin:
     import torch
     from torch import nn
 

@@ -10,12 +10,12 @@ import click
 
 from ..comm import launch
 from ..errors import DataError
-from .flags import FULL_BATCH, SEARCHING
+from ..options import FULL_BATCH, SOLVERS
 
 
 def load_data(settings: dict[str, Any], comm: Any) -> Any:
     """The `data.Sets` that the flags name, shared out over ``comm``; collective."""
-    from .. import data
+    from .. import data, models
 
     sets = data.load_sets(
         settings["data"],
@@ -30,12 +30,13 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         **column_options(settings),
         dtype=held_dtype(settings),
     )
-    if settings["model_name"] != "linear":
+    loss = models.loss_of_model(settings["model_name"])
+    if loss.classifies:
         sets = data.Sets(*data.encode_labels(*sets, comm=comm))
     elif not sets.train.labels.words:  # False and True are the numbers 0 and 1
         others = [share and replace(share, classes=None) for share in sets[1:]]
         sets = data.Sets(replace(sets.train, classes=None), *others)
-    if settings["model_name"] == "logistic":
+    if loss.classifies and not loss.several:
         check_two(sets.train)
     if settings["standardize"]:
         return data.Sets(*data.standardize(*sets, comm=comm))
@@ -66,7 +67,7 @@ def check_two(share: Any) -> None:
 
     if share.classes is None or len(share.classes) == 2:
         return
-    found = f"{share.name}: logistic regression is of two classes, but the labels are {listed(share.classes)}"
+    found = f"{share.name}: this model is of two classes, but the labels are {listed(share.classes)}"
     if len(share.classes) == 1:
         raise DataError(f"{found} alone; name the column of the labels by --label")
     hint = "; -1 beside 0 and 1 often stands for rows without a label: leave them out"
@@ -112,23 +113,21 @@ def kept_of_table(settings: dict[str, Any], share: Any) -> dict[str, Any]:
 def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, Any]:
     """What the flags say of the steps on the rows of ``share``, ``rows`` each, as `train.fit` takes it."""
     from .. import data
+    from ..comm import Exchange
 
-    optimizer = make_optimizer(settings)
-    rows = share.rows if optimizer.full_batch else rows
+    optimizer = make_optimizer(settings, data.steps_per_epoch(share, rows))
     return {
         "optimizer": optimizer,
-        "schedule": make_schedule(settings, data.steps_per_epoch(share, rows)),
-        "clip_norm": settings["clip_norm"],
-        "epochs": epochs(settings),
-        "global_batch_size": rows,
+        "epochs": None if settings["optimizer_name"] in SOLVERS else epochs(settings),
+        "global_batch_size": share.rows if optimizer.full_batch else rows,
         "l2": settings["l2"],
         "seed": settings["seed"],
-        "allreduce": settings.get("allreduce_began", settings["allreduce"]),
-        "factors": settings["factors"],
-        "wire": settings["wire"],
-        "early": settings["early"],
-        "tol": settings["tol"],
-        "min_decrease": settings["min_decrease"],
+        "exchange": Exchange(
+            algorithm=settings.get("allreduce_began", settings["allreduce"]),
+            dtype=settings["wire"],
+            overlap=settings["early"],
+            factors=settings["factors"],
+        ),
     }
 
 
@@ -150,15 +149,21 @@ def make_partition(settings: dict[str, Any]) -> Any:
     return Partition(settings["shards"]) if isinstance(settings["shards"], tuple) else None
 
 
-def make_callbacks(settings: dict[str, Any], share: Any, rank: int, again: str | None) -> list[Any]:
-    """What watches the run on the rows of ``share``: files, and on rank 0 the bar or lines.
+def make_callbacks(settings: dict[str, Any], sets: Any, rank: int, again: str | None, checkpoint: Any) -> list[Any]:
+    """What watches the run on the rows of ``sets``: early stopping, trace, files, and on rank 0 the bar or lines.
 
     ``again`` is the text by which the run can be repeated, see `repeat`.
     """
+    from ..train import EarlyStopping, Trace
     from ..train.progress import Chosen, ExchangeLine, progress
     from ..train.report import ResultFiles, ResultLine
 
-    callbacks: list[Any] = []
+    callbacks: list[Any] = [] if checkpoint is None else [checkpoint]
+    if sets.valid is not None:
+        callbacks.append(EarlyStopping(sets.valid, settings["metric"] or "loss", settings["patience"]))
+    if settings["trace"]:
+        callbacks.append(Trace(settings["trace"]))
+    share = sets.train
     fields = {"data": settings["data"], "model": settings["model_name"], "classes": written(share.classes)}
     if settings["out"]:
         dataset, valid = share.dataset, validation(settings)
@@ -230,7 +235,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "out": os.path.abspath(settings["out"]),
         "spare": settings["spare"] and os.path.abspath(settings["spare"]),
         "trace": settings["trace"] and os.path.abspath(settings["trace"]),
-        "epochs": None if settings["max_iter"] or settings["optimizer_name"] in SEARCHING else epochs(settings),
+        "epochs": None if settings["max_iter"] or settings["optimizer_name"] in SOLVERS else epochs(settings),
         "resume": None,
     }
     if settings["optimizer_name"] not in FULL_BATCH:
@@ -245,20 +250,26 @@ def absolute(name: str | None) -> str | None:
     return absolute(name)
 
 
-def make_optimizer(settings: dict[str, Any]) -> Any:
+def make_optimizer(settings: dict[str, Any], steps_per_epoch: int = 1) -> Any:
     """The optimizer that the flags describe."""
     from ..optim import LBFGS, OPTIMIZERS, Auto, LocalSGD, Newton, NewtonCG
 
     name = settings["optimizer_name"]
-    if name in SEARCHING:
-        given = {key: settings[key] for key in ("memory", "sample") if settings[key] is not None}
-        return {"lbfgs": LBFGS, "newton-cg": NewtonCG, "newton": Newton, "auto": Auto}[name](**given)
-    chosen = {key: settings[key] for key in ("lr", "momentum", "weight_decay") if settings[key] is not None}
+    if name in SOLVERS:
+        kind = {"lbfgs": LBFGS, "newton-cg": NewtonCG, "newton": Newton, "auto": Auto}[name]
+        return kind(**given(settings, "memory", "sample", "max_iter", "tol", "min_decrease"))
+    chosen = given(settings, "lr", "momentum", "weight_decay", "clip_norm")
+    chosen["schedule"] = make_schedule(settings, 1 if name == "gd" else steps_per_epoch)
     if name != "average":
-        return OPTIMIZERS[name](**chosen)
+        return OPTIMIZERS[name](**chosen, **given(settings, "tol", "min_decrease"))
     inner = OPTIMIZERS[settings["inner_optimizer"] or "sgd"](**chosen)
-    outer = {key: settings[key] for key in ("sync_every", "outer_lr", "outer_momentum") if settings[key] is not None}
+    outer = given(settings, "sync_every", "outer_lr", "outer_momentum")
     return LocalSGD(inner, keep_state=settings["inner_state"] != "reset", **outer)
+
+
+def given(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the settings ``names`` that were given."""
+    return {name: settings[name] for name in names if settings[name] is not None}
 
 
 def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
@@ -271,17 +282,15 @@ def make_schedule(settings: dict[str, Any], steps_per_epoch: int) -> Any:
         factor = 0.1 if settings["decay_factor"] is None else settings["decay_factor"]
         schedule = Step(settings["decay_every"] * steps_per_epoch, factor)
     if settings["schedule"] == "cosine":
-        schedule = Cosine(max(1, epochs(settings) * steps_per_epoch - warmup), settings["lr_floor"] or 0.0)
+        schedule = Cosine(final_factor=settings["lr_floor"] or 0.0)
     return WarmUp(warmup, schedule) if warmup else schedule
 
 
 def epochs(settings: dict[str, Any]) -> int:
-    """Passes over the training rows, or iterations."""
-    from ..optim import FullBatchSolver
+    """Passes over the training rows, of methods that take steps of their own length."""
     from ..train.loop import EPOCHS
 
-    default = FullBatchSolver.max_iter if settings["optimizer_name"] in SEARCHING else EPOCHS
-    return settings["max_iter"] or settings["epochs"] or default
+    return settings["max_iter"] or settings["epochs"] or EPOCHS
 
 
 def validation(settings: dict[str, Any]) -> Any:

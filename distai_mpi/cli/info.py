@@ -181,15 +181,15 @@ def _by_node(ranks: Sequence[Facts]) -> dict[int, list[int]]:
     return nodes
 
 
-def _stretches(numbers: Iterable[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """Ascending numbers in short: 0-3,8."""
-    stretches: list[list[int]] = []
+    ranges: list[list[int]] = []
     for number in numbers:
-        if stretches and number == stretches[-1][1] + 1:
-            stretches[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            stretches.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in stretches)
+            ranges.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
 
 
 def _count(number: int, one: str, many: str = "") -> str:
@@ -197,11 +197,11 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 
 def _ranks(numbers: Sequence[int]) -> str:
-    return f"rank{'s' if len(numbers) > 1 else ''} {_stretches(numbers)}"
+    return f"rank{'s' if len(numbers) > 1 else ''} {_ranges(numbers)}"
 
 
 def _cpus(mask: Sequence[int]) -> str:
-    return f"CPU{'s' if len(mask) > 1 else ''} {_stretches(mask)}"
+    return f"CPU{'s' if len(mask) > 1 else ''} {_ranges(mask)}"
 
 
 def _blas(libraries: Iterable[tuple[str, int]]) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..comm import launch
+from ..comm import launch, leaving
 from ..compiling import Progress, compiling
 from ..errors import DistaiError
 from ..exit_codes import EX_ERROR
 from ..perf import machine
+from ..settings import by_flags
 from .job import note
 from .lazy import lazy_group
 
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         compiling.told = Progress()
     result = None
     try:
-        with _quiet_help(argv, started.rank):
+        with _quiet_help(argv, started.rank), by_flags():
             result = cli.main(argv, prog_name="distai-mpi", standalone_mode=False)
     except DistaiError as error:
         return _report(str(error), started.rank)
@@ -66,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(_usage(error), started.rank)
     except (click.Abort, KeyboardInterrupt):
-        if not launch.leave_together():
-            launch.abort(INTERRUPTED)
+        if not leaving.leave_together():
+            leaving.abort(INTERRUPTED)
         return INTERRUPTED
     return result if isinstance(result, int) else 0
 
@@ -96,10 +97,10 @@ def _report(message: str, rank: int) -> int:
     if rank == 0:
         note("refused", None)
         print(f"distai-mpi: error: {message}", file=sys.stderr, flush=True)
-    elif not launch.connected():
+    elif not leaving.connected():
         time.sleep(1.0)  # there is nothing else to wait on
-    if not launch.leave_together():
+    if not leaving.leave_together():
         if rank > 0:
             print(f"distai-mpi: error: rank {rank}: {message}", file=sys.stderr, flush=True)
-        launch.abort(EX_ERROR)
+        leaving.abort(EX_ERROR)
     return EX_ERROR

@@ -6,20 +6,21 @@ import os
 from typing import Any
 
 from ..errors import ConfigError
+from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS
 from .build import make_partition
-from .flags import FULL_BATCH, OPTIMIZERS, SEARCHING
+from .flags import flag_of
 
-LEARNING = tuple(name for name in OPTIMIZERS if name not in SEARCHING)  # these have a learning rate
+LEARNING = tuple(name for name in OPTIMIZERS if name not in SOLVERS)  # these have a learning rate
 # Flags that mean something beside certain values of another one alone: (flags, that other, its values).
 BELONGS = (
-    (("hidden", "activation", "dropout"), "model", ("mlp",)),
-    (("momentum",), "optimizer", ("momentum", "nesterov")),
-    (("weight_decay",), "optimizer", ("adamw",)),
-    (("max_iter", "tol", "min_decrease"), "optimizer", FULL_BATCH),
-    (("sample",), "optimizer", SEARCHING),
-    (("memory",), "optimizer", ("lbfgs",)),
-    (("lr", "schedule", "warmup", "clip_norm", "epochs"), "optimizer", LEARNING),
-    (("inner_optimizer", "inner_state", "sync_every", "outer_lr", "outer_momentum"), "optimizer", ("average",)),
+    (("hidden", "activation", "dropout"), "model_name", ("mlp",)),
+    (("momentum",), "optimizer_name", ("momentum", "nesterov")),
+    (("weight_decay",), "optimizer_name", ("adamw",)),
+    (("max_iter", "tol", "min_decrease"), "optimizer_name", FULL_BATCH),
+    (("sample",), "optimizer_name", SOLVERS),
+    (("memory",), "optimizer_name", ("lbfgs",)),
+    (("lr", "schedule", "warmup", "clip_norm", "epochs"), "optimizer_name", LEARNING),
+    (("inner_optimizer", "inner_state", "sync_every", "outer_lr", "outer_momentum"), "optimizer_name", ("average",)),
     (("decay_every", "decay_factor"), "schedule", ("step",)),
     (("lr_floor",), "schedule", ("cosine",)),
 )
@@ -41,21 +42,21 @@ def check_flags(settings: dict[str, Any]) -> None:
     """Refuse flags that do not go together, before MPI starts, alike on every rank."""
     optimizer = settings["optimizer_name"]
     chosen = {
-        "model": [settings["model_name"]],
-        "optimizer": [optimizer, *([settings["inner_optimizer"] or "sgd"] if optimizer == "average" else [])],
+        "model_name": [settings["model_name"]],
+        "optimizer_name": [optimizer, *([settings["inner_optimizer"] or "sgd"] if optimizer == "average" else [])],
         "schedule": [settings["schedule"] or "constant"],
     }
     for names, other, owners in BELONGS:
         for name in names:
             if settings[name] is not None and not set(owners) & set(chosen[other]):
-                wanted = f"{flag(other)} {' or '.join(owners)}"
-                raise ConfigError(f"{flag(name)} belongs to {wanted}, not {chosen[other][-1]}; leave it out")
+                wanted = f"{flag_of(other)} {' or '.join(owners)}"
+                raise ConfigError(f"{flag_of(name)} belongs to {wanted}, not {chosen[other][-1]}; leave it out")
     for name, other, why in TOGETHER:
         if settings[name] and settings[other] is None:
-            raise ConfigError(f"{flag(name)} needs {flag(other)}: {why}")
+            raise ConfigError(f"{flag_of(name)} needs {flag_of(other)}: {why}")
     for name, other in EITHER:
         if settings[name] and settings[other]:
-            raise ConfigError(f"{flag(name)} and {flag(other)} exclude each other: give one")
+            raise ConfigError(f"{flag_of(name)} and {flag_of(other)} exclude each other: give one")
     if settings["missing_indicator"] and settings["missing"] not in ("mean", "median"):
         raise ConfigError("--missing-indicator needs --missing mean or median: other rows have nothing missing")
     if settings["schedule"] == "step" and settings["decay_every"] is None:
@@ -77,15 +78,10 @@ def check_paths(settings: dict[str, Any]) -> None:
 
 def check_full_batch(settings: dict[str, Any], optimizer: str) -> None:
     """Refuse what means nothing to a method that takes all rows in every step."""
-    if optimizer in SEARCHING and settings["dropout"]:
+    if optimizer in SOLVERS and settings["dropout"]:
         raise ConfigError(
             f"--dropout {settings['dropout']:g} is nothing for --optimizer {optimizer}, which sees rows without"
             " dropout: leave it out"
         )
     if optimizer in FULL_BATCH and (settings["global_batch_size"] or settings["batch_size"]):
         raise ConfigError(f"--optimizer {optimizer} takes all rows in every step: leave the batch size out")
-
-
-def flag(name: str) -> str:
-    """The flag of a setting, as the user writes it."""
-    return {"quiet": "-q", "verbose": "-v", "as_json": "--json"}.get(name, f"--{name.replace('_', '-')}")

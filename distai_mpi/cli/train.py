@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..comm import launch
+from ..comm import launch, leaving
 from ..errors import ConfigError
 from ..exit_codes import EX_ERROR, EX_INTERRUPTED
 from ..files import check_writable, claimed
 from ..messages import tell
+from ..options import FULL_BATCH, SOLVERS, TOPICS
 from ..settings import by_flags
 from ..signals import Signals, listening
 from .build import (
@@ -31,7 +32,7 @@ from .build import (
 )
 from .config import flags_win
 from .finished import finished
-from .flags import DATA, FULL_BATCH, MODEL, OPTIMIZER, RUN, SEARCHING, flags
+from .flags import TopicCommand, flags
 from .job import asked_to_end, note, result_folder, what_to_warn_of
 from .settings import EITHER, check_flags
 
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 MOST_SPEEDS = 16  # ranks whose speeds are told one by one
 
 
-@click.command()
-@flags(DATA, MODEL, OPTIMIZER, RUN)
+@click.command(cls=TopicCommand)
+@flags(*TOPICS.values())
 @click.pass_context
 def command(ctx: click.Context, **settings: Any) -> int:
     """Train a model on all ranks; without flags, the MNIST MLP 784-128-10."""
@@ -73,7 +74,7 @@ def started(settings: dict[str, Any], signals: Signals) -> int:
         if comm.rank == 0 and status == 0:
             note("completed", result_folder(settings))
     if status:
-        launch.leave_together()  # a launcher kills the others as soon as one has left with a status
+        leaving.leave_together()  # a launcher kills the others as soon as one has left with a status
     return status
 
 
@@ -122,20 +123,8 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
         describe(model, sets.train, settings)
     if asked_to_end(comm, settings, signals):
         return EX_INTERRUPTED
-    result = fit(
-        model,
-        sets.train,
-        comm,
-        test=sets.test,
-        valid=sets.valid,
-        device=device,
-        metric=settings["metric"] or "loss",
-        patience=settings["patience"],
-        checkpoint=checkpoint,
-        trace=settings["trace"],
-        callbacks=make_callbacks(settings, sets.train, comm.rank, repeat(settings, comm.size, command)),
-        **options,
-    )
+    callbacks = make_callbacks(settings, sets, comm.rank, repeat(settings, comm.size, command), checkpoint)
+    result = fit(model, sets.train, comm, test=sets.test, device=device, callbacks=callbacks, **options)
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         report(result, comm.size, settings)
     return outcome(comm, result, settings, options["optimizer"].lr)
@@ -207,7 +196,7 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
         kept |= {"batch_size": None, "global_batch_size": rows}
         if comm.rank == 0 and rows != batch_size(settings, comm.size):
             tell(f"--batch-size {settings['batch_size']} on {comm.size} ranks: a step keeps the {rows:,} rows it had")
-    if settings["optimizer_name"] == "auto" and stored["optimizer"] in SEARCHING:
+    if settings["optimizer_name"] == "auto" and stored["optimizer"] in SOLVERS:
         # on other ranks the choice might be another
         kept |= {"optimizer_name": stored["optimizer"], "auto_began": True}
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
@@ -247,7 +236,7 @@ def speeds(partition: Any) -> str:
 def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
     """Print what is about to happen and what each rank holds."""
     print(f"model {settings['model_name']}: {' → '.join(map(str, model.widths))}, {model.layout.size:,} parameters")
-    print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.delivery}")
+    print(f"data {settings['data']}: {training.rows:,} rows × {training.features:,} features, {training.transfer}")
     print(f"shuffle {training.shuffle}, rows by rank: {', '.join(f'{count:,}' for count in training.counts)}")
 
 

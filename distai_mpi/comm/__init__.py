@@ -16,7 +16,7 @@ _HOME = {
     "Node": "topology",
     "SHARING": "exchange.settings",
     "VectorExchange": "exchange.base",
-    "choose": "exchange.choice",
+    "choose_exchange": "exchange.choice",
 }
 __all__ = [
     "ALGORITHMS",
@@ -26,14 +26,14 @@ __all__ = [
     "Exchange",
     "Node",
     "VectorExchange",
-    "choose",
+    "choose_exchange",
 ]
 
 if TYPE_CHECKING:
     from .collectives import ALGORITHMS
     from .communicator import Communicator
     from .exchange.base import VectorExchange
-    from .exchange.choice import choose
+    from .exchange.choice import choose_exchange
     from .exchange.settings import CHOICES, SHARING, Exchange
     from .topology import Node
 

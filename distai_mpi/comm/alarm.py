@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from . import exits, launch
+from . import exits, leaving
 from .whereabouts import stacks
 
 DUMP_SECONDS = 2.0  # in which all ranks write their stacks, and a launcher passes them on
@@ -52,6 +52,6 @@ def answer(status: int, wake: Sequence[int] = (), last_words: str | None = None)
         time.sleep(DUMP_SECONDS)
         write(last_words)
         time.sleep(exits.FORWARDING_SECONDS)
-        threading.Thread(target=launch.abort, args=(status,), daemon=True).start()  # it may hang as well
+        threading.Thread(target=leaving.abort, args=(status,), daemon=True).start()  # it may hang as well
         time.sleep(ABORT_SECONDS)
     os._exit(status)

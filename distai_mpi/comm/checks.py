@@ -18,9 +18,9 @@ def check_vector(x: Array) -> None:
         raise ValueError("expected a vector in host memory, got one on a GPU: copy it first (backend.as_host)")
 
 
-def check_same(gather: Callable[[str], list[str]], told: str, what: str) -> None:
-    """Raise `ConfigError` on all ranks where one tells something else than rank 0; ``gather`` hands all to all."""
-    answers = gather(told)
+def check_same(gather: Callable[[str], list[str]], asked: str, what: str) -> None:
+    """Raise `ConfigError` on all ranks where one asks for something else than rank 0; ``gather`` hands all to all."""
+    answers = gather(asked)
     for rank, answer in enumerate(answers):
         if answer != answers[0]:
             raise ConfigError(f"{what} differ: rank 0 has {answers[0]}, rank {rank} has {answer}")

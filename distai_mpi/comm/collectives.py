@@ -201,7 +201,7 @@ def _doubling(wire: Wire, x: Array, fold: Fold, slices: Sequence[slice]) -> None
 
 
 def _block(x: Array, slices: Sequence[slice], number: int, width: int) -> Array:
-    """Return the stretch of the aligned block of ``width`` slices that holds slice ``number``."""
+    """Return the range of the aligned block of ``width`` slices that holds slice ``number``."""
     first = number & -width
     return x[slices[first].start : slices[first + width - 1].stop]
 

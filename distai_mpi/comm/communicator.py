@@ -259,12 +259,12 @@ class Communicator(Ranks):
     # --- memory
 
     def empty(
-        self, size: int, dtype: DTypeLike, shared: bool = True, device: Device = HOST, once: bool = False
+        self, size: int, dtype: DTypeLike, shared: bool = True, device: Device = HOST, one_copy: bool = False
     ) -> Array:
         """Make a vector of ``size`` zeros that starts on a page; collective where it is ``shared``.
 
-        A shared vector is this rank's own, but the other ranks of the node can read it; with ``once`` the node has
-        one copy for all its ranks, each of which writes its own slice.  `reduce_scatter`, `allgather` and `allreduce`
+        A shared vector is this rank's own, but the other ranks of the node can read it; with ``one_copy`` the node has
+        one for all its ranks, each of which writes its own slice.  `reduce_scatter`, `allgather` and `allreduce`
         by ``shared`` or ``hierarchical`` use them where they lie.  Where a node cannot share memory, all ranks get
         private vectors, and rank 0 says so once.  On another ``device`` than the host it is that device's.
 
@@ -277,9 +277,9 @@ class Communicator(Ranks):
             return device.zeros(size, dtype)
         vector = None
         if shared and self.size > 1:
-            asked = f"{size:,} {dtype}{', one copy a node' if once else ''}"
+            asked = f"{size:,} {dtype}{', one copy a node' if one_copy else ''}"
             check_same(self.allgather_object, asked, "vectors made by empty")
-            vector = self.vectors.shared(size, dtype, once) if size else None
+            vector = self.vectors.shared(size, dtype, one_copy) if size else None
         return self.vectors.private(size, dtype) if vector is None else vector
 
     def shares(self, x: Array) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from . import launch
+from . import leaving
 
 # mpiexec passes on what a rank has written when it next looks, and drops what is left when the job is aborted
 FORWARDING_SECONDS = 0.3
@@ -90,7 +90,7 @@ def _thread_hook(before: Any) -> Callable[[Any], None]:
 
 def _acts() -> bool:
     """Whether there are ranks to be told, and no person who types."""
-    return launch.connected() and not (sys.flags.interactive or hasattr(sys, "ps1"))
+    return leaving.connected() and not (sys.flags.interactive or hasattr(sys, "ps1"))
 
 
 def _end(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> NoReturn:
@@ -108,7 +108,7 @@ def abort(text: str, status: int) -> NoReturn:
         sys.stderr.flush()
         time.sleep(FORWARDING_SECONDS)
     finally:
-        launch.abort(status)
+        leaving.abort(status)
     os._exit(status)  # not reached where MPI runs
 
 
@@ -124,7 +124,7 @@ def marked(text: str) -> str:
 def leave(error: SystemExit) -> None:
     """See that all ranks leave by `SystemExit`, as this one does; ends the job where they do not."""
     status = status_of(error.code)
-    if not launch.leave_together(GRACE_SECONDS if status else DONE_SECONDS):
+    if not leaving.leave_together(GRACE_SECONDS if status else DONE_SECONDS):
         _end_alone(status, None if isinstance(error.code, int) else error.code)
 
 
@@ -158,5 +158,5 @@ def _at_exit() -> None:
     asked = _asked
     if asked is None or asked.status == 0 or asked.exchanges != _exchanges() or not _acts():
         return
-    if not launch.leave_together(GRACE_SECONDS):
+    if not leaving.leave_together(GRACE_SECONDS):
         _end_alone(asked.status, None)

@@ -82,7 +82,7 @@ def _row(base, stride, row, start, stop, like):
 def sum_rows(base, stride, rows, start, stop, out, scale):
     """out ← scale · the sum of all rows' elements ``start`` to ``stop - 1``, in the order of rows.
 
-    ``out``, shape (stop - start,), may be that stretch of one of the rows.
+    ``out``, shape (stop - start,), may be that range of one of the rows.
     """
     first = _row(base, stride, 0, start, stop, out)
     if rows == 1:
@@ -171,7 +171,7 @@ SUM, STREAM, EVERYWHERE = 0, 1, 2  # `sum_rows`, `stream_rows` and `sum_everywhe
 
 @kernel()
 def sum_between(flags, rank, ranks, turn, spins, yields, stage, way, base, stride, rows, start, stop, address, like):
-    """One of the sums above into ``address``, between two meetings of the node's ranks; see `NodeBarrier.around`."""
+    """One of the sums above into ``address``, between two barriers of the node's ranks; see `NodeBarrier.around`."""
     if stage == -1:
         announce(flags, rank, turn + 1)
     if stage < 1:

@@ -84,7 +84,7 @@ class Shared:
         address: of the first vector's first element, in this process.
         stride: bytes from one vector to the next; whole pages.
         rows: how many there are: the ranks of the node, or 1.
-        once: whether the node has one in place of one of each rank's.
+        one_copy: whether the node has one in place of one of each rank's.
         size: elements of each.
         dtype: their type.
         calls: sums of them that an exchange has prepared, by the exchange, or by it and the address of the result.
@@ -93,16 +93,16 @@ class Shared:
     address: int
     stride: int
     rows: int
-    once: bool
+    one_copy: bool
     size: int
     dtype: np.dtype[Any]
     _memory: weakref.ref[Array]
     calls: dict[Any, Callable[[], None]] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def over(cls, memory: Array, rows: int, once: bool, size: int, dtype: np.dtype[Any]) -> Shared:
+    def over(cls, memory: Array, rows: int, one_copy: bool, size: int, dtype: np.dtype[Any]) -> Shared:
         """Lay ``rows`` vectors out in ``memory``, uint8, shape (rows · `stride_of`,)."""
-        return cls(address(memory), memory.size // rows, rows, once, size, dtype, weakref.ref(memory))
+        return cls(address(memory), memory.size // rows, rows, one_copy, size, dtype, weakref.ref(memory))
 
     def like(self, other: Shared) -> bool:
         """Whether vectors are alike in length and type."""

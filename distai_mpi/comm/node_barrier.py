@@ -42,7 +42,7 @@ class NodeBarrier:
         return ranks * LINE
 
     def within(self, advance: Callable[..., tuple[int, bool]]) -> int:
-        """Let compiled code meet the other ranks by the same flags; return how many times it has met them.
+        """Let compiled code synchronize with the other ranks by the same flags; return how many times it has.
 
         ``advance(flags, rank, turn, spins, yields)`` returns how many times it has, ``turn`` + 1 being the first, and
         whether it gave up waiting in the next one, to be called again when MPI has been looked at.

@@ -40,9 +40,9 @@ class Plan:
 
     Attributes:
         owners: the slice of each rank.
-        columns: the stretch of each rail.
+        columns: the range of each rail.
         by_node: for each rail the slices of its column, one a node, counted from the column's start.
-        parts: for each rank, the stretch that it sums over its node's vectors: a share of its column.
+        parts: for each rank, the range that it sums over its node's vectors: a share of its column.
     """
 
     owners: Ownership
@@ -111,10 +111,10 @@ def split_by_node(comm: MPI.Intracomm, nodes: Sequence[int] | MPI.Intracomm | No
     if isinstance(nodes, MPI.Intracomm):
         return nodes
     if nodes is None:
-        for rank, text in enumerate(told := comm.allgather(os.environ.get("DISTAI_NODES", ""))):
-            if text != told[0]:
+        for rank, text in enumerate(asked := comm.allgather(os.environ.get("DISTAI_NODES", ""))):
+            if text != asked[0]:
                 raise ConfigError(
-                    f"DISTAI_NODES is {told[0]!r} on rank 0 and {text!r} on rank {rank}: set it alike on all"
+                    f"DISTAI_NODES is {asked[0]!r} on rank 0 and {text!r} on rank {rank}: set it alike on all"
                 )
         nodes = declared_nodes(comm.size)
     real = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
@@ -150,9 +150,9 @@ def declared_nodes(ranks: int, env: Mapping[str, str] | None = None) -> list[int
     raise ConfigError(f"DISTAI_NODES={text}: give the ranks of each node, as 2,2, adding up to {ranks}")
 
 
-def cut(stretch: slice, parts: int, unit: int) -> list[slice]:
-    """Cut a stretch into ``parts`` nearly equal ones, at multiples of ``unit`` elements from its start."""
-    length = stretch.stop - stretch.start
+def cut(span: slice, parts: int, unit: int) -> list[slice]:
+    """Cut a range into ``parts`` nearly equal ones, at multiples of ``unit`` elements from its start."""
+    length = span.stop - span.start
     units = -(-length // unit)
-    cuts = [stretch.start + min(length, units * part // parts * unit) for part in range(parts + 1)]
+    cuts = [span.start + min(length, units * part // parts * unit) for part in range(parts + 1)]
     return [slice(a, b) for a, b in pairwise(cuts)]

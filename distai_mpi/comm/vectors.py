@@ -57,10 +57,10 @@ class Vectors:
             return None
         if out is None:
             return shared.calls.get(owner)
-        once = self._registry.find(out)
-        if once is None or out.ndim != 1 or not out.flags.carray:
+        result = self._registry.find(out)
+        if result is None or out.ndim != 1 or not out.flags.carray:
             return None
-        return shared.calls.get((owner, once.address)) if once.like(shared) else None
+        return shared.calls.get((owner, result.address)) if result.like(shared) else None
 
     @staticmethod
     def private(size: int, dtype: np.dtype[Any]) -> Array:
@@ -69,20 +69,20 @@ class Vectors:
             return np.empty(0, dtype)
         return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size)
 
-    def shared(self, size: int, dtype: np.dtype[Any], once: bool) -> Array | None:
-        """A vector of zeros that the node's ranks can read: this rank's, or with ``once`` the one copy of the node.
+    def shared(self, size: int, dtype: np.dtype[Any], one_copy: bool) -> Array | None:
+        """A vector of zeros that the node's ranks can read: this rank's, or with ``one_copy`` the only one of the node.
 
         None on all ranks where a node cannot give one: rank 0 says so, once.
         """
         if self.ranks.node_barrier is None and not self._begin():
             return None
-        stride, rows = memory.stride_of(size, dtype), 1 if once else self._node.size
+        stride, rows = memory.stride_of(size, dtype), 1 if one_copy else self._node.size
         made = self._allocate(stride * rows)
         if isinstance(made, str):
             self._warn(made)
             return None
-        vector = self._registry.add(made, rows, None if once else self._node.rank, size, dtype)
-        if once:
+        vector = self._registry.add(made, rows, None if one_copy else self._node.rank, size, dtype)
+        if one_copy:
             self._touch(vector)
         else:
             vector[:] = 0  # its pages become this rank's

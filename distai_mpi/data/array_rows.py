@@ -1,4 +1,4 @@
-"""Arrays in files, read in stretches: as one part of a data set, or where rows are looked at before they are dealt."""
+"""Arrays in files, of which each rank reads a chunk: parts of a larger set, or rows checked before they are sharded."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from .array_file import ArrayFile
 from .checks import check_rows, check_weights
 from .labels import TRUTH_WORDS
-from .partition import stretch
-from .readers.stretch import Stretch
+from .partition import even_range
+from .readers.chunk import Chunk
 
 TAKE_BYTES = 16 << 20  # at a time
 
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """Arrays in a file as one that is read in stretches; see `stretch.StretchFile`.
+    """Arrays in a file as one that is read in chunks; see `chunk.ChunkedFile`.
 
     Attributes:
         arrays: features, and perhaps labels, and perhaps weights.
@@ -62,19 +62,19 @@ class ArrayRows:
         """What features are multiplied by."""
         return self.arrays[0].scale
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
         weight = np.empty(0) if len(self.arrays) > 2 else None
-        return Stretch(np.empty((0, self.features), self.dtype), np.empty(0, self.target_dtype), weight, self._words)
+        return Chunk(np.empty((0, self.features), self.dtype), np.empty(0, self.target_dtype), weight, self._words)
 
     @property
     def _words(self) -> tuple[str, ...] | None:
         """What the numbers stand for that are held for labels, where these are truth values."""
         return TRUTH_WORDS if len(self.arrays) > 1 and self.arrays[1].stored.kind == "b" else None
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the ``part``-th of ``parts`` ranges of rows."""
-        start, stop = stretch(self.arrays[0].rows, parts, part)
+        start, stop = even_range(self.arrays[0].rows, parts, part)
         taken = []
         for array in self.arrays:
             taken.append(np.empty((stop - start, array.width), array.dtype))
@@ -86,4 +86,4 @@ class ArrayRows:
         weight = taken[2].reshape(-1).astype(np.float64) if len(taken) > 2 else None
         if weight is not None:
             check_weights(self.arrays[2], weight, start)
-        return Stretch(taken[0], y, weight, self._words)
+        return Chunk(taken[0], y, weight, self._words)

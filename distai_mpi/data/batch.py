@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .rows import Rows, rows_of
+
 
 class Batch(NamedTuple):
     """Rows of a global batch that one rank works on; local to the rank.
@@ -12,7 +14,7 @@ class Batch(NamedTuple):
     is on a GPU, x, y and weight are there.
 
     Attributes:
-        x: features, shape (rows, features), in the model's dtype, C-contiguous.
+        x: features, shape (rows, features), in the model's dtype, C-contiguous; see also `rows`.
         y: targets, shape (rows,): int64 labels, or values in the model's dtype.
         weight: weight of each row, shape (rows,), in the model's dtype, or None where all are 1.
         ids: number of each row in the data set, shape (rows,), int64.
@@ -29,3 +31,8 @@ class Batch(NamedTuple):
     position: int
     train: bool
     key: int = 0
+
+    @property
+    def rows(self) -> Rows:
+        """``x`` as what models compute with, whatever way it is stored."""
+        return rows_of(self.x)

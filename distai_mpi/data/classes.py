@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DataError
 from .labels import Label, are_truths, keys, listed, number, of_codes, spelled
 from .share import ShardedDataset
+from .wording import worded_errors
 
 Array = Any
 MOST_FRACTIONS = 100  # classes whose labels are not whole numbers; more are the targets of a regression
@@ -19,6 +20,7 @@ MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, are
 CHUNK = 1 << 20  # labels recoded at a time
 
 
+@worded_errors
 def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: Any) -> tuple[Any, ...]:
     """``train`` and ``others`` with codes of classes in place of labels; collective.
 
@@ -39,24 +41,23 @@ def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: A
     if classes is None:
         return (train, *others)
     if len(classes) > MANY and train.rows < ROWS_OF_CLASS * len(classes):
-        note = (
-            f"{train.name}: {len(classes):,} classes of {train.rows:,} rows: labels that are values take --model linear"
-        )
+        found = f"{len(classes):,} classes of {train.rows:,} rows"
+        note = f"{train.name}: {found}: labels that are values take --model linear"
         train = replace(train, notes=(*train.notes, note))
     done: dict[int, Array] = {}  # sets that were split off share their labels with the training rows
     whose = f"the training rows of {train.name} do not have"
-    return tuple(share and encode(share, classes, comm, whose, done) for share in (train, *others))
+    return tuple(shard and encode(shard, classes, comm, whose, done) for shard in (train, *others))
 
 
-def classes_of(share: ShardedDataset) -> tuple[Label, ...] | None:
-    """The classes that the labels of ``share`` make; None of whole numbers from 0 that are too many to be listed.
+def classes_of(shard: ShardedDataset) -> tuple[Label, ...] | None:
+    """The classes that the labels of ``shard`` make; None of whole numbers from 0 that are too many to be listed.
 
     Raises:
         DataError: they look like the targets of a regression.
     """
-    if share.classes:
-        return (False, True) if are_truths(share.classes) else share.classes
-    labels = share.labels
+    if shard.classes:
+        return (False, True) if are_truths(shard.classes) else shard.classes
+    labels = shard.labels
     if labels.values is not None and set(labels.values) <= {0.0, 1.0}:
         return 0.0, 1.0
     if labels.values is not None and set(labels.values) <= {-1.0, 1.0}:
@@ -64,7 +65,7 @@ def classes_of(share: ShardedDataset) -> tuple[Label, ...] | None:
     if not labels.integral and (labels.values is None or len(labels.values) > MOST_FRACTIONS):
         count = "more than 1,000" if labels.values is None else f"{len(labels.values):,}"
         raise DataError(
-            f"{share.name}: the labels have {count} different values from {labels.low:g} to {labels.high:g} that are"
+            f"{shard.name}: the labels have {count} different values from {labels.low:g} to {labels.high:g} that are"
             " not whole numbers, as the targets of a regression have: take --model linear, or name the column of the"
             " classes by --label"
         )
@@ -72,52 +73,52 @@ def classes_of(share: ShardedDataset) -> tuple[Label, ...] | None:
 
 
 def encode(
-    share: ShardedDataset, classes: Sequence[Label], comm: Any, whose: str, done: dict[int, Array] | None = None
+    shard: ShardedDataset, classes: Sequence[Label], comm: Any, whose: str, done: dict[int, Array] | None = None
 ) -> ShardedDataset:
-    """``share`` with the codes of ``classes`` in place of its labels; collective.
+    """``shard`` with the codes of ``classes`` in place of its labels; collective.
 
     Args:
         whose: how a note of unknown labels goes on behind "which".
         done: what labels were recoded to before, by their id; is added to.
     """
-    classes, labels, old = tuple(classes), share.labels, share.dataset.y
-    if labels.unlabelled or share.classes == classes:
-        return share
-    found: Sequence[Label] | None = share.classes if share.classes is not None else labels.values
+    classes, labels, old = tuple(classes), shard.labels, shard.dataset.y
+    if labels.unlabelled or shard.classes == classes:
+        return shard
+    found: Sequence[Label] | None = shard.classes if shard.classes is not None else labels.values
     if found is not None and tuple(found) == (-1.0,) and -1.0 not in keys(classes):
-        return without_labels(share)
-    if classes == tuple(map(float, range(len(classes)))) and share.classes is None and labels.integral:
+        return without_labels(shard)
+    if classes == tuple(map(float, range(len(classes)))) and shard.classes is None and labels.integral:
         if 0 <= labels.low and labels.high < len(classes):
-            return replace(share, classes=classes)
+            return replace(shard, classes=classes)
     done = {} if done is None else done
     if id(old) not in done:
-        done[id(old)] = recoded(old, share.classes, classes)
+        done[id(old)] = recoded(old, shard.classes, classes)
     codes = done[id(old)]
-    unknown = int(comm.sum([np.count_nonzero(codes[share.own_rows()] < 0)])[0])
+    unknown = int(comm.sum([np.count_nonzero(codes[shard.own_rows()] < 0)])[0])
     lost = (
         [] if found is None else [label for label, code in zip(found, _codes(found, classes), strict=True) if code < 0]
     )
     summary = of_codes(labels, range(len(classes)) if found is None else _codes(found, classes), unknown)
-    notes = (*share.notes, _note(share, lost, unknown, classes, whose)) if unknown else share.notes
-    dataset = replace(share.dataset, y=codes, label_names=None)
+    notes = (*shard.notes, _note(shard, lost, unknown, classes, whose)) if unknown else shard.notes
+    dataset = replace(shard.dataset, y=codes, label_names=None)
     words = labels.words or any(isinstance(label, str) for label in classes)
-    return replace(share, dataset=dataset, labels=replace(summary, words=words), classes=classes, notes=notes)
+    return replace(shard, dataset=dataset, labels=replace(summary, words=words), classes=classes, notes=notes)
 
 
-def without_labels(share: ShardedDataset) -> ShardedDataset:
-    """``share`` of rows that have no labels: zeros stand for them, and nothing is said of a model's answers."""
-    dataset = replace(share.dataset, y=np.zeros(share.dataset.rows, np.int8), label_names=None)
-    summary = replace(of_codes(share.labels, (), 0), unlabelled=True, missing=0)
-    note = f"{share.name}: the rows have no labels, so there is no accuracy and no loss"
-    return replace(share, dataset=dataset, labels=summary, classes=None, notes=(*share.notes, note))
+def without_labels(shard: ShardedDataset) -> ShardedDataset:
+    """``shard`` of rows that have no labels: zeros stand for them, and nothing is said of a model's answers."""
+    dataset = replace(shard.dataset, y=np.zeros(shard.dataset.rows, np.int8), label_names=None)
+    summary = replace(of_codes(shard.labels, (), 0), unlabelled=True, missing=0)
+    note = f"{shard.name}: the rows have no labels, so there is no accuracy and no loss"
+    return replace(shard, dataset=dataset, labels=summary, classes=None, notes=(*shard.notes, note))
 
 
-def _note(share: ShardedDataset, lost: Sequence[Label], unknown: int, classes: Sequence[Label], whose: str) -> str:
+def _note(shard: ShardedDataset, lost: Sequence[Label], unknown: int, classes: Sequence[Label], whose: str) -> str:
     """What to say of rows whose label is none of the classes."""
     which = f"hold {'the label' if len(lost) == 1 else 'labels'} {listed(lost)}" if lost else "hold labels"
     hint = "; -1 often stands for a row without a label" if -1.0 in lost and 0.0 in keys(classes) else ""
     return (
-        f"{share.name}: {unknown:,} rows {which}, which {whose}: they count as wrong, and the loss has no value{hint}"
+        f"{shard.name}: {unknown:,} rows {which}, which {whose}: they count as wrong, and the loss has no value{hint}"
     )
 
 

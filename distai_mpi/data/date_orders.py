@@ -9,21 +9,21 @@ from typing import Any
 from ..errors import DataError
 from .paired import PairedTables
 from .readers import codes
+from .readers.chunk import ChunkedFile
 from .readers.csv_text import CsvFile
-from .readers.stretch import StretchFile
 from .several import SeveralFiles
 
 MONTH, DAY = "month/day/year", "day/month/year"
 
 
-def settle(files: Sequence[StretchFile], rows_of: Callable[[StretchFile], Any], comm: Any) -> list[StretchFile]:
+def settle(files: Sequence[ChunkedFile], rows_of: Callable[[ChunkedFile], Any], comm: Any) -> list[ChunkedFile]:
     """``files``, which are read together, with one order of day and month for all columns of one name; collective.
 
     What is known beforehand, or what the first lines of the first file tell, holds for all of them; else the column is
     looked through until one of the files tells it.  A value that contradicts is refused when it is read.
 
     Args:
-        rows_of: reads this rank's `Stretch` of a file; collective.
+        rows_of: reads this rank's `Chunk` of a file; collective.
 
     Raises:
         DataError: on all ranks, where no value tells the order.
@@ -56,7 +56,7 @@ def settle(files: Sequence[StretchFile], rows_of: Callable[[StretchFile], Any], 
     return [_ordered(file, known) for file in files] if known else list(files)
 
 
-def _tables(file: StretchFile) -> Iterator[CsvFile]:
+def _tables(file: ChunkedFile) -> Iterator[CsvFile]:
     """The CSV files of a data set."""
     if isinstance(file, SeveralFiles | PairedTables):
         for member in file.members:
@@ -65,7 +65,7 @@ def _tables(file: StretchFile) -> Iterator[CsvFile]:
         yield file
 
 
-def _ordered(file: StretchFile, known: dict[str, bool]) -> StretchFile:
+def _ordered(file: ChunkedFile, known: dict[str, bool]) -> ChunkedFile:
     if isinstance(file, SeveralFiles | PairedTables):
         return replace(file, members=tuple(_ordered(member, known) for member in file.members))  # type: ignore[arg-type]
     return file.with_orders(known) if isinstance(file, CsvFile) else file

@@ -14,23 +14,24 @@ from numpy.typing import DTypeLike
 
 from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
-from . import deliver
+from . import scatter
 from .array_file import ArrayFile
 from .array_rows import ArrayRows
 from .checks import check_rows, check_weights
 from .classes import encode_labels
 from .dataset import Dataset, Fill
-from .deal import Dealer
-from .division import Division
 from .formats import Found, find, find_features
 from .labels import are_truths
 from .missing import WAYS, apply_fill, fill_missing
-from .parsed import Parsed, read_stretches
-from .partition import Partition, stretch
+from .parsed import Parsed, read_chunks
+from .partition import Partition, even_range
 from .readers.columns import Columns
+from .sharder import Sharder
+from .sharding_plan import ShardingPlan
 from .share import ShardedDataset, from_local
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
+from .wording import worded_errors
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at mo
 
 
 class Sets(NamedTuple):
-    """What `load_sets` gives: this rank's share of each set; None where there is no such set."""
+    """What `load_sets` gives: this rank's shard of each set; None where there is no such set."""
 
     train: ShardedDataset
     test: ShardedDataset | None
@@ -54,6 +55,7 @@ def load(data: Spec, comm: Any, **options: Any) -> tuple[ShardedDataset, Sharded
     return sets.train, sets.test
 
 
+@worded_errors
 def load_sets(
     data: Spec,
     comm: Any,
@@ -73,7 +75,7 @@ def load_sets(
     fill: Fill | None = None,
     **columns: Any,
 ) -> Sets:
-    """Find, check and share out a training, a test and a validation set; collective.
+    """Find, check and shard a training, a test and a validation set; collective.
 
     Args:
         data: ``mnist``, a path, several with commas between them or as a list, a pattern, or a folder; see
@@ -89,7 +91,7 @@ def load_sets(
             ``memory_limit``.
         test_fraction: share of the rows split off where there is no test set; 0: none is.
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
-        seed: names the order in which rows are dealt out.
+        seed: of the order in which rows are scattered.
         shards: how much of the rows, and of every global batch, each rank gets; None: all ranks the same.
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
@@ -130,41 +132,41 @@ def load_sets(
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes, table)
     given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
     names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
-    dealer = Dealer(comm, names, sources, visible, *options)
+    sharder = Sharder(comm, names, sources, visible, *options)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
-        sets = dealer.deal("local")
+        sets = sharder.shard("local")
     else:
         try:
-            sets = dealer.deal("global")
+            sets = sharder.shard("global")
         except MemoryError as error:  # on all ranks
             if shuffle == "global":
                 raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
-            sets = dealer.deal("local")
+            sets = sharder.shard("local")
     return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
 
 
 def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     """The sets with the same codes for the same words, and the same values in place of missing ones; collective."""
     train = _by_place(sets.train, sets.train, table)
-    others: list[Any] = [share and _by_place(share, sets.train, table) for share in sets[1:]]
-    if any(share is not None and share.classes is not None for share in sets):
+    others: list[Any] = [shard and _by_place(shard, sets.train, table) for shard in sets[1:]]
+    if any(shard is not None and shard.classes is not None for shard in sets):
         train, *others = encode_labels(train, *others, comm=comm)
         words = train.classes is not None and not are_truths(train.classes)
         train = replace(train, labels=replace(train.labels, words=words))
     if fill is not None:
-        train, *others = (share and apply_fill(share, fill) for share in (train, *others))
+        train, *others = (shard and apply_fill(shard, fill) for shard in (train, *others))
     elif table.missing in WAYS:
         train, *others = fill_missing(train, *others, comm=comm, by=table.missing, indicator=table.indicator)
     return Sets(train, *others)
 
 
-def _by_place(share: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
-    """``share`` with a note where its features are taken by their places, though the training rows had names."""
-    if share.column_names is not None or (train.column_names is None and table.required is None):
-        return share
-    note = f"{share.name}: its columns have no names, so that they are taken in the order of training"
-    return replace(share, notes=(*share.notes, note))
+def _by_place(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
+    """``shard`` with a note where its features are taken by their places, though the training rows had names."""
+    if shard.column_names is not None or (train.column_names is None and table.required is None):
+        return shard
+    note = f"{shard.name}: its columns have no names, so that they are taken in the order of training"
+    return replace(shard, notes=(*shard.notes, note))
 
 
 def _find_all(
@@ -193,7 +195,7 @@ def _read_found(
     base: int | None,
     table: Columns,
 ) -> dict[str, Source | Parsed]:
-    """What was found, ready to be dealt out: files that are read in stretches now are; collective.
+    """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
     So are arrays of which rows are to be left out.
     """
@@ -205,7 +207,7 @@ def _read_found(
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_stretches(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops)
+    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():
@@ -221,7 +223,7 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
     total = 0.0
     with comm.agreed():
         if comm.rank in readers:
-            start, stop = stretch(weight.rows, len(readers), list(readers).index(comm.rank))
+            start, stop = even_range(weight.rows, len(readers), list(readers).index(comm.rank))
             values = np.empty((stop - start, 1), weight.dtype)
             weight.take(np.arange(start, stop), values, CHUNK_BYTES // 8)
             check_weights(weight, values[:, 0], start)
@@ -230,6 +232,7 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
         raise weight.error("is 0 for all rows")
 
 
+@worded_errors
 def load_features(
     data: Spec,
     comm: Any,
@@ -241,7 +244,7 @@ def load_features(
     fill: Fill | None = None,
     **columns: Any,
 ) -> ShardedDataset:
-    """Share out rows without labels for prediction, each rank reading its own; collective.
+    """Shard rows without labels for prediction, each rank reading its own; collective.
 
     Args:
         data: as in `load_sets`, but for labels; see `formats.find_features`.  Every rank must see the files.
@@ -251,7 +254,7 @@ def load_features(
             where there is ``fill``.
 
     Returns:
-        Contiguous stretches of the rows, file by file, in the order of the ranks, with labels that are all 0.
+        Contiguous ranges of the rows, file by file, in the order of the ranks, with labels that are all 0.
 
     Raises:
         DataError, ConfigError: the same on all ranks.
@@ -271,27 +274,27 @@ def load_features(
         x = _read_features(found, comm, chunk_bytes, table.keeps_missing)
     else:
         limit = min(comm.allgather_object(memory_left()))
-        (parsed,) = read_stretches([found], comm, range(comm.size), limit, features, base)
-        x = deliver.send_own(parsed, Division(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
+        (parsed,) = read_chunks([found], comm, range(comm.size), limit, features, base)
+        x = scatter.send_own(parsed, ShardingPlan(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
     dataset = Dataset(x, np.zeros(len(x), np.int8), scale=found.scale)
-    share = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
+    shard = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
     roles = getattr(found, "roles", None)
     names = None if roles is None else roles.names
     notes = tuple(getattr(found, "notes", ()))
-    share = _by_place(
-        replace(share, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
-        share,
+    shard = _by_place(
+        replace(shard, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
+        shard,
         table,
     )
-    return share if fill is None else apply_fill(share, fill)
+    return shard if fill is None else apply_fill(shard, fill)
 
 
 def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int, keeps_missing: bool) -> Any:
-    """This rank's even stretch of the rows, checked; collective."""
-    start, stop = stretch(array.rows, comm.size, comm.rank)
+    """This rank's even range of the rows, checked; collective."""
+    start, stop = even_range(array.rows, comm.size, comm.rank)
     with comm.agreed():
         x = np.empty((stop - start, array.width), array.dtype)
-        array.take(np.arange(start, stop), x, deliver.rows_per_chunk(array, chunk_bytes))
+        array.take(np.arange(start, stop), x, scatter.rows_per_chunk(array, chunk_bytes))
         check_rows(array, x, start, keeps_missing)
     return x
 

@@ -177,14 +177,14 @@ def _number(file: DataFile, key: str, columns: Columns) -> float:
         if columns.keeps_missing:
             return math.nan
         raise DataError(
-            f"{file.path}: has no value of {key}: its folder is {key}={text}; leave the column out with --drop {key},"
+            f"{file.path}: has no value of {key}: its folder is {key}={text}; leave the column out with --drop '{key}',"
             " or say with --missing what is done about such rows"
         )
     kind = "no finite number" if date is None else "a date"
     advice = "" if date is None else ", or take it as a number by --dates seconds"
     raise DataError(
         f"{file.path}: the value of {key}, {text!r} in the name of its folder, is {kind}; leave the column"
-        f" out with --drop {key}{advice}"
+        f" out with --drop '{key}'{advice}"
     )
 
 

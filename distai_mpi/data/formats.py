@@ -25,14 +25,14 @@ from .paired import open_paired
 from .part_files import open_several
 from .readers import hdf5, look, matlab, netcdf, parquet
 from .readers.catalog import Entry, make_set, open_set
+from .readers.chunk import ChunkedFile, NoRows
 from .readers.columns import Columns
 from .readers.compressed import UNPACK, ZIP, compression, unpacked
-from .readers.stretch import NoRows, StretchFile
 from .readers.variables import ArrayVariable
 from .sources import Source, check_pair
 from .spec import Spec, data_files, plain_file, spec_name, split_spec
 
-Found = Source | StretchFile  # what can be looked at, and what must be read first
+Found = Source | ChunkedFile  # what can be looked at, and what must be read first
 
 ACCEPTED = """\
 accepted are
@@ -138,7 +138,7 @@ def find(
     return train, held_out
 
 
-def find_features(data: Spec, columns: Columns | None = None, dtype: DTypeLike = np.float64) -> ArrayFile | StretchFile:
+def find_features(data: Spec, columns: Columns | None = None, dtype: DTypeLike = np.float64) -> ArrayFile | ChunkedFile:
     """The features, without labels, that ``data`` names: an array, x, x_test or x_train of a file, or a table.
 
     Columns that ``columns`` names are left out.
@@ -165,7 +165,7 @@ def _refuse_pair(x: str, y: str) -> None:
         raise DataError(f"{x},{y}: {y} has one value a row, as labels; for predictions give the features alone: {x}")
 
 
-def _open_features(path: str, columns: Columns, dtype: np.dtype) -> ArrayFile | StretchFile:
+def _open_features(path: str, columns: Columns, dtype: np.dtype) -> ArrayFile | ChunkedFile:
     """The features in one file."""
     seen = look_at(path)
     found = _open_rows(seen, FEATURE_NAMES, columns, dtype)

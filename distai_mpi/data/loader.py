@@ -11,7 +11,7 @@ from ..backend import HOST, Device
 from ..errors import ConfigError
 from .batch import Batch
 from .dataset import Dataset
-from .partition import Partition, stretch
+from .partition import Partition, even_range
 from .permutation import Permutation
 from .share import ShardedDataset
 from .streams import stream_key
@@ -132,12 +132,12 @@ class Loader:
         """Most rows that ``rank`` takes in a step."""
         if self._local:
             return -(-self.share.counts[rank] // self.steps) if self.steps else 0
-        low, high = self.stretch_of(rank)
+        low, high = self.range_of(rank)
         return high - low
 
-    def stretch_of(self, rank: int) -> tuple[int, int]:
+    def range_of(self, rank: int) -> tuple[int, int]:
         """First row, and the one after the last, that ``rank`` takes of a global batch (not of the local shuffle)."""
-        return self._partition.stretch(min(self.global_batch_size, self.share.rows), rank)
+        return self._partition.range_of(min(self.global_batch_size, self.share.rows), rank)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
@@ -147,16 +147,16 @@ class Loader:
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.share.rows, self.global_batch_size
-        of_full = (0, 0) if self._local else self._partition.stretch(size, self.rank)  # looked up once, not every step
+        of_full = (0, 0) if self._local else self._partition.range_of(size, self.rank)  # looked up once, not every step
         for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
                 rows = int(of_each @ self._alike)
-                start, stop = stretch(self.share.counts[self.rank], steps, step)
+                start, stop = even_range(self.share.counts[self.rank], steps, step)
             else:
                 first = step * size
                 rows = min(size, total - first)
-                low, high = of_full if rows == size else self._partition.stretch(rows, self.rank)
+                low, high = of_full if rows == size else self._partition.range_of(rows, self.rank)
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
@@ -169,7 +169,7 @@ class Loader:
         size, full = self.global_batch_size, self.share.rows // self.global_batch_size
         if self._local and (self.ranks > 1 or size > 1):
             raise ValueError("steps on rows that were shuffled locally are no stretches of one order")
-        low, high = self._partition.stretch(size, self.rank)
+        low, high = self._partition.range_of(size, self.rank)
         places = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
         if places.size > self._capacity:
             self._reserve(places.size)
@@ -236,7 +236,7 @@ class Loader:
         """First place, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
         if self._local:
             return 0, self.share.counts[rank]
-        return self._partition.stretch(self.share.rows, rank)
+        return self._partition.range_of(self.share.rows, rank)
 
     def _shuffle(self, epoch: int) -> Permutation:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
@@ -248,7 +248,7 @@ class Loader:
         """Batches of places ``start`` to ``stop - 1`` of the epoch's order, of nearly equal lengths."""
         parts = -(-(stop - start) // self.block_rows)
         for part in range(parts):
-            low, high = stretch(stop - start, parts, part)
+            low, high = even_range(stop - start, parts, part)
             yield self._batch(start + low, start + high, order, train, key)
 
     def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:

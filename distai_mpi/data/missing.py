@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError
 from .dataset import Fill
 from .loader import Loader
 from .share import ShardedDataset
+from .wording import worded_errors
 
 Array = Any
 WAYS = ("mean", "median")
@@ -22,6 +23,7 @@ BLOCK_BYTES = 64 << 20  # of columns that are sorted at a time
 BITS = 62  # of the whole numbers that stand for weights: their sum fits into int64
 
 
+@worded_errors
 def fill_missing(
     train: ShardedDataset, *others: ShardedDataset | None, comm: Any, by: str = "mean", indicator: bool = False
 ) -> tuple[Any, ...]:
@@ -57,34 +59,34 @@ def fill_missing(
     if wild:
         raise DataError(f"{train.name}: values of {_name(train, wild[0])} are too large for a {by}; scale them down")
     fill = Fill(values, np.flatnonzero(lost) if indicator else np.empty(0, np.int64))
-    return tuple(share and apply_fill(share, fill) for share in (train, *others))
+    return tuple(shard and apply_fill(shard, fill) for shard in (train, *others))
 
 
-def apply_fill(share: ShardedDataset, fill: Fill) -> ShardedDataset:
-    """``share`` with the numbers of ``fill`` in place of missing values.
+def apply_fill(shard: ShardedDataset, fill: Fill) -> ShardedDataset:
+    """``shard`` with the numbers of ``fill`` in place of missing values.
 
     Raises:
         DataError: they are those of rows with another number of columns.
     """
-    if share.dataset.x.shape[1] != fill.values.size:
+    if shard.dataset.x.shape[1] != fill.values.size:
         raise DataError(
-            f"{share.name}: rows have {share.dataset.x.shape[1]} features, but the model takes {fill.values.size}"
+            f"{shard.name}: rows have {shard.dataset.x.shape[1]} features, but the model takes {fill.values.size}"
         )
-    dataset = replace(share.dataset, fill=fill, standard=None)
-    names = share.feature_names
+    dataset = replace(shard.dataset, fill=fill, standard=None)
+    names = shard.feature_names
     if names is not None:
         names = (*names[: dataset.x.shape[1]], *(f"{names[column]}.missing" for column in fill.indicators))
-    labels = replace(share.labels, features=dataset.features)
-    return replace(share, dataset=dataset, labels=labels, feature_names=names)
+    labels = replace(shard.labels, features=dataset.features)
+    return replace(shard, dataset=dataset, labels=labels, feature_names=names)
 
 
-def _name(share: ShardedDataset, column: int) -> str:
+def _name(shard: ShardedDataset, column: int) -> str:
     """A feature in words."""
-    names = share.feature_names
+    names = shard.feature_names
     return f"feature {column} (counted from 0)" if names is None else f"column {names[column]}"
 
 
-def _means(share: ShardedDataset, comm: Any) -> tuple[Array, Array, Array]:
+def _means(shard: ShardedDataset, comm: Any) -> tuple[Array, Array, Array]:
     """Of each column: summed weight of its values, how many are missing, and their weighted mean; float64, replicated.
 
     Sums are kept in two float64 (Knuth's TwoSum, TAOCP 4.2.2), on each rank and over the ranks: rounded once, they
@@ -92,10 +94,10 @@ def _means(share: ShardedDataset, comm: Any) -> tuple[Array, Array, Array]:
     """
     from .kernels import known_sums
 
-    columns = share.dataset.x.shape[1]
+    columns = shard.dataset.x.shape[1]
     sums = np.zeros((5, columns))  # of weight and weight · value, each with its rest; and rows that lack it
     ones = np.empty(0)
-    for batch in _plain(share, comm).sequential():
+    for batch in _plain(shard, comm).sequential():
         known_sums(batch.x, ones if batch.weight is None else batch.weight, sums)
     parts = np.array(comm.allgather_object(sums))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -110,23 +112,23 @@ def _rounded(parts: Array) -> Array:
     return np.array([math.fsum(column) for column in parts.reshape(-1, parts.shape[2]).T.tolist()])
 
 
-def _plain(share: ShardedDataset, comm: Any) -> Loader:
-    """The rows of ``share`` as they are, in float64."""
-    plain = replace(share, dataset=replace(share.dataset, standard=None, fill=None))
+def _plain(shard: ShardedDataset, comm: Any) -> Loader:
+    """The rows of ``shard`` as they are, in float64."""
+    plain = replace(shard, dataset=replace(shard.dataset, standard=None, fill=None))
     options: dict[str, Any] = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0, dtype=np.float64)
-    return Loader(plain, **options, target_dtype=share.dataset.y.dtype)
+    return Loader(plain, **options, target_dtype=shard.dataset.y.dtype)
 
 
-def _medians(share: ShardedDataset, comm: Any) -> Array:
+def _medians(shard: ShardedDataset, comm: Any) -> Array:
     """The weighted median of each column's values, shape (columns,), float64, replicated; exact.
 
     It lies between the least value up to which half of the weight lies, and the least with more than half.  Both are
     found bit by bit: each rank has sorted its own values, and all count what lies below.
     """
-    dataset = share.dataset
-    columns, rows = dataset.x.shape[1], share.own_rows()
+    dataset = shard.dataset
+    columns, rows = dataset.x.shape[1], shard.own_rows()
     weight = None if dataset.weight is None else _whole_weights(dataset.weight[rows], comm)
-    count = max(comm.allgather_object(share.counts[comm.rank]))
+    count = max(comm.allgather_object(shard.counts[comm.rank]))
     block = max(1, min(columns, BLOCK_BYTES // (8 * max(1, count))))
     medians = np.empty(columns)
     for start in range(0, columns, block):

@@ -9,15 +9,15 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import DataError
+from .readers.chunk import Chunk
 from .readers.columns import Columns, Roles
 from .readers.csv_text import CsvFile
 from .readers.parquet import ParquetFile
-from .readers.stretch import Stretch
 
 
 @dataclass(frozen=True)
 class PairedTables:
-    """Rows of two tables side by side; see `stretch.StretchFile`.
+    """Rows of two tables side by side; see `chunk.ChunkedFile`.
 
     Rows of text are found by counting them alone, so that one rank reads both files.
 
@@ -75,11 +75,11 @@ class PairedTables:
         """What a user is to be told of how the files are read."""
         return tuple(note for member in self.members for note in member.notes)
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
         return self._together(*(member.empty() for member in self.members))
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the ``part``-th of ``parts`` pieces, of which there is one.
 
         Raises:
@@ -94,7 +94,7 @@ class PairedTables:
         return self._together(x, y)
 
     @staticmethod
-    def _together(x: Stretch, y: Stretch) -> Stretch:
+    def _together(x: Chunk, y: Chunk) -> Chunk:
         return x._replace(y=y.y, label_names=y.label_names)
 
 

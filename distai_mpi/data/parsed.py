@@ -1,4 +1,4 @@
-"""Files that the ranks have read in stretches, each its own: a source of rows that are already in memory."""
+"""Files that the ranks have read in chunks, each its own: a source of rows that are already in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError
 from .classes import merge_words
 from .date_orders import settle
-from .readers.stretch import Column, Csr, Stretch, StretchFile
+from .readers.chunk import Chunk, ChunkedFile, Column, Csr
 from .readers.text import Unsplittable
 
 Array = Any
@@ -20,11 +20,11 @@ Array = Any
 
 @dataclass(frozen=True)
 class Parsed:
-    """Rows of a file, of which this rank holds a stretch.
+    """Rows of a file, of which this rank holds a chunk.
 
     Attributes:
         file: where they come from.
-        stretch: those that this rank has read; local.
+        chunk: those that this rank has read; local.
         counts: rows that each rank has read; replicated, as all that follows.
         features: features of a row.
         base: number of the first feature, where rows are sparse; else None.
@@ -33,8 +33,8 @@ class Parsed:
         notes: what a user is to be told.
     """
 
-    file: StretchFile
-    stretch: Stretch
+    file: ChunkedFile
+    chunk: Chunk
     counts: tuple[int, ...]
     features: int
     base: int | None
@@ -70,13 +70,13 @@ class Parsed:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """x, y and, where there is one, weight, of this rank's stretch."""
-        stretch, file = self.stretch, self.file
-        x = Column("x", stretch.x, self.features, file.dtype, self.base or 0)
-        y = Column("y", stretch.y, 1, file.target_dtype if self.label_names is None else np.dtype(np.float64))
+        """x, y and, where there is one, weight, of this rank's chunk."""
+        chunk, file = self.chunk, self.file
+        x = Column("x", chunk.x, self.features, file.dtype, self.base or 0)
+        y = Column("y", chunk.y, 1, file.target_dtype if self.label_names is None else np.dtype(np.float64))
         if not self.weighted:
             return x, y
-        weight = np.ones(stretch.rows) if stretch.weight is None else stretch.weight
+        weight = np.ones(chunk.rows) if chunk.weight is None else chunk.weight
         return x, y, Column("weight", weight, 1, np.dtype(np.float64))
 
     def error(self, message: str) -> DataError:
@@ -84,8 +84,8 @@ class Parsed:
         return DataError(f"{self.file.path}: {message}")
 
 
-def read_stretches(
-    files: Sequence[StretchFile],
+def read_chunks(
+    files: Sequence[ChunkedFile],
     comm: Any,
     readers: Sequence[int],
     memory_limit: int | None,
@@ -93,7 +93,7 @@ def read_stretches(
     base: int | None = None,
     drops_missing: bool = False,
 ) -> list[Parsed]:
-    """Read ``files``, each rank of ``readers`` its stretch of each; collective.
+    """Read ``files``, each rank of ``readers`` its chunk of each; collective.
 
     Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
     features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
@@ -105,44 +105,44 @@ def read_stretches(
             with a number below ``base``; sparse rows that are too many to be held densely.
     """
     files = settle(files, lambda file: _read(file, comm, [0] if file.sequential else readers), comm)
-    stretches, label_names, notes = [], [], []
+    chunks, label_names, notes = [], [], []
     for file in files:
-        stretch = _read(file, comm, [0] if file.sequential else readers)
-        y, words = merge_words(stretch.label_names, stretch.y, comm, file.path)
-        stretch, told = stretch._replace(y=y), getattr(file, "notes", ())
+        chunk = _read(file, comm, [0] if file.sequential else readers)
+        y, words = merge_words(chunk.label_names, chunk.y, comm, file.path)
+        chunk, told = chunk._replace(y=y), getattr(file, "notes", ())
         if drops_missing:
-            stretch, dropped = _without_missing(stretch, file.path, comm)
+            chunk, dropped = _without_missing(chunk, file.path, comm)
             told = (*told, *dropped)
-        stretches.append(stretch)
+        chunks.append(chunk)
         label_names.append(words)
         notes.append(told)
-    facts = [comm.allgather_object(_facts(stretch)) for stretch in stretches]
+    facts = [comm.allgather_object(_facts(chunk)) for chunk in chunks]
     sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
-    for file, stretch, parts in zip(files, stretches, facts, strict=True):
+    for file, chunk, parts in zip(files, chunks, facts, strict=True):
         if base is not None and file.features is None and min(low for _, _, low, _ in parts) < base:
-            raise _below(base, file.path, stretch, [rows for rows, *_ in parts], comm)
+            raise _below(base, file.path, chunk, [rows for rows, *_ in parts], comm)
     base = min([1, *(low for _, _, low, _ in sparse)]) if base is None else base
     width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
     parsed = []
-    for file, stretch, parts, words, told in zip(files, stretches, facts, label_names, notes, strict=True):
+    for file, chunk, parts, words, told in zip(files, chunks, facts, label_names, notes, strict=True):
         counts = tuple(rows for rows, _, _, _ in parts)
         weighted = any(has for _, has, _, _ in parts)
         own_width, first = (width, base) if file.features is None else (file.features, None)
-        parsed.append(Parsed(file, stretch, counts, own_width, first, weighted, words, tuple(told)))
+        parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(told)))
         _check(parsed[-1], comm, memory_limit)
     return parsed
 
 
-def _read(file: StretchFile, comm: Any, readers: Sequence[int]) -> Stretch:
-    """This rank's stretch; none where it is not among ``readers``.  The error is that of the earliest stretch.
+def _read(file: ChunkedFile, comm: Any, readers: Sequence[int]) -> Chunk:
+    """This rank's chunk; none where it is not among ``readers``.  The error is that of the earliest chunk.
 
     A file that proves to be readable from its beginning alone is left to the first of the readers.
     """
-    fault, stretch = None, file.empty()
+    fault, chunk = None, file.empty()
     with comm.agreed():
         try:
             if comm.rank in readers:
-                stretch = file.read(list(readers).index(comm.rank), len(readers))
+                chunk = file.read(list(readers).index(comm.rank), len(readers))
         except DataError as error:
             fault = error
     faults = [error for error in comm.allgather_object(fault) if error is not None]
@@ -150,16 +150,16 @@ def _read(file: StretchFile, comm: Any, readers: Sequence[int]) -> Stretch:
         return _read(file, comm, readers[:1])
     if faults:
         raise DataError(str(faults[0]))
-    return stretch
+    return chunk
 
 
-def _below(base: int, path: str, stretch: Stretch, rows: Sequence[int], comm: Any) -> DataError:
+def _below(base: int, path: str, chunk: Chunk, rows: Sequence[int], comm: Any) -> DataError:
     """The error about a feature whose number is below ``base``; ``rows`` are those of each rank; collective."""
-    found = np.flatnonzero(stretch.x.indices < base) if isinstance(stretch.x, Csr) else np.empty(0, np.int64)
+    found = np.flatnonzero(chunk.x.indices < base) if isinstance(chunk.x, Csr) else np.empty(0, np.int64)
     first = None
-    if isinstance(stretch.x, Csr) and found.size:
-        row = int(np.searchsorted(stretch.x.ends, found[0], side="right"))
-        first = sum(rows[: comm.rank]) + row, int(stretch.x.indices[found[0]])
+    if isinstance(chunk.x, Csr) and found.size:
+        row = int(np.searchsorted(chunk.x.ends, found[0], side="right"))
+        first = sum(rows[: comm.rank]) + row, int(chunk.x.indices[found[0]])
     row, index = min(each for each in comm.allgather_object(first) if each is not None)
     return DataError(
         f"{path}: has a feature with the index {index}, but the model was trained on rows whose indices count from"
@@ -167,29 +167,29 @@ def _below(base: int, path: str, stretch: Stretch, rows: Sequence[int], comm: An
     )
 
 
-def _without_missing(stretch: Stretch, path: str, comm: Any) -> tuple[Stretch, list[str]]:
-    """The rows of ``stretch`` that have all values, and on all ranks a note of how many there are not; collective."""
-    values = stretch.x.values if isinstance(stretch.x, Csr) else stretch.x
-    lacking = np.isnan(stretch.y)
-    if isinstance(stretch.x, Csr):
-        lacking[np.searchsorted(stretch.x.ends, np.flatnonzero(np.isnan(values)), side="right")] = True
+def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[str]]:
+    """The rows of ``chunk`` that have all values, and on all ranks a note of how many there are not; collective."""
+    values = chunk.x.values if isinstance(chunk.x, Csr) else chunk.x
+    lacking = np.isnan(chunk.y)
+    if isinstance(chunk.x, Csr):
+        lacking[np.searchsorted(chunk.x.ends, np.flatnonzero(np.isnan(values)), side="right")] = True
     elif values.dtype.kind == "f":
         lacking |= np.isnan(values).any(axis=1)
     dropped, rows = comm.sum([np.count_nonzero(lacking), lacking.size]).astype(int).tolist()
     if dropped == 0:
-        return stretch, []
+        return chunk, []
     if dropped == rows:
         raise DataError(f"{path}: every row lacks a value; leave columns out (--drop), or take --missing mean")
-    kept = stretch.take(~lacking)
+    kept = chunk.take(~lacking)
     return kept, [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
 
 
-def _facts(stretch: Stretch) -> tuple[int, bool, int, int]:
+def _facts(chunk: Chunk) -> tuple[int, bool, int, int]:
     """Rows, whether they have weights, and the least and the greatest number of a feature (1 and 0 for none)."""
     low, high = 1, 0
-    if isinstance(stretch.x, Csr) and stretch.x.indices.size:
-        low, high = int(stretch.x.indices.min()), int(stretch.x.indices.max())
-    return stretch.rows, stretch.weight is not None, low, high
+    if isinstance(chunk.x, Csr) and chunk.x.indices.size:
+        low, high = int(chunk.x.indices.min()), int(chunk.x.indices.max())
+    return chunk.rows, chunk.weight is not None, low, high
 
 
 def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
@@ -212,20 +212,20 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
         )
 
 
-def spread(source: Parsed, division: Any, comm: Any, chunk_bytes: int) -> list[Array]:
-    """The rows that this rank keeps by ``division``, each sent by the rank that has read it.
+def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:
+    """The rows that this rank keeps by ``plan``, each sent by the rank that has read it.
 
     Returns x, y and perhaps weight, each of shape (rows, width).  No rank sends more than about ``chunk_bytes`` at a
-    time, and all go on until the longest stretch is sent.
+    time, and all go on until the longest chunk is sent.
     """
     columns, first, mine = source.columns, source.starts[comm.rank], source.counts[comm.rank]
-    own = sum(division.counts(which)[comm.rank] for which in range(len(division.sets)))
+    own = sum(plan.counts(which)[comm.rank] for which in range(len(plan.sets)))
     chunk = _rows_per_chunk(source, chunk_bytes)
     with comm.agreed():
         kept = [np.empty((own, column.width), column.dtype) for column in columns]
     for begin in range(0, max(source.counts), chunk):
         start, stop = min(begin, mine), min(begin + chunk, mine)
-        rank, index = division.destinations(first + start, first + stop)
+        rank, index = plan.destinations(first + start, first + stop)
         order = np.argsort(rank, kind="stable")
         sends = np.bincount(rank, minlength=comm.size)
         takes = np.empty_like(sends)

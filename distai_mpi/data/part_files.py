@@ -10,15 +10,15 @@ from ..errors import DataError
 from .array_file import ArrayFile
 from .array_rows import ArrayRows
 from .folders import FolderColumns, folder_columns, folder_keys, folder_values
+from .readers.chunk import ChunkedFile, NoRows
 from .readers.columns import Columns, Roles
 from .readers.csv_text import CsvFile
 from .readers.libsvm_text import LibsvmFile
-from .readers.stretch import NoRows, StretchFile
 from .several import SeveralFiles
 from .sources import Source
 from .spec import DataFile
 
-Found = Source | StretchFile | ArrayFile
+Found = Source | ChunkedFile | ArrayFile
 
 
 def open_several(
@@ -34,14 +34,14 @@ def open_several(
     """
     keys = folder_keys(files)
     columns = folder_columns(columns, keys)
-    opened: list[tuple[DataFile, StretchFile]] = []
+    opened: list[tuple[DataFile, ChunkedFile]] = []
     bare: list[DataFile] = []
     for file in files:
         try:
             found = open_one(file.path, columns)
             if found is None:
                 continue
-            member = _in_stretches(found, columns.keeps_missing)
+            member = _in_chunks(found, columns.keeps_missing)
             if opened:
                 member = _like_first(member, opened[0][1], open_one, columns)
             else:
@@ -58,7 +58,7 @@ def open_several(
 
 
 def _joined(
-    name: str, opened: Sequence[tuple[DataFile, StretchFile]], bare: Sequence[DataFile], columns: Columns
+    name: str, opened: Sequence[tuple[DataFile, ChunkedFile]], bare: Sequence[DataFile], columns: Columns
 ) -> SeveralFiles:
     """The set of the files that were ``opened``; those that are ``bare`` have no rows."""
     first = opened[0][1]
@@ -106,15 +106,15 @@ def _by_name(required: Sequence[str], names: Sequence[str], keys: Sequence[str])
     return tuple(order)
 
 
-def _in_stretches(found: Found, keeps_missing: bool) -> StretchFile:
+def _in_chunks(found: Found, keeps_missing: bool) -> ChunkedFile:
     if isinstance(found, Source):
         return ArrayRows(found.arrays, keeps_missing)
     return ArrayRows((found,), keeps_missing) if isinstance(found, ArrayFile) else found
 
 
 def _like_first(
-    member: StretchFile, first: StretchFile, open_one: Callable[[str, Columns], Found | None], columns: Columns
-) -> StretchFile:
+    member: ChunkedFile, first: ChunkedFile, open_one: Callable[[str, Columns], Found | None], columns: Columns
+) -> ChunkedFile:
     """``member`` with its features in the order of ``first``.
 
     Raises:
@@ -152,7 +152,7 @@ def _like_first(
     return member
 
 
-def _named(columns: Columns, first: StretchFile) -> Columns:
+def _named(columns: Columns, first: ChunkedFile) -> Columns:
     """``columns`` with the label and weight of the first file by name: other files may have other columns last."""
     roles: Roles | None = getattr(first, "roles", None)
     if roles is None:
@@ -162,7 +162,7 @@ def _named(columns: Columns, first: StretchFile) -> Columns:
     return replace(columns, label_name=label, weight=weight, row_names=roles.row_names or columns.row_names)
 
 
-def _columns(file: StretchFile) -> tuple[str, ...] | None:
+def _columns(file: ChunkedFile) -> tuple[str, ...] | None:
     """Names of the columns that are features; None where there are none."""
     roles: Roles | None = getattr(file, "roles", None)
     return None if roles is None else roles.names
@@ -177,7 +177,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _kind(file: StretchFile) -> str:
+def _kind(file: ChunkedFile) -> str:
     """What a file is, in words."""
     kinds = {"CsvFile": "CSV", "LibsvmFile": "libsvm text", "ParquetFile": "Parquet", "Hdf5File": "a file of arrays"}
     return kinds.get(type(file).__name__, "a file of arrays")

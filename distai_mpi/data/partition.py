@@ -1,4 +1,4 @@
-"""Who gets which rows: contiguous stretches, one per rank."""
+"""Who gets which rows: contiguous ranges, one per rank."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from ..errors import ConfigError
+from ..settings import called
 
 
-def stretch(rows: int, parts: int, part: int) -> tuple[int, int]:
-    """First row and end of stretch number ``part`` when ``rows`` are shared out evenly.
+def even_range(rows: int, parts: int, part: int) -> tuple[int, int]:
+    """First row and end of range number ``part`` when ``rows`` are cut into even ranges.
 
     Lengths differ by one at most; with more parts than rows some are empty.
     """
@@ -26,7 +27,7 @@ class Partition:
     A rank needs the time rows / weight.  The counts are those that let the last rank finish soonest: D'Hondt's
     method of highest averages (Balinski & Young 2001, "Fair Representation", appendix A), which hands every row to
     the rank that would be done with it first.  No rank gets less than its share rounded down, and one of weight 0
-    gets nothing.  Equal weights make even shares, as `stretch` does.
+    gets nothing.  Equal weights make even shares, as `even_range` does.
 
     Args:
         weights: speed of each rank in any one unit, such as rows per second; finite, not negative, not all 0.
@@ -39,7 +40,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         if not self.weights or not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
-            raise ConfigError(f"--shards {self}: weights are finite numbers from 0 up, and not all 0; one a rank")
+            raise ConfigError(f"{called('shards')} {self}: give each rank a finite weight from 0 up, not all of them 0")
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
 
     def __str__(self) -> str:
@@ -58,21 +59,21 @@ class Partition:
     def check_ranks(self, ranks: int) -> None:
         """Raise a ConfigError unless there is one weight for each of ``ranks`` ranks."""
         if self.ranks != ranks:
-            raise ConfigError(f"--shards {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
+            raise ConfigError(f"{called('shards')} {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
 
     def counts(self, rows: int) -> tuple[int, ...]:
         """Rows of each rank when ``rows`` are shared out."""
         return tuple(stop - start for start, stop in pairwise(_cuts(self.weights, rows)))
 
-    def stretch(self, rows: int, rank: int) -> tuple[int, int]:
-        """First row and end of the stretch of ``rank`` when ``rows`` are shared out."""
+    def range_of(self, rows: int, rank: int) -> tuple[int, int]:
+        """First row and end of the range of ``rank`` when ``rows`` are sharded."""
         cuts = _cuts(self.weights, rows)
         return cuts[rank], cuts[rank + 1]
 
 
 @lru_cache(maxsize=64)  # an epoch's global batches are of two lengths
 def _cuts(weights: tuple[float, ...], rows: int) -> tuple[int, ...]:
-    """Ends of the ranks' stretches of ``rows``, with a 0 in front; in exact integers, the same on any machine."""
+    """Ends of the ranks' ranges of ``rows``, with a 0 in front; in exact integers, the same on any machine."""
     if len(set(weights)) == 1:
         return tuple(rows * rank // len(weights) for rank in range(len(weights) + 1))
     ratios = [w.as_integer_ratio() for w in weights]

@@ -16,7 +16,7 @@ MINIMUM_BITS = 10  # a wider domain than n needs makes every order of few rows e
 class Permutation:
     """A bijection of 0 .. n-1 named by a key, such as ``Permutation(n, seed, "shuffle", epoch)``.
 
-    Nothing is stored: any rank computes any stretch of the order, at some 5 ns a point,
+    Nothing is stored: any rank computes any range of the order, at some 5 ns a point,
     and pays for its own rows alone.
 
     The points of the next power of two, cut in two halves of bits, pass through a Feistel
@@ -44,7 +44,7 @@ class Permutation:
         return out
 
     def positions(self, start: int, stop: int) -> Array:
-        """Images of start .. stop-1, shape (stop - start,), int64: a stretch of the order."""
+        """Images of start .. stop-1, shape (stop - start,), int64: a range of the order."""
         places = np.arange(start, stop, dtype=np.int64)
         return self.apply(places, out=places)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from .classes import as_words
 from .folders import FolderValues
+from .readers.chunk import Chunk, ChunkedFile, Csr
 from .readers.columns import Roles
 from .readers.csv_text import CsvFile
-from .readers.stretch import Csr, Stretch, StretchFile
 
 Array = Any
 
@@ -23,7 +23,7 @@ PIECE_BYTES = 4 << 20  # smaller ones are not worth opening a file for
 
 @dataclass(frozen=True)
 class SeveralFiles:
-    """The rows of ``members`` one after another; see `stretch.StretchFile`.
+    """The rows of ``members`` one after another; see `chunk.ChunkedFile`.
 
     Ranks share out the bytes of all files together, in the files' order: a large file is cut into pieces, as is
     whatever the borders of the shares go through, and a rank reads many small ones whole.
@@ -40,7 +40,7 @@ class SeveralFiles:
     """
 
     path: str
-    members: tuple[StretchFile, ...]
+    members: tuple[ChunkedFile, ...]
     sizes: tuple[int, ...]
     folders: FolderValues | None = None
     order: tuple[int, ...] | None = None
@@ -84,11 +84,11 @@ class SeveralFiles:
         """What features are multiplied by."""
         return self.members[0].scale
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
         return self._completed(0, self.members[0].empty())
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the pieces whose middle lies in the ``part``-th of ``parts`` shares of all bytes."""
         read = [self._completed(i, self.members[i].read(k, n)) for i, k, n in self._pieces(part, parts)]
         return concatenate(read, self.empty())
@@ -106,7 +106,7 @@ class SeveralFiles:
             start += size
         return pieces
 
-    def _completed(self, i: int, rows: Stretch) -> Stretch:
+    def _completed(self, i: int, rows: Chunk) -> Chunk:
         """``rows`` of file ``i`` with what the names of its folders say."""
         values = self.folders
         x, y = rows.x, rows.y
@@ -132,7 +132,7 @@ class SeveralFiles:
         return rows
 
 
-def concatenate(parts: Sequence[Stretch], none: Stretch) -> Stretch:
+def concatenate(parts: Sequence[Chunk], none: Chunk) -> Chunk:
     """The rows of ``parts`` one after another; ``none`` where there are no parts."""
     parts = [part for part in parts if part.rows] or [none]
     if len(parts) == 1:
@@ -141,7 +141,7 @@ def concatenate(parts: Sequence[Stretch], none: Stretch) -> Stretch:
     if any(part.weight is not None for part in parts):
         weight = np.concatenate([np.ones(part.rows) if part.weight is None else part.weight for part in parts])
     names, labels = _one_vocabulary(parts)
-    return Stretch(_one_table([part.x for part in parts]), np.concatenate(labels), weight, names)
+    return Chunk(_one_table([part.x for part in parts]), np.concatenate(labels), weight, names)
 
 
 def _one_table(tables: Sequence[Array | Csr]) -> Array | Csr:
@@ -153,7 +153,7 @@ def _one_table(tables: Sequence[Array | Csr]) -> Array | Csr:
     return Csr(np.concatenate(ends), *(np.concatenate([table[i] for table in tables]) for i in (1, 2)))
 
 
-def _one_vocabulary(parts: Sequence[Stretch]) -> tuple[tuple[str, ...] | None, list[Array]]:
+def _one_vocabulary(parts: Sequence[Chunk]) -> tuple[tuple[str, ...] | None, list[Array]]:
     """The words that are labels in any of ``parts``, and the labels of each as places among them."""
     if all(part.label_names is None for part in parts):
         return None, [part.y for part in parts]

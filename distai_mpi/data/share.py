@@ -20,14 +20,14 @@ from .permutation import Permutation
 Array = Any
 
 Shuffle = Literal["global", "local"]
-Delivery = Literal["read", "scatter", "node", "copy"]
+Transfer = Literal["read", "scatter", "node", "copy"]
 
 
 @dataclass(frozen=True)
 class ShardedDataset:
     """A training or test set as one rank holds it.
 
-    The set is a stretch of the file's rows: those at places ``first`` to ``first + rows - 1``
+    The set is a range of the file's rows: those at places ``first`` to ``first + rows - 1``
     of ``order``, which is the order of the file itself where ``order`` is None.
 
     Attributes:
@@ -39,11 +39,11 @@ class ShardedDataset:
         labels: summary of the labels of the file's rows (`LabelSummary.rows` counts those of the set); replicated.
         order: the order of the file's rows that was drawn once, for a split or for shards.
         first: place in ``order`` of the set's first row.
-        delivery: how rows came here: ``read`` (mapped or read from the file), ``scatter`` (sent
+        transfer: how the rows came to this rank: ``read`` (mapped or read from the file), ``scatter`` (sent
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
         summed_weight: see `total_weight`; None where rows have no weights.
-        partition: how rows are shared out: of the set and, under the global shuffle, of every global batch.
+        partition: how rows are sharded: of the set and, under the global shuffle, of every global batch.
             None: evenly, or, under the local shuffle, as ``counts`` says.
         base: number that libsvm text gave the first feature, 0 or 1; None: the rows come from elsewhere.
         column_names: names of the columns that the features were read from, in this order; None where there are none.
@@ -62,7 +62,7 @@ class ShardedDataset:
     labels: LabelSummary
     order: Permutation | None = None
     first: int = 0
-    delivery: Delivery = "copy"
+    transfer: Transfer = "copy"
     name: str = "data"
     summed_weight: float | None = None
     partition: Partition | None = None
@@ -104,7 +104,7 @@ class ShardedDataset:
         if self.shuffle == "local":
             return slice(0, self.counts[self.rank])
         partition = self.partition or Partition.even(len(self.counts))
-        start, stop = (self.first + end for end in partition.stretch(self.rows, self.rank))
+        start, stop = (self.first + end for end in partition.range_of(self.rows, self.rank))
         return slice(start, stop) if self.order is None else self.order.positions(start, stop)
 
     def called(self, features: Sequence[int], most: int = 10) -> str:
@@ -193,8 +193,8 @@ def sum_over_ranks(weight: Array | None, comm: Any) -> float | None:
     return None if weight is None else math.fsum(comm.allgather_object(float(np.sum(weight))))
 
 
-def repartition(share: ShardedDataset, partition: Partition, comm: Any) -> ShardedDataset:
-    """The same set shared out by ``partition``; collective.
+def repartition(shard: ShardedDataset, partition: Partition, comm: Any) -> ShardedDataset:
+    """The same set sharded by ``partition``; collective.
 
     Under the global shuffle nothing is sent.  Under the local shuffle rows move to other ranks, which hold the old
     and the new shard at once while they do.  The set's rows keep their order.
@@ -204,22 +204,22 @@ def repartition(share: ShardedDataset, partition: Partition, comm: Any) -> Shard
         DataError: rows would move between ranks that scale theirs differently; on all ranks.
     """
     partition.check_ranks(comm.size)
-    counts = partition.counts(share.rows)
-    if share.shuffle == "local" and counts != share.counts:
+    counts = partition.counts(shard.rows)
+    if shard.shuffle == "local" and counts != shard.counts:
         starts = (0, *accumulate(counts))[:-1]
-        dataset = _alike(share, comm)
-        dataset = _moved(dataset, share.starts, share.counts, starts, counts, comm)
-        share = replace(share, dataset=dataset)
-    return replace(share, counts=counts, partition=partition)
+        dataset = _alike(shard, comm)
+        dataset = _moved(dataset, shard.starts, shard.counts, starts, counts, comm)
+        shard = replace(shard, dataset=dataset)
+    return replace(shard, counts=counts, partition=partition)
 
 
-def _alike(share: ShardedDataset, comm: Any) -> Dataset:
+def _alike(shard: ShardedDataset, comm: Any) -> Dataset:
     """This rank's rows in the types that hold all ranks' rows; one without rows takes over the others' scale."""
-    dataset = share.dataset
+    dataset = shard.dataset
     facts = comm.allgather_object((dataset.x.dtype, dataset.y.dtype, dataset.scale) if dataset.rows else None)
     x_types, y_types, scales = zip(*(fact for fact in facts if fact is not None), strict=True)
     if len(set(scales)) > 1:
-        raise DataError(f"{share.name}: ranks scale their features by {sorted(set(scales))}; give all the same scale")
+        raise DataError(f"{shard.name}: ranks scale their features by {sorted(set(scales))}; give all the same scale")
     x, y = (
         dataset.x.astype(np.result_type(*x_types), copy=False),
         dataset.y.astype(np.result_type(*y_types), copy=False),
@@ -235,7 +235,7 @@ def _moved(
     new_counts: Sequence[int],
     comm: Any,
 ) -> Dataset:
-    """The rows of this rank's new stretch, each sent by the rank that held it."""
+    """The rows of this rank's new range, each sent by the rank that held it."""
     old = (old_starts[comm.rank], old_counts[comm.rank])
     new = (new_starts[comm.rank], new_counts[comm.rank])
     sent = [_overlap(*old, start, count) for start, count in zip(new_starts, new_counts, strict=True)]
@@ -254,5 +254,5 @@ def _moved(
 
 
 def _overlap(start: int, count: int, other_start: int, other_count: int) -> int:
-    """Rows that two stretches have in common."""
+    """Rows that two ranges have in common."""
     return max(0, min(start + count, other_start + other_count) - max(start, other_start))

@@ -37,7 +37,7 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
     """
     train.check_weight()
     standard = measure(train, comm)
-    return tuple(share and apply(share, standard) for share in (train, *others))
+    return tuple(shard and apply(shard, standard) for shard in (train, *others))
 
 
 def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any, dtype: Any) -> tuple[Any, ...]:
@@ -60,20 +60,20 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
         return (train, *others)
     standard = measure(train, comm)
     standard = Standard(np.where(far, standard.mean, 0.0), np.ones_like(standard.deviation))
-    return tuple(share and apply(share, standard) for share in (train, *others))
+    return tuple(shard and apply(shard, standard) for shard in (train, *others))
 
 
-def far_features(share: ShardedDataset, comm: Any, dtype: Any) -> Array:
+def far_features(shard: ShardedDataset, comm: Any, dtype: Any) -> Array:
     """Which features `centre_far` would centre, by `LOOK` rows, bool, shape (features,); collective."""
-    data, dtype = share.dataset, np.dtype(dtype)
+    data, dtype = shard.dataset, np.dtype(dtype)
     holds = data.x.dtype.kind == "f" or data.x.dtype.itemsize > 2
     if data.standard is not None or not comm.sum([holds and data.x.dtype.itemsize >= dtype.itemsize])[0]:
-        return np.zeros(share.features, bool)
+        return np.zeros(shard.features, bool)
     loader = Loader(
-        share, rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0, dtype=np.float64, target_dtype=data.y.dtype
+        shard, rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0, dtype=np.float64, target_dtype=data.y.dtype
     )
     rows = loader.rows_of(comm.rank)
-    x = loader.sample(min(rows, -(-LOOK * rows // max(1, share.rows)))).x
+    x = loader.sample(min(rows, -(-LOOK * rows // max(1, shard.rows)))).x
     total = comm.sum([len(x)])[0] or 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         first = comm.sum(x.sum(axis=0)) / total
@@ -82,24 +82,24 @@ def far_features(share: ShardedDataset, comm: Any, dtype: Any) -> Array:
     return far & (deviation > 0)
 
 
-def apply(share: ShardedDataset, standard: Standard) -> ShardedDataset:
-    """``share`` with features standardized by ``standard``, whatever they were standardized by before."""
-    return replace(share, dataset=replace(share.dataset, standard=standard))
+def apply(shard: ShardedDataset, standard: Standard) -> ShardedDataset:
+    """``shard`` with features standardized by ``standard``, whatever they were standardized by before."""
+    return replace(shard, dataset=replace(shard.dataset, standard=standard))
 
 
-def measure(share: ShardedDataset, comm: Any) -> Standard:
-    """Weighted mean and standard deviation of the features of ``share``; collective, the same on every rank.
+def measure(shard: ShardedDataset, comm: Any) -> Standard:
+    """Weighted mean and standard deviation of the features of ``shard``; collective, the same on every rank.
 
     See `mean_and_variance`.
 
     Raises:
         DataError: see `standardize`.
     """
-    dataset = replace(share.dataset, standard=None)
-    plain = replace(share, dataset=dataset)
+    dataset = replace(shard.dataset, standard=None)
+    plain = replace(shard, dataset=dataset)
     ranks = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0)
-    block = max(1, BLOCK_BYTES // (8 * max(1, share.features)))
-    loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=share.dataset.y.dtype, block_rows=block)
+    block = max(1, BLOCK_BYTES // (8 * max(1, shard.features)))
+    loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=shard.dataset.y.dtype, block_rows=block)
     mean, variance = mean_and_variance(loader, comm)
     return Standard(mean, np.sqrt(np.where(variance > 0, variance, 1.0)))
 

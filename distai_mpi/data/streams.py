@@ -1,7 +1,7 @@
 """Random numbers by key and counter, so that they do not depend on who draws them.
 
 A stream is named by a 64-bit key; its i-th number is a hash of the key and of i.
-Any rank can thus compute any stretch of any stream without drawing the rest.
+Any rank can thus compute any range of any stream without drawing the rest.
 The hash is the output function of SplitMix64 (Steele, Lea & Flood 2014, "Fast
 splittable pseudorandom number generators", figure 15; constants of Stafford's
 variant 13): five arithmetic operations that compilers turn into vector code.

@@ -32,7 +32,7 @@ class Sums(NamedTuple):
 
 
 class Together(NamedTuple):
-    """Ranks that take steps of few rows together, each with parameters of its own; see `FeedForward.sgd_step`.
+    """Ranks that take steps of few rows together, each with parameters of its own; see `DenseModel.sgd_step`.
 
     Attributes:
         indices, factors: where they show each other the factors of their rows, the same memory for all of them: int32
@@ -65,21 +65,8 @@ class Model(Protocol):
 
     Losses and gradients are sums over the rows of the batch, times their weights, and never
     means: ranks hold different numbers of rows, and `Objective` divides by the global weight once.
-    Optional, used when present: ``score`` and ``check_data`` (see `FeedForward`); ``sgd_step`` and ``row_shape``, for
-    plain SGD in small steps, where one class gives them, ``loss_and_grad`` and what follows about factors;
-    ``target_dtype``, the dtype of ``batch.y``; where it is absent, whole numbers come as int64 and
-    others in ``dtype``; ``can_predict``, false where ``predict`` does not work; ``tells_labels``, false where
-    it gives no labels though targets are whole numbers; ``limit_threads(threads)``, which is told how many threads
-    the rank may use; and ``on_devices``: where it is true the model can be trained on a GPU, for it takes the
-    functions for its arrays from `backend.namespace`.
-    Optional too, for Newton-CG: ``curvature_at(w, batch)``, which returns a function ``product(v, out)``: out ← the
-    Hessian of the batch's sum of losses, times v.
-    Optional too, for the exchange of gradients: ``tells_ready``: where it is true ``loss_and_grad`` takes one more
-    argument, ``on_ready``, None or a function; it calls ``on_ready(start, stop)`` as soon as grad[start:stop] has
-    its final value, for stretches that cover the vector once, also where there are no rows.  And
-    ``factor_size``, ``loss_and_factors`` and ``grad_of_factors``, all three or none: the sufficient factors of rows
-    in place of their gradient, and the gradient from them (see `FeedForward` and `models.factors`).  Who wraps or
-    overrides ``loss_and_grad`` has to do the same to these, or to hide them.
+    What more it can do is told by the protocols of `models.protocols`, by ``target_dtype``, the dtype of ``batch.y``
+    (where it is absent, whole numbers come as int64 and others in ``dtype``), and by flags: see `protocols.Abilities`.
     Parameters are handed out read-only, but for ``sgd_step``.
     """
 

@@ -2,92 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from ..data import LabelSummary
 from ..errors import ConfigError
-from .feedforward import FeedForward
-from .losses import LOGISTIC, SOFTMAX, SQUARED
+from ..options import LOSSES_OF_MODELS
+from .dense import DenseModel
+from .linear import Linear, LinearModel, Logistic, Softmax
+from .losses import LOSSES, Loss
+from .mlp import MLP
+
+MODELS: dict[str, Callable[..., DenseModel]] = {
+    **{name: partial(LinearModel, loss=loss) for name, loss in LOSSES_OF_MODELS.items()},
+    "linear": Linear,
+    "logistic": Logistic,
+    "softmax": Softmax,
+    "mlp": MLP,
+}
+LINEAR = (LinearModel, Linear, Logistic, Softmax)
 
 
-class Linear(FeedForward):
-    """Linear regression: loss ½ (x·weight + bias - y)² for each row."""
+def loss_of_model(name: str) -> Loss:
+    """The loss of the model called ``name``.
 
-    def __init__(self, features: int, *, bias: bool = True, dtype: Any = np.float32) -> None:
-        super().__init__(features, 1, SQUARED, bias=bias, dtype=dtype)
-
-
-class Logistic(FeedForward):
-    """Logistic regression on two classes: loss log(1 + exp(-s (x·weight + bias))), s = +1 where y > 0, else -1."""
-
-    def __init__(self, features: int, *, bias: bool = True, dtype: Any = np.float32) -> None:
-        super().__init__(features, 1, LOGISTIC, bias=bias, dtype=dtype)
-
-
-class Softmax(FeedForward):
-    """Multinomial logistic regression: cross-entropy of softmax(x·weight + bias), labels 0 to classes - 1."""
-
-    def __init__(self, features: int, classes: int, *, bias: bool = True, dtype: Any = np.float32) -> None:
-        super().__init__(features, classes, SOFTMAX, bias=bias, dtype=dtype)
-
-
-class MLP(FeedForward):
-    """Multi-layer perceptron for classification: features → hidden → ... → classes, cross-entropy of the softmax.
-
-    The default is the MNIST network 784 → 128 (relu, dropout 0.2) → 10 for ``MLP(784, 10)``.
+    Raises:
+        ConfigError: there is no such model.
     """
-
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        hidden: tuple[int, ...] = (128,),
-        *,
-        activation: str = "relu",
-        dropout: float = 0.2,
-        bias: bool = True,
-        dtype: Any = np.float32,
-    ) -> None:
-        super().__init__(
-            features, classes, SOFTMAX, hidden=hidden, activation=activation, dropout=dropout, bias=bias, dtype=dtype
-        )
+    if name not in MODELS:
+        raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+    return LOSSES[LOSSES_OF_MODELS.get(name, "softmax")]
 
 
-MODELS: dict[str, type[FeedForward]] = {"linear": Linear, "logistic": Logistic, "softmax": Softmax, "mlp": MLP}
-
-
-def build(name: str, labels: LabelSummary, **settings: Any) -> FeedForward:
+def build(name: str, labels: LabelSummary, **settings: Any) -> DenseModel:
     """The model called ``name`` for data with these ``labels``; ``settings`` as its class takes them.
 
     Raises:
         ConfigError: there is no such model, or a setting cannot work.
         DataError: the labels do not fit the model.
     """
-    if name not in MODELS:
-        raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
-    {"linear": SQUARED, "logistic": LOGISTIC}.get(name, SOFTMAX).check_labels(labels)
-    if name in ("softmax", "mlp"):
-        settings["classes"] = labels.classes
-    return MODELS[name](labels.features, **settings)
+    loss = loss_of_model(name)
+    loss.check_labels(labels)
+    outputs = labels.classes if loss.several else 1
+    return MODELS[name](labels.features, outputs, **settings)
 
 
-def to_config(model: FeedForward) -> dict[str, Any]:
+def name_of(model: Any) -> str | None:
+    """The name by which `build` makes models like this one; None of others, such as those with a loss of a user's."""
+    if type(model) not in (MLP, *LINEAR) or model.loss_function not in LOSSES.values():
+        return None
+    loss = model.loss_function
+    if type(model) is MLP:
+        return "mlp" if loss.several else None
+    return next(name for name, its in LOSSES_OF_MODELS.items() if its == loss.name)
+
+
+def to_config(model: Any) -> dict[str, Any]:
     """What it takes to build ``model`` again with `from_config`; plain JSON values."""
-    name = next((name for name, kind in MODELS.items() if type(model) is kind), None)
+    name = name_of(model)
     if name is None:
         raise ConfigError(f"{type(model).__name__} is not one of the models known by name: {', '.join(MODELS)}")
     features, *hidden, outputs = model.widths
     config: dict[str, Any] = {"model": name, "features": features, "bias": model.bias, "dtype": model.dtype.name}
-    if name in ("softmax", "mlp"):
+    if model.loss_function.several:
         config["classes"] = outputs
     if name == "mlp":
         config |= {"hidden": hidden, "activation": model.activation, "dropout": model.dropout}
     return config
 
 
-def from_config(config: dict[str, Any]) -> FeedForward:
+def from_config(config: dict[str, Any]) -> DenseModel:
     """The model that `to_config` described."""
     arguments = dict(config)
     name = arguments.pop("model", None)
@@ -95,4 +80,4 @@ def from_config(config: dict[str, Any]) -> FeedForward:
         raise ConfigError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
     if "hidden" in arguments:
         arguments["hidden"] = tuple(arguments["hidden"])
-    return MODELS[name](**arguments)
+    return MODELS[name](arguments.pop("features"), arguments.pop("classes", 1), **arguments)

@@ -1,4 +1,7 @@
-"""Loss and gradient of linear models on the host, in one reading of the rows."""
+"""Loss and gradient of linear models on the host, in one reading of the rows.
+
+Dense rows have kernels of their own; others, and these on many threads, take two products a block of rows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import HOST
-from .losses import SOFTMAX, SQUARED
+from ..data import Batch
+from ..data.rows import DenseRows, Rows
+from .losses import PointLoss
 
 Array = Any
 BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both products
@@ -24,65 +29,68 @@ WIDE = 256  # features from which BLAS is faster with few outputs' parameters ly
 
 
 def by_margins(
-    kind: int, batch: Any, weight: Array, w: Array, grad: Array, kept: tuple[Array, Array], threads: int = 1
+    loss: PointLoss, batch: Batch, weight: Array, w: Array, grad: Array, kept: tuple[Array, Array], threads: int = 1
 ) -> float:
     """One output: the loss, and its gradient into ``grad``; margins and curvatures are left in ``kept``, if not empty.
 
     ``w`` and ``grad`` end with the bias where they are longer than a row; see `kernels.linear`, which one thread runs.
-    Where this is not for the kernel, see `reads_once`, it is two products of BLAS a block.
+    Where this is not for the kernel, see `reads_once`, it is two products a block.
     """
-    n = batch.x.shape[1]
+    rows, n = batch.rows, batch.rows.shape[1]
     offset = w[n] if w.size > n else w.dtype.type(0)
-    if not reads_once(batch.x, threads):
-        total, loss = np.zeros(grad.size), 0.0
-        for part in _blas_blocks(batch.x, threads):
-            margin = batch.x[part] @ w[:n] + offset
-            losses, residual, curvature = derivatives(kind, margin.astype(np.float64), batch.y[part], weight[part])
-            total[:n] += residual.astype(grad.dtype) @ batch.x[part]
-            total[n:] += residual.sum()
-            loss += float(losses.sum())
-            for out, value in zip(kept, (margin, curvature), strict=True):
-                if out.size:
-                    out[part] = value
-        grad[:] = total
-        return loss
-    from .kernels import linear
+    if reads_once(rows, threads):
+        from .kernels.linear import margins
 
-    rows = read_only(batch.x, batch.y, weight, w[:n])
-    loss, of_bias = linear.loss_and_grad(kind, *rows, offset, grad[:n], *kept)
-    grad[n:] = of_bias
-    return loss
+        arrays = read_only(batch.x, batch.y, weight, w[:n])
+        value, of_bias = margins(loss).loss_and_grad(*arrays, offset, grad[:n], *kept)
+        grad[n:] = of_bias
+        return value
+    total, value = np.zeros(grad.size), 0.0
+    for part in _blocks(rows, max(256, threads * BLAS_BYTES // rows.row_bytes)):
+        block, factor = rows.take(part), weight[part] if weight.size else 1.0
+        margin = block.dot(w[:n]) + offset
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses, slope, curvature = (factor * each for each in loss.point(margin.astype(np.float64), batch.y[part]))
+        total[:n] += block.t_dot(slope.astype(grad.dtype))
+        total[n:] += slope.sum()
+        value += float(losses.sum())
+        for out, found in zip(kept, (margin, curvature), strict=True):
+            if out.size:
+                out[part] = found
+    grad[:] = total
+    return value
 
 
-def curved_by_margins(x: Array, curvature: Array, p: Array, out: Array, threads: int) -> None:
+def curved_by_margins(loss: PointLoss, batch: Batch, curvature: Array, p: Array, out: Array, threads: int) -> None:
     """One output: out ← the Hessian's product with ``p``, which ends with the bias where it is longer than a row.
 
     ``curvature`` are those that `by_margins` has left.
     """
-    n = x.shape[1]
+    rows, n = batch.rows, batch.rows.shape[1]
     offset = p[n] if p.size > n else p.dtype.type(0)
-    if not reads_once(x, threads):
-        total = np.zeros(out.size)
-        for part in _blas_blocks(x, threads):
-            u = (x[part] @ p[:n] + offset) * curvature[part]
-            total[:n] += u @ x[part]
-            total[n:] += u.sum(dtype=np.float64)
-        out[:] = total
+    if reads_once(rows, threads):
+        from .kernels.linear import margins
+
+        arrays = read_only(batch.x, batch.y, curvature, p[:n])
+        out[n:] = margins(loss).product(*arrays, offset, out[:n], np.empty(0, out.dtype))
         return
-    from .kernels import linear
-
-    out[n:] = linear.product(*read_only(x), curvature, *read_only(p[:n]), offset, out[:n], curvature[:0])
-
-
-def _blas_blocks(x: Array, threads: int) -> Iterator[slice]:
-    step = max(256, threads * BLAS_BYTES // max(1, x.shape[1] * x.itemsize))
-    for start in range(0, len(x), step):
-        yield slice(start, min(start + step, len(x)))
+    total = np.zeros(out.size)
+    for part in _blocks(rows, max(256, threads * BLAS_BYTES // rows.row_bytes)):
+        block = rows.take(part)
+        u = (block.dot(p[:n]) + offset) * curvature[part]
+        total[:n] += block.t_dot(u)
+        total[n:] += u.sum(dtype=np.float64)
+    out[:] = total
 
 
-def reads_once(x: Array, threads: int) -> bool:
-    """Whether a pass over ``x`` with one output is the kernel's, which takes rows one after another in memory."""
-    return threads <= KERNEL_THREADS and x.flags.c_contiguous
+def _blocks(rows: Rows, step: int) -> Iterator[slice]:
+    for start in range(0, rows.shape[0], step):
+        yield slice(start, min(start + step, rows.shape[0]))
+
+
+def reads_once(rows: Rows, threads: int) -> bool:
+    """Whether a pass over ``rows`` with one output is the kernel's, which takes them one after another in memory."""
+    return threads <= KERNEL_THREADS and isinstance(rows, DenseRows) and rows.x.flags.c_contiguous
 
 
 def read_only(*arrays: Array) -> tuple[Array, ...]:
@@ -90,48 +98,41 @@ def read_only(*arrays: Array) -> tuple[Array, ...]:
     return tuple(map(HOST.read_only, arrays))
 
 
-def derivatives(kind: int, margin: Array, y: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """Weighted losses of rows at their margins, and first and second derivatives; float64, shape (rows,)."""
-    if kind == SQUARED.code:
-        off = margin - y
-        found = [0.5 * off * off, off, np.ones_like(off)]
-    else:
-        sign = np.where(y > 0, 1.0, -1.0)
-        signed = sign * margin
-        tail = np.exp(-np.abs(signed))
-        share = 1.0 / (1.0 + tail)
-        residual = -sign * np.where(signed >= 0, tail, 1.0) * share
-        found = [np.log1p(tail) + np.maximum(-signed, 0.0), residual, tail * share * share]
-    losses, first, second = (weight * part for part in found) if weight.size else found
-    return losses, first, second
-
-
 def by_outputs(
-    kind: int, batch: Any, weight: Array, w: Array, bias: Array, z: Array, grad: Array, bias_grad: Array, threads: int
+    batch: Batch,
+    weight: Array,
+    w: Array,
+    bias: Array,
+    z: Array,
+    grad: Array,
+    bias_grad: Array,
+    threads: int,
+    residual: Callable[..., float],
 ) -> float:
-    """Several outputs: the loss, its gradient into ``grad`` and ``bias_grad``, and that by the outputs into ``z``."""
-    if takes_kernel(kind, batch.x, w, threads):
+    """Softmax: the loss, its gradient into ``grad`` and ``bias_grad``, and that by the outputs into ``z``.
+
+    ``residual`` is the kernel of the loss, see `kernels.cpu`.
+    """
+    rows = batch.rows
+    if takes_kernel(rows, w, threads):
         from .kernels import outputs
 
-        rows = read_only(batch.x, batch.y, weight, w, bias)
-        return outputs.sweep(False, *rows, z, z, grad, bias_grad)
-    from .kernels.cpu import residual
-
-    part, loss = np.empty_like(bias_grad), 0.0
+        return outputs.sweep(False, *read_only(batch.x, batch.y, weight, w, bias), z, z, grad, bias_grad)
+    part, loss, none = np.empty_like(bias_grad), 0.0, weight[:0]
     bias_grad[:] = 0
 
     def row_wise(z: Array, rows: slice) -> None:
         nonlocal loss
-        loss += residual(kind, z, bias, batch.y[rows], weight[rows], part)
+        loss += residual(z, bias, batch.y[rows], weight[rows], part, none)
         np.add(bias_grad, part, out=bias_grad)
 
-    _by_blocks(batch.x, w, z, row_wise, grad)
+    _by_blocks(rows, w, z, row_wise, grad)
     return loss
 
 
 def curved_by_outputs(
-    kind: int,
-    rows: tuple[Array, Array, Array, Array],
+    batch: Batch,
+    kept: tuple[Array, Array],
     p: Array,
     p_bias: Array,
     u: Array,
@@ -139,52 +140,50 @@ def curved_by_outputs(
     bias_out: Array,
     threads: int,
 ) -> None:
-    """Several outputs: the Hessian's product with (p, p_bias) into (out, bias_out); ``u``, like z, is overwritten.
+    """Softmax: the Hessian's product with (p, p_bias) into (out, bias_out); ``u``, like z, is overwritten.
 
-    ``rows`` are x, y, the weights (or nothing), and the derivatives by the outputs that `by_outputs` has left in z.
+    ``kept`` are the weights (or nothing), and the derivatives by the outputs that `by_outputs` has left in z.
     """
-    x, y, weight, delta = rows
+    weight, delta = kept
     from .kernels.curvature import curve
 
-    if takes_kernel(kind, x, p, threads):
+    if takes_kernel(batch.rows, p, threads):
         from .kernels import outputs
 
-        outputs.sweep(True, *read_only(x, y, weight, p, p_bias), delta, u, out, bias_out)
+        outputs.sweep(True, *read_only(batch.x, batch.y, weight, p, p_bias), delta, u, out, bias_out)
         return
     bias_out[:] = 0
 
     def row_wise(u: Array, part: slice) -> None:
         u += p_bias
-        curve(kind, delta[part], y[part], weight[part], u)
+        curve(delta[part], batch.y[part], weight[part], u)
         np.add(bias_out, u.sum(axis=0), out=bias_out)
 
-    _by_blocks(x, p, u, row_wise, out)
+    _by_blocks(batch.rows, p, u, row_wise, out)
 
 
-def takes_kernel(kind: int, x: Array, w: Array, threads: int) -> bool:
+def takes_kernel(rows: Rows, w: Array, threads: int) -> bool:
     """Whether a pass with several outputs is the kernel's, which one thread runs; as `reads_once`."""
     few = w.shape[1] <= MOST_OUTPUTS and threads <= OUTPUTS_THREADS
-    return kind == SOFTMAX.code and few and x.flags.c_contiguous
+    return few and isinstance(rows, DenseRows) and rows.x.flags.c_contiguous
 
 
-def _by_blocks(x: Array, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array) -> None:
-    """z ← ``row_wise`` of x · ``matrix``, in place, and out ← xᵀ · z, block by block, so that x is read once.
+def _by_blocks(rows: Rows, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array) -> None:
+    """z ← ``row_wise`` of X · ``matrix``, in place, and out ← Xᵀ · z, block by block, so that X is read once.
 
     Args:
-        x: shape (rows, features).
+        rows: X, shape (rows, features).
         matrix, out: shape (features, outputs); ``out`` is overwritten.
         z: shape (rows, outputs).
         row_wise: is given rows of z, and where they are.
     """
     features, outputs = matrix.shape
-    step = max(16, BLOCK_BYTES // max(1, features * x.itemsize))
-    wide = features >= WIDE
-    matrix = np.asarray(matrix, order="F") if wide else matrix
-    total = np.zeros((outputs, features) if wide else (features, outputs), x.dtype)
-    part = np.empty_like(total)
-    for start in range(0, len(x), step):
-        rows = slice(start, min(start + step, len(x)))
-        np.dot(x[rows], matrix, out=z[rows])
-        row_wise(z[rows], rows)
-        total += np.dot(z[rows].T, x[rows], out=part) if wide else np.dot(x[rows].T, z[rows], out=part)
-    out[:] = total.T if wide else total
+    order: Any = "F" if features >= WIDE else "C"
+    matrix = np.asarray(matrix, order=order)
+    total, more = np.zeros((features, outputs), z.dtype, order=order), np.empty((features, outputs), z.dtype, order)
+    for part in _blocks(rows, max(16, BLOCK_BYTES // rows.row_bytes)):
+        block = rows.take(part)
+        block.dot(matrix, out=z[part])
+        row_wise(z[part], part)
+        total += block.t_dot(z[part], out=more)
+    out[:] = total

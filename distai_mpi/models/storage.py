@@ -15,8 +15,8 @@ from ..backend import as_host
 from ..errors import ConfigError, DataError
 from ..files import write_whole
 from .base import Model
-from .builtin import MODELS, from_config, to_config
-from .feedforward import FeedForward
+from .builtin import from_config, name_of, to_config
+from .dense import DenseModel
 
 Array = Any
 DESCRIPTION = "config"  # the member that describes the model; the others bear the names of slots
@@ -47,16 +47,15 @@ def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None =
     Raises:
         ConfigError: the file cannot be written.
     """
-    known = isinstance(model, FeedForward) and type(model) in MODELS.values()
     arrays = {name: value for name, value in (extra or {}).items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in (extra or {}).items() if name not in arrays}
-    description = json.dumps((to_config(model) if known else {"model": None}) | {"extra": plain})  # type: ignore[arg-type]
+    description = json.dumps((to_config(model) if name_of(model) else {"model": None}) | {"extra": plain})
     members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(as_host(w)))}
     members |= {EXTRA + name: value for name, value in arrays.items()}
     write_whole(path, lambda file: np.savez(file, **members))
 
 
-def load_model(path: str) -> tuple[FeedForward, Array, dict[str, Any]]:
+def load_model(path: str) -> tuple[DenseModel, Array, dict[str, Any]]:
     """The model in a file of `save_model`, its parameters, shape (layout.size,), read-only, and the extra values.
 
     Raises:

@@ -10,6 +10,7 @@ from ..backend import Device
 from ..data import Batch
 from .base import Number
 from .kernels import kernels_of
+from .losses import Loss
 
 Array = Any
 
@@ -21,17 +22,20 @@ class Workspace:
         device: where arrays live.
         widths: of the input and of every layer's output.
         dtype: of all arrays.
+        loss: of the outputs.
 
     Attributes:
         xp: the namespace of array functions.
         kernels: the inner loops.
+        residual: that of the loss.
         no_bias: zeros of shape (units,) for each layer.
         unused: as many arrays of these shapes, for sums over rows that nobody asked for.
         no_weights: an empty array, which stands for rows of weight 1.
     """
 
-    def __init__(self, device: Device, widths: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(self, device: Device, widths: tuple[int, ...], dtype: np.dtype, loss: Loss) -> None:
         self.xp, self.kernels, self._widths, self._dtype = device.xp, kernels_of(device), widths, dtype
+        self.residual = self.kernels.residual_of(loss)
         self.no_bias = [self.xp.zeros(width, dtype) for width in widths[1:]]
         self.unused = [self.xp.empty(width, dtype) for width in widths[1:]]
         self.no_weights = self.xp.empty(0, dtype)
@@ -47,7 +51,7 @@ class Workspace:
 
     def total_weight(self, batch: Batch) -> Number:
         """The weight of the rows of ``batch``."""
-        return float(len(batch.x)) if batch.weight is None else self.xp.sum(batch.weight, dtype=np.float64)
+        return float(len(batch.y)) if batch.weight is None else self.xp.sum(batch.weight, dtype=np.float64)
 
     def row_scratch(self) -> tuple[Array, Array]:
         """What the kernels that go row by row work in; see `kernels.rows.factor_rows`."""

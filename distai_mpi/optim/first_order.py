@@ -5,14 +5,14 @@ The arithmetic is in `optim.kernels`, and for arrays on a GPU in `optim.array_ke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 from ..backend import device_of, namespace
-from ..errors import ConfigError
+from ..options import OPTIONS
+from ..settings import setting, settings
+from .schedules import Constant, Schedule
 
 Array = Any
 State = dict[str, Any]
@@ -25,6 +25,8 @@ class FirstOrder(Protocol):
     Attributes:
         lr: learning rate.
         full_batch: whether a step takes all rows, whatever global batch size is asked for.
+
+    ``schedule`` and ``clip_norm`` as of `Elementwise` are read where a method has them.
     """
 
     name: ClassVar[str]
@@ -51,8 +53,18 @@ class FirstOrder(Protocol):
         ...
 
 
+@settings
 class Elementwise:
-    """A step that treats every element alike, so that it can be taken part by part while the gradient arrives."""
+    """A step that treats every element alike, so that it can be taken part by part while the gradient arrives.
+
+    Attributes:
+        schedule: factor of the learning rate, by the number of steps taken.
+        clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global batch;
+            under `LocalSGD` each rank's own); None: none are.  Costs one small message a step.
+    """
+
+    schedule: Schedule = setting(default=Constant(), kw_only=True)
+    clip_norm: float | None = setting(OPTIONS["clip_norm"], default=None, kw_only=True)
 
     def step(self, w: Array, grad: Array, state: State, out: Array | None = None, factor: float = 1.0) -> None:
         """See `FirstOrder.step`."""
@@ -67,19 +79,16 @@ class Elementwise:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@settings
 class SGD(Elementwise):
     """Stochastic gradient descent: w ← w - lr · gradient of the global batch's mean loss.
 
     With a global batch of one row it is the classic one-sample method (Robbins & Monro 1951).
     """
 
-    lr: float = 0.1
+    lr: float = setting(OPTIONS["lr"], default=0.1)
     name: ClassVar[str] = "sgd"
     full_batch: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check_rate(self.lr)
 
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """``carry``: zeros of w's shape and dtype, what rounding has taken from w so far."""
@@ -90,15 +99,22 @@ class SGD(Elementwise):
         _kernels(w).sgd(w[part], grad[part], state["carry"][part], w.dtype.type(factor * self.lr), out[part])
 
 
-@dataclass(frozen=True)
+@settings
 class GradientDescent(SGD):
-    """Gradient descent on the full objective: one step an epoch, from the gradient over all rows."""
+    """Gradient descent on the full objective: one step an epoch, from the gradient over all rows.
 
+    Attributes:
+        tol: stop when the norm of the gradient is at most ``tol`` times that of the first step; None: never.
+        min_decrease: stop when a step lowers the objective by less than this share of it; None: never.
+    """
+
+    tol: float | None = setting(OPTIONS["tol"], default=None, kw_only=True)
+    min_decrease: float | None = setting(OPTIONS["min_decrease"], default=None, kw_only=True)
     name: ClassVar[str] = "gd"
     full_batch: ClassVar[bool] = True
 
 
-@dataclass(frozen=True)
+@settings
 class Momentum(Elementwise):
     """Heavy-ball momentum (Polyak 1964): v ← momentum · v + gradient, w ← w - lr · v.
 
@@ -106,15 +122,10 @@ class Momentum(Elementwise):
     Sutskever et al. 2013, equation 1); both agree while the rate is constant.
     """
 
-    lr: float = 0.12
-    momentum: float = 0.9
+    lr: float = setting(OPTIONS["lr"], default=0.12)
+    momentum: float = setting(OPTIONS["momentum"], default=0.9)
     name: ClassVar[str] = "momentum"
     full_batch: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check_rate(self.lr)
-        if not 0 <= self.momentum <= 1:
-            raise ConfigError(f"momentum must lie between 0 and 1, got {self.momentum}")
 
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """``velocity`` and ``carry``: zeros of w's shape and dtype."""
@@ -132,7 +143,7 @@ class Momentum(Elementwise):
         return _kernels(w).momentum
 
 
-@dataclass(frozen=True)
+@settings
 class Nesterov(Momentum):
     """Nesterov momentum: v ← momentum · v + gradient, w ← w - lr · (gradient + momentum · v).
 
@@ -147,26 +158,19 @@ class Nesterov(Momentum):
         return _kernels(w).nesterov
 
 
-@dataclass(frozen=True)
+@settings
 class Adam(Elementwise):
     """Adam (Kingma & Ba 2015, algorithm 1): steps by the mean gradient over the root of the mean square.
 
     The l2 penalty of the objective is part of the gradient; `AdamW` decays weights apart from it.
     """
 
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    lr: float = setting(OPTIONS["lr"], default=0.001)
+    beta1: float = setting(kind="float", default=0.9, low=0, below=1)
+    beta2: float = setting(kind="float", default=0.999, low=0, below=1)
+    epsilon: float = setting(kind="float", default=1e-8, above=0)
     name: ClassVar[str] = "adam"
     full_batch: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check_rate(self.lr)
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0):
-            raise ConfigError(
-                f"adam needs 0 <= beta < 1 and epsilon > 0, got {self.beta1}, {self.beta2}, {self.epsilon}"
-            )
 
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """``mean``, ``square`` and ``carry``: zeros of w's shape and dtype; ``steps``: 0."""
@@ -200,20 +204,15 @@ class Adam(Elementwise):
         )
 
 
-@dataclass(frozen=True)
+@settings
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2): w also loses lr · weight_decay · w.
 
     Slots without decay (biases) are left alone.
     """
 
-    weight_decay: float = 0.01
+    weight_decay: float = setting(OPTIONS["weight_decay"], default=0.01)
     name: ClassVar[str] = "adamw"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise ConfigError(f"the weight decay must be a number from 0 up, got {self.weight_decay}")
 
     def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
         """See `Elementwise.update`."""
@@ -224,11 +223,6 @@ class AdamW(Adam):
                 if stretch.start < stretch.stop:
                     self._update(w, grad, state, out, stretch, rate, decay)
             done = stop
-
-
-def _check_rate(lr: float) -> None:
-    if not (lr > 0 and math.isfinite(lr)):
-        raise ConfigError(f"the learning rate (lr) must be a positive number, got {lr}")
 
 
 def _kernels(w: Array) -> ModuleType:

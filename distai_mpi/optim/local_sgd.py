@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..errors import ConfigError
+from ..options import OPTIONS
+from ..settings import called, setting, settings
 from .first_order import SGD, FirstOrder, Nesterov
+from .schedules import Constant, Schedule
 
 
-@dataclass(frozen=True)
+@settings
 class LocalSGD:
     """Local steps by ``inner`` on each rank, then w ← w - outer_lr · v, v from the mean way the ranks have gone.
 
@@ -27,25 +29,34 @@ class LocalSGD:
         outer_momentum: Nesterov momentum of the outer step; 0: none.
     """
 
-    inner: FirstOrder = field(default_factory=SGD)
-    sync_every: int = 10
-    keep_state: bool = True
-    outer_lr: float = 1.0
-    outer_momentum: float = 0.0
+    inner: FirstOrder = setting(default=SGD())
+    sync_every: int = setting(OPTIONS["sync_every"], default=10)
+    keep_state: bool = setting(kind="bool", default=True)
+    outer_lr: float = setting(OPTIONS["outer_lr"], default=1.0)
+    outer_momentum: float = setting(OPTIONS["outer_momentum"], default=0.0)
     name: ClassVar[str] = "average"
     full_batch: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse inner methods that take no batches of their own."""
         if self.inner.full_batch or isinstance(self.inner, LocalSGD):
-            raise ConfigError(f"averaging needs an inner optimizer that takes its own batches, not {self.inner.name}")
-        if self.sync_every < 1:
-            raise ConfigError(f"averaging takes at least 1 step between two averages, got {self.sync_every}")
-        _ = self.outer  # checks its own numbers
+            inner = called("inner", "--inner-optimizer")
+            raise ConfigError(f"{inner} must be an optimizer that takes its own batches, not {self.inner.name}")
 
     @property
     def lr(self) -> float:
         """Learning rate of the inner method."""
         return self.inner.lr
+
+    @property
+    def schedule(self) -> Schedule:
+        """Schedule of the inner method."""
+        return getattr(self.inner, "schedule", Constant())
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Norm that each rank's own gradients are shortened to."""
+        return getattr(self.inner, "clip_norm", None)
 
     @property
     def outer(self) -> FirstOrder:

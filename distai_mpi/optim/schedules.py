@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import ClassVar, Protocol
 
-from ..errors import ConfigError
+from ..options import OPTIONS
+from ..settings import setting, settings
 
 
 class Schedule(Protocol):
@@ -19,7 +20,7 @@ class Schedule(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings
 class Constant:
     """Always the base rate."""
 
@@ -30,64 +31,62 @@ class Constant:
         return 1.0
 
 
-@dataclass(frozen=True)
+@settings
 class Step:
     """The rate is multiplied by ``gamma`` after every ``every`` steps."""
 
-    every: int
-    gamma: float = 0.1
+    every: int = setting(kind="int", low=1)
+    gamma: float = setting(OPTIONS["decay_factor"], default=0.1)
     name: ClassVar[str] = "step"
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or not 0 < self.gamma <= 1:
-            raise ConfigError(f"a step schedule needs every >= 1 and 0 < gamma <= 1, got {self.every}, {self.gamma}")
 
     def __call__(self, step: int) -> float:
         """See `Schedule`."""
         return self.gamma ** (step // self.every)
 
 
-@dataclass(frozen=True)
+@settings
 class Cosine:
     """Half a cosine from the base rate down to ``final_factor`` times it over ``steps`` steps, then constant.
+
+    ``steps`` None: as many as the run that it is given to makes.
 
     Loshchilov & Hutter 2017, "SGDR", equation 5, without restarts.
     """
 
-    steps: int
-    final_factor: float = 0.0
+    steps: int | None = setting(kind="int", default=None, low=1)
+    final_factor: float = setting(OPTIONS["lr_floor"], default=0.0)
     name: ClassVar[str] = "cosine"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.final_factor <= 1:
-            raise ConfigError(
-                f"a cosine schedule needs steps >= 1 and 0 <= final_factor <= 1, got {self.steps}, {self.final_factor}"
-            )
 
     def __call__(self, step: int) -> float:
         """See `Schedule`."""
+        assert self.steps is not None, "a schedule over all steps of a run is bound to them first: see `over`"
         done = min(1.0, step / self.steps)
         return self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-@dataclass(frozen=True)
+@settings
 class WarmUp:
     """The rate rises linearly over the first ``steps`` steps; then ``after`` takes over, counted from there.
 
     Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2.
     """
 
-    steps: int
-    after: Schedule = Constant()
+    steps: int = setting(OPTIONS["warmup"])
+    after: Schedule = setting(default=Constant())
     name: ClassVar[str] = "warm-up"
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"a warm-up takes 0 steps or more, got {self.steps}")
 
     def __call__(self, step: int) -> float:
         """See `Schedule`."""
         return (step + 1) / self.steps if step < self.steps else self.after(step - self.steps)
+
+
+def over(schedule: Schedule, steps: int) -> Schedule:
+    """``schedule`` for a run of ``steps`` steps: its length where it has none of its own."""
+    if isinstance(schedule, Cosine) and schedule.steps is None:
+        return replace(schedule, steps=max(1, steps))
+    if isinstance(schedule, WarmUp):
+        return replace(schedule, after=over(schedule.after, steps - schedule.steps))
+    return schedule
 
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (Constant, Step, Cosine)}

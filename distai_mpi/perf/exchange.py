@@ -131,7 +131,7 @@ def _contenders(
     Messages are for the vector ``private``, shape (n,).  ``stack`` frees what must be freed.
     """
     size, dtype = private.size, private.dtype
-    shared, once = comm.empty(size, dtype), comm.empty(size, dtype, once=True)
+    shared, once = comm.empty(size, dtype), comm.empty(size, dtype, one_copy=True)
     stack.callback(malloc.give_back)
     contenders: list[Contender] = []
     skipped: dict[str, str] = {}

@@ -1,11 +1,10 @@
-"""Four models of parallel machines, and what they say of a measurement.
+"""Laws of scaling, and the parallel share that explains a measurement.
 
 ``n`` is the number of nodes (or ranks), ``p`` the parallel share of the work, between 0 and 1, in both
 laws of speed-up.  Texts differ: some write Gustafson's law with the letter for the *serial* share; here
 (1 - p) + n·p is the speed-up of work whose parallel share, as timed on the n nodes, is p.
 
     throughput   T = n · rate                    nodes side by side
-    latency      L = n · delay                   nodes in a row
     Amdahl       S = 1 / ((1 - p) + p / n)       the same work on more nodes (strong scaling)
     Gustafson    S = (1 - p) + n · p             n times the work on n nodes (weak scaling)
 
@@ -23,21 +22,6 @@ from collections.abc import Callable, Sequence
 def throughput(n: float, rate: float) -> float:
     """Items per second of ``n`` nodes side by side, each of which handles ``rate`` items per second."""
     return _count(n) * _positive(rate, "rate")
-
-
-def latency(n: float, delay: float) -> float:
-    """Seconds that one item takes through ``n`` nodes in a row, each of which holds it ``delay`` seconds."""
-    return _count(n) * _positive(delay, "delay")
-
-
-def nodes_for_throughput(target: float, rate: float) -> int:
-    """Least number of nodes that handle ``target`` items per second: the inverse of `throughput`, rounded up."""
-    return math.ceil(_positive(target, "target") / _positive(rate, "rate"))
-
-
-def nodes_within_latency(limit: float, delay: float) -> int:
-    """Greatest number of nodes in a row that an item passes in ``limit`` seconds: `latency`'s inverse, rounded down."""
-    return math.floor(_positive(limit, "limit") / _positive(delay, "delay"))
 
 
 def amdahl(n: float, p: float) -> float:

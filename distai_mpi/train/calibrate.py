@@ -12,7 +12,7 @@ import numpy as np
 from ..backend import Device
 from ..data import Batch, Loader, Partition, ShardedDataset
 from ..errors import ConfigError
-from ..models import Model
+from ..models import Abilities, Model
 from ..perf.machine import limited_blas, node_cpus
 from .evaluation import make_loader
 from .placement import agree_on_device
@@ -58,14 +58,15 @@ def calibrate(
     """
     if share.rows == 0:
         raise ConfigError("--shards speed: there are no rows to measure with")
-    if hasattr(model, "check_data"):
-        model.check_data(share.labels)
+    able = Abilities.of(model)
+    if able.data_check is not None:
+        able.data_check.check_data(share.labels)
     cpus = node_cpus(comm)
     place = agree_on_device(device, model, comm)
     loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, place)
     with limited_blas(comm.node.size, cpus) as threads, np.errstate(over="ignore", invalid="ignore"):
-        if hasattr(model, "limit_threads"):
-            model.limit_threads(threads)
+        if able.threads is not None:
+            able.threads.limit_threads(threads)
         with comm.agreed():
             start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             w, grad = place.zeros(start.shape, start.dtype), place.zeros(start.shape, start.dtype)

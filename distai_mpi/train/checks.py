@@ -11,67 +11,40 @@ import numpy as np
 
 from ..data import ShardedDataset
 from ..data.checks import first_beyond
-from ..data.partition import stretch
+from ..data.partition import even_range
 from ..errors import ConfigError, DataError
-from ..models import Model
+from ..models import Abilities, Model
+from ..optim import FullBatchSolver
+from ..options import OPTIONS
+from ..settings import called, exclude, worded
 from .evaluation import target_dtype
-from .metrics import METRICS, meaningful
-from .run import Optimizer
+from .metrics import meaningful
 
 if TYPE_CHECKING:
     from ..comm import Communicator
 
 
 def check_settings(
-    data: ShardedDataset,
-    optimizer: Optimizer,
-    epochs: int,
-    global_batch_size: int,
-    seed: int,
-    l2: float,
-    tol: float | None,
-    min_decrease: float | None,
-    clip_norm: float | None,
-    valid: ShardedDataset | None,
-    metric: str,
-    patience: int | None,
+    data: ShardedDataset, optimizer: Any, epochs: Any, global_batch_size: Any, batch_size: Any, l2: Any, seed: Any
 ) -> None:
     """Raise `ConfigError` or `DataError` at a value that cannot work."""
     if data.rows == 0:
         raise ConfigError("there are no rows to train on")
     data.check_weight()
-    _check_types(optimizer, epochs, global_batch_size, seed)
-    if epochs < 1:
-        raise ConfigError(f"epochs must be at least 1, got {epochs}")
-    if global_batch_size < 1:
-        raise ConfigError(f"the global batch size must be at least 1, got {global_batch_size}")
-    if not (l2 >= 0 and math.isfinite(l2)):
-        raise ConfigError(f"l2 must be a number from 0 up, got {l2}")
-    for name, value in (
-        ("the tolerance (tol)", tol),
-        ("the least decrease (min_decrease)", min_decrease),
-        ("the norm to clip at (clip_norm)", clip_norm),
-    ):
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{name} must be a positive number, got {value}")
-    if (tol is not None or min_decrease is not None) and not optimizer.full_batch:
-        raise ConfigError(f"a tolerance needs a full-batch optimizer such as gd, not {optimizer.name}")
-    if metric not in METRICS:
-        raise ConfigError(f"unknown metric {metric!r}: choose one of {', '.join(METRICS)}")
-    if patience is not None and patience < 1:
-        raise ConfigError(f"the patience must be at least 1 epoch, got {patience}")
-    if patience is not None and valid is None:
-        raise ConfigError("patience needs validation rows: give a share of the training rows, or a set of its own")
-
-
-def _check_types(optimizer: Any, epochs: Any, global_batch_size: Any, seed: Any) -> None:
     if isinstance(optimizer, type) or not hasattr(optimizer, "full_batch"):
-        raise ConfigError(f"the optimizer must be an object such as optim.Momentum(), not {optimizer!r}")
-    for name, value in (("epochs", epochs), ("the global batch size", global_batch_size), ("the seed", seed)):
-        if not isinstance(value, int | np.integer):
-            raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    if seed < 0:
-        raise ConfigError(f"the seed must be at least 0, got {seed}")
+        raise ConfigError(f"{called('optimizer')} must be an object such as optim.Momentum(), got {optimizer!r}")
+    for name, value in {"epochs": epochs, "global_batch_size": global_batch_size, "batch_size": batch_size}.items():
+        if value is not None:
+            OPTIONS[name].check(name, value)
+    OPTIONS["l2"].check("l2", l2)
+    OPTIONS["seed"].check("seed", seed)
+    if global_batch_size is not None and batch_size is not None:
+        exclude("global_batch_size", "batch_size", "the global batch is batch_size rows of every rank")
+    if epochs is not None and isinstance(optimizer, FullBatchSolver):
+        raise ConfigError(
+            f"epochs is nothing for {optimizer.name}, whose iterations end by max_iter:"
+            f" give optim.{type(optimizer).__name__}(max_iter={epochs})"
+        )
 
 
 def check_metric(model: Model, valid: ShardedDataset, metric: str) -> None:
@@ -88,14 +61,17 @@ def check_metric(model: Model, valid: ShardedDataset, metric: str) -> None:
     kind = "values" if dtype.kind == "f" else "labels"
     found = f"{kind} from {labels.low:g} to {labels.high:g}" if labels.low <= labels.high else "which have none"
     way_out = f"choose {' or '.join(known)}" if known else "take other rows"
-    raise ConfigError(f"metric {metric} has no meaning for this model on the validation rows, {found}: {way_out}")
+    raise ConfigError(
+        f"{called('metric')} {metric} has no meaning for this model on the validation rows, {found}: {way_out}"
+    )
 
 
 def check_rows(model: Model, share: ShardedDataset, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
-    if hasattr(model, "check_data") and not share.labels.unlabelled:
+    check = Abilities.of(model).data_check
+    if check is not None and not share.labels.unlabelled:
         try:
-            model.check_data(share.labels)
+            check.check_data(share.labels)
         except DataError as error:
             raise DataError(f"{share.name}, {which} rows: {error}") from None
     if not math.isfinite(share.total_weight):
@@ -112,7 +88,7 @@ def check_range(model: Model, share: ShardedDataset, which: str, comm: Communica
     Features that are to be standardized are converted after that.
     """
     data, dtype = share.dataset, np.dtype(model.dtype)
-    start, stop = (0, data.rows) if share.shuffle == "local" else stretch(data.rows, comm.size, comm.rank)
+    start, stop = (0, data.rows) if share.shuffle == "local" else even_range(data.rows, comm.size, comm.rank)
     found = None if data.standard is not None else first_beyond(data.x[start:stop], dtype)
     what = "feature"
     if found is None and target_dtype(model, share).kind == "f":
@@ -127,7 +103,7 @@ def check_range(model: Model, share: ShardedDataset, which: str, comm: Communica
         if found is not None:
             raise DataError(
                 f"{share.name}, {which} rows: {told} of row {row} (both counted from 0) is {found[2]:g}, which {dtype}"
-                " cannot hold; give --dtype float64, or correct it"
+                f" cannot hold; {worded('give the model dtype float64', 'give --dtype float64')}, or correct it"
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backend import HOST, Device, namespace
 from ..data import Batch, Loader, ShardedDataset
-from ..models import Model, Number, Sums
+from ..models import Abilities, Model, Number, Sums
 from .metrics import meaningful, measure
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     Attributes:
         loss: mean loss; None where there are no rows.
         accuracy: share of rows with the right label; None for models that predict values.
-        metrics: by name of `metrics.METRICS`, those that were asked for and have a meaning for the model.
+        metrics: by name of `options.METRICS`, those that were asked for and have a meaning for the model.
     """
 
     loss: float | None
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
 
 def target_dtype(model: Model, share: ShardedDataset) -> np.dtype:
     """The type in which ``model`` takes the labels or targets of ``share``."""
-    return np.dtype(getattr(model, "target_dtype", np.int64 if share.labels.integral else model.dtype))
+    return Abilities.of(model).target_dtype or np.dtype(np.int64 if share.labels.integral else model.dtype)
 
 
 def make_loader(
@@ -68,13 +68,14 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     labels = loader.share.labels
     if labels.unlabelled:
         return Evaluation(None, None)
-    if hasattr(model, "check_data"):
-        model.check_data(labels)
+    able = Abilities.of(model)
+    if able.data_check is not None:
+        able.data_check.check_data(labels)
     totals: list[Number] = [0.0, 0.0, 0.0]
     for batch in loader.sequential():
         if labels.unknown:
             batch = _without_unknown(batch)
-        sums, correct = model.score(w, batch) if hasattr(model, "score") else _score(model, w, batch)
+        sums, correct = _score(model, w, batch) if able.score is None else able.score.score(w, batch)
         totals = [total + part for total, part in zip(totals, (*sums, correct), strict=True)]
     loss, weight, correct = comm.sum(totals).tolist()
     if labels.unknown:
@@ -111,6 +112,6 @@ def _accuracy_alone(accuracy: float, every_metric: bool) -> Evaluation:
 
 
 def _score(model: Model, w: Array, batch: Batch) -> tuple[Sums, Number]:
-    """What `FeedForward.score` gives, for a model that has no such method."""
+    """What `SupportsScore.score` gives, for a model that has no such method."""
     right = model.predict(w, batch.x) == batch.y
     return model.loss(w, batch), right.sum() if batch.weight is None else batch.weight @ right

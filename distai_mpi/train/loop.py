@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,16 +14,17 @@ from ..data import Loader, ShardedDataset
 from ..errors import ConfigError
 from ..files import check_writable
 from ..messages import tell
-from ..models import Model, Sums
+from ..models import Abilities, Model, Sums
 from ..objective import Objective
 from ..optim import Auto, Constant, FullBatchSolver, LocalSGD, Momentum, Schedule
+from ..optim.schedules import over
 from ..perf.machine import limited_blas, memory_left, node_cpus
-from ..settings import called
+from ..settings import called, keywords
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import check_alike, check_metric, check_range, check_rows, check_settings
-from .early_stopping import EarlyStopping
+from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import evaluate, make_loader
 from .full_batch import FullBatchSteps, choose, keeps_whole, without_optimum
 from .gradient.choose import make_gradients
@@ -32,95 +32,75 @@ from .gradient.fused import make_fused
 from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
-from .tracing import Tracer, tracing
+from .tracing import Trace, Tracer, tracing
 
 if TYPE_CHECKING:
     from ..comm import Communicator
 
-EPOCHS = 5  # that are made unless somebody says otherwise
+T = TypeVar("T")
+EPOCHS, BATCH_SIZE = 5, 256  # unless somebody says otherwise
+MOVED = {  # where keywords of earlier versions went
+    "schedule": "give it to the optimizer, as in optim.SGD(schedule=...)",
+    "clip_norm": "give it to the optimizer, as in optim.SGD(clip_norm=...)",
+    "tol": "give it to the optimizer, as in optim.LBFGS(tol=...)",
+    "min_decrease": "give it to the optimizer, as in optim.LBFGS(min_decrease=...)",
+    "max_iter": "give it to the optimizer, as in optim.LBFGS(max_iter=...)",
+    "valid": "give callbacks=[EarlyStopping(valid)]",
+    "metric": "give callbacks=[EarlyStopping(valid, metric=...)]",
+    "patience": "give callbacks=[EarlyStopping(valid, patience=...)]",
+    "checkpoint": "give callbacks=[Checkpoint(...)]",
+    "trace": "give callbacks=[Trace(path)]",
+    "allreduce": "give exchange=Exchange(algorithm=...)",
+    "wire": "give exchange=Exchange(dtype=...)",
+    "early": "give exchange=Exchange(overlap=...)",
+    "factors": "give exchange=Exchange(factors=...)",
+}
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
 
 
-class Stop(NamedTuple):
-    """When a full-batch method has come far enough; see `fit`."""
-
-    tol: float | None
-    min_decrease: float | None
-
-
+@keywords(MOVED)
 def fit(
     model: Model,
     data: ShardedDataset,
     comm: Communicator,
     *,
-    test: ShardedDataset | None = None,
-    valid: ShardedDataset | None = None,
     optimizer: Optimizer | Auto | None = None,
-    schedule: Schedule | None = None,
-    clip_norm: float | None = None,
     epochs: int | None = None,
-    global_batch_size: int = 256,
+    global_batch_size: int | None = None,
+    batch_size: int | None = None,
     l2: float = 0.0,
     seed: int = 0,
-    allreduce: str | None = None,
-    factors: bool | None = None,
-    wire: str = "float32",
-    early: bool | None = None,
-    tol: float | None = None,
-    min_decrease: float | None = None,
-    metric: str = "loss",
-    patience: int | None = None,
+    test: ShardedDataset | None = None,
     device: str | Device = "cpu",
-    checkpoint: Checkpoint | None = None,
-    trace: str | None = None,
+    exchange: Exchange | None = None,
     watch: float | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
 
     Args:
         model: built alike on every rank.
-        data, test: this rank's share of the training and test rows, from `data.load`.
+        data: this rank's share of the training rows, from `data.load`.
         comm: the ranks that train.
-        valid: this rank's share of rows that are looked at after every epoch: the parameters that were best on
-            them are the result.  From `data.load_sets`.
-        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or a full-batch
-            solver, which sees all rows in every iteration.
-        schedule: factor of the learning rate, by steps taken; default constant.
-        clip_norm: gradients whose Euclidean norm is larger are scaled down to it (the gradient of the global
-            batch; under averaging each rank's own).  Costs one small message a step.
-        epochs: passes over the training rows, default 5; in place of a full-batch solver's ``max_iter``.
-        global_batch_size: rows of a step, over all ranks together; a full-batch optimizer takes all rows.
+        optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all rows in
+            every iteration and searches along directions.
+        epochs: passes over the rows; default 5.  Methods that search along directions have ``max_iter`` instead.
+        global_batch_size: rows of a step, over all ranks together; default 256.  A full-batch optimizer takes all rows.
+        batch_size: rows of a step on each rank, in place of ``global_batch_size``.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
             of ranks changes nothing but the rounding of sums (which a long float32 training of a
             relu network amplifies: a unit that lands on the other side of zero is not rounding).
-            Averaging depends on the number of ranks.
-        allreduce: the algorithm that exchanges gradients, by name.
-        factors: whether ranks exchange the factors of their rows (inputs of layers, and gradients by their outputs) in
-            place of the gradient, to the same result; None: where these are shorter, as in small batches.
-        wire: how numbers travel between nodes under ``hierarchical`` or ``auto``: as ``float32``, or as ``float16`` in
-            half the bytes.  Gradients are rounded, and summed in float32; of parameters the change is, and what
-            rounding takes from it is added to the next one.  On one node nothing
-            travels and nothing is rounded.
-        early: whether under ``hierarchical`` or ``auto`` gradients of layers start to travel between nodes as soon as
-            they are made, while the backward pass goes on; None: where a few trials before the first step find that
-            faster.  Never on one node.
-        min_decrease: for full-batch optimizers, stop when an iteration lowers the objective by less than this share of
-            it.
-        tol: in place of a full-batch solver's own, see `FullBatchSolver`; gradient descent stops when the norm of the
-            gradient is at most ``tol`` times that of the first step.
-        metric: what is best on the validation rows, a name of `metrics.METRICS`.
-        patience: stop after so many epochs in a row without a better value; None: never.
+            `LocalSGD` depends on the number of ranks.
+        test: this rank's share of the test rows.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
             GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
             gradients travel through host memory.
-        checkpoint: where and when the run is saved, and whether it goes on from there; a signal then ends it in order.
-        trace: a file to be written at the end, ``.json`` or ``.json.gz``: what each rank did when, see `tracing`.
-            ``Result.time`` has the sums.  Not written where an error ends the run.
+        exchange: how gradients travel; default: as the communicator exchanges vectors.
         watch: seconds that ranks may wait, while they train, for one that does not come before the job ends with
             status 76; 0: for ever; None: what the communicator says.
-        callbacks: see `Callback`.
+        callbacks: what watches the run, see `Callback`; among them `EarlyStopping`, `Checkpoint` (which also resumes
+            it) and `Trace`.
 
     Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
     has on average, so that steps are unbiased and need no message for it.
@@ -129,62 +109,55 @@ def fit(
         ConfigError, DataError: a value that cannot work, or data that does not fit the model; on every rank.
     """
     optimizer = Momentum() if optimizer is None else optimizer
+    exchange = exchange or Exchange()
+    early, checkpoint = _one_of(EarlyStopping, callbacks), _one_of(Checkpoint, callbacks)
+    trace = _one_of(Trace, callbacks)
     check_alike(
         comm,
         optimizer=optimizer,
-        schedule=schedule,
-        clip_norm=clip_norm,
         epochs=epochs,
         global_batch_size=global_batch_size,
+        batch_size=batch_size,
         l2=l2,
         seed=seed,
-        allreduce=allreduce,
-        factors=factors,
-        wire=wire,
-        early=early,
-        tol=tol,
-        min_decrease=min_decrease,
-        metric=metric,
-        patience=patience,
+        exchange=exchange,
+        early_stopping=early,
         checkpoint=checkpoint,
         trace=trace,
         watch=watch,
         data=data.rows,
-        valid=None if valid is None else valid.rows,
+        valid=None if early is None else early.valid.rows,
         test=None if test is None else test.rows,
     )
+    watching: list[Any] = [each for each in callbacks if not isinstance(each, EarlyStopping | Checkpoint | Trace)]
+    for each in watching:
+        if isinstance(each, type) or not hasattr(each, "on_step"):
+            raise ConfigError(f"callbacks must be objects such as Checkpoint('folder') or a Callback, got {each!r}")
     if isinstance(optimizer, Auto):
-        optimizer = choose(optimizer, model, data.rows, comm, allreduce)
-    if isinstance(optimizer, FullBatchSolver):
-        epochs = optimizer.max_iter if epochs is None else epochs
-        tol = optimizer.tol if tol is None else tol
-    epochs = EPOCHS if epochs is None else epochs
-    check_settings(
-        data, optimizer, epochs, global_batch_size, seed, l2, tol, min_decrease, clip_norm, valid, metric, patience
-    )
-    if isinstance(optimizer, FullBatchSolver):
-        optimizer = replace(optimizer, max_iter=epochs, tol=tol)
+        optimizer = choose(optimizer, model, data.rows, comm, exchange.algorithm)
+    check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
+    valid = None if early is None else early.valid
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if share is not None:
             check_rows(model, share, which)
             check_range(model, share, which, comm)
-    if valid is not None:
-        check_metric(model, valid, metric)
+    if early is not None:
+        check_metric(model, early.valid, early.metric)
     if trace is not None:
         with comm.agreed():
             if comm.rank == 0:
-                check_writable(trace)
+                check_writable(trace.path)
     place = agree_on_device(device, model, comm)
     cpus = node_cpus(comm)
-    batch_size = data.rows if optimizer.full_batch else global_batch_size
+    rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * comm.size or BATCH_SIZE
     try:
         with (
             limited_blas(comm.node.size, cpus) as threads,
             np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
         ):
-            if hasattr(model, "limit_threads"):
-                model.limit_threads(threads)
-            loader = make_loader(model, data, comm, batch_size, seed, place)
+            if (threaded := Abilities.of(model).threads) is not None:
+                threaded.limit_threads(threads)
+            loader = make_loader(model, data, comm, rows, seed, place)
             if isinstance(optimizer, FullBatchSolver):
                 loader.hold(memory_left() // (HELD * comm.node.size))
             watched = {
@@ -195,23 +168,31 @@ def fit(
             with comm.agreed():
                 start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
             comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-            asked = Exchange(allreduce, wire, early, factors)
-            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, allreduce)
-            objective = Objective(model, loader, comm, l2=l2, asked=asked, whole=whole)
-            schedule = schedule or Constant()
-            steps = _steps(objective, optimizer, start, schedule, clip_norm, tol, asked)
+            whole = isinstance(optimizer, FullBatchSolver) and keeps_whole(model, comm, exchange.algorithm)
+            objective = Objective(model, loader, comm, l2=l2, asked=exchange, whole=whole)
+            epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
+            schedule = over(getattr(optimizer, "schedule", Constant()), epochs * loader.steps)
+            steps = _steps(objective, optimizer, start, schedule, exchange)
             del start  # a copy of the parameters that nobody needs
-            stopping = EarlyStopping(metric, patience, steps.w[objective.mine]) if valid is not None else None
-            run = Run(objective, steps, optimizer, epochs, schedule, stopping)
+            best = None if early is None else BestParameters(early, steps.w[objective.mine])
+            run = Run(objective, steps, optimizer, epochs, schedule, best)
             with (
                 saving(checkpoint, run) as saver,
-                tracing(trace, run) as tracer,
+                tracing(None if trace is None else trace.path, run) as tracer,
                 comm.watched(watch, lambda: run.iterations),
             ):
-                return _run(run, watched, callbacks, Stop(tol, min_decrease), saver, tracer)
+                return _run(run, watched, watching, saver, tracer)
     finally:
-        for callback in callbacks:
+        for callback in watching:
             callback.on_close()
+
+
+def _one_of(kind: type[T], callbacks: Sequence[Any]) -> T | None:
+    """The callback of this ``kind``, of which a run has one at most."""
+    found = [callback for callback in callbacks if isinstance(callback, kind)]
+    if len(found) > 1:
+        raise ConfigError(f"callbacks: {len(found)} of {kind.__name__}, of which a run takes one")
+    return found[0] if found else None
 
 
 def _steps(
@@ -219,32 +200,26 @@ def _steps(
     optimizer: Optimizer,
     start: Any,
     schedule: Schedule,
-    clip_norm: float | None,
-    tol: float | None,
-    asked: Exchange,
+    exchange: Exchange,
 ) -> Steps:
     if isinstance(optimizer, FullBatchSolver):
-        _check_full_batch(optimizer, schedule, clip_norm, asked)
+        _check_full_batch(optimizer, exchange)
         return FullBatchSteps(objective, optimizer, start)
+    clip_norm = getattr(optimizer, "clip_norm", None)
     if isinstance(optimizer, LocalSGD):
-        for wanted, name in ((asked.factors, called("factors")), (asked.overlap, called("overlap", "--early"))):
-            if wanted:
-                raise ConfigError(f"{name}: averaging exchanges no gradients; leave it out")
+        for asked, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
+            if asked:
+                raise ConfigError(f"{name}: local SGD exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
-    gradients = make_gradients(objective, asked)
-    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, asked)
-    norm = tol is not None
+    gradients = make_gradients(objective, exchange)
+    fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, exchange)
+    norm = getattr(optimizer, "tol", None) is not None
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
     )
 
 
-def _check_full_batch(
-    optimizer: FullBatchSolver,
-    schedule: Schedule,
-    clip_norm: float | None,
-    exchange: Exchange,
-) -> None:
+def _check_full_batch(optimizer: FullBatchSolver, exchange: Exchange) -> None:
     """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
 
     Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
@@ -254,16 +229,10 @@ def _check_full_batch(
             f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
             " differences: leave it out"
         )
-    asked = {
-        "a schedule of the learning rate": not isinstance(schedule, Constant),
-        "the norm to clip at (clip_norm)": clip_norm is not None,
-        called("factors"): exchange.factors,
-        called("overlap", "--early"): exchange.overlap,
-    }
-    for what, given in asked.items():
+    for given, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
         if given:
             raise ConfigError(
-                f"{what} is nothing for {optimizer.name}, which searches along its directions: leave it out"
+                f"{name} is nothing for {optimizer.name}, which searches along its directions: leave it out"
             )
 
 
@@ -271,7 +240,6 @@ def _run(
     run: Run,
     watched: dict[str, Loader],
     callbacks: Sequence[Callback],
-    stop: Stop,
     saver: Saver | None,
     tracer: Tracer,
 ) -> Result:
@@ -285,12 +253,12 @@ def _run(
         run.count_from()
         run.seconds = run.training.prepared
     result = Result(run.w, history=run.history, stop_reason="iterations" if run.training.searches else "epochs")
-    done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result, stop)
+    done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result)
     while run.epoch < run.epochs and not done:
         if _train_epoch(run, callbacks, saver):
             break
-        record = _close_epoch(run, watched, stop.tol is not None)
-        done = _ends(run, result, stop)
+        record = _close_epoch(run, watched)
+        done = _ends(run, result)
         for callback in callbacks:
             callback.on_epoch(run, record)
         if saver is None:
@@ -322,7 +290,7 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -
     return False
 
 
-def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> dict[str, Any]:
+def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch.
 
     It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
@@ -343,7 +311,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader], measures_norm: bool) -> d
         record |= {"evaluations": evaluations, "products": products}
     run.history.append(record)
     if math.isfinite(running):
-        if measures_norm and run.first_norm is None:
+        if run.tol is not None and run.first_norm is None:
             run.first_norm = run.training.first_norm or run.gradient_norm
         if run.stopping is not None:
             value = record.get(f"valid_{run.stopping.metric}")
@@ -358,27 +326,27 @@ def _mean_of_epoch(run: Run) -> float:
     return running
 
 
-def _ends(run: Run, result: Result, stop: Stop) -> bool:
+def _ends(run: Run, result: Result) -> bool:
     """Whether training ends with the epoch that is done, of which the result gets the figures, and why."""
     record = run.history[-1]
     result.test_loss, result.test_accuracy = record.get("test_loss"), record.get("test_accuracy")
     if not math.isfinite(record["running_loss"]):
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return True
-    if stop.tol is not None and run.training.measures:
+    if run.tol is not None and run.training.measures:
         result.converged = bool(run.training.met)
-    elif stop.tol is not None and run.first_norm is not None:
+    elif run.tol is not None and run.first_norm is not None:
         known = math.isfinite(run.gradient_norm) and math.isfinite(run.first_norm)
-        result.converged = known and run.gradient_norm <= stop.tol * run.first_norm
+        result.converged = known and run.gradient_norm <= run.tol * run.first_norm
     if result.converged:
         result.stop_reason = run.training.stop_reason or "tolerance"
         return True
     if run.training.failed:
         result.status, result.stop_reason = "diverged", run.training.stop_reason or ""
         return True
-    if stop.min_decrease is not None and len(run.history) > 1:
+    if run.min_decrease is not None and len(run.history) > 1:
         before, now = run.history[-2]["running_loss"], record["running_loss"]
-        if before - now < stop.min_decrease * abs(now):
+        if before - now < run.min_decrease * abs(now):
             result.stop_reason = "small decrease"
             return True
     if run.stopping is not None and run.stopping.exhausted:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import as_host
 from ..data import Loader
-from ..models import Model
+from ..models import Abilities, Model
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -21,28 +21,17 @@ Array = Any
 SAMPLES = 4096  # scores that all ranks together show, to cut all scores into parts of about the same length,
 SAMPLES_A_RANK = 16  # or so many for each rank, where that is more
 
-# Names of result.json and of early stopping, and whether more is better.
-METRICS = {
-    "loss": False,
-    "accuracy": True,
-    "log_loss": False,
-    "auc": True,
-    "mae": False,
-    "rmse": False,
-    "r2": True,
-}
-
 
 def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
-    """Names of `METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
-    predicts = getattr(model, "can_predict", True)
+    """Names of `options.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
+    able = Abilities.of(model)
     if target_dtype.kind == "f":
-        return ("loss", "mae", "rmse", "r2") if predicts else ("loss",)
+        return ("loss", "mae", "rmse", "r2") if able.predicts else ("loss",)
     known = {
         "loss": True,
-        "accuracy": predicts and getattr(model, "tells_labels", True),
-        "log_loss": getattr(getattr(model, "loss_function", None), "classifies", False),
-        "auc": hasattr(model, "outputs") and hasattr(model, "widths") and model.widths[-1] <= 2,
+        "accuracy": able.predicts and able.labels,
+        "log_loss": able.loss is not None and able.loss.classifies,
+        "auc": able.outputs is not None and able.outputs.widths[-1] <= 2,
     }
     return tuple(name for name, has in known.items() if has)
 
@@ -100,7 +89,7 @@ def auc(score: Array, positive: Array, weight: Array, comm: Communicator) -> flo
     """Area under the ROC curve: the chance that a positive row scores higher than a negative one, ties half.
 
     Exact (Hanley & McNeil 1982, "The meaning and use of the area under a ROC curve", section III), by a sort
-    over the ranks: each gets a stretch of the scores of all, equal ones together (sample sort, Frazer & McKellar
+    over the ranks: each gets a range of the scores of all, equal ones together (sample sort, Frazer & McKellar
     1970).  ``score`` and ``weight`` have shape (rows of this rank,), float64, ``positive`` is bool.  None where
     there is only one class, or a score is not a number.  Collective.
     """

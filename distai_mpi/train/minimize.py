@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..comm import Exchange
 from ..data import Batch, Dataset, from_local
 from ..errors import ConfigError
 from ..messages import tell
 from ..models import Sums
 from ..optim import LBFGS
 from ..params import Layout
+from ..settings import keywords
 from .callbacks import Callback
 from .checkpoint import Checkpoint
 from .checks import check_alike
-from .loop import fit
+from .early_stopping import EarlyStopping
+from .loop import MOVED, fit
 from .run import Result
+from .tracing import Trace
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -28,18 +32,16 @@ Array = Any
 Function = Callable[[Array, Array], float]
 
 
+@keywords(MOVED | dict.fromkeys(("optimizer", "max_iter", "tol"), "give solver=LBFGS(max_iter=..., tol=...)"))
 def minimize(
     function: Function,
     w: Array,
     comm: Communicator,
     solver: LBFGS | None = None,
     *,
-    min_decrease: float | None = None,
     l2: float = 0.0,
-    allreduce: str | None = None,
-    checkpoint: Checkpoint | None = None,
-    trace: str | None = None,
-    callbacks: Sequence[Callback] = (),
+    exchange: Exchange | None = None,
+    callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Minimise the sum over the ranks of ``function``, from ``w`` on; collective.
 
@@ -53,8 +55,8 @@ def minimize(
         w: start, shape (n,), float32 or float64, the same on every rank; stays as it is.
         comm: the ranks.
         solver: the method, with its limit of iterations and its tolerance; default ``LBFGS()``.
-        min_decrease, allreduce, checkpoint, trace, callbacks: see `fit`.
         l2: adds ½ l2 ‖w‖² to the objective.
+        exchange, callbacks: see `fit`.
 
     Returns:
         As `fit`; ``train_loss`` is the objective.  Where that or its gradient is not finite, points nearer by are
@@ -80,11 +82,8 @@ def minimize(
         from_local(row, comm),
         comm,
         optimizer=solver,
-        min_decrease=min_decrease,
         l2=l2,
-        allreduce=allreduce,
-        checkpoint=checkpoint,
-        trace=trace,
+        exchange=exchange,
         callbacks=callbacks,
     )
     if result.status == "diverged" and comm.rank == 0:

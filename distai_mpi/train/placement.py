@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..backend import HOST, Device, choose
 from ..errors import ConfigError
-from ..models import Model
+from ..models import Abilities, Model
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -20,7 +20,7 @@ def agree_on_device(asked: str | Device, model: Model, comm: Communicator) -> De
     Raises:
         ConfigError: a GPU was asked for, and a rank has none or the model computes on the host alone; on every rank.
     """
-    able = getattr(model, "on_devices", False)
+    able = Abilities.of(model).on_devices
     if asked == "auto" and not able:
         return HOST
     with comm.agreed():

@@ -16,7 +16,7 @@ from ..models import Sums
 from ..objective import Objective
 from ..optim import FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..trace import OTHER, WAIT, during
-from .early_stopping import EarlyStopping
+from .early_stopping import BestParameters
 from .steps import Steps
 
 Array = Any
@@ -119,7 +119,7 @@ class Run:
         optimizer: Optimizer,
         epochs: int,
         schedule: Schedule,
-        stopping: EarlyStopping | None = None,
+        stopping: BestParameters | None = None,
     ) -> None:
         self.objective, self.optimizer, self.loader, self.comm = objective, optimizer, objective.loader, objective.comm
         self.training, self.epochs, self.schedule = steps, epochs, schedule
@@ -139,6 +139,16 @@ class Run:
     def w(self) -> Array:
         """The parameters, shape (layout.size,), replicated; read-only."""
         return self.training.w
+
+    @property
+    def tol(self) -> float | None:
+        """The tolerance that ends a full-batch method; None: there is none."""
+        return getattr(self.optimizer, "tol", None)
+
+    @property
+    def min_decrease(self) -> float | None:
+        """The least decrease of the objective that a full-batch method goes on after; None: there is none."""
+        return getattr(self.optimizer, "min_decrease", None)
 
     @property
     def gradient_norm(self) -> float:

@@ -60,7 +60,7 @@ class Steps(ABC):
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
         self.objective, self.clip_norm = objective, clip_norm
-        self._w, self._w_next = objective.empty(once=True), objective.empty(once=True)
+        self._w, self._w_next = objective.empty(one_copy=True), objective.empty(one_copy=True)
         _put(start, self._w)
         self.fused: FusedSteps | None = None
         self.stop_reason: str | None = None

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ..errors import DistaiError
+from ..errors import ConfigError, DistaiError
 from ..files import write_whole
 from ..messages import tell
+from ..options import OPTIONS
+from ..settings import called, setting, settings
 from ..trace import EXCHANGE, LEFT_OUT, PHASES, STEP, WAIT, Recorder
 from .run import Result, Run
 from .stalls import Stall, find_stalls, longest
@@ -34,6 +36,23 @@ TICK = 125  # nanoseconds; see `_Clock`
 UNEVEN = 0.05  # share of the time by which a rank's own work must exceed the others' for it to be called slow
 
 Array = Any
+
+
+@settings
+class Trace:
+    """Records what each rank does when, and writes it at the end; `Result.time` has the sums.
+
+    Attributes:
+        path: a file, ``.json`` or ``.json.gz``, see `tracing`.  Not written where an error ends the run.
+    """
+
+    path: str = setting(OPTIONS["trace"])
+
+    def check(self) -> None:
+        """Refuse files of another kind."""
+        if not self.path.endswith((".json", ".json.gz")):
+            path = called("path", f"--trace {self.path}")
+            raise ConfigError(f"{path}: name a file FILE.json, or FILE.json.gz to have it compressed")
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import click
 from ...comm import launch
 from ...errors import ConfigError, DistaiError
 from ..build import batch_size, fit_options, load_data, make_model
-from ..settings import EITHER, check_flags, flag
+from ..flags import flag_of
+from ..settings import EITHER, check_flags
 
 # Flags of `train` that write, or print, or end training early, or are meant for one number of ranks, and so have no
 # place in a measurement.
@@ -71,7 +72,7 @@ def train_settings(flags: Sequence[str]) -> dict[str, Any]:
     settings = flags_win(context, context.params, EITHER)
     for name in LEFT_OUT:
         if settings.get(name) and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise ConfigError(f"{flag(name)} does not belong to a measurement of scaling; leave it out")
+            raise ConfigError(f"{flag_of(name)} does not belong to a measurement of scaling; leave it out")
         settings[name] = None  # the file of --config may hold it
     check_flags(settings)
     return settings

@@ -117,19 +117,19 @@ class VectorExchange(ABC):
         check_contiguous(x)
         check_numbers(x)
         shared = self._vectors.find(x)
-        if shared is not None and shared.once and call != "allgather":
+        if shared is not None and shared.one_copy and call != "allgather":
             raise ValueError("a vector of which a node has one copy is no summand: its ranks have none of their own")
         if self._ranks.compares:
             where = "" if shared is None else ", shared"
-            told = f"{x.size:,} {x.dtype}{where} by {self.name}"
-            check_same(self._ranks.allgather_object, told, f"vectors of {call}")
+            asked = f"{x.size:,} {x.dtype}{where} by {self.name}"
+            check_same(self._ranks.allgather_object, asked, f"vectors of {call}")
 
     def _copy(self, x: Array, out: Array | None) -> None:
         """Copy ``x``, the same on all ranks, to ``out``, into which one rank of a node writes if there is one copy."""
         if out is None:
             return
-        once = self._vectors.find(out)
-        several = once is not None and once.once and self._ranks.node.size > 1
+        result = self._vectors.find(out)
+        several = result is not None and result.one_copy and self._ranks.node.size > 1
         if not several or self._ranks.node.rank == 0:
             out[:] = x
         if several:

@@ -62,7 +62,9 @@ def resolve(comm: Communicator, asked: Exchange, size: int, dtype: DTypeLike, de
     return Choice("shared", "one node") if nodes == 1 else Choice("hierarchical", f"{nodes} nodes")
 
 
-def choose(comm: Communicator, asked: Exchange, size: int, dtype: DTypeLike, device: Device = HOST) -> VectorExchange:
+def choose_exchange(
+    comm: Communicator, asked: Exchange, size: int, dtype: DTypeLike, device: Device = HOST
+) -> VectorExchange:
     """The exchange for gradients of ``size`` elements; rank 0 decides; collective.
 
     Raises:

@@ -97,7 +97,7 @@ class HierarchicalExchange(NodeExchange):
     def _publish_shared(self, x: Array, shared: Shared, owners: Ownership, previous: Array | None) -> None:
         plan, ranks = self.plan(x), self._ranks
         ranks.synchronize_node()  # the node's slices are written
-        if not shared.once and self.rail is not None:
+        if not shared.one_copy and self.rail is not None:
             for local, rank in enumerate(ranks.node.ranks):
                 if rank != ranks.rank and local % self._topology.rails == self._rail_number:
                     x[owners.slices[rank]] = shared.row(local)[owners.slices[rank]]
@@ -106,7 +106,7 @@ class HierarchicalExchange(NodeExchange):
             before = None if previous is None else previous[column]
             self._traced(self._publish_column)(x[column], plan.by_node[self._rail_number], before)
         ranks.synchronize_node()
-        if not shared.once:
+        if not shared.one_copy:
             self._copy_columns(x, shared, plan)
             ranks.synchronize_node()  # nobody reads x any more
 
@@ -128,7 +128,7 @@ class HierarchicalExchange(NodeExchange):
         self._allreduce_column(out[plan.columns[self._rail_number]])
         self._ranks.synchronize_node()
 
-    def _prepare(self, shared: Shared, once: Shared | None) -> None:
+    def _prepare(self, shared: Shared, result: Shared | None) -> None:
         """See `NodeExchange`: messages are not compiled."""
 
     # --- between nodes

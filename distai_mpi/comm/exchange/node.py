@@ -63,15 +63,15 @@ class NodeExchange(VectorExchange):
         if shared is None:
             self._messages._allreduce(x, out)
             return
-        once = None if out is None else self._vectors.find(out)
-        if once is not None and once.once:
+        result = None if out is None else self._vectors.find(out)
+        if result is not None and result.one_copy:
             self._allreduce_once(x, shared, out)  # type: ignore[arg-type]
         else:
             self._allreduce_shared(x, shared)
             if out is not None:
                 out[:] = x
                 return
-        self._prepare(shared, once)
+        self._prepare(shared, result)
 
     def _reduce(self, x: Array, owners: Ownership, scale: float) -> Iterator[slice]:
         shared = self._shared(x)
@@ -98,7 +98,7 @@ class NodeExchange(VectorExchange):
 
     def _publish_shared(self, x: Array, shared: Shared, owners: Ownership, previous: Array | None) -> None:
         self._ranks.synchronize_node()  # the node's slices are written
-        if not shared.once:
+        if not shared.one_copy:
             for local, rank in enumerate(self._ranks.node.ranks):
                 if rank != self._ranks.rank:
                     x[owners.slices[rank]] = shared.row(local)[owners.slices[rank]]
@@ -119,21 +119,21 @@ class NodeExchange(VectorExchange):
         self._sum(shared, part, out[part])
         self._ranks.synchronize_node()
 
-    def _prepare(self, shared: Shared, once: Shared | None) -> None:
+    def _prepare(self, shared: Shared, result: Shared | None) -> None:
         """Have the next sum of these arrays be made by one compiled call, which nothing checks or compares."""
         if not self._ranks.compares:
-            shared.calls[self if once is None else (self, once.address)] = self._prepared(shared, once)
+            shared.calls[self if result is None else (self, result.address)] = self._prepared(shared, result)
 
-    def _prepared(self, shared: Shared, once: Shared | None) -> Callable[[], None]:
-        """The sum of the node's vectors ``shared`` in all of them, or in ``once``, as one compiled call."""
+    def _prepared(self, shared: Shared, result: Shared | None) -> Callable[[], None]:
+        """The sum of the node's vectors ``shared`` in all of them, or in ``result``, as one compiled call."""
         from .. import kernels
 
         barrier, ranks = self._ranks.node_barrier, self._ranks
         assert barrier is not None
         itemsize = shared.dtype.itemsize
         part = self._topology.plan(shared.size, itemsize).parts[ranks.rank]
-        way = kernels.EVERYWHERE if once is None else kernels.STREAM if shared.long else kernels.SUM
-        out = 0 if once is None else once.address + part.start * itemsize
+        way = kernels.EVERYWHERE if result is None else kernels.STREAM if shared.long else kernels.SUM
+        out = 0 if result is None else result.address + part.start * itemsize
         like = np.empty(0, shared.dtype)
         where = (way, shared.address, shared.stride, shared.rows, part.start, part.stop, out, like)
         around, nbytes = barrier.around, (shared.rows - 1) * (part.stop - part.start) * itemsize

@@ -266,7 +266,7 @@ class OverlappedReduction:
 
 
 def overlapped(exchange: VectorExchange, x: Array, ranges: Sequence[tuple[int, int]]) -> OverlappedReduction | None:
-    """Sums of ``x`` by ``exchange`` that begin early, where its node's ranks share it; else None, on all ranks.
+    """Sums of ``x`` by ``exchange`` that overlap with the backward pass, where ranks share it; else None, on all ranks.
 
     See `OverlappedReduction`, whose ``ranges`` are those of rank 0, and None where they are no way through the vector
     from its end to its start; collective.

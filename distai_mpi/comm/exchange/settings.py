@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ...errors import ConfigError
+from ...options import OPTIONS
 from ...settings import called, setting, settings
 
 SHARING = ("shared", "hierarchical")  # what is more than messages
-CHOICES = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", *SHARING)
-DTYPES = ("float32", "float16")
+CHOICES = OPTIONS["allreduce"].choices
+DTYPES = OPTIONS["wire"].choices
 
 
 @settings
@@ -30,34 +31,10 @@ class Exchange:
         ConfigError: a value that there is not, or two that exclude each other.
     """
 
-    algorithm: str | None = setting(
-        default=None,
-        choices=CHOICES,
-        flag="--allreduce",
-        topic="exchange",
-        help="How gradients are exchanged; auto goes by the nodes and the gradient's length.  [default: auto]",
-    )
-    dtype: str = setting(
-        default="float32",
-        choices=DTYPES,
-        flag="--wire",
-        topic="exchange",
-        shown=False,
-        help="How numbers travel between nodes: float16 halves the bytes, and rounds gradients and updates.",
-    )
-    overlap: bool | None = setting(
-        default=None,
-        flag="--early",
-        topic="exchange",
-        shown=False,
-        help="Send layers' gradients to other nodes during the backward pass already.  [default: where that is faster]",
-    )
-    factors: bool | None = setting(
-        default=None,
-        topic="exchange",
-        shown=False,
-        help="Exchange the factors that gradients of dense layers are made of.  [default: where they are shorter]",
-    )
+    algorithm: str | None = setting(OPTIONS["allreduce"], default=None)
+    dtype: str = setting(OPTIONS["wire"], default="float32")
+    overlap: bool | None = setting(OPTIONS["early"], default=None)
+    factors: bool | None = setting(OPTIONS["factors"], default=None)
 
     def check(self) -> None:
         """Refuse what excludes each other."""

@@ -167,7 +167,7 @@ def _features(
         named = catalog.several("--features", columns.variable)
         chosen = [entry for entry in named if entry.identity not in {other.identity for other in taken}]
         if not chosen:
-            raise DataError(f"{catalog.path}: --features {columns.variable} leaves no variable beside label and weight")
+            raise DataError(f"{catalog.path}: --features '{columns.variable}' leaves no variable but label and weight")
         return chosen, next((y for _, y in pairs if catalog.usual(y) is not None), "y")
     for x, y in pairs:
         entry, labels = catalog.usual(x), catalog.usual(y)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from ...choices import DATES, MISSING
 from ...errors import ConfigError, DataError
+from ...options import DATES, MISSING
 
 SHOWN_NAMES = 20  # in a message
 
@@ -186,13 +186,13 @@ class Columns:
             raise DataError(f"{path}: column {self.label} cannot be both label and weight; name two columns")
         for flag, column, name in (("--label", label, self.label), ("--weight", weight, self.weight)):
             if column in dropped:
-                raise DataError(f"{path}: column {name} cannot be both {flag} and left out by --drop {self.drop}")
+                raise DataError(f"{path}: column {name} cannot be both {flag} and left out by --drop '{self.drop}'")
         asked = self._several(path, "--columns", self.columns, names, count)
         if label is None and self.wanted and self.holds == "rows":
             free = [i for i in range(count) if i != weight and i not in (*index, *dropped, *asked)]
             if not free and set(asked) - dropped - {weight}:
                 raise DataError(
-                    f"{path}: --columns {self.columns} asks for every column as a feature, and none is left for the"
+                    f"{path}: --columns '{self.columns}' asks for every column as a feature, and none is left for the"
                     " label: name it with --label"
                 )
             label = last if last in free else max(free, default=None)
@@ -232,7 +232,7 @@ class Columns:
             for use, column in (("label", label), ("weight", weight))
             if column is not None
         ]
-        uses += [f"--drop {self.drop} leaves columns out"] * (self.drop is not None)
+        uses += [f"--drop '{self.drop}' leaves columns out"] * (self.drop is not None)
         uses += [f"--columns asks for {self.columns} alone"] * (self.columns is not None)
         advice = f"name another column with --label, or give the features in a table of their own: X.csv,{path}"
         if not self.wanted:

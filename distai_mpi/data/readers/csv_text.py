@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from . import codes, dates
+from .chunk import Chunk
 from .columns import Columns, Roles
 from .kinds import BOOLEAN, CLASS_ADVICE, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, LABEL_ADVICE, MISSING, WORD
 from .lines import decode
-from .stretch import Stretch
 from .text import HARD_NUMBERS, Scratch, TextFile, Unsplittable, field_at, has_lone_return, whole
 
 Array = Any
@@ -165,13 +165,13 @@ class CsvFile(TextFile):
             parts.append(quoted or str(column))
         return f"--drop {shlex.quote(','.join(parts))}"
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
         weight = None if self.roles.weight is None else np.empty(0)
         names = () if self._labels_are_words else None
-        return Stretch(np.empty((0, self.features), self.dtype), np.empty(0), weight, names)
+        return Chunk(np.empty((0, self.features), self.dtype), np.empty(0), weight, names)
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the lines that begin in the ``part``-th of ``parts`` ranges of bytes."""
         try:
             return self._read(part, parts)
@@ -185,7 +185,7 @@ class CsvFile(TextFile):
                 raise
             return replace(self, multiline=True).read(part, parts)
 
-    def _read(self, part: int, parts: int) -> Stretch:
+    def _read(self, part: int, parts: int) -> Chunk:
         from .kernels.tables import whole_lines
 
         ends = (lambda text, stop: whole_lines(text, stop, self.delimiter)) if self.multiline else None
@@ -193,9 +193,9 @@ class CsvFile(TextFile):
         blocks = [self._read_block(*block, scratch, words) for block in self.blocks(part, parts, ends)]
         weight = None if none.weight is None else whole([block.weight for block in blocks], none.weight)
         x, y = whole([block.x for block in blocks], none.x), whole([block.y for block in blocks], none.y)
-        return Stretch(x, y, weight, tuple(words) if self._labels_are_words else None)
+        return Chunk(x, y, weight, tuple(words) if self._labels_are_words else None)
 
-    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch, words: dict[str, int]) -> Stretch:
+    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch, words: dict[str, int]) -> Chunk:
         fault, place, column, block = self._parse(text, stop, scratch, words)
         if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
             text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
@@ -204,7 +204,7 @@ class CsvFile(TextFile):
             self._explain(fault, text, place, position, column)
         return block
 
-    def _parse(self, text: Array, stop: int, scratch: Scratch, words: dict[str, int]) -> tuple[int, int, int, Stretch]:
+    def _parse(self, text: Array, stop: int, scratch: Scratch, words: dict[str, int]) -> tuple[int, int, int, Chunk]:
         """The first fault, its byte and column, and the rows of a block, if there is none."""
         from .kernels.tables import read_csv
 
@@ -231,7 +231,7 @@ class CsvFile(TextFile):
             faults += self._fill(text, column, spans[which, :rows], x[:rows], y[:rows], words)
         place, fault, column = min(faults, default=(0, codes.FINE, 0))
         own_weight = weight[:rows].copy() if self.roles.weight is not None else None
-        return fault, place, column, Stretch(x[:rows].copy(), y[:rows].copy(), own_weight)
+        return fault, place, column, Chunk(x[:rows].copy(), y[:rows].copy(), own_weight)
 
     def _settle(
         self, text: Array, hard: list[list[int]], slots: Array, x: Array, y: Array, weight: Array

@@ -1,4 +1,4 @@
-"""HDF5: the variables of a file; contiguous ones are mapped, all others read in stretches of whole chunks."""
+"""HDF5: the variables of a file; contiguous ones are mapped, all others read in ranges of whole HDF5 chunks."""
 
 from __future__ import annotations
 

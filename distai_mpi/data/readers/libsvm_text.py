@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import codes
-from .stretch import Csr, Stretch
+from .chunk import Chunk, Csr
 from .text import HARD_NUMBERS, Scratch, TextFile, field_at, has_lone_return, whole
 
 Array = Any
@@ -32,11 +32,11 @@ class LibsvmFile(TextFile):
         """Known when all was read."""
         return None
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
-        return Stretch(Csr(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, self.dtype)), np.empty(0), None)
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
+        return Chunk(Csr(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, self.dtype)), np.empty(0), None)
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the lines that begin in the ``part``-th of ``parts`` ranges of bytes."""
         blocks, entries, scratch = [], 0, Scratch()
         for block in self.blocks(part, parts):
@@ -48,9 +48,9 @@ class LibsvmFile(TextFile):
         weight = None
         if any(block.weight is not None for block in blocks):
             weight = np.concatenate([np.ones(block.rows) if block.weight is None else block.weight for block in blocks])
-        return Stretch(x, whole([block.y for block in blocks], none.y), weight)
+        return Chunk(x, whole([block.y for block in blocks], none.y), weight)
 
-    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch) -> Stretch:
+    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch) -> Chunk:
         fault, place, block = self._parse(text, stop, scratch)
         if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
             text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
@@ -59,7 +59,7 @@ class LibsvmFile(TextFile):
             self._explain(fault, text, place, position)
         return block
 
-    def _parse(self, text: Array, stop: int, scratch: Scratch) -> tuple[int, int, Stretch]:
+    def _parse(self, text: Array, stop: int, scratch: Scratch) -> tuple[int, int, Chunk]:
         """The first fault, its byte, and the rows of a block, if there is none."""
         from .kernels.tables import read_libsvm
 
@@ -84,7 +84,7 @@ class LibsvmFile(TextFile):
                 fault, place = codes.TOO_LARGE, begin
                 break
         x = Csr(ends[:rows].copy(), indices[:taken].copy(), values[:taken].copy())
-        return fault, place, Stretch(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
+        return fault, place, Chunk(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
 
     def _explain(self, fault: int, text: Array, place: int, position: int) -> None:
         """Raise the DataError about ``fault`` at byte ``place`` of ``text``, which is at ``position`` of the file."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import DataError
 from . import codes
+from .chunk import NoRows
 from .columns import Columns, Roles
 from .csv_text import CsvFile
 from .headers import Header, read_header
@@ -44,7 +45,6 @@ from .lines import (
 )
 from .prose import LOOKED_AT, lines_of_prose
 from .row_names import LOOKED, rows_looked_at, without_row_names
-from .stretch import NoRows
 from .text import TextFile, has_lone_return
 
 ENTRY = re.compile(rb"\s*[-+.\deE]+(:\S+)?\s+(qid:\S+|\d+:[-+.\deE]+)(\s|$)")

@@ -14,9 +14,9 @@ import numpy as np
 from ...errors import DataError
 from . import arrow_columns
 from .arrow_columns import ArrowColumn
+from .chunk import Chunk, NoRows
 from .columns import Columns, Roles
 from .row_names import rows_looked_at, without_row_names
-from .stretch import NoRows, Stretch
 
 Array = Any
 
@@ -204,7 +204,7 @@ def _starts_with(path: str, mark: bytes) -> bool:
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """A table in a Parquet file; see `stretch.StretchFile`.
+    """A table in a Parquet file; see `chunk.ChunkedFile`.
 
     Attributes:
         path: the file.
@@ -253,17 +253,17 @@ class ParquetFile:
         """Type in which labels are held."""
         return np.dtype(np.int8) if self.label is None else self.label.dtype
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
         return self._allocate(0)
 
-    def _allocate(self, rows: int) -> Stretch:
+    def _allocate(self, rows: int) -> Chunk:
         weight = None if self.weight is None else np.empty(rows)
         words = None if self.label is None else self.label.words
-        return Stretch(np.empty((rows, self.features), self.dtype), np.zeros(rows, self.target_dtype), weight, words)
+        return Chunk(np.empty((rows, self.features), self.dtype), np.zeros(rows, self.target_dtype), weight, words)
 
-    def read(self, part: int, parts: int) -> Stretch:
-        """Rows of the groups whose middle lies in the ``part``-th of ``parts`` stretches of all rows."""
+    def read(self, part: int, parts: int) -> Chunk:
+        """Rows of the groups whose middle lies in the ``part``-th of ``parts`` ranges of all rows."""
         starts = np.concatenate(([0], np.cumsum(self.groups)))
         owner = (starts[:-1] + starts[1:]) * parts // (2 * max(1, int(starts[-1])))
         mine = np.flatnonzero(owner == part).tolist()
@@ -274,12 +274,12 @@ class ParquetFile:
             for group in mine:
                 end = at + self.groups[group]
                 weight = None if out.weight is None else out.weight[at:end]
-                piece = Stretch(out.x[at:end], out.y[at:end], weight)
+                piece = Chunk(out.x[at:end], out.y[at:end], weight)
                 self._fill(file, group, int(starts[group]), piece, words)
                 at = end
         return out._replace(label_names=tuple(words)) if words else out
 
-    def _fill(self, file: Any, group: int, first: int, out: Stretch, words: dict[str, int]) -> None:
+    def _fill(self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int]) -> None:
         """Read one group, whose first row is row ``first`` of the file, into ``out``; ``words`` number the labels."""
         used = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
         names = list(dict.fromkeys(column.name for column in used))

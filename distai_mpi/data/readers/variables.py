@@ -1,4 +1,4 @@
-"""Named arrays of a file, and what a user may make of them: a table of their columns, read in stretches."""
+"""Named arrays of a file, and what a user may make of them: a table of their columns, read in chunks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..checks import check_weights, first_not_finite
 from ..dataset import storage_dtype
 from ..labels import TRUTH_WORDS
 from . import dates
+from .chunk import Chunk
 from .columns import Columns, Roles
 from .kinds import label_word
-from .stretch import Stretch
 
 Array = Any
 
@@ -222,7 +222,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class VariablesFile:
-    """Variables of a file as features, label and weight of rows; see `stretch.StretchFile`.
+    """Variables of a file as features, label and weight of rows; see `chunk.ChunkedFile`.
 
     Attributes:
         path: the file.
@@ -295,10 +295,10 @@ class VariablesFile:
         first = self.parts[0].variable
         return byte_scale(first.dtype, first.shape) if len(self.parts) == 1 and not first.is_words else 1.0
 
-    def empty(self) -> Stretch:
-        """A stretch without rows."""
+    def empty(self) -> Chunk:
+        """A chunk without rows."""
         weight = None if self.weight is None else np.empty(0)
-        return Stretch(
+        return Chunk(
             np.empty((0, self.features), self.dtype), np.empty(0, self.target_dtype), weight, self._label_words
         )
 
@@ -310,7 +310,7 @@ class VariablesFile:
             return ()
         return TRUTH_WORDS if variable is not None and variable.dtype.kind == "b" else None
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the chunks that are the ``part``-th of ``parts`` shares of all."""
         variables = self._all
         rows, chunk = variables[0].rows, max(variable.chunk for variable in variables)
@@ -324,7 +324,7 @@ class VariablesFile:
                 x[first - start : first - start + len(values), at : at + width] = values
             at += width
         y, words = self._labels(start, stop)
-        return Stretch(x, y, self._weights(start, stop), words)
+        return Chunk(x, y, self._weights(start, stop), words)
 
     def _labels(self, start: int, stop: int) -> tuple[Array, tuple[str, ...] | None]:
         """Labels of rows ``start`` to ``stop - 1``, and the words that they stand for, if any."""

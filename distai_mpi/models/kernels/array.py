@@ -2,20 +2,21 @@
 
 What a function does, and what its arguments are, is told there.  Results are the same to rounding, dropout masks
 bit for bit.  Arrays are changed in place; temporaries are few, and come from the device's memory pool.
-Nothing is copied to the host: `residual` returns a sum that stays on the device.
+Nothing is copied to the host: `_residual` returns a sum that stays on the device.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ...backend import namespace
 from ...data.streams import GOLDEN, MASK, MIX_FIRST, MIX_SECOND
+from ..losses import Loss
 
 Array = Any
-LOGISTIC, SOFTMAX = 1, 2
 GELU_SCALE = float(np.sqrt(2.0 / np.pi))
 GELU_CUBIC = 0.044715
 
@@ -107,51 +108,23 @@ def backpropagate(delta: Array, slope: Array, bias_grad: Array) -> None:
     namespace(delta).sum(delta, axis=0, out=bias_grad)
 
 
-def residual(kind: int, z: Array, bias: Array, y: Array, weight: Array, bias_grad: Array) -> Array:
-    """See `kernels.cpu.residual`; the sum of losses is an array of shape (), float64, where ``z`` lives."""
+def residual_of(loss: Loss) -> Any:
+    """`_residual` of this loss."""
+    return partial(_residual, loss)
+
+
+def _residual(loss: Loss, z: Array, bias: Array, y: Array, weight: Array, bias_grad: Array, curvature: Array) -> Array:
+    """See `kernels.cpu`; the sum of losses is an array of shape (), float64, where ``z`` lives."""
     xp = namespace(z)
     if len(z) == 0:  # CuPy has no maximum of nothing
         bias_grad.fill(0)
         return xp.zeros((), np.float64)
     z += bias
-    if kind == SOFTMAX:
-        losses = _softmax(xp, z, y)
-    else:
-        losses = _logistic(xp, z[:, 0], y) if kind == LOGISTIC else _squared(xp, z[:, 0], y)
+    losses, curved = loss.of_rows(z, y)
     if weight.size:
-        losses *= weight
+        losses = losses * weight
         z *= weight[:, None]
+    if curvature.size:
+        curvature[:] = curved * weight if weight.size else curved
     xp.sum(z, axis=0, out=bias_grad)
     return xp.sum(losses)
-
-
-def _squared(xp: Any, z: Array, y: Array) -> Array:
-    """Losses, float64, shape (rows,); the outputs ``z``, shape (rows,), become their derivatives."""
-    z -= y
-    losses = z.astype(np.float64)
-    losses *= losses
-    losses *= 0.5
-    return losses
-
-
-def _logistic(xp: Any, z: Array, y: Array) -> Array:
-    """As `_squared`; with s = ±1 the label and m = s z the margin: log(1 + exp(-m)), without overflow."""
-    sign = (y > 0).astype(np.float64)
-    sign *= 2.0
-    sign -= 1.0
-    margin = sign * z
-    tail = xp.exp(-abs(margin))
-    z[...] = -sign * xp.where(margin >= 0, tail, 1.0) / (1.0 + tail)
-    return xp.log1p(tail) + xp.maximum(-margin, 0.0)
-
-
-def _softmax(xp: Any, z: Array, y: Array) -> Array:
-    """As `_squared` for outputs of shape (rows, classes)."""
-    rows = xp.arange(len(z))
-    z -= xp.max(z, axis=1, keepdims=True)
-    at_label = z[rows, y].astype(np.float64)
-    xp.exp(z, out=z)
-    total = xp.sum(z, axis=1, dtype=np.float64)
-    z *= (1.0 / total).astype(z.dtype)[:, None]
-    z[rows, y] -= 1
-    return xp.log(total) - at_label

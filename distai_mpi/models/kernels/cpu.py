@@ -9,15 +9,18 @@ of losses accumulate in float64, whatever the dtype of the arrays.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numba
 import numpy as np
 
 from ...data.kernels import GOLDEN, mix64
-from ...jit import kernel
+from ...jit import kernel, specialise
+from ..losses import Loss
+from .arithmetic import row_of
 
 RELU, TANH, GELU = 0, 1, 2
-SQUARED, LOGISTIC, SOFTMAX = 0, 1, 2
 GELU_SCALE = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715
 
@@ -123,43 +126,17 @@ def backpropagate(delta, slope, bias_grad):
             bias_grad[j] += value
 
 
-@numba.njit(inline="always")
-def _row_residual(kind, z, y):
-    """Loss of one row with outputs ``z``, shape (outputs,); z becomes the loss's derivative."""
-    if kind == SQUARED:
-        residual = z[0] - y
-        z[0] = residual
-        return 0.5 * np.float64(residual) * np.float64(residual)
-    if kind == LOGISTIC:
-        sign = 1.0 if y > 0 else -1.0
-        margin = sign * np.float64(z[0])
-        tail = math.exp(-abs(margin))  # never overflows
-        z[0] = -sign * (tail if margin >= 0 else 1.0) / (1.0 + tail)
-        return math.log1p(tail) + max(-margin, 0.0)
-    top = z[0]
-    for j in range(1, z.size):
-        top = max(top, z[j])
-    label = np.int64(y)
-    shifted = np.float64(z[label] - top)
-    total = 0.0
-    for j in range(z.size):
-        power = math.exp(z[j] - top)
-        z[j] = power
-        total += power
-    inverse = z.dtype.type(1.0 / total)
-    for j in range(z.size):
-        z[j] *= inverse
-    z[label] -= z.dtype.type(1)
-    return math.log(total) - shifted
+@lru_cache
+def residual_of(loss: Loss) -> Any:
+    """The kernel `_residual` of this loss."""
+    return specialise(_residual, loss.name, {"row": row_of(loss)})
 
 
-@kernel()
-def residual(kind, z, bias, y, weight, bias_grad):
+def _residual(z, bias, y, weight, bias_grad, curvature):
     """Weighted sum of losses (float64) at the outputs z + bias; z becomes its derivative.
 
-    z has shape (rows, outputs), bias and bias_grad (outputs,), y (rows,).  ``kind``
-    names the loss: ½ (z - y)², log(1 + exp(-y z)) with y > 0 standing for +1, or the
-    cross-entropy of softmax(z) with integer label y.  bias_grad receives z's sum over rows.
+    z has shape (rows, outputs), bias and bias_grad (outputs,), y (rows,).  bias_grad receives z's sum over rows, and
+    ``curvature``, shape (rows,), unless it is empty, the weighted second derivatives of a loss of one output.
     """
     rows, outputs = z.shape
     loss = 0.0
@@ -168,7 +145,10 @@ def residual(kind, z, bias, y, weight, bias_grad):
         for j in range(outputs):
             z[r, j] += bias[j]
         row_weight = z.dtype.type(weight[r]) if weight.size else z.dtype.type(1)
-        loss += row_weight * _row_residual(kind, z[r], y[r])
+        value, curved = row(z[r], y[r])  # type: ignore[name-defined]  # noqa: F821 - the loss's, see `residual_of`
+        loss += row_weight * value
+        if curvature.size:
+            curvature[r] = row_weight * curved
         for j in range(outputs):
             z[r, j] *= row_weight
             bias_grad[j] += z[r, j]

@@ -1,41 +1,33 @@
-"""Numba kernels of second derivatives of losses; importing this module loads Numba."""
+"""Numba kernels of second derivatives of the softmax; importing this module loads Numba."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...jit import kernel
-from .cpu import LOGISTIC, SOFTMAX, SQUARED
 
 
 @kernel()
-def curve(kind, delta, y, weight, u):
-    """u ← (∂²loss/∂z²) u for each row; ``u`` and ``delta`` have shape (rows, outputs).
+def curve(delta, y, weight, u):
+    """u ← (∂²loss/∂z²) u for each row of a softmax; ``u`` and ``delta`` have shape (rows, outputs).
 
     ``delta`` are the first derivatives of the losses by the outputs z, times the ``weight`` of the rows, shape (rows,),
-    or 1 where it is empty.  For softmax they are p - (1 where the label is), so the probabilities p follow from
-    them without a loss of figures.  Rows of weight 0 become 0.
+    or 1 where it is empty.  They are p - (1 where the label is), so the probabilities p follow from them without a
+    loss of figures.  Rows of weight 0 become 0.
     """
     rows, outputs = u.shape
     for r in range(rows):
         factor = np.float64(weight[r]) if weight.size else 1.0
         if factor == 0:
             u[r, :] = 0
-        elif kind == SQUARED:
-            for k in range(outputs):
-                u[r, k] *= factor
-        elif kind == LOGISTIC:
-            for k in range(outputs):
-                off = abs(np.float64(delta[r, k])) / factor
-                u[r, k] *= factor * off * (1.0 - off)
-        elif kind == SOFTMAX:
-            label, mean = y[r], 0.0
-            for k in range(outputs):
-                p = np.float64(delta[r, k]) / factor + (1.0 if k == label else 0.0)
-                mean += p * u[r, k]
-            for k in range(outputs):
-                p = np.float64(delta[r, k]) / factor + (1.0 if k == label else 0.0)
-                u[r, k] = factor * p * (u[r, k] - mean)
+            continue
+        label, mean = y[r], 0.0
+        for k in range(outputs):
+            p = np.float64(delta[r, k]) / factor + (1.0 if k == label else 0.0)
+            mean += p * u[r, k]
+        for k in range(outputs):
+            p = np.float64(delta[r, k]) / factor + (1.0 if k == label else 0.0)
+            u[r, k] = factor * p * (u[r, k] - mean)
 
 
 @kernel()

@@ -6,100 +6,41 @@ dots, at which X comes from memory, ask for what follows: left to the hardware, 
 the speed.  Taking the dots of a block along with the gradient of the one before it was no faster.
 
 X has shape (rows, features), is C-contiguous, and float32 or float64; w and gradients have its dtype.  Rows are
-weighted by ``weight``, shape (rows,), or by 1 where it is empty.  Labels of the logistic loss are positive or not.
+weighted by ``weight``, shape (rows,), or by 1 where it is empty.
 
-Losses are float64 arithmetic whatever the dtype, and vector code: Numba's own math.exp calls a scalar function for
-each number.  Sums over many rows are float64; those of features in the dtype of X within `PART` rows.
+Losses are float64 arithmetic whatever the dtype, and vector code.  Sums over many rows are float64; those of features
+in the dtype of X within `PART` rows.
 """
 
 from __future__ import annotations
 
-import numba
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
-from ...jit import kernel
+from ...data.row_kernels import AHEAD_BYTES, PART, copy, fold, reaches
+from ...jit import kernel, specialise
 from ...vectors import LINE_BYTES, add_sums, address, fma, increase, length, load, prefetch, spread
-from .cpu import LOGISTIC, SQUARED
+from ..losses import PointLoss
+from .arithmetic import point_of
 
-CURVED = 3  # beside the codes of losses: "residuals" of `_sweep` are curvature · margin
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code; NaN stays
 STRIP = 256  # rows whose losses are taken together, in the first-level cache
 # Logistic losses and gradients of 200,000 × 200, 100,000 × 1000, 1,000,000 × 50 and 20,000 × 5000 float32 numbers take
 # the time of 1.6, 1.4, 2.0 and 1.4 sums over X on a core of an AMD EPYC (Zen 5), which then reads 41 GB/s.
 BLOCK_BYTES = 1 << 18  # of X in a block, which lies in the second-level cache
-AHEAD_BYTES = 1 << 12  # how far after what is read memory is asked for
 PIECE_BYTES = 1 << 15  # of a row, so that those of parameters and gradient stay in the caches
-PART = 512  # rows whose gradient is summed in the dtype of X; there float32 sums are accurate enough
-
-# Of exp and _log1p.  ln 2 in two parts, the first with zeros for its last 32 bits (Cody & Waite 1980, Software
-# Manual for the Elementary Functions, chapter 6), and the coefficients are those of FreeBSD's msun (fdlibm):
-# e_exp.c and e_log.c, (c) 1993 and 2004 by Sun Microsystems; "permission to use, copy, modify, and distribute this
-# software is freely granted, provided that this notice is preserved."
-INVERSE_LN2 = 1.44269504088896338700
-LN2_HIGH, LN2_LOW, LN2 = 6.93147180369123816490e-01, 1.90821492927058770002e-10, 0.693147180559945309417
-LOWEST = -708.0  # exp of it is just no denormal number
-ROUNDER = 1.5 * 2.0**52  # a number to which it is added is rounded to a whole one, found in its last bits
-EXPONENT_BIAS, EXPONENT_PLACE = 1023, 52
-P1, P2, P3 = 1.66666666666666019037e-01, -2.77777777770155933842e-03, 6.61375632143793436117e-05
-P4, P5 = -1.65339022054652515390e-06, 4.13813679705723846039e-08
-L1, L2, L3 = 6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01
-L4, L5, L6 = 2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01
-L7 = 1.479819860511658591e-01
 
 
-@numba.njit(inline="always")
-def exp(a):
-    """exp(a) for a <= 0, and NaN for NaN; exp(LOWEST), 3e-308, below that.  Not for code that reorders sums."""
-    a = LOWEST if a < LOWEST else a
-    shifted = a * INVERSE_LN2 + ROUNDER
-    power = np.int64(np.float64(shifted).view(np.int64) + EXPONENT_BIAS) << EXPONENT_PLACE
-    whole = shifted - ROUNDER
-    high, low = a - whole * LN2_HIGH, whole * LN2_LOW
-    r = high - low
-    square = r * r
-    c = r - square * (P1 + square * (P2 + square * (P3 + square * (P4 + square * P5))))
-    return (1.0 - ((low - (r * c) / (2.0 - c)) - high)) * np.int64(power).view(np.float64)
-
-
-@numba.njit(inline="always")
-def _log1p(t):
-    """log(1 + t) for 0 <= t <= 1, and NaN for NaN; as ln 2 + log(1 + (t - 1) / 2) above √2 - 1."""
-    large = t > 0.41421356237309503
-    above = t - 1.0 if large else t
-    s = above / ((3.0 if large else 2.0) + t)
-    square = s * s
-    series = L1 + square * (L2 + square * (L3 + square * (L4 + square * (L5 + square * (L6 + square * L7)))))
-    value = s * (2.0 + square * series)
-    return LN2 + value if large else value
-
-
-@numba.njit(inline="always")
-def _logistic(margin, sign):
-    """(loss, residual, curvature) of one row: log(1 + exp(-sign · margin)), and its derivatives by margin."""
-    signed = sign * margin
-    right = signed >= 0
-    tail = exp(-signed if right else signed)  # never overflows
-    inverse = 1.0 / (1.0 + tail)
-    loss = _log1p(tail) + (0.0 if right else -signed)
-    return loss, -sign * (tail if right else 1.0) * inverse, tail * inverse * inverse
-
-
-@kernel(fastmath={"contract"}, error_model="numpy")
-def _weigh(kind, z, y, weight, loss, curvature):
+def _weigh(z, y, weight, loss, curvature):
     """Weighted losses, and their first (into z) and second derivatives, at the margins z of a strip of rows.
 
     All are float64 but y and weight.  More arrays in one loop, and the compiler would give up on vector code.
     """
     rows = z.size
-    if kind == SQUARED:
-        for r in range(rows):
-            off = z[r] - y[r]
-            z[r] = off
-            loss[r] = 0.5 * off * off
-            curvature[r] = 1.0
-    else:
-        for r in range(rows):
-            loss[r], z[r], curvature[r] = _logistic(z[r], 1.0 if y[r] > 0 else -1.0)
+    for r in range(rows):
+        loss[r], z[r], curvature[r] = point(z[r], y[r])  # type: ignore[name-defined]  # noqa: F821 - the loss's
     if weight.size:
         for r in range(rows):
             factor = np.float64(weight[r])
@@ -126,35 +67,14 @@ def _dot(a, b):
 
 
 @kernel()
-def _copy(source, out):
-    for r in range(out.size):
-        out[r] = source[r]
-
-
-@kernel(fastmath=REORDER)
-def values(kind, margin, y, weight):
-    """Weighted sum of the losses ``kind`` (`SQUARED` or `LOGISTIC`) at the margins of the rows."""
-    total, scratch = 0.0, np.empty((3, STRIP))
-    for start in range(0, margin.size, STRIP):
-        stop = min(start + STRIP, margin.size)
-        rows = stop - start
-        loss = scratch[1, :rows]
-        _copy(margin[start:stop], scratch[0, :rows])
-        _weigh(kind, scratch[0, :rows], y[start:stop], weight[start:stop], loss, scratch[2, :rows])
-        total += _sum(loss)
-    return total
-
-
-@kernel()
 def _move(margin, step, t, out):
     """out ← margin + t · step, float64."""
     for r in range(out.size):
         out[r] = np.float64(margin[r]) + t * np.float64(step[r])
 
 
-@kernel(fastmath=REORDER)
-def line(kind, margin, step_margin, t, y, weight):
-    """(loss, slope): as `values` at margin + t · step_margin, and its derivative by t."""
+def _line(margin, step_margin, t, y, weight):
+    """(loss, slope): weighted sum of the losses at the margins margin + t · step_margin, and its derivative by t."""
     total, slope, scratch = 0.0, 0.0, np.empty((3, STRIP))
     for start in range(0, margin.size, STRIP):
         stop = min(start + STRIP, margin.size)
@@ -162,7 +82,7 @@ def line(kind, margin, step_margin, t, y, weight):
         at, loss = scratch[0, :rows], scratch[1, :rows]
         step = step_margin[start:stop]
         _move(margin[start:stop], step, np.float64(t), at)
-        _weigh(kind, at, y[start:stop], weight[start:stop], loss, scratch[2, :rows])
+        _weigh(at, y[start:stop], weight[start:stop], loss, scratch[2, :rows])
         total += _sum(loss)
         slope += _dot(at, step)
     return total, slope
@@ -240,14 +160,6 @@ def _gradient(x, start, rows, factors, out):
 
 
 @kernel()
-def fold(grad, total):
-    """total ← total + grad, and grad ← 0."""
-    for j in range(total.size):
-        total[j] += grad[j]
-        grad[j] = 0
-
-
-@kernel()
 def _scale(factor, out):
     for r in range(out.size):
         out[r] *= factor[r]
@@ -261,17 +173,11 @@ def _shift(dots, bias, out):
         dots[r] = 0
 
 
-@kernel()
-def reaches(x):
-    """(features, filled up to whole vectors; rows of x at which vectors do not reach beyond its end)."""
-    rows, features = x.shape
-    filled = features + -features % (LINE_BYTES // x.itemsize)
-    return filled, max(0, rows - (filled - 1) // max(1, features))
+def _sweep(curved, x, y, weight, w, bias, grad, margin, curvature):
+    """The pass of `loss_and_grad` and, where it is ``curved``, of `product`: there ``weight`` holds curvatures.
 
-
-@kernel()
-def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
-    """The pass of `loss_and_grad` and, where kind is `CURVED`, of `product`: there ``weight`` holds curvatures."""
+    They are one kernel because compiling it takes seconds.
+    """
     rows, features = x.shape
     block = max(8, min(STRIP, BLOCK_BYTES // max(1, features * x.itemsize) // 4 * 4))
     filled, safe = reaches(x)
@@ -280,7 +186,7 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
     buffer = np.zeros(2 * filled + LINE_BYTES // x.itemsize, x.dtype)
     low = (LINE_BYTES - np.int64(buffer.ctypes.data) % LINE_BYTES) // x.itemsize  # vectors are not to cross lines
     parameters, sums = buffer[low : low + filled], buffer[low + filled : low + 2 * filled]
-    _copy(w, parameters[:features])
+    copy(w, parameters[:features])
     loss, bias_grad, unfolded = 0.0, 0.0, 0
     for start in range(0, rows, block):
         stop = min(start + block, rows)
@@ -288,19 +194,19 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
         _dots(x, start, reached, parameters, dots)
         for i in range(reached, count):
             dots[i] = _dot(x[start + i], w)
-        z, losses, curved = scratch[0, :count], scratch[1, :count], scratch[2, :count]
+        z, losses, seconds = scratch[0, :count], scratch[1, :count], scratch[2, :count]
         _shift(dots, x.dtype.type(bias), z)
         if margin.size:
-            _copy(z, margin[start:stop])
-        if kind == CURVED:
+            copy(z, margin[start:stop])
+        if curved:
             _scale(weight[start:stop], z)
         else:
-            _weigh(kind, z, y[start:stop], weight[start:stop], losses, curved)
+            _weigh(z, y[start:stop], weight[start:stop], losses, seconds)
             loss += _sum(losses)
             if curvature.size:
-                _copy(curved, curvature[start:stop])
+                copy(seconds, curvature[start:stop])
         bias_grad += _sum(z)
-        _copy(z, factor[:count])
+        copy(z, factor[:count])
         _gradient(x, start, reached, factor, sums)
         for i in range(reached, count):
             for j in range(features):
@@ -310,51 +216,40 @@ def _sweep(kind, x, y, weight, w, bias, grad, margin, curvature):
             fold(sums, totals)
             unfolded = 0
     fold(sums, totals)
-    _copy(totals, grad)
+    copy(totals, grad)
     return loss, bias_grad
 
 
-@kernel()
-def loss_and_grad(kind, x, y, weight, w, bias, grad, margin, curvature):
-    """Weighted sum of losses at the margins x w + bias, and its derivative by bias; grad ← its gradient by w.
+class Margins:
+    """The passes of one loss; each is compiled at its first call.
 
-    ``kind`` is `SQUARED` or `LOGISTIC`.  Each row's margin and weighted second derivative of its loss are left in
-    ``margin`` and ``curvature``, shape (rows,), or nowhere where these are empty.
+    ``x``, ``y``, weights and parameters must be read-only views in `loss_and_grad` and in `product` alike: for others
+    the kernel that they share would be compiled once more.
     """
-    return _sweep(kind, x, y, weight, w, bias, grad, margin, curvature)
+
+    def __init__(self, loss: PointLoss) -> None:
+        weigh = specialise(_weigh, loss.name, {"point": point_of(loss)}, fastmath={"contract"}, error_model="numpy")
+        self._sweep = specialise(_sweep, loss.name, {"_weigh": weigh})
+        self.line = specialise(_line, loss.name, {"_weigh": weigh}, fastmath=REORDER)
+
+    def loss_and_grad(self, x, y, weight, w, bias, grad, margin, curvature):
+        """Weighted sum of losses at the margins x w + bias, and its derivative by bias; grad ← its gradient by w.
+
+        Each row's margin and weighted second derivative of its loss are left in ``margin`` and ``curvature``, shape
+        (rows,), or nowhere where these are empty.
+        """
+        return self._sweep(False, x, y, weight, w, bias, grad, margin, curvature)
+
+    def product(self, x, y, curvature, p, p_bias, out, step_margin):
+        """out ← Xᵀ (curvature · (X p + p_bias)); returns the sum of the vector in brackets, the part of the bias.
+
+        With the curvatures of `loss_and_grad` this is the Hessian's product with (p, p_bias).  The margins X p + p_bias
+        are left in ``step_margin``, shape (rows,), unless it is empty.  ``y`` is not looked at.
+        """
+        return self._sweep(True, x, y, curvature, p, p_bias, out, step_margin, step_margin[:0])[1]
 
 
-@kernel()
-def product(x, curvature, p, p_bias, out, step_margin):
-    """out ← Xᵀ (curvature · (X p + p_bias)); returns the sum of the vector in brackets, the part of the bias.
-
-    With the curvatures of `loss_and_grad` this is the Hessian's product with (p, p_bias).  The margins X p + p_bias
-    are left in ``step_margin``, shape (rows,), unless it is empty.
-    """
-    return _sweep(CURVED, x, curvature, curvature, p, p_bias, out, step_margin, curvature[:0])[1]
-
-
-@kernel()
-def diagonal(x, curvature, out):
-    """out ← Σ curvature[i] · x[i]² over rows i: the diagonal of the matrix of `product`, without the bias."""
-    rows, features = x.shape
-    filled, safe = reaches(x)
-    sums, totals = np.zeros(filled, x.dtype), np.zeros(features)
-    flat, grad = address(x), address(sums)
-    f, lanes, zero = np.uintp(features), length(flat), spread(x.dtype.type(0))
-    for start in range(0, safe, PART):
-        for r in range(start, min(start + PART, safe)):
-            row, factor, j = np.uintp(r) * f, spread(x.dtype.type(curvature[r])), np.uintp(0)
-            while j < f:
-                prefetch(flat, row + j + np.uintp(AHEAD_BYTES // x.itemsize))
-                v = load(flat, row + j, lanes)
-                increase(grad, j, fma(fma(v, factor, zero), v, zero))
-                j += lanes
-        fold(sums, totals)
-    for r in range(safe, rows):
-        for k in range(features):
-            totals[k] += np.float64(curvature[r]) * x[r, k] * x[r, k]
-    _copy(totals, out)
-
-
-__all__ = ["LOGISTIC", "SQUARED", "diagonal", "line", "loss_and_grad", "product", "values"]
+@lru_cache
+def margins(loss: PointLoss) -> Any:
+    """The `Margins` of this loss, made once."""
+    return Margins(loss)

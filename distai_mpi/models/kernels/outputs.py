@@ -14,11 +14,11 @@ import math
 
 import numpy as np
 
+from ...data.row_kernels import PART, fold, reaches
 from ...jit import kernel
 from ...vectors import add_sums, address, fma, increase, length, load, prefetch, spread
-from .cpu import SOFTMAX
+from .arithmetic import exp_of_negative
 from .curvature import curve
-from .linear import PART, exp, fold, reaches
 
 GROUP = 5  # outputs: for two rows ten vectors of sums, as many as hide the time that a product takes
 BLOCK_BYTES = 1 << 17  # of X in a block
@@ -130,9 +130,9 @@ def _add_bias(z, bias, top):
 
 @kernel(fastmath={"contract"})
 def _powers(z, top, power, total):
-    """power ← exp(z - top), and total ← total + power; float64 but z."""
+    """power ← exp_of_negative(z - top), and total ← total + power; float64 but z."""
     for r in range(z.size):
-        value = exp(np.float64(z[r]) - top[r])
+        value = exp_of_negative(np.float64(z[r]) - top[r])
         power[r] = value
         total[r] += value
 
@@ -213,7 +213,7 @@ def sweep(curved, x, y, weight, w, bias, delta, z, grad, bias_grad):
             for r in range(start, stop):
                 for k in range(outputs):
                     z[r, k] += bias[k]
-            curve(SOFTMAX, delta[start:stop], y[start:stop], weight[start:stop], z[start:stop])
+            curve(delta[start:stop], y[start:stop], weight[start:stop], z[start:stop])
             _turn(z[start:stop], turned)
         else:
             loss += _residual(turned, bias, y[start:stop], weight[start:stop], scratch)

@@ -7,13 +7,17 @@ gradient d of the loss by its outputs.  The gradient of the layer's matrix is ou
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numba
 import numpy as np
 
-from ...jit import kernel
+from ...jit import kernel, specialise
 from ...shared_barrier import announce, wait_for
-from .cpu import GELU_CUBIC, GELU_SCALE, RELU, TANH, _keeps, _row_residual
+from ..losses import Loss
+from .arithmetic import row_of
+from .cpu import GELU_CUBIC, GELU_SCALE, RELU, TANH, _keeps
 
 REORDER = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they become vector code
 
@@ -93,9 +97,8 @@ def _forward(x, place, w, places, activation, keys, threshold, scale, a, slope, 
                 slope[i, j] = der * scale if kept else zero
 
 
-@kernel(fastmath=REORDER)
 def _differentiate(
-    x, y, row_weight, place, w, places, loss, activation, keys, threshold, scale, a, slope, index, value, delta
+    x, y, row_weight, place, w, places, activation, keys, threshold, scale, a, slope, index, value, delta
 ):
     """Forward and backward pass of one row; returns its weighted loss.
 
@@ -107,7 +110,7 @@ def _differentiate(
     last = len(places) - 1
     _forward(x, place, w, places, activation, keys, threshold, scale, a, slope, index, value)
     output = a[last, : places[last, 1]]
-    total = row_weight * _row_residual(loss, output, y)
+    total = row_weight * row(output, y)[0]  # type: ignore[name-defined]  # noqa: F821 - the loss's
     for j in range(output.size):
         delta[last, j] = output[j] * row_weight
     for i in range(last, 0, -1):
@@ -123,8 +126,7 @@ def _copy(source, out):
         out[j] = source[j]
 
 
-@kernel(fastmath=REORDER)
-def factor_rows(w, x, y, weight, places, loss, activation, keys, first, threshold, scale, scratch, index, factors):
+def _factor_rows(w, x, y, weight, places, activation, keys, first, threshold, scale, scratch, index, factors):
     """Sufficient factors of each row, see `kernels.factors`, into ``factors``; returns the weighted sum of losses.
 
     ``first`` is the first row's number in the epoch.  ``scratch``, shape (4, layers, width), and ``index``, int32,
@@ -135,7 +137,7 @@ def factor_rows(w, x, y, weight, places, loss, activation, keys, first, threshol
     for r in range(rows):
         row_weight = w.dtype.type(weight[r]) if weight.size else w.dtype.type(1)
         total += _differentiate(
-            x[r], y[r], row_weight, first + r, w, places, loss, activation, keys, threshold, scale,
+            x[r], y[r], row_weight, first + r, w, places, activation, keys, threshold, scale,
             a, slope, index, value, delta,
         )  # fmt: skip
         at = 0
@@ -207,9 +209,8 @@ def _shrink(w, places, factor):
             matrix[j] *= factor
 
 
-@kernel(fastmath=REORDER)
-def sgd_rows(
-    w, x, y, weight, places, loss, activation, keys, first, threshold, scale, scratch, carry, rate, l2,
+def _sgd_rows(
+    w, x, y, weight, places, activation, keys, first, threshold, scale, scratch, carry, rate, l2,
     indices, factors, starts, flags, rank, turn, spins, yields, steps, begun, waits,
 ):  # fmt: skip
     """SGD on global batches of few rows, shared out to the ranks of a node: w ← w - rate (mean gradient + l2 w).
@@ -229,7 +230,7 @@ def sgd_rows(
         flags, rank, turn, spins, yields: see `flags`; ``turn`` is the number of times that the ranks have met.
         steps: how many there are to take; ``begun``: those that are done.
         waits: whether this rank's factors of the next one are there to be seen.
-        Others: see `factor_rows`.
+        Others: see `_factor_rows`.
 
     Returns:
         Steps done, whether it gave up waiting for the others in the next one, and the weighted sum of this rank's
@@ -246,7 +247,7 @@ def sgd_rows(
                 r, row = step * mine + i, starts[rank] + i
                 row_weight = w.dtype.type(weight[r]) if weight.size else one
                 total += _differentiate(
-                    x[r], y[r], row_weight, first + step * size + row, w, places, loss, activation, keys, threshold,
+                    x[r], y[r], row_weight, first + step * size + row, w, places, activation, keys, threshold,
                     scale, scratch[0], scratch[1], index[row], numbers[row, 0], numbers[row, 1],
                 )  # fmt: skip
         if ranks > 1:
@@ -263,3 +264,20 @@ def sgd_rows(
             else:
                 _descend(w, carry, places, mean, index[r], numbers[r, 0], numbers[r, 1])
     return steps, False, total
+
+
+@lru_cache
+def _differentiated(loss: Loss) -> dict[str, Any]:
+    return {"_differentiate": specialise(_differentiate, loss.name, {"row": row_of(loss)}, fastmath=REORDER)}
+
+
+@lru_cache
+def factor_rows(loss: Loss) -> Any:
+    """The kernel `_factor_rows` of this loss."""
+    return specialise(_factor_rows, loss.name, _differentiated(loss), fastmath=REORDER)
+
+
+@lru_cache
+def sgd_rows(loss: Loss) -> Any:
+    """The kernel `_sgd_rows` of this loss."""
+    return specialise(_sgd_rows, loss.name, _differentiated(loss), fastmath=REORDER)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from ...errors import ConfigError
+from ...options import OPTIONS
+from ...settings import setting, settings
 
 if TYPE_CHECKING:
     from .problem import Problem
 
 
-@dataclass(frozen=True)
+@settings
 class FullBatchSolver:
     """A method that sees the whole objective in every iteration, and finds the length of its steps.
 
@@ -25,24 +22,18 @@ class FullBatchSolver:
             its gap must be at most tol / 100 of f.  Neither shift nor scale of features or targets changes that.
             Everything else ends when the norm of the gradient is at most ``tol`` times that of the start.  None: there
             is no tolerance.
+        min_decrease: stop when an iteration lowers the objective by less than this share of it; None: never.
         sample: linear models of few parameters begin at the solution of so many rows, over all ranks, and their
             Hessian preconditions: an iteration then gains as much as several.  None: as many as serve; 0: none.
     """
 
-    max_iter: int = field(default=100, kw_only=True)
-    tol: float | None = field(default=1e-5, kw_only=True)
-    sample: int | None = field(default=None, kw_only=True)
+    max_iter: int = setting(OPTIONS["max_iter"], default=100, kw_only=True)
+    tol: float | None = setting(OPTIONS["tol"], default=1e-5, kw_only=True)
+    min_decrease: float | None = setting(OPTIONS["min_decrease"], default=None, kw_only=True)
+    sample: int | None = setting(OPTIONS["sample"], default=None, kw_only=True)
     name: ClassVar[str]
     full_batch: ClassVar[bool] = True
     lr: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_iter, int | np.integer) or self.max_iter < 1:
-            raise ConfigError(f"max_iter must be a whole number from 1 on, got {self.max_iter!r}")
-        if self.tol is not None and not 0 < self.tol < math.inf:
-            raise ConfigError(f"the tolerance (tol) must be a positive number, got {self.tol}")
-        if self.sample is not None and self.sample < 0:
-            raise ConfigError(f"a sample needs 0 rows (none) or more, got {self.sample}")
 
     def start(self, problem: Problem) -> Any:
         """The solver's `State` at the start of ``problem``, of which nothing is evaluated yet."""

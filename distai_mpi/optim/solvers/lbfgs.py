@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import ConfigError
+from ...options import OPTIONS
+from ...settings import setting, settings
 from .base import FullBatchSolver
 from .history import ReplicatedHistory, ShardedHistory
 from .line_search import Search, StrongWolfe
@@ -18,7 +18,7 @@ from .state import LineSearchState
 Array = Any
 
 
-@dataclass(frozen=True)
+@settings
 class LBFGS(FullBatchSolver):
     """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5) over all rows, with a line search.
 
@@ -32,15 +32,10 @@ class LBFGS(FullBatchSolver):
         sample: see `FullBatchSolver`.
     """
 
-    memory: int = 10
-    search: Search = field(default_factory=StrongWolfe)
-    curvature_threshold: float = 1e-8
+    memory: int = setting(OPTIONS["memory"], default=10)
+    search: Search = setting(factory=StrongWolfe)
+    curvature_threshold: float = setting(kind="float", default=1e-8, low=0)
     name: ClassVar[str] = "lbfgs"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory < 1:
-            raise ConfigError(f"L-BFGS needs a memory of at least 1 pair, got {self.memory}")
 
     def start(self, problem: Problem) -> LBFGSState:
         """See `FullBatchSolver.start`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ...settings import setting, settings
 from .base import FullBatchSolver
 from .line_search import Armijo, Search
 from .preconditioner import RankFactored
@@ -16,7 +16,7 @@ from .state import LineSearchState
 Array = Any
 
 
-@dataclass(frozen=True)
+@settings
 class Newton(FullBatchSolver):
     """Newton's method for linear models of few parameters: the Hessian of all rows, and its Cholesky factor.
 
@@ -25,7 +25,7 @@ class Newton(FullBatchSolver):
         sample: see `FullBatchSolver`; the start alone counts.
     """
 
-    search: Search = field(default_factory=Armijo)
+    search: Search = setting(factory=Armijo)
     name: ClassVar[str] = "newton"
 
     def start(self, problem: Problem) -> NewtonState:
@@ -33,7 +33,7 @@ class Newton(FullBatchSolver):
         return NewtonState(problem, self)
 
 
-@dataclass(frozen=True)
+@settings
 class Auto(FullBatchSolver):
     """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.full_batch.choose`.
 

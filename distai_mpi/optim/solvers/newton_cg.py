@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ...errors import ConfigError
+from ...settings import setting, settings
 from .base import FullBatchSolver
 from .preconditioner import Preconditioner
 from .problem import Problem
@@ -22,7 +21,7 @@ SPARE = 0.3  # of what the tolerance asks for: the last step need not be better
 MOST_TRIALS = 20  # of an iteration, in ever smaller regions
 
 
-@dataclass(frozen=True)
+@settings
 class NewtonCG(FullBatchSolver):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
@@ -34,13 +33,8 @@ class NewtonCG(FullBatchSolver):
         sample: see `FullBatchSolver`.
     """
 
-    most_products: int = 100
+    most_products: int = setting(kind="int", default=100, low=1)
     name: ClassVar[str] = "newton-cg"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.most_products < 1:
-            raise ConfigError(f"Newton-CG needs at least 1 product an iteration, got {self.most_products}")
 
     def start(self, problem: Problem) -> NewtonCGState:
         """See `FullBatchSolver.start`."""

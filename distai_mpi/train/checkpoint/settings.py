@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError
 from ...messages import tell
+from ...options import OPTIONS
+from ...settings import called, setting, settings
 from . import files
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
-@dataclass(frozen=True)
+@settings
 class Checkpoint:
     """Where and when `fit` saves a run, and whether it goes on from what is there.
 
@@ -39,16 +40,15 @@ class Checkpoint:
         ConfigError: a value that cannot work.
     """
 
-    folder: str
-    every: int | str | None = None
-    resume: bool = False
-    keep: int = 2
-    tell: Callable[[str, bool], None] = field(default=tell, repr=False)
+    folder: str = setting(kind="str")
+    every: int | str | None = setting(default=None)
+    resume: bool = setting(default=False)
+    keep: int = setting(OPTIONS["keep_checkpoints"], default=2)
+    tell: Callable[[str, bool], None] = setting(default=tell, repr=False)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what is no time and no number of epochs."""
         _ = self.epochs, self.seconds
-        if self.keep < 1:
-            raise ConfigError(f"at least 1 checkpoint must be kept, not {self.keep}")
 
     @property
     def epochs(self) -> int | None:
@@ -67,7 +67,8 @@ def _parse(every: str) -> tuple[int | None, float | None]:
         return int(match[1]), None
     if match and match[2] in UNITS and float(match[1]) > 0:
         return None, float(match[1]) * UNITS[match[2]]
-    raise ConfigError(f"cannot save a checkpoint every {every!r}: give epochs, such as 2, or time: 30s, 10min, 1h")
+    name = called("every", "--checkpoint-every")
+    raise ConfigError(f"{name} {every!r}: give epochs between two checkpoints, such as 2, or time: 30s, 10min, 1h")
 
 
 def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:

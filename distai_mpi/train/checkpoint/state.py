@@ -11,10 +11,9 @@ import numpy as np
 
 from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
-from ...data.partition import stretch
+from ...data.partition import even_range
 from ...errors import ConfigError
-from ...models import FeedForward, Sums
-from ...models.builtin import MODELS, to_config
+from ...models import Sums, name_of, to_config
 from ...optim import LBFGS, LocalSGD
 from ...params import Ownership
 from ..checks import spelled
@@ -155,13 +154,12 @@ def identity(run: Run) -> dict[str, Any]:
     objective, loader = run.objective, run.loader
     share, model, method = loader.share, objective.model, run.optimizer
     averages = isinstance(method, LocalSGD)
-    known = isinstance(model, FeedForward) and type(model) in MODELS.values()
     same = {
         "model": {
             "class": type(model).__name__,
             "slots": [[slot.name, list(slot.shape)] for slot in model.layout.slots],
             "dtype": model.dtype.name,
-            "config": to_config(model) if known else None,  # type: ignore[arg-type]
+            "config": to_config(model) if name_of(model) else None,
         },
         "seed": loader.seed,
         "validation": run.stopping is not None and run.stopping.metric,
@@ -222,7 +220,7 @@ def data_sample(run: Run) -> int:
     share, comm = run.loader.share, run.comm
     local, data, total = share.shuffle == "local", share.dataset, 0
     first = share.starts[comm.rank] if local else 0
-    low, high = (first, first + share.counts[comm.rank]) if local else stretch(share.rows, comm.size, comm.rank)
+    low, high = (first, first + share.counts[comm.rank]) if local else even_range(share.rows, comm.size, comm.rank)
     places = {share.rows * i // SAMPLE for i in range(SAMPLE)}
     for place in sorted(place for place in places if low <= place < high):
         row = place - first

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ...models import Abilities
 from ...optim.solvers.preconditioner import NO_NULL_SPACE
-from ..gradient.base import defined_together
 
 Array = Any
 
@@ -15,12 +15,12 @@ Array = Any
 def has_curvature(model: Any) -> bool:
     """Whether ``model`` has ``linearize``, and from the class that has its ``loss_and_grad``: who overrides one alone
     means something else by it."""
-    return hasattr(model, "linearize") and defined_together(model, "loss_and_grad", "linearize")
+    return Abilities.of(model).curvature is not None
 
 
 def is_linear(model: Any) -> bool:
     """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
-    return has_curvature(model) and getattr(model, "is_linear", False)
+    return Abilities.of(model).linear is not None
 
 
 def null_space(model: Any, penalty: Array) -> Array:
@@ -32,7 +32,7 @@ def null_space(model: Any, penalty: Array) -> Array:
     Args:
         penalty: of all parameters, shape (layout.size,).
     """
-    if model.loss_function.name != "softmax":
+    if not model.loss_function.several:
         return NO_NULL_SPACE
     columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
     return columns[penalty[columns[:, 0]] == 0]

@@ -75,7 +75,7 @@ class ShardedProblem(RowsProblem):
         """See `Problem.product`: three rounds with the product's use in an inner product."""
         objective, mine = self.objective, self.objective.mine
         if self._direction is None:
-            self._direction, self._curved = objective.empty(once=True), objective.empty()
+            self._direction, self._curved = objective.empty(one_copy=True), objective.empty()
         self._direction[mine] = v
         self._publish(self._direction)
         self._product(self._direction, self._curved)

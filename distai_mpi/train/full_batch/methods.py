@@ -38,7 +38,7 @@ def choose(
         return LBFGS(**given)
     if size > MOST_DENSE:
         return NewtonCG(**given)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
-    if model.loss_function.name == "squared":  # type: ignore[attr-defined]
+    if model.loss_function.quadratic:  # type: ignore[attr-defined]
         return Newton(**given | {"sample": 0})  # whose one step is the solution
     own = rows / comm.size
     one_pass = own * size * model.dtype.itemsize / BYTES_PER_SECOND

@@ -17,7 +17,7 @@ from ...objective import Objective
 from ...optim.solvers.preconditioner import Diagonal, Factored, Preconditioner, RankFactored
 from ...optim.solvers.problem import NOTHING, Evaluation, Problem, SampledStart
 from ...trace import COMPUTE, REDUCE, UPDATE
-from .abilities import has_curvature, is_linear, null_space
+from .abilities import is_linear, null_space
 from .sample import (
     MOST_DENSE,
     Estimate,
@@ -81,9 +81,10 @@ class RowsProblem(Problem):
         self._outward: Array | None = None  # the current point in the units of the rows
         self.is_linear = is_linear(model)
         self.is_dense = self.is_linear and model.layout.size <= MOST_DENSE
-        self.has_constant_hessian = self.is_linear and model.loss_function.name == "squared"
-        self.has_products = has_curvature(model) or hasattr(model, "curvature_at")
-        self.has_lines = linearizes and getattr(model, "has_margins", False)
+        self.has_constant_hessian = self.is_linear and model.loss_function.quadratic
+        abilities = objective.abilities
+        self.has_products = abilities.curvature is not None or abilities.hessian is not None
+        self.has_lines = linearizes and abilities.margins
         if self.is_dense and objective.whole:
             self.hessian_products = self.terms / objective.comm.size * model.layout.size**2
 
@@ -158,7 +159,7 @@ class RowsProblem(Problem):
     def warm_up(self, batch: Batch) -> None:
         """Compile what `evaluate` and products need, on this rank's rows or on ``batch``; changes scratch alone."""
         model, loader, w = self.objective.model, self.objective.loader, HOST.read_only(self.point)
-        if not getattr(model, "needs_warm_up", True):
+        if not self.objective.abilities.warm_up:
             return
         batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
         if not self.linearizes:
@@ -227,10 +228,10 @@ class RowsProblem(Problem):
         return objective.sums_and_grad(w, objective.loader.sequential(), self._grad_all, by)
 
     def _linearize(self, w: Array, batch: Batch, grad: Array, old: Any) -> tuple[Sums, Linearization]:
-        """As `FeedForward.linearize`, by what the model has for it."""
-        model: Any = self.objective.model
-        if has_curvature(model):
-            return model.linearize(w, batch, grad, old)
+        """As `SupportsCurvature.linearize`, by what the model has for it."""
+        model, curved = self.objective.model, self.objective.abilities.curvature
+        if curved is not None:
+            return curved.linearize(w, batch, grad, old)
         return model.loss_and_grad(w, batch, grad), old or HessianRows(model)
 
     def _product(self, v: Array, out: Array) -> None:
@@ -300,8 +301,7 @@ class RowsProblem(Problem):
         estimate = Estimate.of(totals, everywhere)
         if estimate is None:
             self.warn("the sample of the rows has no solution: the method begins without it, and nothing preconditions")
-            curvature = 1.0 if self.has_constant_hessian else 0.25
-            return None, None, Diagonal(curvature * everywhere + self.penalty)
+            return None, None, Diagonal(model.loss_function.curvature_scale * everywhere + self.penalty)
         matrix = estimate.matrix
         matrix.flat[:: len(matrix) + 1] += self.penalty
         made = Factored(matrix, self.parameter_dtype, null_space(model, self.penalty))

@@ -249,8 +249,8 @@ def precise(objective: Objective) -> np.dtype:
     In float32 what is left of a column beside those before it can be told to a share of 1e-6 alone.
     """
     size, rows = objective.model.layout.size, objective.loader.share.rows / objective.comm.size
-    squared = objective.model.loss_function.name == "squared"  # type: ignore[attr-defined]
-    if squared or rows * size * size <= CHEAP_PRODUCTS:  # of squared losses it is made once
+    quadratic = objective.model.loss_function.quadratic  # type: ignore[attr-defined]
+    if quadratic or rows * size * size <= CHEAP_PRODUCTS:  # of a quadratic loss it is made once
         return np.dtype(np.float64)
     return np.dtype(objective.model.dtype)
 
@@ -263,10 +263,8 @@ def _add_diagonal(model: Any, batch: Batch, out: Array) -> None:
 
 def _squares(batch: Batch, out: Array) -> None:
     """out ← Σ weight · x² over the rows, shape (features,), in the dtype of x."""
-    from ...models.kernels import linear
-
     weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
-    linear.diagonal(HOST.read_only(batch.x), weight, out)
+    batch.rows.squares(weight, out)
 
 
 def spread_of(objective: Objective) -> Array:

@@ -26,8 +26,8 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
         column is not 0 in rows of one class alone.
     """
     model: Any = objective.model
-    loss: Any = getattr(model, "loss_function", None)
-    if not getattr(loss, "classifies", False) or (loss.name == "softmax" and model.widths[-1] == 1):
+    loss = objective.abilities.loss
+    if loss is None or not (loss.classifies and loss.unattained) or (loss.several and model.widths[-1] == 1):
         return None
     counts, wrong = _look(objective, w)
     if not counts.any():

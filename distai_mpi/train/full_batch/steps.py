@@ -14,7 +14,7 @@ from ...objective import Objective
 from ...optim import LBFGS, FullBatchSolver, Newton, NewtonCG
 from ...perf.machine import memory_left
 from ..steps import Steps
-from .abilities import has_curvature, is_linear
+from .abilities import is_linear
 from .exchanged import ReplicatedProblem, ShardedProblem
 from .problem import RowsProblem
 from .sample import MOST_DENSE, compile_passes, spread_of, warm_up
@@ -54,7 +54,7 @@ class FullBatchSteps(Steps):
                     start = units.inward(objective.model, start)
         super().__init__(objective, start, None)
         kind = ReplicatedProblem if objective.whole else ShardedProblem
-        kept = _keeps_rows(objective.model, solver)
+        kept = _keeps_rows(objective, solver)
         self.problem: RowsProblem = kind(objective, kept, self._w, self._w_next, columns, units)
         if isinstance(self.problem, ShardedProblem) and self.problem.is_linear:
             self.problem.find_diagonal()
@@ -146,19 +146,19 @@ class FullBatchSteps(Steps):
         self.problem.settle()
 
 
-def _keeps_rows(model: Any, solver: FullBatchSolver) -> bool:
+def _keeps_rows(objective: Objective, solver: FullBatchSolver) -> bool:
     """Whether linearizations of the rows serve: for products or the Hessian, or for values along lines."""
-    return not isinstance(solver, LBFGS) or (has_curvature(model) and getattr(model, "has_margins", False))
+    return not isinstance(solver, LBFGS) or objective.abilities.margins
 
 
 def _check(objective: Objective, solver: FullBatchSolver) -> None:
     """Raise `ConfigError` on all ranks where ``solver`` cannot minimise ``objective``; collective."""
-    model: Any = objective.model
+    model, abilities = objective.model, objective.abilities
     if objective.loader.device is not HOST:
         raise ConfigError(f"--optimizer {solver.name} is for the CPU: choose --device cpu")
     if isinstance(solver, LBFGS):
         _check_memory(objective, solver.memory)
-    if isinstance(solver, NewtonCG) and not (has_curvature(model) or hasattr(model, "curvature_at")):
+    if isinstance(solver, NewtonCG) and not (abilities.curvature or abilities.hessian):
         raise ConfigError(
             "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
         )

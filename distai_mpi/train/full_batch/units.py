@@ -126,11 +126,11 @@ def in_other_units(objective: Objective, spread: Array) -> tuple[Objective, Unit
         return objective, None
     loader, comm = objective.loader, objective.comm
     model: Any = objective.model
-    squared = model.loss_function.name == "squared" and model.bias
+    shifts = model.loss_function.of_difference and model.bias
     mean, deviation, target, target_deviation = _look(objective)
     away = np.where(deviation > 0, np.abs(mean) > FAR * deviation, np.abs(mean) > LARGE)  # else constant, as of ones
     far = model.bias and bool(away.any())
-    far |= squared and abs(target) > FAR * target_deviation
+    far |= shifts and abs(target) > FAR * target_deviation
     large = not bool(((spread <= LARGE) & ((spread >= 1.0 / LARGE) | (spread == 0))).all())
     if not (far or large):
         return objective, None
@@ -138,9 +138,9 @@ def in_other_units(objective: Objective, spread: Array) -> tuple[Objective, Unit
     if not model.bias:
         mean, variance = np.zeros_like(mean), variance + mean * mean
     # so that the Hessian's diagonal becomes about that of the loss by the outputs, penalty included
-    curvature = 1.0 if model.loss_function.name == "squared" else 0.25
+    curvature = model.loss_function.curvature_scale
     scale = power_of_two(np.sqrt(variance + objective.l2 / curvature))
-    units = Units(mean, scale, _mean_target(objective) if squared else 0.0)
+    units = Units(mean, scale, _mean_target(objective) if shifts else 0.0)
     inner = copy(objective)
     inner.loader = OtherRows(loader, units, memory_left() // (HELD * comm.node.size))  # type: ignore[assignment]
     inner.strengths = np.ones(model.layout.size)

@@ -50,12 +50,3 @@ def most_rows(objective: Objective) -> int:
     """Most rows that any rank takes in a step."""
     loader = objective.loader
     return max(loader.rows_of_step(rank) for rank in range(objective.comm.size))
-
-
-def defined_together(model: Any, *names: str) -> bool:
-    """Whether one class gives ``model`` all of these.
-
-    Who overrides or wraps one of them means it to be used, and knows nothing of the others.
-    """
-    owners = [next((kind for kind in type(model).__mro__ if name in vars(kind)), None) for name in names]
-    return owners[0] is not None and len(set(owners)) == 1 and not set(names) & set(vars(model))

@@ -13,7 +13,7 @@ from ...models import Sums
 from ...objective import Objective
 from ...params import Ownership
 from ...params.ownership import ALIGNMENT
-from .base import Gradients, defined_together, most_rows
+from .base import Gradients, most_rows
 
 Array = Any
 PART_BYTES = 256 << 10  # of the owned slice that is made, and then used, at once: it stays in the second-level cache
@@ -23,8 +23,8 @@ class FactorGradients(Gradients):
     """Ranks exchange their rows' sufficient factors, and make the slices they own from those of all rows.
 
     Xie et al. 2016, "Lighter-Communication Distributed Machine Learning via Sufficient Factor Broadcasting": where rows
-    are few, factors are shorter than the gradient, and nobody makes the whole of it.  The ranks of a node
-    have the factors of all rows once; otherwise they travel by messages.
+    are few, factors are shorter than the gradient, and nobody makes the whole of it.  The node has one copy
+    of the factors of all rows; otherwise they travel by messages.
 
     Args:
         objective: its model has factors.
@@ -38,7 +38,7 @@ class FactorGradients(Gradients):
         stride = line * (1 + -(-rows * model.factor_size // line))  # type: ignore[attr-defined]
         shared = objective.exchange.name == "shared"
         self._algorithm = "shared" if shared else "native"
-        self._all = comm.empty(comm.size * stride, model.dtype, shared, once=shared)
+        self._all = comm.empty(comm.size * stride, model.dtype, shared, one_copy=shared)
         places = [slice(rank * stride, (rank + 1) * stride) for rank in range(comm.size)]
         self._owners = Ownership(self._all.size, tuple(places))
         self._counts = [self._all[place.start : place.start + 1] for place in places]  # rows of each rank
@@ -71,7 +71,7 @@ class FactorGradients(Gradients):
 def find_obstacle(objective: Objective) -> str | None:
     """Why factors cannot be exchanged; None where they can, the same on all ranks."""
     loader = objective.loader
-    if not defined_together(objective.model, "loss_and_grad", "loss_and_factors"):
+    if objective.abilities.factors is None:
         return "this model's gradient has no factors"
     if loader.device is not HOST:
         return "factors are for the CPU"

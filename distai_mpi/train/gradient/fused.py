@@ -16,7 +16,7 @@ from ...data import Batch, Loader
 from ...models import Sums, Together
 from ...objective import Objective
 from ...optim import SGD, Constant, FirstOrder, Schedule
-from .base import Gradients, defined_together
+from .base import Gradients
 from .factors import FactorGradients
 
 Array = Any
@@ -45,11 +45,11 @@ class FusedSteps:
             self._together = Together.alone(size, shape, model.dtype)
             return
         self._local, self._carry = objective.empty(shared=False), objective.empty(shared=False)
-        self._carries = comm.empty(model.layout.size, model.dtype, once=True)  # the owners', for all to read
-        indices = comm.empty(2 * size * layers * width, np.int32, once=True)
-        factors = comm.empty(4 * size * layers * width, model.dtype, once=True)
+        self._carries = comm.empty(model.layout.size, model.dtype, one_copy=True)  # the owners', for all to read
+        indices = comm.empty(2 * size * layers * width, np.int32, one_copy=True)
+        factors = comm.empty(4 * size * layers * width, model.dtype, one_copy=True)
         self.usable = comm.can_synchronize and all(comm.shares(x) for x in (self._carries, indices, factors))
-        starts = np.array([*(objective.loader.stretch_of(rank)[0] for rank in range(comm.size)), size])
+        starts = np.array([*(objective.loader.range_of(rank)[0] for rank in range(comm.size)), size])
         rows = objective.loader.rows_of_step(comm.rank)
         nbytes = (size - rows) * model.factor_size * model.dtype.itemsize  # type: ignore[attr-defined]
         self._together = Together(
@@ -106,8 +106,7 @@ def make_fused(
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
-    names = ("loss_and_grad", "sgd_step", "row_shape", "loss_and_factors", "grad_of_factors")
-    if not defined_together(objective.model, *names) or not _few(objective.loader) or not _small(objective):
+    if objective.abilities.fused is None or not _few(objective.loader) or not _small(objective):
         return None
     if objective.comm.size > 1:
         name = asked.algorithm or objective.comm.default_algorithm

@@ -14,7 +14,7 @@ from ...data import Batch
 from ...models import Sums
 from ...objective import Objective
 from ...settings import called
-from .base import defined_together, most_rows
+from .base import most_rows
 from .dense import DenseGradients
 
 Array = Any
@@ -85,8 +85,8 @@ class OverlappedGradients(DenseGradients):
         """Whether the slowest rank gains by overlap; the same on all ranks."""
         seconds = np.array([[self._seconds(w, batch, on) for on in (False, True)] for _ in range(1 + TRIALS)])
         medians = np.median(seconds[1:], axis=0)  # the first ones connect ranks, and compile
-        plain, early = np.max(self._objective.comm.allgather_object(medians), axis=0)
-        return bool(plain >= GAIN * early)
+        plain, overlapped = np.max(self._objective.comm.allgather_object(medians), axis=0)
+        return bool(plain >= GAIN * overlapped)
 
     def _seconds(self, w: Array, batch: Batch, on: bool) -> float:
         self.overlaps = on
@@ -100,14 +100,14 @@ class OverlappedGradients(DenseGradients):
 
 def find_obstacle(objective: Objective) -> str | None:
     """Why gradients cannot overlap with the backward pass; None where they can, the same on all ranks.  Collective."""
-    loader, model = objective.loader, objective.model
+    loader = objective.loader
     if loader.device is not HOST:
         return "overlap is for the CPU"
     if objective.exchange.name != "hierarchical":
         return (
             f"overlap is for {called('algorithm', '--allreduce')} hierarchical or auto, not {objective.exchange.name}"
         )
-    if not (defined_together(model, "loss_and_grad", "tells_ready") and model.tells_ready):  # type: ignore[attr-defined]
+    if not objective.abilities.overlap:
         return "this model does not tell which parts of its gradient are ready"
     if most_rows(objective) > loader.block_rows:
         return f"a rank takes more than {loader.block_rows:,} rows a step, which are several batches"

@@ -15,15 +15,15 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class Division:
-    """The rows of a file, put in order, cut into sets, each shared out over the ranks.
+class ShardingPlan:
+    """The rows of a file, permuted, cut into sets, each sharded over the ranks.
 
     A rank keeps its rows of all sets in one array, set after set.
 
     Attributes:
-        order: the order in which rows are dealt out; None: the file's own.
+        order: the permutation of the file's rows; None: the file's own order.
         sets: rows of each set; together the rows of the file.
-        partition: how the rows of each set are shared out.
+        partition: how many rows of each set a rank gets.
     """
 
     order: Permutation | None
@@ -46,17 +46,17 @@ class Division:
     def rows_of(self, rank: int) -> Array:
         """The file's rows that ``rank`` keeps, int64, in the order in which it keeps them."""
         starts = self._starts[:, rank]
-        stretches = [np.arange(start, start + n) for start, n in zip(starts, self._counts[:, rank], strict=True)]
-        places = np.concatenate(stretches)
+        ranges = [np.arange(start, start + n) for start, n in zip(starts, self._counts[:, rank], strict=True)]
+        places = np.concatenate(ranges)
         return places if self.order is None else self.order.apply(places, out=places)
 
     def destinations(self, start: int, stop: int) -> tuple[Array, Array]:
         """Of the file's rows ``start`` to ``stop - 1``: the rank that keeps it, and the index there (both int64)."""
         rows = np.arange(start, stop)
         places = rows if self.order is None else self.order.inverse(rows)
-        stretch = np.searchsorted(self._starts.ravel(), places, side="right") - 1
+        at = np.searchsorted(self._starts.ravel(), places, side="right") - 1
         kept_before = np.cumsum(self._counts, axis=0) - self._counts  # rows of earlier sets on the same rank
-        return stretch % self.partition.ranks, places - self._starts.ravel()[stretch] + kept_before.ravel()[stretch]
+        return at % self.partition.ranks, places - self._starts.ravel()[at] + kept_before.ravel()[at]
 
     @cached_property
     def _counts(self) -> Array:

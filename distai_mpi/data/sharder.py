@@ -1,4 +1,4 @@
-"""Rows on their way to ranks: which rank gets which, and in which of the ways they travel."""
+"""Shards of data sets: which rank gets which rows, and whether they are read, scattered, or held once per node."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from . import deliver
+from . import scatter
 from .checks import first_not_finite
 from .classes import without_labels
 from .dataset import Dataset
-from .division import Division
 from .labels import Label, are_truths, merge, summarize
 from .parsed import Parsed
-from .partition import Partition, stretch
+from .partition import Partition, even_range
 from .permutation import Permutation
 from .readers.columns import Columns, Roles
-from .share import Delivery, ShardedDataset, Shuffle, sum_over_ranks
+from .sharding_plan import ShardingPlan
+from .share import ShardedDataset, Shuffle, Transfer, sum_over_ranks
 from .sources import Source
 
 
 @dataclass(frozen=True)
-class Dealer:
-    """Brings rows to ranks in the way that was chosen; its methods are collective."""
+class Sharder:
+    """Makes `ShardedDataset`s of sources; its methods are collective."""
 
     comm: Any
     names: dict[str, str]  # what a user calls the data of each set
@@ -39,21 +39,21 @@ class Dealer:
     chunk_bytes: int
     columns: Columns
 
-    def deal(self, shuffle: Shuffle) -> dict[str, ShardedDataset]:
+    def shard(self, shuffle: Shuffle) -> dict[str, ShardedDataset]:
         """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
-        shares: dict[str, ShardedDataset] = {}
+        shards: dict[str, ShardedDataset] = {}
         bring = self._whole if shuffle == "global" else self._own
-        plan = [(source, *self._division(name, source, shuffle)) for name, source in self.sources.items()]
-        brought = [bring(source, division) for source, _, division in plan]
-        for (source, names, division), (dataset, delivery) in zip(plan, brought, strict=True):
-            self._check_values(names[0], source, division, dataset, shuffle)
-            sets = [self._share(name, division, i, dataset, shuffle, delivery) for i, name in enumerate(names)]
-            labels = merge(share.labels for share in sets)  # a split may leave a class to one of the sets alone
+        plans = [(source, *self._plan(name, source, shuffle)) for name, source in self.sources.items()]
+        brought = [bring(source, plan) for source, _, plan in plans]
+        for (source, names, plan), (dataset, transfer) in zip(plans, brought, strict=True):
+            self._check_values(names[0], source, plan, dataset, shuffle)
+            sets = [self._shard(name, plan, i, dataset, shuffle, transfer) for i, name in enumerate(names)]
+            labels = merge(shard.labels for shard in sets)  # a split may leave a class to one of the sets alone
             known = self._known(source)
-            for name, share in zip(names, sets, strict=True):
-                share = replace(share, labels=replace(labels, rows=share.rows), **known)
-                shares[name] = self._labelled(names[0], share)
-        return shares
+            for name, shard in zip(names, sets, strict=True):
+                shard = replace(shard, labels=replace(labels, rows=shard.rows), **known)
+                shards[name] = self._labelled(names[0], shard)
+        return shards
 
     def _known(self, source: Source | Parsed) -> dict[str, Any]:
         """What a `ShardedDataset` tells of the table that its rows are from."""
@@ -83,25 +83,25 @@ class Dealer:
         """Whether the labels ``y`` of each rank are missing without exception; collective."""
         return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
 
-    def _labelled(self, name: str, share: ShardedDataset) -> ShardedDataset:
-        """``share``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
-        labels = share.labels
-        if share.classes is not None:
-            share = replace(share, labels=replace(labels, words=not are_truths(share.classes)))
+    def _labelled(self, name: str, shard: ShardedDataset) -> ShardedDataset:
+        """``shard``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
+        labels = shard.labels
+        if shard.classes is not None:
+            shard = replace(shard, labels=replace(labels, words=not are_truths(shard.classes)))
         if labels.missing == 0:
-            return share
+            return shard
         if self._may_lack_labels(name) and labels.low > labels.high:
-            return without_labels(share)
+            return without_labels(shard)
         raise DataError(
-            f"{share.name}: rows without a label ({labels.missing:,}); give each row one, or leave such rows out"
+            f"{shard.name}: rows without a label ({labels.missing:,}); give each row one, or leave such rows out"
             " (--missing drop)"
         )
 
-    def _division(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], Division]:
+    def _plan(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], ShardingPlan]:
         """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
         partition = self.shards or Partition.even(self.comm.size)
         if name != "train":
-            return [name], Division(None, (source.rows,), partition)
+            return [name], ShardingPlan(None, (source.rows,), partition)
         names, sets, left = [name], [], source.rows
         for other, fraction in self.fractions.items():
             if fraction > 0 and left > 1:
@@ -109,35 +109,35 @@ class Dealer:
                 names.append(other)
                 left -= sets[-1]
         order = Permutation(source.rows, self.seed, "rows") if shuffle == "local" or sets else None
-        return names, Division(order, (left, *sets), partition)
+        return names, ShardingPlan(order, (left, *sets), partition)
 
-    def _whole(self, source: Source | Parsed, _: Division) -> tuple[Dataset, Delivery]:
+    def _whole(self, source: Source | Parsed, _: ShardingPlan) -> tuple[Dataset, Transfer]:
         """All rows within reach of this rank."""
         if isinstance(source, Source) and source.mappable and all(self.visible):
             with self.comm.agreed():
-                dataset = deliver.map_whole(source)
+                dataset = scatter.map_whole(source)
             return dataset, "read"
         try:
-            return deliver.hold_on_nodes(source, self.comm, self.visible, self.chunk_bytes), "node"
+            return scatter.hold_on_nodes(source, self.comm, self.visible, self.chunk_bytes), "node"
         except MemoryError as error:
             most = max(self.comm.allgather_object(self.comm.node.size))
             if source.nbytes * most > self.memory_limit:
                 raise MemoryError(f"{error}, and {most} copies of {source.nbytes} bytes are too much") from None
-            return deliver.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
+            return scatter.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
 
-    def _own(self, source: Source | Parsed, division: Division) -> tuple[Dataset, Delivery]:
+    def _own(self, source: Source | Parsed, plan: ShardingPlan) -> tuple[Dataset, Transfer]:
         """This rank's rows alone."""
         if isinstance(source, Parsed):
-            way: Delivery = "scatter" if self.distribute == "scatter" else "read"
-            return deliver.send_own(source, division, self.comm, self.chunk_bytes), way
+            way: Transfer = "scatter" if self.distribute == "scatter" else "read"
+            return scatter.send_own(source, plan, self.comm, self.chunk_bytes), way
         if self.distribute == "read" or (self.distribute is None and source.sliceable and all(self.visible)):
             with self.comm.agreed():
-                dataset = deliver.read_own(source, division, self.comm.rank, self.chunk_bytes)
+                dataset = scatter.read_own(source, plan, self.comm.rank, self.chunk_bytes)
             return dataset, "read"
-        return deliver.scatter(source, division, self.comm, self.chunk_bytes), "scatter"
+        return scatter.from_root(source, plan, self.comm, self.chunk_bytes), "scatter"
 
     def _check_values(
-        self, name: str, source: Source | Parsed, division: Division, dataset: Dataset, shuffle: Shuffle
+        self, name: str, source: Source | Parsed, plan: ShardingPlan, dataset: Dataset, shuffle: Shuffle
     ) -> None:
         """Raise a DataError on all ranks if any value is not finite; each rank looks at its part.
 
@@ -146,7 +146,7 @@ class Dealer:
         if isinstance(source, Parsed):
             return  # looked at when it was read
         rank, size = self.comm.rank, self.comm.size
-        start, stop = (0, dataset.rows) if shuffle == "local" else stretch(dataset.rows, size, rank)
+        start, stop = (0, dataset.rows) if shuffle == "local" else even_range(dataset.rows, size, rank)
         found = []
         keeps = self.columns.keeps_missing, self._may_lack_labels(name) and self._none(dataset.y[start:stop])
         arrays = ((source.x, dataset.x), (source.y, dataset.y.reshape(-1, 1)))
@@ -154,28 +154,28 @@ class Dealer:
             bad = first_not_finite(values[start:stop], keeps_missing)
             if bad is not None:
                 row, column, value = bad
-                row = int(division.rows_of(rank)[row]) if shuffle == "local" else start + row
+                row = int(plan.rows_of(rank)[row]) if shuffle == "local" else start + row
                 found.append((array, row, column, value))
         everywhere = [bad for part in self.comm.allgather_object(found) for bad in part]
         if everywhere:
             array, row, column, value = min(everywhere, key=lambda bad: (bad[0].name, bad[1:3]))
             raise array.not_finite(row, column, value)
 
-    def _share(
-        self, name: str, division: Division, which: int, dataset: Dataset, shuffle: Shuffle, delivery: Delivery
+    def _shard(
+        self, name: str, plan: ShardingPlan, which: int, dataset: Dataset, shuffle: Shuffle, transfer: Transfer
     ) -> ShardedDataset:
         """Set ``which`` as this rank holds it."""
-        rank, counts, first = self.comm.rank, division.counts(which), division.first(which)
+        rank, counts, first = self.comm.rank, plan.counts(which), plan.first(which)
         if shuffle == "local":
-            kept = sum(division.counts(earlier)[rank] for earlier in range(which))
+            kept = sum(plan.counts(earlier)[rank] for earlier in range(which))
             dataset = dataset.part(kept, kept + counts[rank])
             y, weight = dataset.y, dataset.weight
         else:
-            start, stop = division.partition.stretch(division.sets[which], rank)
-            order = division.order
+            start, stop = plan.partition.range_of(plan.sets[which], rank)
+            order = plan.order
             rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
-        where = (division.order, first, delivery)
+        where = (plan.order, first, transfer)
         return ShardedDataset(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)

@@ -1,7 +1,8 @@
-"""Dense layers ending in a loss: the multi-layer perceptron, and linear models as its case without hidden layers."""
+"""What linear models and nets of dense layers have in common: parameters, losses, answers, and steps of few rows."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,73 +11,54 @@ import numpy as np
 
 from ..backend import Device, device_of
 from ..data import Batch, LabelSummary
+from ..data.rows import DenseRows, Rows
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
 from .base import Number, Sums, Together
-from .curvature import LayerRows, Linearization, MarginRows
-from .losses import Loss
-from .passes import by_margins, by_outputs
+from .curvature import Linearization
+from .losses import Loss, loss_of
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .factors import Factors
 
 Array = Any
-ACTIVATIONS = {"relu": 0, "tanh": 1, "gelu": 2}  # codes of kernels.cpu
 ALWAYS_KEEP = 1 << 32  # a dropout threshold that no 32-bit number reaches
 # Up to so many rows a fused kernel makes their factors, above it BLAS.  Of the MNIST net: 3.7 and 12.5 µs for 1 row,
 # 11 and 18 for 4, 22 and 27 for 8; but 26 and 17 for 4 rows without zeros among the inputs, 50 and 26 for 8.
 FUSED_ROWS = 4
 
 
-class FeedForward:
-    """features → hidden[0] → ... → outputs, each layer dense, with a loss at the end.
+class DenseModel:
+    """Dense layers, features → widths[1] → ... → outputs, with a loss at the end; see `LinearModel` and `MLP`.
 
     Args:
-        features: width of the input.
-        outputs: width of the output (1, or the number of classes).
-        loss: one of `losses.LOSSES`.
-        hidden: widths of the hidden layers.
-        activation: of the hidden layers: ``relu``, ``tanh`` or ``gelu`` (Hendrycks & Gimpel 2016,
-            in its tanh form).
-        dropout: probability that a hidden unit is dropped in training; kept ones are scaled up
-            by 1 / (1 - dropout) (Srivastava et al. 2014, section 10, "inverted").
+        widths: of the input and of every layer's output, one layer at least.
+        loss: name of one of `losses.LOSSES`, or a loss of the user's own.
         bias: whether layers have biases.
         dtype: float32 or float64, of parameters, features and gradient.
 
-    The model is replicated: every rank builds the same one.  It computes where its arrays are, on the
-    host or on a GPU (`backend`), and keeps scratch arrays there, so one instance serves one thread.
+    Subclasses give the passes over rows.  The model is replicated: every rank builds the same one.  It computes where
+    its arrays are, on the host or on a GPU (`backend`), and keeps scratch arrays there, so one instance serves one
+    thread.
     """
 
     on_devices = True  # arrays of w and of batches may be a GPU's
     tells_ready = True  # loss_and_grad takes on_ready
+    activation, dropout = "relu", 0.0
+    code = 0  # of the activation, among those of kernels.cpu
 
-    def __init__(
-        self,
-        features: int,
-        outputs: int,
-        loss: Loss,
-        *,
-        hidden: tuple[int, ...] = (),
-        activation: str = "relu",
-        dropout: float = 0.0,
-        bias: bool = True,
-        dtype: Any = np.float32,
-    ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ConfigError(f"unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout {dropout} must be at least 0 and below 1")
-        if min((features, outputs, *hidden)) < 1:
-            raise ConfigError(f"every layer needs at least one unit, got {features}, {hidden}, {outputs}")
+    def __init__(self, widths: Sequence[int], loss: str | Loss, *, bias: bool, dtype: Any) -> None:
+        if min(widths) < 1:
+            raise ConfigError(f"every layer needs at least one unit, got {', '.join(map(str, widths))}")
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise ConfigError(f"dtype {self.dtype} is not supported: choose float32 or float64")
-        self.loss_function, self.activation, self.dropout, self.bias = loss.of(outputs), activation, dropout, bias
-        self.widths = (features, *hidden, outputs)
+        self.loss_function, self.bias, self.widths = loss_of(loss), bias, tuple(widths)
+        self.loss_function.check_outputs(self.widths[-1])
         self.layout = self._layout()
-        self.target_dtype = loss.target_dtype(self.dtype)
+        self.target_dtype = self.loss_function.target_dtype(self.dtype)
         starts = {slot.name: slot.start for slot in self.layout.slots}
         self._places = np.array(  # of each layer: inputs, units, and where its matrix and its bias (-1: none) start
             [
@@ -103,16 +85,6 @@ class FeedForward:
         self.threads = threads
 
     @property
-    def is_linear(self) -> bool:
-        """Whether there are no hidden layers: the curvature is then the Hessian, and ``add_matrix`` gives it."""
-        return self.layers == 1
-
-    @property
-    def has_margins(self) -> bool:
-        """Whether the model is linear with one output: values along a line then follow from margins."""
-        return self.is_linear and self.widths[-1] == 1 and self.loss_function.name in ("squared", "logistic")
-
-    @property
     def layers(self) -> int:
         """Number of dense layers."""
         return len(self.widths) - 1
@@ -126,29 +98,6 @@ class FeedForward:
         """
         products = [a * b for a, b in pairwise(self.widths)]
         return 6 * sum(products) - 2 * products[0]
-
-    def init(self, rng: np.random.Generator) -> Array:
-        """Starting parameters, shape (layout.size,), replicated; biases, and a linear model as a whole, are 0.
-
-        Hidden layers under relu and gelu: uniform, variance 1 / (3 fan_in) (He et al. 2015, equation 15
-        with slope √5, PyTorch's choice).  Under tanh: uniform, variance 2 / (fan_in + fan_out) (Glorot & Bengio
-        2010, equation 16).  The output layer of a net: a tenth of the latter's range, so that training
-        starts with classes that are equally likely; that, and the smaller of the two common variances for
-        hidden layers, gave MNIST 0.1 % more test accuracy after 5 and after 15 epochs.
-        """
-        w = np.zeros(self.layout.size, self.dtype)
-        if self.layers == 1:
-            return w
-        slots = [slot for slot in self.layout.slots if slot.name.endswith(".weight")]
-        for slot in slots:
-            fan_in, fan_out = slot.shape
-            limit = np.sqrt(6.0 / (fan_in + fan_out))
-            if slot is slots[-1]:
-                limit *= 0.1
-            elif self.activation != "tanh":
-                limit = np.sqrt(1.0 / fan_in)
-            w[slot.start : slot.stop] = rng.uniform(-limit, limit, slot.shape).ravel()
-        return w
 
     def check_data(self, labels: LabelSummary) -> None:
         """Raise `DataError` unless rows with these ``labels`` and so many features fit the model.
@@ -168,22 +117,7 @@ class FeedForward:
         ``on_ready(start, stop)`` is called as soon as ``grad[start:stop]`` has its final value (on a GPU: in the
         order of the stream): for each layer, from last to first, its matrix and bias in one piece.
         """
-        space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
-        if self.is_linear and space.xp is np:
-            sums = self._linear(space, w, batch, grad)
-            if on_ready is not None:
-                on_ready(0, self.layout.size)
-            return sums
-        weight_grads, bias_grads = self.layers_of(grad, space.unused)
-        inputs = [batch.x, *(space.rows("a", i, rows) for i in range(last))]
-        deltas = [*(space.rows("delta", i, rows) for i in range(last)), space.rows("a", last, rows)]
-
-        def finish(i: int) -> None:
-            space.xp.dot(inputs[i].T, deltas[i], out=weight_grads[i])
-            if on_ready is not None:
-                on_ready(self._starts[i], self._starts[i + 1])
-
-        return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish)
+        return self._pass(w, batch, grad, on_ready, None)
 
     def linearize(
         self, w: Array, batch: Batch, grad: Array, old: Linearization | None = None
@@ -192,35 +126,26 @@ class FeedForward:
 
         ``old``, of the same rows elsewhere, lends its arrays and is of no use afterwards.
         """
-        space, rows, last = self._workspace(w), len(batch.x), self.layers - 1
-        kept: Any = old
-        if self.has_margins and kept is None:
-            kept = MarginRows(self.loss_function.code, self.widths[0], self.bias, batch, self.threads)
-        kept = kept or LayerRows(self, batch)
-        if self.is_linear:
-            return self._linear(space, w, batch, grad, kept), kept
-        weight_grads, bias_grads = self.layers_of(grad, space.unused)
-        inputs = [batch.x, *kept.inputs]
-        deltas = [*(space.rows("delta", i, rows) for i in range(last)), kept.delta]
+        kept = self._keep_rows(batch) if old is None else old
+        return self._pass(w, batch, grad, None, kept), kept
 
-        def finish(i: int) -> None:
-            space.xp.dot(inputs[i].T, deltas[i], out=weight_grads[i])
+    @abstractmethod
+    def _pass(
+        self, w: Array, batch: Batch, grad: Array, on_ready: Callable[[int, int], None] | None, kept: Any
+    ) -> Sums:
+        """See `loss_and_grad`; ``kept`` is None, or the linearization that is to be filled."""
 
-        return self._sweep(space, w, batch, inputs, deltas, bias_grads, finish, kept.slopes), kept
+    @abstractmethod
+    def _keep_rows(self, batch: Batch) -> Linearization:
+        """An empty linearization of the rows of ``batch``."""
 
-    def _linear(self, space: Workspace, w: Array, batch: Batch, grad: Array, kept: Any = None) -> Sums:
-        """`loss_and_grad` without hidden layers on the host; ``kept`` is a linearization to be filled, or None."""
-        weight = space.no_weights if batch.weight is None else batch.weight
-        if self.has_margins:
-            arrays = (space.no_weights, space.no_weights) if kept is None else (kept.margin, kept.curvature)
-            loss = by_margins(self.loss_function.code, batch, weight, w, grad, arrays, self.threads)
-            return Sums(loss, space.total_weight(batch))
-        weights, biases = self.layers_of(w, space.no_bias)
-        (weight_grad,), (bias_grad,) = self.layers_of(grad, space.unused)
-        z = space.rows("a", 0, len(batch.x)) if kept is None else kept.delta
-        kind, bias = self.loss_function.code, biases[0]
-        loss = by_outputs(kind, batch, weight, weights[0], bias, z, weight_grad, bias_grad, self.threads)
-        return Sums(loss, space.total_weight(batch))
+    @abstractmethod
+    def _fill_factors(self, space: Workspace, w: Array, batch: Batch, inputs: list[Array], deltas: list[Array]) -> Sums:
+        """The layers' inputs into ``inputs``, of which the first are the rows, and gradients by outputs."""
+
+    @abstractmethod
+    def outputs(self, w: Array, x: Array) -> Array:
+        """Margins or logits of the rows of ``x``, shape (rows, outputs), in a buffer of the model's own."""
 
     @property
     def factor_size(self) -> int:
@@ -236,17 +161,17 @@ class FeedForward:
         Raises:
             ValueError: ``factors`` is too short.
         """
-        space, rows = self._workspace(w), len(batch.x)
+        space, rows = self._workspace(w), len(batch.y)
         if rows <= FUSED_ROWS:
-            from .kernels import rows as kernels
+            from .kernels.rows import factor_rows
 
             self._factor_space().check(factors, rows)
             settings = self._row_settings(space, batch)
-            loss = kernels.factor_rows(w, *settings, *space.row_scratch(), factors)
+            loss = factor_rows(self.loss_function)(w, *settings, *space.row_scratch(), factors)
             return Sums(loss, space.total_weight(batch))
         inputs, deltas = self._factor_space().views(factors, rows)
-        inputs[0][:] = batch.x
-        return self._sweep(space, w, batch, inputs, deltas, space.unused, lambda i: None)
+        batch.rows.fill(inputs[0])
+        return self._fill_factors(space, w, batch, inputs, deltas)
 
     def grad_of_factors(self, sources: Sequence[tuple[Array, int]], start: int, stop: int, out: Array) -> None:
         """Elements ``start`` to ``stop - 1`` of the gradient of all rows of ``sources``; see `models.factors.Factors`.
@@ -255,67 +180,22 @@ class FeedForward:
         """
         self._factor_space().grad(sources, start, stop, out)
 
-    def _sweep(
-        self,
-        space: Workspace,
-        w: Array,
-        batch: Batch,
-        inputs: list[Array],
-        deltas: list[Array],
-        bias_grads: list[Array],
-        finish: Callable[[int], None],
-        slopes: list[Array] | None = None,
-    ) -> Sums:
-        """Forward and backward pass into the layers' ``inputs``, but the first, and ``deltas``, gradients by outputs.
-
-        ``finish(i)`` is called as soon as ``inputs[i]``, ``deltas[i]`` and ``bias_grads[i]`` have their final values,
-        for i from the last layer to the first.  ``slopes`` are the derivatives of hidden units.
-        """
-        xp, last, rows = space.xp, self.layers - 1, len(batch.x)
-        weights, biases = self.layers_of(w, space.no_bias)
-        slopes = slopes or [space.rows("slope", i, rows) for i in range(last)]
-        for i in range(last):
-            xp.dot(inputs[i], weights[i], out=inputs[i + 1])
-            self._activate(space, inputs[i + 1], biases[i], slopes[i], i, batch)
-        xp.dot(inputs[last], weights[last], out=deltas[last])
-        sums = self._residual(space, deltas[last], biases[last], batch, bias_grads[last])
-        for i in reversed(range(self.layers)):
-            finish(i)
-            if i > 0:
-                xp.dot(deltas[i], weights[i].T, out=deltas[i - 1])
-                space.kernels.backpropagate(deltas[i - 1], slopes[i - 1], bias_grads[i - 1])
-        return sums
-
     def loss(self, w: Array, batch: Batch) -> Sums:
         """Σ weight · loss over the rows of ``batch`` at ``w``, without dropout."""
         return self.score(w, batch)[0]
 
     def score(self, w: Array, batch: Batch) -> tuple[Sums, Number]:
         """As `loss`, and the weight of the rows whose label is predicted (0 where targets are values)."""
-        space, last = self._workspace(w), self.layers - 1
+        space = self._workspace(w)
         outputs = self.outputs(w, batch.x)
         right = self.loss_function.right(outputs, batch.y)
         if batch.weight is not None:
             right = right * batch.weight
         correct = space.xp.sum(right, dtype=np.float64)
-        return self._residual(space, outputs, space.no_bias[last], batch, space.unused[last]), correct
-
-    def outputs(self, w: Array, x: Array) -> Array:
-        """Margins or logits of the rows of ``x``, shape (rows, outputs), in a buffer of the model's own."""
-        space = self._workspace(w)
-        weights, biases = self.layers_of(w, space.no_bias)
-        batch = Batch(x, None, None, None, 0, train=False)
-        for i in range(self.layers):
-            z = space.xp.dot(x, weights[i], out=space.rows("a", i, len(x)))
-            if i < self.layers - 1:
-                self._activate(space, z, biases[i], space.rows("slope", i, len(x)), i, batch)
-            else:
-                space.kernels.add_bias(z, biases[i])
-            x = z
-        return x
+        return self._residual(space, outputs, space.no_bias[-1], batch, space.unused[-1]), correct
 
     def predict(self, w: Array, x: Array) -> Array:
-        """Values (squared loss), 0/1 labels (logistic) or label numbers (softmax), shape (rows,)."""
+        """The loss's answers for the rows of ``x``, shape (rows,): values, 0/1 labels, or label numbers."""
         return self.loss_function.predict(self.outputs(w, x))
 
     @property
@@ -353,21 +233,21 @@ class FeedForward:
         Raises:
             ValueError: so many steps have another number of rows.
         """
-        from .kernels import rows
+        from .kernels.rows import sgd_rows
 
         space, number = self._workspace(w), self.dtype.type
         together = together or Together.alone(1, self.row_shape, self.dtype)
-        count = len(batch.x) if steps is None else steps
-        if len(batch.x) != together.rows * count:
-            raise ValueError(f"{count} steps of {together.rows} rows of this rank are not {len(batch.x)} rows")
+        count = len(batch.y) if steps is None else steps
+        if len(batch.y) != together.rows * count:
+            raise ValueError(f"{count} steps of {together.rows} rows of this rank are not {len(batch.y)} rows")
         settings, (scratch, _) = self._row_settings(space, batch), space.row_scratch()
         ours = (scratch, carry, number(rate), number(l2), together.indices, together.factors, together.starts)
-        done, waits, loss = 0, False, 0.0
+        kernel, done, waits, loss = sgd_rows(self.loss_function), 0, False, 0.0
 
         def advance(*meeting: int) -> tuple[int, bool]:
             nonlocal done, waits, loss
             before = done
-            done, waits, more = rows.sgd_rows(w, *settings, *ours, *meeting, count, done, waits)
+            done, waits, more = kernel(w, *settings, *ours, *meeting, count, done, waits)
             loss += more
             return done - before, waits
 
@@ -383,7 +263,7 @@ class FeedForward:
         device = device_of(w)
         space = self._workspaces.get(device)
         if space is None:
-            space = self._workspaces[device] = Workspace(device, self.widths, self.dtype)
+            space = self._workspaces[device] = Workspace(device, self.widths, self.dtype, self.loss_function)
         return space
 
     def _factor_space(self) -> Factors:
@@ -398,7 +278,7 @@ class FeedForward:
         threshold, scale = self._keep(batch.train)
         weight = space.no_weights if batch.weight is None else batch.weight
         return (
-            batch.x, batch.y, weight, self._places, self.loss_function.code, ACTIVATIONS[self.activation],
+            dense(batch.rows), batch.y, weight, self._places, self.code,
             self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
         )  # fmt: skip
 
@@ -421,30 +301,22 @@ class FeedForward:
             self._keys = key, np.array(keys, np.uint64)
         return self._keys[1]
 
-    def _activate(self, space: Workspace, z: Array, bias: Array, slope: Array, layer: int, batch: Batch) -> None:
-        """z ← activation(z + bias) under dropout, slope ← the derivative by z; NumPy's tanh is vector code."""
-        xp, kernels = space.xp, space.kernels
-        threshold, scale = self._keep(batch.train)
-        drops = threshold != ALWAYS_KEEP
-        stream = (self._layer_keys(batch.key)[layer], batch.position, np.uint64(threshold), scale) if drops else ()
-        if self.activation == "relu":
-            if drops:
-                kernels.relu_dropout(z, bias, slope, *stream)
-            else:
-                kernels.relu(z, bias, slope)
-            return
-        if self.activation == "tanh":
-            kernels.add_bias(z, bias)
-            xp.tanh(z, out=z)
-            kernels.tanh_slope(z, slope)
-        else:
-            kernels.gelu_argument(z, bias, slope)
-            xp.tanh(slope, out=slope)
-            kernels.gelu(z, slope)
-        if drops:
-            kernels.dropout(z, slope, *stream)
-
-    def _residual(self, space: Workspace, z: Array, bias: Array, batch: Batch, bias_grad: Array) -> Sums:
+    def _residual(
+        self, space: Workspace, z: Array, bias: Array, batch: Batch, bias_grad: Array, curvature: Array = None
+    ) -> Sums:
+        """Sums of the losses at the outputs z + bias; see `kernels.cpu`."""
         weight = space.no_weights if batch.weight is None else batch.weight
-        loss = space.kernels.residual(self.loss_function.code, z, bias, batch.y, weight, bias_grad)
+        curvature = space.no_weights if curvature is None else curvature
+        loss = space.residual(z, bias, batch.y, weight, bias_grad, curvature)
         return Sums(loss, space.total_weight(batch))
+
+
+def dense(rows: Rows) -> Array:
+    """The array of dense ``rows``, for kernels that go row by row.
+
+    Raises:
+        TypeError: they are none.
+    """
+    if not isinstance(rows, DenseRows):
+        raise TypeError(f"fused steps are for dense rows, not for {type(rows).__name__}")
+    return rows.x

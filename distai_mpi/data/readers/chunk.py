@@ -1,4 +1,4 @@
-"""Rows that one rank has read from a file: its stretch of them."""
+"""Rows that one rank has read from a file: its chunk of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Csr(NamedTuple):
         return Csr(np.cumsum(lengths[keep]), self.indices[entries], self.values[entries])
 
 
-class Stretch(NamedTuple):
+class Chunk(NamedTuple):
     """Consecutive rows of a file; local to the rank.
 
     Attributes:
@@ -57,14 +57,14 @@ class Stretch(NamedTuple):
         """Number of rows."""
         return len(self.y)
 
-    def take(self, keep: Array) -> Stretch:
+    def take(self, keep: Array) -> Chunk:
         """The rows for which ``keep``, bool of shape (rows,), is true."""
         x = self.x.take(keep) if isinstance(self.x, Csr) else self.x[keep]
         return self._replace(x=x, y=self.y[keep], weight=None if self.weight is None else self.weight[keep])
 
 
-class StretchFile(Protocol):
-    """A file that ranks read in stretches; picklable, holds nothing open.
+class ChunkedFile(Protocol):
+    """A file that ranks read in chunks; picklable, holds nothing open.
 
     A table also has ``roles``, the `columns.Roles` of its columns, and perhaps ``feature_names``, where these are not
     ``roles.names``, and ``notes``, what a user is to be told of how it is read.
@@ -93,7 +93,7 @@ class StretchFile(Protocol):
     @property
     def scale(self) -> float: ...
 
-    def read(self, part: int, parts: int) -> Stretch:
+    def read(self, part: int, parts: int) -> Chunk:
         """Rows of the ``part``-th of ``parts`` pieces of about equal size; all parts together are all rows.
 
         Raises:
@@ -101,14 +101,14 @@ class StretchFile(Protocol):
         """
         ...
 
-    def empty(self) -> Stretch:
-        """A stretch without rows, of the same types."""
+    def empty(self) -> Chunk:
+        """A chunk without rows, of the same types."""
         ...
 
 
 @dataclass(frozen=True)
 class Column:
-    """One of the arrays x, y and weight of a `Stretch`, as rows of ``width`` values, densely.
+    """One of the arrays x, y and weight of a `Chunk`, as rows of ``width`` values, densely.
 
     Attributes:
         name: for messages.
@@ -123,7 +123,7 @@ class Column:
     base: int = 0
 
     def copy(self, start: int, stop: int, out: Array) -> None:
-        """Write rows ``start`` to ``stop - 1`` of the stretch into ``out``, shape (stop - start, width).
+        """Write rows ``start`` to ``stop - 1`` of the chunk into ``out``, shape (stop - start, width).
 
         The one place where sparse rows become dense.
         """

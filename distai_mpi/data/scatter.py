@@ -1,4 +1,4 @@
-"""The ways by which rows get from files to ranks; ``comm`` is a `comm.Communicator` or the like."""
+"""How rows get from files to ranks: mapped, read, scattered, or copied; ``comm`` is a `comm.Communicator`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from .array_file import ArrayFile
 from .dataset import Dataset
-from .division import Division
 from .parsed import Parsed, join, spread
+from .sharding_plan import ShardingPlan
 from .sources import Source
 
 Array = Any
@@ -30,9 +30,9 @@ def map_whole(source: Source) -> Dataset:
     return _dataset(source, *(array.map() for array in source.arrays))
 
 
-def read_own(source: Source, division: Division, rank: int, chunk_bytes: int) -> Dataset:
+def read_own(source: Source, plan: ShardingPlan, rank: int, chunk_bytes: int) -> Dataset:
     """The rows that ``rank`` keeps, read by itself; no collective."""
-    rows = division.rows_of(rank)
+    rows = plan.rows_of(rank)
     parts = []
     for array in source.arrays:
         parts.append(np.empty((rows.size, array.width), array.dtype))
@@ -40,22 +40,22 @@ def read_own(source: Source, division: Division, rank: int, chunk_bytes: int) ->
     return _dataset(source, *parts)
 
 
-def scatter(source: Source, division: Division, comm: Any, chunk_bytes: int) -> Dataset:
+def from_root(source: Source, plan: ShardingPlan, comm: Any, chunk_bytes: int) -> Dataset:
     """The rows that this rank keeps, sent by rank 0, which reads the file once, chunk by chunk.
 
     Rank 0 never holds more of the data than its own rows and a few chunks.
     """
-    return _dataset(source, *(_scatter_array(a, division, comm, chunk_bytes) for a in source.arrays))
+    return _dataset(source, *(_scatter_array(a, plan, comm, chunk_bytes) for a in source.arrays))
 
 
-def _scatter_array(array: ArrayFile, division: Division, comm: Any, chunk_bytes: int) -> Array:
+def _scatter_array(array: ArrayFile, plan: ShardingPlan, comm: Any, chunk_bytes: int) -> Array:
     chunk, width = rows_per_chunk(array, chunk_bytes), array.width
-    own = sum(division.counts(which)[comm.rank] for which in range(len(division.sets)))
+    own = sum(plan.counts(which)[comm.rank] for which in range(len(plan.sets)))
     with comm.agreed():
         kept = np.empty((own, width), array.dtype)
         arrived = np.empty((min(chunk, own), width), array.dtype)
     for start, values in _root_chunks(array, comm, chunk):
-        rank, index = division.destinations(start, min(start + chunk, array.rows))
+        rank, index = plan.destinations(start, min(start + chunk, array.rows))
         send = None if values is None else values[np.argsort(rank, kind="stable")].reshape(-1)
         index = index[rank == comm.rank]
         counts = np.bincount(rank, minlength=comm.size) * width
@@ -73,9 +73,9 @@ def _root_chunks(array: ArrayFile, comm: Any, chunk: int) -> Iterator[tuple[int,
         yield start, values
 
 
-def send_own(source: Parsed, division: Division, comm: Any, chunk_bytes: int) -> Dataset:
+def send_own(source: Parsed, plan: ShardingPlan, comm: Any, chunk_bytes: int) -> Dataset:
     """The rows that this rank keeps, sent by the ranks that have read them."""
-    return _dataset(source, *spread(source, division, comm, chunk_bytes))
+    return _dataset(source, *spread(source, plan, comm, chunk_bytes))
 
 
 def hold_on_nodes(source: Source | Parsed, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
