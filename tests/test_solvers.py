@@ -5,6 +5,7 @@ import pytest
 from scipy import optimize
 
 from distai_mpi import optim
+from distai_mpi.errors import ConfigError
 from distai_mpi.optim.solvers.problem import NOTHING, Evaluation, Problem
 from distai_mpi.optim.solvers.state import STOPPED, solve
 
@@ -136,5 +137,5 @@ def test_a_state_goes_on_where_another_was():
 )
 def test_limits_that_cannot_work(options, words):
     for kind in (optim.LBFGS, optim.Newton, optim.NewtonCG, optim.Auto):
-        with pytest.raises(optim.solvers.base.ConfigError, match=words):
+        with pytest.raises(ConfigError, match=words):
             kind(**options)
