@@ -6,9 +6,6 @@ loaded when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from .version import __version__
 
 _HOME = {
@@ -17,8 +14,10 @@ _HOME = {
     "EarlyStopping": "distai_mpi.train",
     "Exchange": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
+    "Predictor": "distai_mpi.predictor",
     "Trace": "distai_mpi.train",
     "fit": "distai_mpi.train",
+    "load": "distai_mpi.predictor",
     "minimize": "distai_mpi.train",
     "data": "distai_mpi.data",
     "models": "distai_mpi.models",
@@ -31,27 +30,33 @@ __all__ = [
     "EarlyStopping",
     "Exchange",
     "Objective",
+    "Predictor",
     "Trace",
     "__version__",
     "data",
     "fit",
+    "load",
     "minimize",
     "models",
     "optim",
     "world",
 ]
 
+TYPE_CHECKING = False  # not that of typing, which takes longer to import than all that is here
 if TYPE_CHECKING:
     from . import data, models, optim
     from .comm import Communicator, Exchange
     from .comm.launch import world
     from .objective import Objective
+    from .predictor import Predictor, load
     from .train import Checkpoint, EarlyStopping, Trace, fit, minimize
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'distai_mpi' has no attribute {name!r}")
+    import importlib
+
     module = importlib.import_module(_HOME[name])
     value = module if module.__name__ == f"distai_mpi.{name}" else getattr(module, name)
     globals()[name] = value

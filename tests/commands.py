@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 from distai_mpi.cli.main import main
-from distai_mpi.comm import launch
+from distai_mpi.comm import launch, leaving
 
 Path = str | os.PathLike[str]
 
@@ -42,15 +42,17 @@ def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> Compl
 
     Collective over all ranks, and alike on all of them: the exit status, in which the ranks must agree, and all
     that they have printed, rank by rank.  An exception that would end a job is raised here.  Errors that ranks
-    agree on are for all ranks of the job alone: they leave together.
+    agree on are for all ranks of the job alone: they leave together.  Commands without MPI run on rank 0.
     """
     line, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
+    serial = line[0] in ("predict", "plot")
+    leave = mock.patch.object(leaving, "leave_together", return_value=True) if serial else contextlib.nullcontext()
 
     def run() -> tuple[int, str, str]:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), leave:
             return main(line), out.getvalue(), err.getvalue()
 
-    ends = on_ranks(run, cwd, ranks)
+    ends = on_ranks(run, cwd, 1 if serial else ranks)
     statuses = {status for status, _, _ in ends}
     assert len(statuses) == 1, ends
     return CompletedProcess(line, *statuses, *("".join(end[i] for end in ends) for i in (1, 2)))

@@ -205,7 +205,7 @@ def test_a_second_run_begins_anew_only_where_the_first_was_completed(comm, folde
     second = train(comm, at(folder, 1), epochs=2)
     np.testing.assert_array_equal(first.w, second.w)
     train(comm, at(folder, 1), callbacks=[Interrupt(comm, 10)])
-    with pytest.raises(ConfigError, match="--resume goes on"):
+    with pytest.raises(ConfigError, match="resume=True goes on"):
         train(comm, at(folder, 1))
     said = Said()
     train(comm, at(folder, 1, resume=True, tell=said), optimizer=optim.Momentum(0.01))
@@ -244,15 +244,15 @@ def test_checkpoints_of_another_run_are_refused(comm, folder, change, word):
 @pytest.mark.parametrize(
     ("other", "word"),
     [
-        (replace(AVERAGE, inner=optim.SGD(0.05)), "--inner-optimizer momentum"),
-        (replace(AVERAGE, outer_momentum=0.0), "--outer-momentum"),
+        (replace(AVERAGE, inner=optim.SGD(0.05)), "inner_optimizer momentum"),
+        (replace(AVERAGE, outer_momentum=0.0), "outer_momentum as it was"),
     ],
 )
 def test_averaging_goes_on_with_the_same_methods_alone(comm, folder, other, word):
     train(comm, at(folder, 1), epochs=2, optimizer=AVERAGE)
     with pytest.raises(ConfigError, match=word):
         train(comm, at(folder, 1, resume=True), epochs=3, optimizer=other)
-    with pytest.raises(ConfigError, match="--optimizer average"):
+    with pytest.raises(ConfigError, match="optimizer average"):
         train(comm, at(folder, 1, resume=True), epochs=3)
     changed = replace(AVERAGE, outer_momentum=0.4, outer_lr=0.9, sync_every=2)
     assert train(comm, at(folder, 1, resume=True), epochs=3, optimizer=changed).status == "completed"

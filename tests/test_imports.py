@@ -65,6 +65,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
+    "predictor": {"models", "data", "errors"},
     "train": {
         "version",
         "optim",
@@ -94,6 +95,7 @@ LAYERS: dict[str, set[str]] = {
         "comm",
         "params",
         "errors",
+        "predictor",
         "options",
         "compiling",
         "settings",
@@ -105,7 +107,8 @@ LAYERS: dict[str, set[str]] = {
         "exit_codes",
     },
     "__main__": {"cli"},
-    "": {"version", "train", "optim", "objective", "models", "data", "comm"},  # the lazy names of distai_mpi itself
+    # the lazy names of distai_mpi itself
+    "": {"version", "train", "optim", "objective", "predictor", "models", "data", "comm"},
 }
 # Libraries that one part alone may import.
 OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}, "cupyx": {"backend"}}

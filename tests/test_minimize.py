@@ -188,7 +188,7 @@ def test_methods_that_need_more_than_a_gradient_are_refused(comm):
         with pytest.raises(ConfigError, match=r"minimize takes optim.LBFGS\(\)"):
             minimize(rosenbrock(comm), np.ones(SIZE), comm, method)
     for most in (0, -1, 10.0, "many"):
-        with pytest.raises(ConfigError, match="max_iter must be a whole number from 1 on"):
+        with pytest.raises(ConfigError, match="max_iter of LBFGS must be a whole number from 1 up"):
             minimize(rosenbrock(comm), np.ones(SIZE), comm, optim.LBFGS(max_iter=most))
 
 

@@ -6,15 +6,16 @@ import contextlib
 import sys
 from typing import Any
 
-from ..signals import listening
-
 LISTENS = ("train",)  # commands that save what they have done
 
 
 def main() -> int:
     """Run the process's command line and return the exit status; see `main.main`."""
-    listens = sys.argv[1:2] and sys.argv[1] in LISTENS
-    block: contextlib.AbstractContextManager[Any] = listening() if listens else contextlib.nullcontext()
+    block: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if sys.argv[1:2] and sys.argv[1] in LISTENS:
+        from ..signals import listening
+
+        block = listening()
     with block:
         from .main import main as run
 

@@ -20,7 +20,6 @@ SPLIT = {"lines": "lines", "test": "test_data", "test_fraction": "test_fraction"
 
 
 TRAINING_FLAGS = ("--missing", "--dates")  # which ways out of errors name
-KEPT = ("label", "weight", "columns", "drop", "dates", "day_first", "header", "format", "variable", "transpose")
 
 
 @click.command()
@@ -51,6 +50,7 @@ def evaluate(
 ) -> None:
     """Load, evaluate and print; collective."""
     from .. import data
+    from ..predictor import as_trained, check_features, classes_of, scaled
     from ..train.evaluation import evaluate as evaluate_rows
     from ..train.evaluation import make_loader
 
@@ -99,32 +99,6 @@ def show(name: str, which: str, rows: int, result: Any, as_json: bool) -> None:
     print("  ".join(parts), flush=True)
 
 
-def as_trained(extra: dict[str, Any], given: dict[str, Any], model: Any) -> dict[str, Any]:
-    """How the tables of a model that keeps ``extra`` are read, but for what flags, ``given``, say; for `data.load`."""
-    from ..data import Fill
-
-    flags = dict(given)
-    flags["variable"] = flags.pop("features")
-    options = {name: extra[name] for name in KEPT if extra.get(name) is not None}
-    options |= {name: value for name, value in flags.items() if value is not None}
-    options["transpose"] = bool(given["transpose"] or extra.get("transpose"))
-    names = extra.get("column_names")
-    options |= {
-        "required": names and tuple(names),
-        "date_orders": tuple((str(name), bool(first)) for name, first in extra.get("date_orders", ())),
-        "label_name": None if given["label"] is not None else extra.get("label_name"),
-        "row_names": tuple(extra.get("row_names") or ()),
-        "missing": extra.get("missing", "refuse"),
-        "dtype": held_dtype(model, extra),
-        "features": model.widths[0],
-        "base": extra.get("base"),
-    }
-    if "fill" in extra:
-        options["fill"] = Fill(extra["fill"], extra["indicators"])
-        options["features"] = extra["fill"].size
-    return options
-
-
 @contextmanager
 def told_as_of_training() -> Iterator[None]:
     """Errors about rows say of flags which only ``train`` has that they belong there."""
@@ -138,13 +112,6 @@ def told_as_of_training() -> Iterator[None]:
         raise DataError(f"{error} ({kept}: what was said there is kept with the model)") from None
 
 
-def classes_of(extra: dict[str, Any]) -> list[Any] | None:
-    """The labels that the codes of a model that keeps ``extra`` stand for; None of values."""
-    if extra.get("classes") is None and extra.get("plus_minus"):  # of models before classes were kept
-        return [-1.0, 1.0]
-    return extra.get("classes")
-
-
 def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
     """The model in a file, or in the folder that ``--out`` named, read by every rank; errors are agreed."""
     from .. import models
@@ -153,36 +120,3 @@ def load_model(comm: Any, path: str) -> tuple[Any, Any, dict[str, Any]]:
         file = os.path.join(path, "model.npz") if os.path.isdir(path) else path
         loaded = models.load_model(file)
     return loaded
-
-
-def held_dtype(model: Any, extra: dict[str, Any]) -> Any:
-    """The type in which text is held for ``model``: its own, or float64 where features are changed before."""
-    import numpy as np
-
-    return np.dtype(np.float64) if "mean" in extra or "fill" in extra else model.dtype
-
-
-def check_features(name: str, share: Any, model: Any) -> None:
-    """Raise `DataError` unless rows have as many features as ``model`` takes; one or two more may be other columns."""
-    more = share.features - model.widths[0]
-    if more:
-        advice = "; in a table, name the column of the labels with --label, and that of weights with --weight"
-        raise DataError(
-            f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}"
-            f"{advice if more in (1, 2) else ''}"
-        )
-
-
-def scaled(share: Any, extra: dict[str, Any]) -> Any:
-    """``share`` with bytes among its features scaled, and all standardized, as in training."""
-    from dataclasses import replace
-
-    from ..data import Standard
-
-    scale = extra.get("byte_scale")
-    if scale is not None and share.dataset.x.dtype == "uint8":  # whatever the shape they come in
-        share = replace(share, dataset=replace(share.dataset, scale=scale))
-    if "mean" in extra:
-        standard = Standard(extra["mean"], extra["deviation"])
-        share = replace(share, dataset=replace(share.dataset, standard=standard))
-    return share

@@ -13,6 +13,8 @@ from .config import read_config
 
 __all__ = ["COLUMNS", "TopicCommand", "flag_of", "flags"]
 
+EVERY = "distai_mpi.every"  # key of what a call of click keeps: whether all flags are to be shown
+
 
 class Widths(click.ParamType):
     """Layer widths such as ``128,64``."""
@@ -48,12 +50,10 @@ class Shards(click.ParamType):
 class TopicCommand(click.Command):
     """A command whose ``--help`` shows what most need, by topic, and whose ``--help-all`` shows all flags."""
 
-    every = False
-
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         def help_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
             if value:
-                self.every = True
+                ctx.meta[EVERY] = True
                 click.echo(ctx.get_help())
                 ctx.exit()
 
@@ -73,7 +73,7 @@ class TopicCommand(click.Command):
         for topic, options in {**TOPICS, "Help": {}}.items():
             names = list(options) or list(rest)
             own = [(name, rest.pop(name)) for name in names if name in rest]
-            shown = [each for name, each in own if self.every or name not in OPTIONS or OPTIONS[name].shown]
+            shown = [each for name, each in own if ctx.meta.get(EVERY) or name not in OPTIONS or OPTIONS[name].shown]
             records = [record for each in shown if (record := each.get_help_record(ctx)) is not None]
             if records:
                 with formatter.section(topic):

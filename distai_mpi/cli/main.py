@@ -16,12 +16,10 @@ import click
 
 from .. import __version__
 from ..comm import launch, leaving
-from ..compiling import Progress, compiling
 from ..errors import DistaiError
 from ..exit_codes import EX_ERROR
 from ..perf import machine
 from ..settings import by_flags
-from .job import note
 from .lazy import lazy_group
 
 COMMANDS = {
@@ -32,6 +30,7 @@ COMMANDS = {
     "bench": "Measure training on this machine, beside other programs.",
     "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",
 }
+HELP = {"-h", "--help", "--version"}
 INTERRUPTED = 130
 
 
@@ -53,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     started = launch.launcher()
     machine.set_blas_threads(started.local_size)
     argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if started.rank == 0 and not {"-q", "--quiet"} & set(argv):
+    if started.rank == 0 and not {"-q", "--quiet", *HELP} & set(argv):
+        from ..compiling import Progress, compiling
+
         compiling.told = Progress()
     result = None
     try:
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _quiet_help(argv: list[str], rank: int) -> contextlib.AbstractContextManager[Any]:
     """Let the first rank alone print help and version."""
-    if rank > 0 and {"-h", "--help", "--version"} & set(argv):
+    if rank > 0 and HELP & set(argv):
         return contextlib.redirect_stdout(io.StringIO())
     return contextlib.nullcontext()
 
@@ -95,6 +96,8 @@ def _report(message: str, rank: int) -> int:
     leave.  If some ranks don't come, the error was this rank's alone: it says so and aborts the job.
     """
     if rank == 0:
+        from .job import note
+
         note("refused", None)
         print(f"distai-mpi: error: {message}", file=sys.stderr, flush=True)
     elif not leaving.connected():

@@ -2,78 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import click
 
 from ..comm import launch
-from .build import tell_notes
+from ..errors import ConfigError
+from ..messages import tell
+from .evaluate import told_as_of_training
 from .flags import COLUMNS, flags
+
+SUFFIXES = (".npy", ".csv")
+DATA = (
+    "Features: X.npy, FILE.npz or HDF5 with x or x_test, IDX, a table, libsvm text, or mnist (its test images);"
+    " or several files, a pattern in quotes, or a folder, whose rows are answered file by file."
+)
 
 
 @click.command()
-@click.argument("model_path", metavar="MODEL")
-@click.option(
-    "--data",
-    required=True,
-    help="Features: X.npy, FILE.npz or HDF5 with x or x_test, IDX, a table, libsvm text, or mnist (its test images);"
-    " or several files, a pattern in quotes, or a folder, whose rows are answered file by file.",
-)
+@click.argument("model_path", metavar="RUN")
+@click.argument("rows", metavar="[DATA]", required=False)
+@click.option("--data", help=DATA + "  The same as DATA.")
 @flags(COLUMNS)
-@click.option(
-    "--out", metavar="FILE.npy", required=True, help="Where the predictions go: labels, or values of a linear model."
-)
-def command(model_path: str, data: str, out: str, **columns: Any) -> None:
-    """Write what MODEL, a model.npz or the folder that holds it, predicts for each row; spread over the ranks.
+@click.option("--proba", is_flag=True, help="Write probabilities of the classes, in the order of their labels.")
+@click.option("--decision", is_flag=True, help="Write margins or logits.")
+@click.option("--out", metavar="FILE.npy|FILE.csv", required=True, help="Where the predictions go.")
+def command(
+    model_path: str, rows: str | None, data: str | None, proba: bool, decision: bool, out: str, **columns: Any
+) -> None:
+    """Write what RUN, a folder of train --out or its model.npz, predicts for each row of DATA: labels, or values.
 
     Tables are read as in training: what flags do not say is kept with the model.  Where columns have names, features
-    are found by them, in any order; else --label and --weight name columns that are left out.
+    are found by them, in any order; else --label and --weight name columns that are left out.  Rows are read and
+    answered block by block, without MPI; under a launcher one rank does it all.
     """
-    from ..comm import Communicator
+    if (rows is None) == (data is None):
+        raise click.UsageError("name the rows once: distai-mpi predict RUN DATA --out FILE")
+    if proba and decision:
+        raise ConfigError("--proba and --decision exclude each other: one file holds one kind of answers")
+    if not out.endswith(SUFFIXES):
+        raise ConfigError(f"--out {out}: predictions are written to FILE.npy or FILE.csv")
+    if launch.launcher().rank == 0:
+        how = "predict_proba" if proba else "decision_function" if decision else "predict"
+        predict(model_path, rows or data or "", columns, how, out)
 
-    with Communicator(launch.world()) as comm:
-        predict(comm, model_path, data, columns, out)
 
-
-def predict(comm: Any, model_path: str, name: str, columns: dict[str, Any], out: str) -> None:
-    """Load, predict and write; collective."""
-    import numpy as np
-
-    from .. import data
+def predict(path: str, name: str, columns: dict[str, Any], how: str, out: str) -> None:
+    """Read, predict and write, in this process alone."""
     from ..files import check_writable, write_whole
-    from ..train.evaluation import make_loader
-    from .evaluate import as_trained, check_features, classes_of, load_model, scaled, told_as_of_training
+    from ..predictor import load
 
-    with comm.agreed():
-        if comm.rank == 0:
-            check_writable(out)
-    model, w, extra = load_model(comm, model_path)
-    options = as_trained(extra | {"label": None, "weight": None}, columns, model)
-    if "fill" not in options:  # every row gets a prediction: none is dropped
-        options["missing"] = "refuse"
+    check_writable(out)
+    predictor = load(path)
+    count, notes = 0, tuple[str, ...]()
+
+    def answers() -> Iterator[Any]:
+        nonlocal count, notes
+        for values, notes in predictor.blocks(name, how, **columns):  # noqa: B007 - those of the last block are told
+            count += len(values)
+            yield values
+
+    heads = {"predict": ["label"], "predict_proba": predictor.classes, "decision_function": predictor.classes}[how]
     with told_as_of_training():
-        share = data.load_features(name, comm, **options)
-    check_features(name, share, model)
-    share = scaled(share, extra)
-    parts = [model.predict(w, batch.x) for batch in make_loader(model, share, comm).sequential()]
-    mine = np.concatenate(parts) if parts else np.empty(0, model.target_dtype)
-    predicted = np.empty(share.rows if comm.rank == 0 else 0, mine.dtype)
-    comm.gatherv(mine, share.counts, predicted if comm.rank == 0 else None)
-    with comm.agreed():
-        if comm.rank == 0:
-            classes = classes_of(extra)
-            answers = predicted if classes is None else as_labels(predicted, classes)
-            write_whole(out, lambda file: np.save(file, answers))
-    if comm.rank == 0:
-        tell_notes(share)
-        print(f"{share.rows:,} predictions → {out}", flush=True)
+        if out.endswith(".npy"):
+            write_whole(out, lambda file: write_npy(file, answers()))
+        else:
+            write_whole(out, lambda file: write_csv(file, answers(), heads))
+    for note in notes:
+        tell(note)
+    print(f"{count:,} predictions → {out}", flush=True)
 
 
-def as_labels(codes: Any, classes: list[Any]) -> Any:
-    """The labels of ``classes`` for ``codes``, shape (rows,): int64, float64, or words."""
-    import numpy as np
+def write_npy(file: BinaryIO, blocks: Iterable[Any]) -> None:
+    """Write ``blocks``, of shape (rows, ...), as one array; its length is put into the header at the end.
 
-    labels = np.array(classes)
-    if labels.dtype.kind == "f" and (labels == labels.round()).all():
-        labels = labels.astype(np.int64)
-    return labels[codes]
+    NumPy leaves room for it there.
+    """
+    from numpy.lib import format as npy
+
+    rows, header = 0, dict[str, Any]()
+    for block in blocks:
+        if not header:
+            header = {"descr": npy.dtype_to_descr(block.dtype), "fortran_order": False, "shape": (0, *block.shape[1:])}
+            npy.write_array_header_1_0(file, header)
+        file.write(block.tobytes())
+        rows += len(block)
+    file.seek(0)
+    npy.write_array_header_1_0(file, header | {"shape": (rows, *header["shape"][1:])})
+
+
+def write_csv(file: BinaryIO, blocks: Iterable[Any], heads: Any) -> None:
+    """Write a line of names, and a line for each row of ``blocks``; numbers so that they are read as the same."""
+    import csv
+    import io
+
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer, begun = csv.writer(text, lineterminator="\n"), False
+    for block in blocks:
+        table = block.reshape(len(block), -1)
+        if not begun:
+            writer.writerow(heads if heads is not None and len(heads) == table.shape[1] else ["value"])
+            begun = True
+        writer.writerows(table.tolist() if table.dtype.kind != "f" else ([str(v) for v in row] for row in table))
+    text.detach()

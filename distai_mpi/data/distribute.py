@@ -111,7 +111,7 @@ def load_sets(
     """
     table = Columns(**columns)
     _check_choices(distribute, shuffle, test_fraction, valid)
-    _check_kinds({"data": data, "test": test, "valid": valid}, dtype)
+    check_kinds({"data": data, "test": test, "valid": valid}, dtype)
     if shards is not None:
         shards.check_ranks(comm.size)
     found = _at_root(comm, lambda: _find_all(data, test, valid, table, dtype))
@@ -148,8 +148,8 @@ def load_sets(
 
 def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     """The sets with the same codes for the same words, and the same values in place of missing ones; collective."""
-    train = _by_place(sets.train, sets.train, table)
-    others: list[Any] = [shard and _by_place(shard, sets.train, table) for shard in sets[1:]]
+    train = by_place(sets.train, sets.train, table)
+    others: list[Any] = [shard and by_place(shard, sets.train, table) for shard in sets[1:]]
     if any(shard is not None and shard.classes is not None for shard in sets):
         train, *others = encode_labels(train, *others, comm=comm)
         words = train.classes is not None and not are_truths(train.classes)
@@ -161,7 +161,7 @@ def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     return Sets(train, *others)
 
 
-def _by_place(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
+def by_place(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
     """``shard`` with a note where its features are taken by their places, though the training rows had names."""
     if shard.column_names is not None or (train.column_names is None and table.required is None):
         return shard
@@ -259,7 +259,7 @@ def load_features(
     Raises:
         DataError, ConfigError: the same on all ranks.
     """
-    _check_kinds({"data": data}, dtype)
+    check_kinds({"data": data}, dtype)
     if fill is None and columns.get("missing", "refuse") != "refuse":
         raise ConfigError("every row gets a prediction, and there are no values (fill) in place of missing ones")
     table = Columns(**columns)
@@ -281,7 +281,7 @@ def load_features(
     roles = getattr(found, "roles", None)
     names = None if roles is None else roles.names
     notes = tuple(getattr(found, "notes", ()))
-    shard = _by_place(
+    shard = by_place(
         replace(shard, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
         shard,
         table,
@@ -317,7 +317,7 @@ def _check_choices(
         raise ConfigError(f"the share of validation rows must lie between 0 and 1, not {valid:g}")
 
 
-def _check_kinds(specs: dict[str, Any], dtype: DTypeLike) -> None:
+def check_kinds(specs: dict[str, Any], dtype: DTypeLike) -> None:
     """Raise a ConfigError at what is no name of data, or no type: on rank 0 alone it would go unseen."""
     for argument, spec in specs.items():
         if isinstance(spec, str | os.PathLike) or (argument != "data" and spec is None):

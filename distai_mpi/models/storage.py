@@ -16,7 +16,6 @@ from ..errors import ConfigError, DataError
 from ..files import write_whole
 from .base import Model
 from .builtin import from_config, name_of, to_config
-from .dense import DenseModel
 
 Array = Any
 DESCRIPTION = "config"  # the member that describes the model; the others bear the names of slots
@@ -55,8 +54,10 @@ def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None =
     write_whole(path, lambda file: np.savez(file, **members))
 
 
-def load_model(path: str) -> tuple[DenseModel, Array, dict[str, Any]]:
+def load_model(path: str, own: Model | None = None) -> tuple[Any, Array, dict[str, Any]]:
     """The model in a file of `save_model`, its parameters, shape (layout.size,), read-only, and the extra values.
+
+    ``own`` is the model where it is none of those known by name.
 
     Raises:
         DataError: the file is missing, damaged, or no model of this package.
@@ -70,9 +71,12 @@ def load_model(path: str) -> tuple[DenseModel, Array, dict[str, Any]]:
             config = json.loads(str(file[DESCRIPTION]))
             extra = config.pop("extra", {})
             extra |= {name.removeprefix(EXTRA): file[name] for name in file.files if name.startswith(EXTRA)}
-            if config["model"] is None:
-                raise DataError(f"{path}: holds a model of your own; build it and read its arrays by numpy.load")
-            model = from_config(config)
+            if config["model"] is None and own is None:
+                raise DataError(
+                    f"{path}: holds a model of your own: build it as for training, and give it in a program:"
+                    f" distai_mpi.load({path!r}, model)"
+                )
+            model: Any = own if config["model"] is None else from_config(config)
             w = np.empty(model.layout.size, model.dtype)
             for name, view in model.layout.views(w).items():
                 view[...] = _checked(file[name], view)

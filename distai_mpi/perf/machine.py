@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +125,8 @@ def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
             name, _, value = line.partition(":")
             if name.strip() in ("model name", "CPU part", "cpu"):
                 return value.strip()
+    import platform
+
     return platform.machine()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..backend import HOST, Device, namespace
 from ..data import Batch, Loader, ShardedDataset
 from ..models import Abilities, Model, Number, Sums
-from .metrics import meaningful, measure
+from .metrics import least_loss, meaningful, measure
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -93,6 +93,8 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
             metrics["accuracy"] = accuracy
         if "log_loss" in meaningful(model, loader.target_dtype):
             metrics["log_loss"] = loss
+        if able.loss is not None and able.loss.deviance_name:
+            metrics[able.loss.deviance_name] = 2 * (loss - least_loss(able.loss, loader, comm))
         metrics |= measure(model, w, loader, comm)
     return Evaluation(loss, accuracy, metrics)
 

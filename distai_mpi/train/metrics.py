@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import as_host
 from ..data import Loader
-from ..models import Abilities, Model
+from ..models import Abilities, Loss, Model
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -26,7 +26,8 @@ def meaningful(model: Model, target_dtype: np.dtype) -> tuple[str, ...]:
     """Names of `options.METRICS` that ``model`` can give for rows with targets of this type, as far as it tells."""
     able = Abilities.of(model)
     if target_dtype.kind == "f":
-        return ("loss", "mae", "rmse", "r2") if able.predicts else ("loss",)
+        own = able.loss.deviance_name if able.loss is not None else None
+        return ("loss", "mae", "rmse", "r2", *([own] if own else [])) if able.predicts else ("loss",)
     known = {
         "loss": True,
         "accuracy": able.predicts and able.labels,
@@ -54,6 +55,17 @@ def measure(model: Model, w: Array, loader: Loader, comm: Communicator) -> dict[
             column.append(np.array(as_host(part), np.float64))
     answers, y, weight = (np.concatenate([np.empty(0), *column]) for column in columns)
     return errors(answers, y, weight, comm) if values else {"auc": auc(answers, y > 0, weight, comm)}
+
+
+def least_loss(loss: Loss | None, loader: Any, comm: Communicator) -> float:
+    """The weighted mean of `Loss.least` over all rows of all ranks; collective, one small sum where it is not 0."""
+    if loss is None or type(loss).least is Loss.least:
+        return 0.0
+    local = 0.0
+    for batch in loader.sequential():
+        least = loss.least(as_host(batch.y))
+        local += float(least.sum() if batch.weight is None else least @ as_host(batch.weight))
+    return float(comm.sum([local])[0]) / loader.total_weight
 
 
 def _margins(model: Any, w: Array, x: Array) -> Array:

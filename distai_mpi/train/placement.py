@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..backend import HOST, Device, choose
 from ..errors import ConfigError
 from ..models import Abilities, Model
+from ..settings import called
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -27,8 +28,8 @@ def agree_on_device(asked: str | Device, model: Model, comm: Communicator) -> De
         device = asked if isinstance(asked, Device) else choose(asked, comm.node.rank)
         if device is not HOST and not able:
             raise ConfigError(
-                f"--device {device.name}: {type(model).__name__} computes on the host alone (its on_devices is not"
-                " set); use --device cpu"
+                f"{called('device')} {device.name}: {type(model).__name__} computes on the host alone (its on_devices"
+                f" is not set); use {called('device')} cpu"
             )
     if asked == "auto" and not all(comm.allgather_object(device is not HOST)):
         return HOST

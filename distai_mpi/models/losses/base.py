@@ -24,6 +24,7 @@ class Loss(ABC):
         quadratic: whether second derivatives are the same everywhere.
         of_difference: whether it is a function of z - y alone.
         unattained: whether it falls for ever as z goes on in one direction, so that an objective may have no optimum.
+        deviance_name: name among the metrics of twice the mean loss above the least possible; None: it is none.
         curvature_scale: a usual second derivative by an output, for scales of parameters before any row was seen.
     """
 
@@ -33,6 +34,7 @@ class Loss(ABC):
     quadratic = False
     of_difference = False
     unattained = False
+    deviance_name: str | None = None
     curvature_scale = 1.0
 
     def __repr__(self) -> str:
@@ -75,10 +77,6 @@ class Loss(ABC):
 
     def probabilities(self, outputs: Array) -> Array | None:
         """Those of the classes, shape (rows, classes), in float64; None of a loss that is of no probability."""
-        return None
-
-    def deviance(self, outputs: Array, y: Array) -> tuple[str, Array] | None:
-        """Name and values, shape (rows,), float64, of what is measured of each row beside errors and losses."""
         return None
 
     @abstractmethod

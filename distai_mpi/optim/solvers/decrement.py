@@ -39,10 +39,10 @@ class Decrement:
             return at.scaled
         return math.nan if self.metric is None else self.metric.inverse_square(problem.grad)
 
-    def gap(self, at: Evaluation, more: float = 0.0) -> float | None:
+    def gap(self, problem: Problem, at: Evaluation, more: float = 0.0) -> float | None:
         """The gap to the optimum as a share of the objective, ``more`` added to the decrement's square."""
-        gap = 0.5 * (self.root**2 + more)
-        return gap / at.value if math.isfinite(gap) and at.value > 0 else None
+        gap, excess = 0.5 * (self.root**2 + more), problem.excess(at)
+        return gap / excess if math.isfinite(gap) and excess > 0 else None
 
     def meets_tol(self, problem: Problem, at: Evaluation, first: float) -> bool:
         """Whether the decrement is at most ``tol`` times √(2 f), the gap so at most tol² of the objective f.
@@ -52,12 +52,12 @@ class Decrement:
         """
         assert self.tol is not None
         floor = min(self.tol, max(4 * float(np.finfo(problem.parameter_dtype).eps), 1e-14))
-        return self.root**2 <= 2 * max(self.tol * self.tol * at.value, floor * floor * first)
+        return self.root**2 <= 2 * max(self.tol * self.tol * problem.excess(at), floor * floor * first)
 
     def is_small(self, problem: Problem, at: Evaluation) -> bool:
         """Whether the gap is small where a run ends because rounding hides all that is lower."""
         assert self.tol is not None
-        return 0.5 * self.root**2 <= min(ENOUGH * self.tol * at.value, self.least_gap(problem, at))
+        return 0.5 * self.root**2 <= min(ENOUGH * self.tol * problem.excess(at), self.least_gap(problem, at))
 
     def least_gap(self, problem: Problem, at: Evaluation) -> float:
         """A gap that nobody can tell from chance: at most ``tol`` of f, and parameters a tenth of a standard error off.
@@ -66,7 +66,7 @@ class Decrement:
         σ² is 2 f of least squares, and of classes 1, which is more.
         """
         assert self.tol is not None
-        return at.value * min(self.tol, 0.01 / problem.terms)
+        return problem.excess(at) * min(self.tol, 0.01 / problem.terms)
 
     def of_rounding(self, problem: Problem) -> float:
         """As the square of the decrement, what rounding the parameters for the user costs; collective."""

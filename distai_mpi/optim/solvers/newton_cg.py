@@ -107,7 +107,7 @@ class NewtonCGState(State):
         assert progress.first_norm is not None
         assert progress.first_value is not None
         if self.decrement.root > 0:  # known, of linear models
-            tol, left = tol * math.sqrt(2 * self.at.value), self.decrement.root
+            tol, left = tol * math.sqrt(2 * self.problem.excess(self.at)), self.decrement.root
             share = left / math.sqrt(2 * progress.first_value)
         else:
             left = share = self.gradient_norm / progress.first_norm

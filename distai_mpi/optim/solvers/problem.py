@@ -60,6 +60,7 @@ class Problem(ABC):
         grad, trial_grad: gradient at the current and at the trial point, this rank's slice.
         replicated: whether every rank has the whole of all vectors.
         counts: ``evaluations`` and ``products``, how many there were.
+        least_value: what the objective cannot fall below: 0 but for losses of counts, which may be negative.
         terms: how many terms, rows of all ranks, the objective is a mean of.
         is_linear: whether the curvature is the Hessian of a linear model, so that Newton's decrement can be had.
         has_constant_hessian: whether that is the same everywhere, as of least squares.
@@ -75,8 +76,13 @@ class Problem(ABC):
     counts: dict[str, int]
     replicated = False
     terms = 1
+    least_value = 0.0
     is_linear = has_constant_hessian = has_products = has_lines = is_dense = False
     hessian_products = math.inf
+
+    def excess(self, at: Evaluation) -> float:
+        """The objective above `least_value`: what gaps and tolerances are shares of; local."""
+        return max(0.0, at.value - self.least_value)
 
     @property
     @abstractmethod

@@ -29,7 +29,7 @@ class Progress:
     """Numbers of a solver that a checkpoint keeps; the same on every rank.
 
     Attributes:
-        first_norm, first_value: ‖gradient‖ and objective at the start, also from before the run was interrupted.
+        first_norm, first_value: ‖gradient‖ and objective above the least value at the start, also from before the run was interrupted.
         factored: where the Hessian of all rows was made.
         gap: of the current point to the optimum, as a share of the objective; None: nothing tells.
         met, tol: whether that tolerance was met there; None: nobody looked.
@@ -124,7 +124,7 @@ class State(ABC):
         self._begin(found.products)
         self._accept(found, current=True)
         if self.progress.first_norm is None:
-            self.progress.first_norm, self.progress.first_value = self.gradient_norm, found.value
+            self.progress.first_norm, self.progress.first_value = self.gradient_norm, found.value - problem.least_value
 
     def step(self) -> None:
         """Make an iteration, the first to the sample's solution where there is one, and see whether it ends."""
@@ -234,7 +234,7 @@ class State(ABC):
         elif not (stopped and decrement.is_small(problem, at)):
             return
         rounded = decrement.of_rounding(problem)
-        self.progress.gap = decrement.gap(at, rounded)
+        self.progress.gap = decrement.gap(problem, at, rounded)
         self.progress.met = rounded <= 2 * decrement.least_gap(problem, at)
         if not self.progress.met:
             self.stop_reason = ROUNDED
@@ -243,7 +243,7 @@ class State(ABC):
         """The decrement, and the gap that follows, at the current point; collective."""
         assert self.at is not None
         self.decrement.root = math.sqrt(max(0.0, self._decrement_square()))
-        self.progress.gap = self.decrement.gap(self.at)
+        self.progress.gap = self.decrement.gap(self.problem, self.at)
 
     def _decrement_square(self) -> float:
         assert self.at is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError
+from ...settings import called, worded
 from . import files, state
 from .settings import Checkpoint
 
@@ -33,7 +34,8 @@ def resume(settings: Checkpoint, run: Run, identity: dict[str, Any]) -> bool:
         return True
     if damages:
         raise DataError(
-            f"{damages[0]}; no other checkpoint is whole: to train anew leave --resume out and remove {settings.folder}"
+            f"{damages[0]}; no other checkpoint is whole: to train anew leave {called('resume')} out and"
+            f" remove {settings.folder}"
         )
     if run.comm.rank == 0:
         settings.tell(f"no checkpoint in {settings.folder} yet: starting from the beginning", False)
@@ -53,8 +55,10 @@ def _restore(step: str, run: Run, identity: dict[str, Any]) -> str:
     changes = [f"{name} {now[name]} (was {was})" for name, was in body["variable"].items() if now.get(name) != was]
     where = f"after epoch {run.epoch}" + (f" and {run.epoch_steps} steps" if run.epoch_steps else "")
     if run.epoch >= run.epochs:
-        what, flag = ("iterations", "--max-iter") if run.optimizer.full_batch else ("epochs", "--epochs")
-        changes.append(f"the run is complete: all {run.epochs} {what} are done already; a higher {flag} goes on")
+        what, name = ("iterations", "max_iter") if run.optimizer.full_batch else ("epochs", "epochs")
+        changes.append(
+            f"the run is complete: all {run.epochs} {what} are done already; a higher {called(name)} goes on"
+        )
     return "; ".join([f"going on from {step}, {where}", *changes])
 
 
@@ -69,7 +73,8 @@ def refuse_unfinished(settings: Checkpoint) -> None:
         if not body["complete"]:
             done = body["common"]
             raise ConfigError(
-                f"{whole[0]}: a run stopped here, after epoch {done['epoch']} of {done['epochs']}: --resume goes on"
+                f"{whole[0]}: a run stopped here, after epoch {done['epoch']} of {done['epochs']}:"
+                f" {worded('resume=True', '--resume')} goes on"
                 f" with it; to train anew remove {settings.folder}"
             )
 

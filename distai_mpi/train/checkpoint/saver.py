@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backend import number
 from ...errors import ConfigError, DataError, DistaiError
+from ...settings import called
 from ...signals import Signals, listening
 from ...trace import CHECKPOINT, during
 from . import files, state
@@ -205,7 +206,7 @@ class Saver:
             self.save()
         saved = not (lost or any(self.comm.allgather_object(self._failed)))
         step = files.step_folder(self.settings.folder, self.run.iterations)
-        told = f"saved in {step}" if saved else "not saved: --resume goes on from an older checkpoint"
+        told = f"saved in {step}" if saved else f"not saved: {called('resume')} goes on from an older checkpoint"
         where = f"after epoch {self.run.epoch} and {self.run.epoch_steps} steps"
         self._tell(f"stopped by a signal {where}; {told}", warning=True)
         self.ending = ("interrupted", "signal" if saved else "signal, and the run could not be saved")

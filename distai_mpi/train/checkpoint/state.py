@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ...models import Sums, name_of, to_config
 from ...optim import LBFGS, LocalSGD
 from ...params import Ownership
+from ...settings import called, worded
 from ..checks import spelled
 from ..run import Run
 from .files import Part
@@ -237,21 +238,9 @@ def data_sample(run: Run) -> int:
     return int(comm.sum([total])[0])
 
 
-WAYS = {
-    "seed": "--seed {}",
-    "global_batch_size": "--global-batch-size {}",
-    "optimizer": "--optimizer {}",
-    "inner_optimizer": "--inner-optimizer {}",
-    "outer_momentum": "--outer-momentum as it was",
-    "l2": "--l2 {}",
-    "shuffle": "--shuffle {}",
-    "memory": "--memory {}",
-}
-
-
 def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `ConfigError` if the checkpoint in the folder ``step`` is not one of this run."""
-    anew = f"or train anew: leave --resume out, and {step} away"
+    anew = f"or train anew: leave {called('resume')} out, and {step} away"
     for name, here in now.items():
         there: Any = kept.get(name)
         if there == here:
@@ -261,16 +250,16 @@ def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None
                 f"{step}: was written by {len(there)} ranks, each with rows of its own (local shuffle or averaging);"
                 f" give these {len(there)} ranks and shards, {anew}"
                 if len(there) != len(here)
-                else f"{step}: its ranks held other numbers of rows; give the same --shards, {anew}"
+                else f"{step}: its ranks held other numbers of rows; give the same {called('shards')}, {anew}"
             )
         if name in ("model", "data"):
             told = _differences(_flat(there), _flat(here)) or "its layers differ"
-            flags = ", --test-fraction and --valid" if name == "data" else ""
-            raise ConfigError(f"{step}: is of other {name} ({told}); give the same {name}{flags}, {anew}")
+            more = worded("", ", --test-fraction and --valid") if name == "data" else ""
+            raise ConfigError(f"{step}: is of other {name} ({told}); give the same {name}{more}, {anew}")
         if name == "validation":
-            way = f"--valid and --metric {there}" if there else "no --valid"
+            way = f"{called('valid')} and {called('metric')} {there}" if there else f"no {called('valid')}"
             raise ConfigError(f"{step}: was trained with other validation rows; give {way}, {anew}")
-        way = WAYS.get(name, f"{name} {{}}").format(there)
+        way = f"{called(name)} {'as it was' if isinstance(there, bool) else there}"
         raise ConfigError(f"{step}: was trained with {name} {there}, not {here}; give {way}, {anew}")
 
 

@@ -17,6 +17,7 @@ from ...objective import Objective
 from ...optim.solvers.preconditioner import Diagonal, Factored, Preconditioner, RankFactored
 from ...optim.solvers.problem import NOTHING, Evaluation, Problem, SampledStart
 from ...trace import COMPUTE, REDUCE, UPDATE
+from ..metrics import least_loss
 from .abilities import is_linear, null_space
 from .sample import (
     MOST_DENSE,
@@ -75,6 +76,7 @@ class RowsProblem(Problem):
         self.trial_rows: list[Any] = []
         self._grad_all = objective.empty()
         self.weight, self.terms = objective.loader.total_weight, objective.loader.share.rows
+        self.least_value = least_loss(objective.abilities.loss, objective.loader, objective.comm)
         self.counts = {"evaluations": 0, "products": 0}
         self.collinear: list[int] | None = None
         self._told: set[str] = set()

@@ -1,0 +1,130 @@
+"""Rows without labels, block by block, in one process without MPI: what a `Predictor` answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..errors import ConfigError, DataError
+from .array_file import ArrayFile
+from .checks import first_not_finite
+from .dataset import Dataset, Fill
+from .date_orders import settle
+from .distribute import by_place, check_kinds
+from .formats import find_features
+from .labels import summarize
+from .missing import apply_fill
+from .readers.chunk import Chunk, ChunkedFile, Column, Csr
+from .readers.columns import Columns
+from .readers.text import Unsplittable
+from .share import ShardedDataset
+from .spec import Spec, spec_name
+
+Array = Any
+BLOCK_BYTES = 32 << 20  # of text, or of rows held densely
+ALONE = SimpleNamespace(rank=0, size=1, agreed=nullcontext, allgather_object=lambda value: [value])
+
+
+def features_of(x: Array, name: str = "x", scale: float = 1.0, first: int = 0, missing: bool = False) -> ShardedDataset:
+    """The rows of ``x``, shape (rows, features), any real type, with labels that are all 0.
+
+    ``first`` is the number of the first row, for errors; with ``missing`` values may be NaN.
+
+    Raises:
+        DataError: a value is not finite.
+    """
+    dataset = Dataset(x, np.zeros(len(x), np.int8), scale=scale)
+    bad = first_not_finite(dataset.x, missing)
+    if bad is not None:
+        raise DataError(f"{name}: x holds {bad[2]} in row {first + bad[0]}, column {bad[1]} (counted from 0)")
+    return ShardedDataset(dataset, (len(x),), 0, "local", summarize(dataset.y, dataset.features), name=name)
+
+
+def feature_blocks(
+    data: Spec,
+    *,
+    dtype: DTypeLike = np.float64,
+    features: int = 0,
+    base: int | None = None,
+    fill: Fill | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    **columns: Any,
+) -> Iterator[ShardedDataset]:
+    """The rows of ``data`` in their order, in blocks of about ``block_bytes``; arguments as for `load_features`.
+
+    Text that can only be read from beginning to end, and libsvm text of which ``base`` is not known, is read whole.
+
+    Raises:
+        DataError, ConfigError: as `load_features`.
+    """
+    check_kinds({"data": data}, dtype)
+    if fill is None and columns.get("missing", "refuse") != "refuse":
+        raise ConfigError("every row gets a prediction, and there are no values (fill) in place of missing ones")
+    table = Columns(**columns)
+    found = find_features(data, table, dtype)
+    if not isinstance(found, ArrayFile):
+        (found,) = settle([found], lambda file: file.read(0, 1), ALONE)
+    roles = getattr(found, "roles", None)
+    names = None if roles is None else roles.names
+    known: dict[str, Any] = {"column_names": names, "feature_names": getattr(found, "feature_names", names)}
+    if isinstance(found, ArrayFile):
+        rows = _array_blocks(found, block_bytes)
+    else:
+        rows = _parsed(found, features, base, block_bytes)
+    first = 0
+    for x in rows:
+        share = features_of(x, spec_name(data), found.scale, first, table.keeps_missing)
+        share = by_place(replace(share, **known, notes=tuple(getattr(found, "notes", ()))), share, table)
+        yield share if fill is None else apply_fill(share, fill)
+        first += len(x)
+    if first == 0 and not isinstance(found, ArrayFile):
+        raise DataError(f"{found.path}: holds no rows")
+
+
+def _array_blocks(array: ArrayFile, block_bytes: int) -> Iterator[Array]:
+    for _, x in array.chunks(max(1, block_bytes // max(1, array.width * array.dtype.itemsize))):
+        yield x
+
+
+def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
+    """The rows of a table or of text, densely; of sparse text with ``features`` at least, numbered from ``base``."""
+    whole = file.sequential or (file.features is None and base is None)
+    parts = 1 if whole else 1 + sum(map(os.path.getsize, file.files)) // block_bytes
+    done = 0
+    try:
+        for part in range(parts):
+            chunk = file.read(part, parts)
+            yield from _dense(file, chunk, features, base, block_bytes)
+            done += chunk.rows
+    except Unsplittable:
+        if parts == 1:
+            raise
+        chunk = file.read(0, 1)
+        yield from _dense(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes)
+
+
+def _dense(file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
+    width, first = file.features, 0
+    if isinstance(chunk.x, Csr):
+        indices = chunk.x.indices
+        low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)
+        first = min(1, low) if base is None else base
+        if low < first:
+            raise DataError(
+                f"{file.path}: has a feature with the index {low}, but the model was trained on rows whose indices"
+                f" count from {base}: write the rows as those of the training were"
+            )
+        width = max(features, high + 1 - first)
+    column = Column("x", chunk.x, width or features, file.dtype, first)
+    step = max(1, block_bytes // max(1, column.width * column.dtype.itemsize))
+    for start in range(0, chunk.rows, step):
+        x = np.empty((min(step, chunk.rows - start), column.width), column.dtype)
+        column.copy(start, start + len(x), x)
+        yield x
