@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import ConfigError
 
@@ -40,6 +41,11 @@ def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON by `write_whole`."""
+    write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
 def write_patiently(
     write: Callable[[], object],
     seconds: float,
@@ -49,12 +55,12 @@ def write_patiently(
 ) -> None:
     """Call ``write`` again and again, with a ``pause`` between, until it succeeds or ``seconds`` are over.
 
-    ``tell`` takes what the first failure is to be told as; ``going_on`` is called before each further try.
+    ``tell`` is called with the message of the first failure; ``going_on`` is called before each further try.
 
     Raises:
         Unwritable: as ``write`` raised it the last time.
     """
-    end, told = time.monotonic() + seconds, False
+    end, reported = time.monotonic() + seconds, False
     while True:
         try:
             write()
@@ -63,9 +69,9 @@ def write_patiently(
             left = end - time.monotonic()
             if left <= 0:
                 raise
-            if not told:
+            if not reported:
                 tell(f"{error}; trying again for {seconds:.0f} s")
-                told = True
+                reported = True
         time.sleep(min(pause, left))
         going_on()
 

@@ -29,7 +29,7 @@ MOST_STEPS = 200
 
 
 class Unfit(Exception):
-    """A problem to be left out: it has no optimum (separable classes), or it cannot be told what is noise."""
+    """A problem to be left out: it has no optimum (separable classes), or it is unclear what is noise."""
 
 
 class Table(NamedTuple):

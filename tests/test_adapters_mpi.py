@@ -11,7 +11,7 @@ from twins import LIBRARIES, twin
 from distai_mpi import Communicator, models, optim
 from distai_mpi.comm import ALGORITHMS
 from distai_mpi.data import Dataset
-from distai_mpi.data.share import whole
+from distai_mpi.data.sharded import whole
 from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.train.checks import check_metric
 

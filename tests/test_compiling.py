@@ -17,6 +17,7 @@ import numba
 import pytest
 
 from distai_mpi import compiling
+from distai_mpi.errors import ConfigError
 
 SOURCE = """
 from distai_mpi.jit import kernel
@@ -174,3 +175,22 @@ def test_progress_is_told_where_it_takes_long(capsys):
         "distai-mpi: compiling kernels for this machine (not kept: name a folder that can be written by"
         " NUMBA_CACHE_DIR): 5 of about 20 after 12 s ...",
     ]
+
+
+def test_warm_compiles_by_runs_of_the_command(monkeypatch, capsys):
+    from distai_mpi.cli import warm
+    from distai_mpi.cli.train import command as train
+
+    ran = []
+    monkeypatch.setattr(train, "main", lambda words, standalone_mode: ran.append(words))
+    warm.warm(train)
+    assert ran[0] == ["-q", "--epochs", "1"]
+    assert ["--model", "softmax", "--optimizer", "lbfgs", "-q", "--max-iter", "2"] in ran
+    assert {words[i + 1] for words in ran for i, word in enumerate(words) if word == "--dtype"} == {
+        "float32",
+        "float64",
+    }
+    assert "compiled" in capsys.readouterr().out
+    monkeypatch.setattr(warm.launch, "launcher", lambda: warm.launch.Launcher("Open MPI", size=2))
+    with pytest.raises(ConfigError, match="start it without mpiexec"):
+        warm.warm(train)

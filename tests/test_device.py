@@ -23,7 +23,7 @@ from problems import local_share, make_rows, uneven, whole_share
 from distai_mpi import backend, models, optim
 from distai_mpi.backend import HOST, as_host, device_of, namespace, number
 from distai_mpi.data import Batch, Dataset, encode, encode_labels, fill_missing
-from distai_mpi.data.share import whole
+from distai_mpi.data.sharded import whole
 from distai_mpi.data.streams import stream_key
 from distai_mpi.errors import ConfigError
 from distai_mpi.objective import square

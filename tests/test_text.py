@@ -294,7 +294,7 @@ BAD_CSV = [
     ("1,2,3\n1,2,3,4\n", "line 2 has more than the 3 fields"),
     ("1 2 3\n1 2 3 4\n", "line 2 has more than the 3 fields"),
     ("1,2,3\n1,2,3,\n", "line 2 has more than"),
-    ("1;2,500;3\n", "whether the comma .* parts thousands cannot be told"),
+    ("1;2,500;3\n", "whether the comma .* parts thousands is unclear"),
     ("1;2,5;3\n1;2.5;3\n", "line 1, column 1 .*'2,5' is no"),
     ("1,2,x,4\n1,2,3,4\n", "line 1, column 2 .*'x' is no"),
     ("1\n2\n", "none is left for features"),

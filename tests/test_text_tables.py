@@ -88,7 +88,7 @@ def test_rows_are_no_headers(folder, text):
 )
 def test_where_a_header_cannot_be_told_the_user_is_asked(folder, text, told):
     write(text)
-    with pytest.raises(DataError, match=f"{told}.*cannot be told; say which it is by --header or --no-header"):
+    with pytest.raises(DataError, match=f"{told}.*is unclear; say which it is by --header or --no-header"):
         find_features("a")
     assert find_features("a", Columns(header=True)).names == tuple(text.split("\n")[0].split(","))
     assert find_features("a", Columns(header=False, drop="2" if "setosa" in text else None)).names is None
@@ -396,7 +396,7 @@ def test_libsvm_rows_that_may_lack_labels_are_refused(folder):
             read_one()
     assert load("a", Alone(), format="libsvm", test_fraction=0)[0].dataset.weight.tolist() == list(range(30))
     write(bare + "1:0.5 1:2 3:4\n")  # far behind: not looked at
-    with pytest.raises(DataError, match="cannot be told"):
+    with pytest.raises(DataError, match="is unclear"):
         load("a", Alone())
     for proof in ("1:0.5 1:2\n", "-1:2 1:5\n", "0.5:1 3:1\n", "1 3:2\n", "0:1\n"):  # a label it must be
         write(proof + bare)

@@ -38,8 +38,14 @@ class Facts:
 
 
 @click.command(name="info")
-def command() -> None:
+@click.option("--warm", is_flag=True, help="Compile the kernels of the usual runs now, so that none has to wait.")
+def command(warm: bool) -> None:
     """Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt."""
+    if warm:
+        from .train import command as train
+        from .warm import warm as compile_all
+
+        return compile_all(train)
     started = launch.launcher()
     mpi_comm = launch.world(check=False)  # a world that does not fit is what this command is asked about
     from ..comm import Communicator

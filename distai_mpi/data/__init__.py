@@ -1,4 +1,4 @@
-"""Data sets, how they are shared out over ranks, and the batches a rank works on."""
+"""Data sets, their shards on ranks, and the batches that a rank works on."""
 
 from .batch import Batch
 from .classes import encode, encode_labels
@@ -10,7 +10,7 @@ from .missing import fill_missing
 from .partition import Partition
 from .permutation import Permutation
 from .readers.columns import Columns
-from .share import ShardedDataset, from_local, repartition, whole
+from .sharded import ShardedDataset, from_local, repartition, whole
 from .standard import centre_far, standardize
 from .streams import stream_key
 

@@ -1,4 +1,4 @@
-"""Arrays in files, looked at without being read: their shape, type, and where their elements lie."""
+"""Arrays in files by their headers: shape, type, and where the elements lie."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .readers.compressed import unpacked
 Array = Any
 
 MISSING_ADVICE = "mend or remove that row, or give --missing mean, median or drop"
-BLOCK_BYTES = 16 << 20  # read at a time where nobody says otherwise
+BLOCK_BYTES = 16 << 20  # read at a time by default
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ArrayFile:
     header: int = 0
 
     def __post_init__(self) -> None:
-        """Check what can be known without reading the elements: emptiness, length of the file, no pickled objects."""
+        """Check what the header tells: no empty axis, no pickled objects, and a file long enough."""
         if self.stored.hasobject:
             raise self.error("holds pickled Python objects, which are refused; save it as an array of numbers")
         if not self.shape or 0 in self.shape:
@@ -104,12 +104,12 @@ class ArrayFile:
 
     @property
     def sliceable(self) -> bool:
-        """Whether any rows can be had without reading the others."""
+        """Whether rows can be read without reading those before them."""
         return self.offset is not None
 
     @property
     def mappable(self) -> bool:
-        """Whether the file's own bytes can serve as the array in memory."""
+        """Whether the array can be mapped from the file."""
         return self.sliceable and not self.fortran and self.stored == self.dtype
 
     def map(self) -> Array:
@@ -119,7 +119,7 @@ class ArrayFile:
     def take(self, rows: Array, out: Array, chunk: int) -> None:
         """Copy ``rows`` (int64, any order) into ``out``, shape (len(rows), width), ``chunk`` at a time.
 
-        The file is read from beginning to end: only where it holds these rows if it is
+        The file is read from beginning to end; only the chunks with these rows where it is
         `sliceable`, else whole.
         """
         where = np.argsort(rows)
@@ -178,7 +178,7 @@ class ArrayFile:
 
     @contextmanager
     def _member(self) -> Iterator[IO[bytes]]:
-        """What is compressed, opened behind its header; damage is told as a DataError."""
+        """What is compressed, opened behind its header; damage raises a DataError."""
         try:
             with ExitStack() as stack:
                 if self.member is None:

@@ -37,7 +37,7 @@ def first_beyond(values: Array, dtype: Any) -> tuple[int, int, float] | None:
     """Row, column and value of the first of ``values``, shape (rows, columns), that ``dtype`` cannot hold.
 
     None: all of them can be held.  Where the type of the values says so, it takes no time.  What is not finite to begin
-    with is not told.
+    with does not count.
     """
     most = float(np.finfo(dtype).max)
     info = np.finfo(values.dtype) if values.dtype.kind == "f" else np.iinfo(values.dtype)

@@ -1,4 +1,4 @@
-"""Labels of any kind as the codes 0 to K - 1 of classes that classifiers take; ``comm`` is a `comm.Communicator`."""
+"""Labels of any kind become the codes 0 to K - 1 of classes; ``comm`` is a `comm.Communicator`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from ..errors import DataError
 from .labels import Label, are_truths, keys, listed, number, of_codes, spelled
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 from .wording import worded_errors
 
 Array = Any
 MOST_FRACTIONS = 100  # classes whose labels are not whole numbers; more are the targets of a regression
 MOST_WORDS = 1 << 16  # classes that are words; more are names of rows
-MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, are told: they may be values
+MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, get a note: they may be values
 CHUNK = 1 << 20  # labels recoded at a time
 
 
@@ -50,7 +50,7 @@ def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: A
 
 
 def classes_of(shard: ShardedDataset) -> tuple[Label, ...] | None:
-    """The classes that the labels of ``shard`` make; None of whole numbers from 0 that are too many to be listed.
+    """The classes of the labels of ``shard``; None for whole numbers from 0 that are too many to be listed.
 
     Raises:
         DataError: they look like the targets of a regression.
@@ -106,7 +106,7 @@ def encode(
 
 
 def without_labels(shard: ShardedDataset) -> ShardedDataset:
-    """``shard`` of rows that have no labels: zeros stand for them, and nothing is said of a model's answers."""
+    """``shard`` of rows without labels: they get zeros, and no metric is computed on them."""
     dataset = replace(shard.dataset, y=np.zeros(shard.dataset.rows, np.int8), label_names=None)
     summary = replace(of_codes(shard.labels, (), 0), unlabelled=True, missing=0)
     note = f"{shard.name}: the rows have no labels, so there is no accuracy and no loss"
@@ -114,7 +114,7 @@ def without_labels(shard: ShardedDataset) -> ShardedDataset:
 
 
 def _note(shard: ShardedDataset, lost: Sequence[Label], unknown: int, classes: Sequence[Label], whose: str) -> str:
-    """What to say of rows whose label is none of the classes."""
+    """The note on rows whose label is none of the classes."""
     which = f"hold {'the label' if len(lost) == 1 else 'labels'} {listed(lost)}" if lost else "hold labels"
     hint = "; -1 often stands for a row without a label" if -1.0 in lost and 0.0 in keys(classes) else ""
     return (
@@ -123,7 +123,7 @@ def _note(shard: ShardedDataset, lost: Sequence[Label], unknown: int, classes: S
 
 
 def _codes(labels: Sequence[Label], classes: Sequence[Label]) -> list[int]:
-    """The place of each of ``labels`` among ``classes``, -1 where it is none of them."""
+    """The index in ``classes`` of each of ``labels``, -1 where it is none of them."""
     place = {key: code for code, key in enumerate(keys(classes))} | {label: code for code, label in enumerate(classes)}
     truths = {str(label).casefold(): code for code, label in enumerate(classes) if are_truths([label])}
     return [
@@ -133,7 +133,7 @@ def _codes(labels: Sequence[Label], classes: Sequence[Label]) -> list[int]:
 
 
 def recoded(y: Array, names: Sequence[Label] | None, classes: Sequence[Label]) -> Array:
-    """For each label in ``y``, shape (rows,), its place among ``classes``, -1 where it is none; a small integer type.
+    """For each label in ``y``, shape (rows,), its index in ``classes``, -1 where it is none; a small integer type.
 
     ``names`` are the labels that the numbers in ``y`` stand for; None: they stand for themselves.
     """
@@ -182,9 +182,9 @@ def merge_words(names: Sequence[str] | None, y: Array, comm: Any, what: str) -> 
 
 
 def as_words(names: Sequence[str] | None, y: Array) -> tuple[list[str], Array]:
-    """Labels ``y``, shape (rows,), codes of ``names`` or numbers, as words, and the place of each there, int64.
+    """Labels ``y``, shape (rows,), codes of ``names`` or numbers, as words, and the index of each there, int64.
 
-    A word may stand there twice.  -1 is the place of a label that is missing: NaN, and -1 among codes.
+    A word may stand there twice.  -1 is the index of a label that is missing: NaN, and -1 among codes.
     """
     places = y.astype(np.float64)
     own: list[Label] = list(names or ())

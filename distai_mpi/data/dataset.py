@@ -29,7 +29,7 @@ def storage_dtype(dtype: np.dtype) -> np.dtype:
 
 @dataclass(frozen=True)
 class Standard:
-    """What features are standardized by: (value - mean) / deviation, in float64; replicated.
+    """Standardization of features, (value - mean) / deviation, in float64; replicated.
 
     Attributes:
         mean: subtracted, shape (features,), float64.
@@ -42,7 +42,7 @@ class Standard:
 
 @dataclass(frozen=True)
 class Fill:
-    """What stands in place of values that are missing (NaN); replicated.
+    """Replacements of missing values (NaN); replicated.
 
     Attributes:
         values: of each column of x, already scaled, shape (columns,), float64, finite.
@@ -65,10 +65,10 @@ class Dataset:
             ``label_names``.
         weight: weight of each row, shape (rows,), float64, finite and not negative: a row of weight 2
             counts as two.  None: all are 1.
-        scale: what features are multiplied by when they are gathered.  Pixels stay bytes in
+        scale: factor of the features, applied when they are gathered.  Pixels stay bytes in
             memory, with a scale of 1/255: a quarter of the memory traffic of float32.
-        standard: what scaled features are standardized by when they are gathered; None: by nothing.
-        fill: what stands in place of missing values when rows are gathered; None: none are missing.
+        standard: standardization of the scaled features, applied when they are gathered; None: none.
+        fill: replacements of missing values, applied when rows are gathered; None: none are missing.
         label_names: the words that the numbers in y stand for, in lexicographical order; None: y holds numbers.
     """
 

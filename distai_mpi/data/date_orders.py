@@ -1,4 +1,4 @@
-"""Whether dates as 1/2/2020 are the 1st of February or January 2: by all values of their column, on all ranks."""
+"""Order of day and month in dates as 1/2/2020, inferred from all values of their column on all ranks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .several import SeveralFiles
 MONTH, DAY = "month/day/year", "day/month/year"
 
 
-def settle(files: Sequence[ChunkedFile], rows_of: Callable[[ChunkedFile], Any], comm: Any) -> list[ChunkedFile]:
+def order_dates(files: Sequence[ChunkedFile], rows_of: Callable[[ChunkedFile], Any], comm: Any) -> list[ChunkedFile]:
     """``files``, which are read together, with one order of day and month for all columns of one name; collective.
 
-    What is known beforehand, or what the first lines of the first file tell, holds for all of them; else the column is
-    looked through until one of the files tells it.  A value that contradicts is refused when it is read.
+    What is known beforehand, or follows from the first lines of the first file, holds for all of them; else the column
+    is read until a value of one of the files decides.  A value that contradicts is refused when it is read.
 
     Args:
         rows_of: reads this rank's `Chunk` of a file; collective.
@@ -75,6 +75,6 @@ def _untold(table: CsvFile, column: int) -> DataError:
     """The error about a column of dates that can be read in two ways."""
     return DataError(
         f"{table.path}: column {table.column_name(column)}: whether {table.examples[column]!r} is {MONTH} or {DAY}"
-        " cannot be told, for no date in the column has a day above 12: say --month-first or --day-first, or leave the"
+        " is unclear, for no date in the column has a day above 12: say --month-first or --day-first, or leave the"
         f" column out by {table.drop([column])}"
     )

@@ -1,4 +1,4 @@
-"""From the name of data to what each rank holds of it."""
+"""From the name of a data set to the shards of the ranks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_chunks
 from .partition import Partition, even_range
 from .readers.columns import Columns
+from .sharded import ShardedDataset, from_local
 from .sharder import Sharder
 from .sharding_plan import ShardingPlan
-from .share import ShardedDataset, from_local
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
 from .wording import worded_errors
@@ -92,7 +92,7 @@ def load_sets(
         test_fraction: share of the rows split off where there is no test set; 0: none is.
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
         seed: of the order in which rows are scattered.
-        shards: how much of the rows, and of every global batch, each rank gets; None: all ranks the same.
+        shards: the rank's shares of the rows and of every global batch; None: the same for all ranks.
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
             standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.
@@ -102,7 +102,7 @@ def load_sets(
         memory_limit: bytes that the data may take per node; None: a quarter of the memory left
             on the node that has least.
         chunk_bytes: read and sent at a time.
-        fill: what stands in place of missing values, as of a model; None: by ``missing``, see `fill_missing`.
+        fill: replacements of missing values, as of a model; None: by ``missing``, see `fill_missing`.
         columns: which columns of a table are label, weight and features, how it is read, and what is done about
             missing values, of arrays too; see `Columns`.
 
@@ -147,7 +147,7 @@ def load_sets(
 
 
 def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
-    """The sets with the same codes for the same words, and the same values in place of missing ones; collective."""
+    """The sets with the same codes for words and the same replacements of missing values; collective."""
     train = by_place(sets.train, sets.train, table)
     others: list[Any] = [shard and by_place(shard, sets.train, table) for shard in sets[1:]]
     if any(shard is not None and shard.classes is not None for shard in sets):
@@ -162,7 +162,7 @@ def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
 
 
 def by_place(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
-    """``shard`` with a note where its features are taken by their places, though the training rows had names."""
+    """``shard`` with a note where its features are taken by position, though the training rows had names."""
     if shard.column_names is not None or (train.column_names is None and table.required is None):
         return shard
     note = f"{shard.name}: its columns have no names, so that they are taken in the order of training"
@@ -197,7 +197,7 @@ def _read_found(
 ) -> dict[str, Source | Parsed]:
     """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
-    So are arrays of which rows are to be left out.
+    Arrays from which rows are dropped are read as well.
     """
     drops = table.missing == "drop"
     if drops:
@@ -218,7 +218,7 @@ def _read_found(
 
 
 def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
-    """Raise a DataError on all ranks unless the values of ``weight`` can weigh rows; ``readers`` share it out."""
+    """Raise a DataError on all ranks unless ``weight`` can weigh rows; each of ``readers`` checks a range."""
     readers = readers if weight.sliceable else readers[:1]
     total = 0.0
     with comm.agreed():

@@ -16,7 +16,7 @@ from ..errors import ConfigError, DataError
 from .array_file import ArrayFile
 from .checks import first_not_finite
 from .dataset import Dataset, Fill
-from .date_orders import settle
+from .date_orders import order_dates
 from .distribute import by_place, check_kinds
 from .formats import find_features
 from .labels import summarize
@@ -24,7 +24,7 @@ from .missing import apply_fill
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr
 from .readers.columns import Columns
 from .readers.text import Unsplittable
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 from .spec import Spec, spec_name
 
 Array = Any
@@ -70,7 +70,7 @@ def feature_blocks(
     table = Columns(**columns)
     found = find_features(data, table, dtype)
     if not isinstance(found, ArrayFile):
-        (found,) = settle([found], lambda file: file.read(0, 1), ALONE)
+        (found,) = order_dates([found], lambda file: file.read(0, 1), ALONE)
     roles = getattr(found, "roles", None)
     names = None if roles is None else roles.names
     known: dict[str, Any] = {"column_names": names, "feature_names": getattr(found, "feature_names", names)}

@@ -72,7 +72,7 @@ class FolderColumns(Columns):
 
 @dataclass(frozen=True)
 class FolderValues:
-    """The values in the names of the folders of each file of a data set.
+    """Columns from the names of folders, for each file of a data set.
 
     Attributes:
         features: names of the columns that are features.
@@ -123,7 +123,7 @@ def folder_columns(columns: Columns, keys: Sequence[str]) -> Columns:
 
 
 def folder_values(files: Sequence[DataFile], columns: FolderColumns) -> FolderValues:
-    """What the folders of ``files`` say, by the roles that ``columns`` gives to their keys.
+    """The folder columns of ``files``, by the roles that ``columns`` gives to their keys.
 
     Raises:
         DataError: a value is missing, or a feature or weight is no number.

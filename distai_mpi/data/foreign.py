@@ -1,4 +1,4 @@
-"""Formats that are not read, told by their first bytes, and what to do about each."""
+"""Formats that are not read, recognised by their first bytes, and what to do about each."""
 
 from __future__ import annotations
 

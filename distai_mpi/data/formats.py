@@ -1,4 +1,4 @@
-"""File formats, told by their first bytes, and what a user may name as data."""
+"""File formats, recognised by their first bytes, and what a user may name as data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ accepted are
   'part-*.csv'         those that match a pattern, ** for any folders; in quotes, lest the shell replaces it
   FOLDER               those in a folder; names of folders key=value in it are columns
 text, .npy and IDX files may be compressed by gzip, bzip2, xz, Zstandard, or be the one file of a zip archive; files are
-told by what they hold, not by their names"""
+recognised by what they hold, not by their names"""
 
 NPY = b"\x93NUMPY"
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -309,7 +309,7 @@ def _open_array(path: str, name: str, paired: bool = False) -> ArrayFile:
 
 @contextmanager
 def _unpacking(path: str, packed: bool) -> Iterator[IO[bytes]]:
-    """The file, uncompressed if it is ``packed``; damage is told as a DataError."""
+    """The file, uncompressed if it is ``packed``; damage raises a DataError."""
     with unpacked(path) if packed else open(path, "rb") as file:
         yield file
 
@@ -368,7 +368,7 @@ def _npz_variable(archive: zipfile.ZipFile, info: zipfile.ZipInfo, columns: Colu
 
 @contextmanager
 def _archive(path: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
-    """An opened .npz file and its arrays by name; damage is told as a DataError."""
+    """An opened .npz file and its arrays by name; damage raises a DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}

@@ -1,4 +1,4 @@
-"""What a model must know of the labels before it can be built, the same on every rank."""
+"""Summaries of labels, from which models are built; the same on every rank."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LabelSummary:
             are not all whole numbers than `MOST_FRACTIONS`.
         missing: rows whose label is NaN.
         unknown: rows whose label is none of the classes of the training rows; the other fields are of the others.
-        unlabelled: whether the rows have no labels, so that nothing can be said of a model's answers.
+        unlabelled: whether the rows have no labels, so that no metric can be computed.
         words: whether labels are words, and the numbers here the codes that stand for them.
     """
 
@@ -142,7 +142,7 @@ def of_codes(labels: LabelSummary, codes: Iterable[int], unknown: int) -> LabelS
 
 
 def keys(classes: Sequence[Label]) -> list[Label]:
-    """What the labels of ``classes`` are matched by: their numbers where they spell any, else the words themselves.
+    """Keys by which labels are matched with ``classes``: the number that a label spells, else the word.
 
     So a class is the same one in a file of words and in one of numbers.  True and False, where there are no other
     labels, are 1 and 0.  Words that spell one number in two ways are two classes all the same.

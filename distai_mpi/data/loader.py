@@ -13,7 +13,7 @@ from .batch import Batch
 from .dataset import Dataset
 from .partition import Partition, even_range
 from .permutation import Permutation
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 from .streams import stream_key
 from .upload import Upload
 

@@ -1,6 +1,6 @@
-"""Values in place of those that are missing (NaN), by the training rows on all ranks.
+"""Imputation: replacements of missing values (NaN), from the training rows on all ranks.
 
-Whatever is measured here does not depend on how many ranks there are, nor on which rows each of them holds.
+The replacements depend neither on the number of ranks nor on the sharding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from .dataset import Fill
 from .loader import Loader
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 from .wording import worded_errors
 
 Array = Any
@@ -27,7 +27,7 @@ BITS = 62  # of the whole numbers that stand for weights: their sum fits into in
 def fill_missing(
     train: ShardedDataset, *others: ShardedDataset | None, comm: Any, by: str = "mean", indicator: bool = False
 ) -> tuple[Any, ...]:
-    """``train`` and ``others`` with numbers in place of missing values: those of the rows of ``train``; collective.
+    """``train`` and ``others`` with missing values replaced by the mean or median of ``train``; collective.
 
     Nothing is copied: values are filled in when rows are gathered, after `Dataset.scale` and before
     `Dataset.standard`.  Every feature gets a value, also one that is nowhere missing in ``train``.
@@ -63,7 +63,7 @@ def fill_missing(
 
 
 def apply_fill(shard: ShardedDataset, fill: Fill) -> ShardedDataset:
-    """``shard`` with the numbers of ``fill`` in place of missing values.
+    """``shard`` with missing values replaced by ``fill``.
 
     Raises:
         DataError: they are those of rows with another number of columns.

@@ -72,7 +72,7 @@ class PairedTables:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user is to be told of how the files are read."""
+        """Notes for the user on how the files are read."""
         return tuple(note for member in self.members for note in member.notes)
 
     def empty(self) -> Chunk:
@@ -108,7 +108,7 @@ def open_paired(
     """
     try:
         labels = open_one(y, replace(columns, holds="labels", weight=None, format=columns.format or "csv"))
-    except DataError:  # told, if it is none of these, when it is read as further rows
+    except DataError:  # if it is none of these, the error comes when it is read as further rows
         return None
     if not isinstance(labels, CsvFile | ParquetFile):
         return None

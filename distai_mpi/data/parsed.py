@@ -1,4 +1,4 @@
-"""Files that the ranks have read in chunks, each its own: a source of rows that are already in memory."""
+"""Files of which every rank has parsed a chunk: a source of rows that are already in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from .classes import merge_words
-from .date_orders import settle
+from .date_orders import order_dates
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr
 from .readers.text import Unsplittable
 
@@ -30,7 +30,7 @@ class Parsed:
         base: number of the first feature, where rows are sparse; else None.
         weighted: whether rows have weights.
         label_names: the words that the labels are codes of, on all ranks; None: labels are numbers.
-        notes: what a user is to be told.
+        notes: for the user.
     """
 
     file: ChunkedFile
@@ -104,18 +104,18 @@ def read_chunks(
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
             with a number below ``base``; sparse rows that are too many to be held densely.
     """
-    files = settle(files, lambda file: _read(file, comm, [0] if file.sequential else readers), comm)
+    files = order_dates(files, lambda file: _read(file, comm, [0] if file.sequential else readers), comm)
     chunks, label_names, notes = [], [], []
     for file in files:
         chunk = _read(file, comm, [0] if file.sequential else readers)
         y, words = merge_words(chunk.label_names, chunk.y, comm, file.path)
-        chunk, told = chunk._replace(y=y), getattr(file, "notes", ())
+        chunk, file_notes = chunk._replace(y=y), getattr(file, "notes", ())
         if drops_missing:
             chunk, dropped = _without_missing(chunk, file.path, comm)
-            told = (*told, *dropped)
+            file_notes = (*file_notes, *dropped)
         chunks.append(chunk)
         label_names.append(words)
-        notes.append(told)
+        notes.append(file_notes)
     facts = [comm.allgather_object(_facts(chunk)) for chunk in chunks]
     sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
     for file, chunk, parts in zip(files, chunks, facts, strict=True):
@@ -124,11 +124,11 @@ def read_chunks(
     base = min([1, *(low for _, _, low, _ in sparse)]) if base is None else base
     width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
     parsed = []
-    for file, chunk, parts, words, told in zip(files, chunks, facts, label_names, notes, strict=True):
+    for file, chunk, parts, words, file_notes in zip(files, chunks, facts, label_names, notes, strict=True):
         counts = tuple(rows for rows, _, _, _ in parts)
         weighted = any(has for _, has, _, _ in parts)
         own_width, first = (width, base) if file.features is None else (file.features, None)
-        parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(told)))
+        parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(file_notes)))
         _check(parsed[-1], comm, memory_limit)
     return parsed
 
@@ -213,10 +213,10 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
 
 
 def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:
-    """The rows that this rank keeps by ``plan``, each sent by the rank that has read it.
+    """The rows of this rank's shard by ``plan``, each sent by the rank that has parsed it.
 
     Returns x, y and perhaps weight, each of shape (rows, width).  No rank sends more than about ``chunk_bytes`` at a
-    time, and all go on until the longest chunk is sent.
+    time; all take part until the longest chunk is sent.
     """
     columns, first, mine = source.columns, source.starts[comm.rank], source.counts[comm.rank]
     own = sum(plan.counts(which)[comm.rank] for which in range(len(plan.sets)))
@@ -243,7 +243,7 @@ def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array
 
 
 def join(source: Parsed, arrays: Sequence[Array], holders: Sequence[int], comm: Any, chunk_bytes: int) -> None:
-    """Fill every holder's ``arrays`` with all rows.
+    """Gather all rows into every holder's ``arrays``.
 
     ``holders[r]`` is the rank that holds what rank r reads and writes: the first of its node where ``arrays`` are
     shared by a node, itself where every rank has its own.  A rank writes its own rows there; each other holder is

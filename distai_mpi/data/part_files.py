@@ -1,4 +1,4 @@
-"""Opening the files of one data set: which of them have rows, and whether all are of one kind and one schema."""
+"""Opens the files of one data set: those with rows, which must be of one format and one schema."""
 
 from __future__ import annotations
 

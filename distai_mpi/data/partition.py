@@ -1,4 +1,4 @@
-"""Who gets which rows: contiguous ranges, one per rank."""
+"""Partitions of rows into contiguous ranges, one per rank."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def even_range(rows: int, parts: int, part: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Partition:
-    """How many rows of a set, or of a global batch, each rank gets; alike on every rank.
+    """Numbers of rows of each rank, in a set or a global batch, in proportion to weights; replicated.
 
     A rank needs the time rows / weight.  The counts are those that let the last rank finish soonest: D'Hondt's
-    method of highest averages (Balinski & Young 2001, "Fair Representation", appendix A), which hands every row to
-    the rank that would be done with it first.  No rank gets less than its share rounded down, and one of weight 0
-    gets nothing.  Equal weights make even shares, as `even_range` does.
+    method of highest averages (Balinski & Young 2001, "Fair Representation", appendix A), which gives every row to
+    the rank that would finish it first.  No rank gets less than its quota rounded down, and one of weight 0
+    gets nothing.  Equal weights make even ranges, as `even_range` does.
 
     Args:
         weights: speed of each rank in any one unit, such as rows per second; finite, not negative, not all 0.
@@ -62,7 +62,7 @@ class Partition:
             raise ConfigError(f"{called('shards')} {self}: give one weight a rank, {ranks} in all, not {self.ranks}")
 
     def counts(self, rows: int) -> tuple[int, ...]:
-        """Rows of each rank when ``rows`` are shared out."""
+        """Numbers of rows of all ranks when ``rows`` are partitioned."""
         return tuple(stop - start for start, stop in pairwise(_cuts(self.weights, rows)))
 
     def range_of(self, rows: int, rank: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Random orders of any length that are computed point by point."""
+"""Random permutations of any length, computed point by point."""
 
 from __future__ import annotations
 

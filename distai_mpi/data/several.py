@@ -25,8 +25,8 @@ PIECE_BYTES = 4 << 20  # smaller ones are not worth opening a file for
 class SeveralFiles:
     """The rows of ``members`` one after another; see `chunk.ChunkedFile`.
 
-    Ranks share out the bytes of all files together, in the files' order: a large file is cut into pieces, as is
-    whatever the borders of the shares go through, and a rank reads many small ones whole.
+    The bytes of all files together are partitioned over the ranks, in the files' order: large files, and those across
+    the border of two ranks, are cut into pieces; small ones are read whole.
 
     Attributes:
         path: what the user calls the set.
@@ -36,7 +36,7 @@ class SeveralFiles:
         order: of the features: where each is among those of the files followed by those of the folders.
         feature_names: of the features, where the files have any.
         roles: of the columns that are features, those of folders included, and of the label; None: they are no tables.
-        notes: what a user is to be told of how the files are read.
+        notes: for the user, on how the files are read.
     """
 
     path: str

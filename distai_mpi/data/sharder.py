@@ -18,8 +18,8 @@ from .parsed import Parsed
 from .partition import Partition, even_range
 from .permutation import Permutation
 from .readers.columns import Columns, Roles
+from .sharded import ShardedDataset, Shuffle, Transfer, sum_over_ranks
 from .sharding_plan import ShardingPlan
-from .share import ShardedDataset, Shuffle, Transfer, sum_over_ranks
 from .sources import Source
 
 
@@ -56,7 +56,7 @@ class Sharder:
         return shards
 
     def _known(self, source: Source | Parsed) -> dict[str, Any]:
-        """What a `ShardedDataset` tells of the table that its rows are from."""
+        """Fields of a `ShardedDataset` that describe the table of its rows."""
         file = source.file if isinstance(source, Parsed) else source
         roles: Roles | None = getattr(file, "roles", None)
         columns = None if roles is None else roles.names
@@ -84,7 +84,7 @@ class Sharder:
         return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
 
     def _labelled(self, name: str, shard: ShardedDataset) -> ShardedDataset:
-        """``shard``, from the source of set ``name``, once it is clear that its rows have labels, or that none has."""
+        """``shard``, from the source of set ``name``, whose rows all have labels, or none has and none is needed."""
         labels = shard.labels
         if shard.classes is not None:
             shard = replace(shard, labels=replace(labels, words=not are_truths(shard.classes)))
@@ -112,7 +112,7 @@ class Sharder:
         return names, ShardingPlan(order, (left, *sets), partition)
 
     def _whole(self, source: Source | Parsed, _: ShardingPlan) -> tuple[Dataset, Transfer]:
-        """All rows within reach of this rank."""
+        """All rows: mapped, in memory of the node, or a copy."""
         if isinstance(source, Source) and source.mappable and all(self.visible):
             with self.comm.agreed():
                 dataset = scatter.map_whole(source)
@@ -126,7 +126,7 @@ class Sharder:
             return scatter.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
 
     def _own(self, source: Source | Parsed, plan: ShardingPlan) -> tuple[Dataset, Transfer]:
-        """This rank's rows alone."""
+        """The rows of this rank's shard: read, sent by those who parsed them, or scattered."""
         if isinstance(source, Parsed):
             way: Transfer = "scatter" if self.distribute == "scatter" else "read"
             return scatter.send_own(source, plan, self.comm, self.chunk_bytes), way
@@ -141,7 +141,7 @@ class Sharder:
     ) -> None:
         """Raise a DataError on all ranks if any value is not finite; each rank looks at its part.
 
-        NaN is let pass where it stands for what is missing.
+        NaN is accepted where it stands for a missing value.
         """
         if isinstance(source, Parsed):
             return  # looked at when it was read
@@ -164,7 +164,7 @@ class Sharder:
     def _shard(
         self, name: str, plan: ShardingPlan, which: int, dataset: Dataset, shuffle: Shuffle, transfer: Transfer
     ) -> ShardedDataset:
-        """Set ``which`` as this rank holds it."""
+        """This rank's shard of set ``which``."""
         rank, counts, first = self.comm.rank, plan.counts(which), plan.first(which)
         if shuffle == "local":
             kept = sum(plan.counts(earlier)[rank] for earlier in range(which))

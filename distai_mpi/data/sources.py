@@ -1,4 +1,4 @@
-"""Features, labels and weights in files: what can be known of a data set before it is read."""
+"""Features, labels and weights in files that are opened but not read."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Source:
 
     @property
     def sliceable(self) -> bool:
-        """Whether any rows can be had without reading the others."""
+        """Whether rows can be read without reading those before them."""
         return all(array.sliceable for array in self.arrays)
 
     @property
     def mappable(self) -> bool:
-        """Whether the files' own bytes can serve as the arrays in memory."""
+        """Whether the arrays can be mapped from the files."""
         return all(array.mappable for array in self.arrays)
 
     @property

@@ -84,7 +84,7 @@ def plain_file(name: str) -> bool:
 def data_files(names: Sequence[str]) -> list[DataFile]:
     """The files that ``names`` stand for, those of each folder and pattern in the order of `natural_order`.
 
-    Passed over are files and folders whose names begin with ``_`` or ``.``, as other programs leave them beside data.
+    Files and folders whose names begin with ``_`` or ``.`` are ignored: other programs leave them beside data.
 
     Raises:
         DataError: nothing is there, a file is named twice, or a folder holds more than one data set.
@@ -191,7 +191,7 @@ def _keys(path: str) -> tuple[tuple[str, str], ...]:
 
 
 def _refuse_table(folder: str) -> None:
-    """Raise a DataError about a folder whose files are not simply the rows, or not all of them yet."""
+    """Raise a DataError about a folder of another format, or one that is still being written."""
     for mark, kind in TABLES:
         if os.path.exists(os.path.join(folder, mark)):
             raise DataError(f"{folder}: is {kind}, which is not read here; export its rows as Parquet or CSV")

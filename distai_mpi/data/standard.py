@@ -1,4 +1,4 @@
-"""Features of mean 0 and deviation 1, by the numbers of the training rows on all ranks."""
+"""Standardization of features by mean and deviation of the training rows on all ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from .dataset import Standard
 from .loader import Loader
-from .share import ShardedDataset
+from .sharded import ShardedDataset
 
 Array = Any
 LOOK = 2048  # rows, over all ranks
@@ -24,7 +24,7 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
     Nothing is copied: features are standardized when they are gathered.  Mean and standard deviation are those of
     the population (divided by the summed weight), over all ranks, and every set gets the same.  A feature that is
     constant keeps its scale: a deviation of 1.  Where `Dataset.scale` is set, it comes first.  Features are taken as
-    they are held: what `load_sets` was told to hold in float32 was rounded before.
+    they are held: what `load_sets` held in float32 was rounded before.
 
     Args:
         train: the rows that the numbers are taken from.
@@ -41,12 +41,12 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
 
 
 def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any, dtype: Any) -> tuple[Any, ...]:
-    """``train`` and ``others``, with features centred where ``dtype`` would leave little of them; collective.
+    """``train`` and ``others``, with features centred where rounding to ``dtype`` would lose too much; collective.
 
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
     in ``dtype`` is a share of `SPACING` of their deviation, and they are held in a wider type, their means on the rows
     of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.  Whether
-    that is so is told by some rows alone.
+    that is so is estimated from some rows.
 
     Args:
         train, others, comm: see `standardize`.
@@ -131,7 +131,7 @@ def mean_and_variance(loader: Loader, comm: Any) -> tuple[Array, Array]:
 
 
 def _origin(loader: Loader, comm: Any) -> Array:
-    """The features of one row that counts, float64, the same on every rank."""
+    """The features of one row of positive weight, float64, the same on every rank."""
     found = None
     for batch in loader.sequential():
         counting = np.flatnonzero(batch.weight) if batch.weight is not None else np.arange(len(batch.x))

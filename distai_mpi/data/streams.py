@@ -1,4 +1,4 @@
-"""Random numbers by key and counter, so that they do not depend on who draws them.
+"""Counter-based random numbers, which do not depend on the rank that draws them.
 
 A stream is named by a 64-bit key; its i-th number is a hash of the key and of i.
 Any rank can thus compute any range of any stream without drawing the rest.

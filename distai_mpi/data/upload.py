@@ -1,4 +1,4 @@
-"""Batches on their way to a device."""
+"""Copies of batches on a device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What things cost: closed forms of communication, and the speed of this machine."""
+"""Costs of communication in closed form, laws of scaling, and the speed of this machine."""

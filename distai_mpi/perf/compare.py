@@ -1,4 +1,4 @@
-"""Programs run in turn on one machine, so that their rates, or times, can be compared although its speed drifts."""
+"""Runs programs in turn on one machine, so that drifts of its speed do not bias their rates or times."""
 
 from __future__ import annotations
 

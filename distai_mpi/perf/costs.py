@@ -1,4 +1,4 @@
-"""What the collective algorithms cost: messages, bytes and seconds in closed form.
+"""Costs of the collective algorithms in closed form: messages, bytes and seconds.
 
 Two views of the same algorithms (those of ``comm/collectives.py``, and ``compressed`` of ``comm/compression.py``):
 

@@ -1,4 +1,4 @@
-"""How long sums over all ranks take: the package's own beside the MPI library's, and beside the memory's speed.
+"""Seconds of sums over all ranks: the package's own, the MPI library's, and the floors of the memory.
 
 All contenders sum vectors of one length and type, in turn (see `turns`).  Those that send messages, and the library's
 Allreduce, sum private vectors in place.  ``shared`` and ``hierarchical`` sum vectors of `Communicator.empty`, in place
@@ -83,7 +83,7 @@ def lengths(least: int, most: int, factor: int) -> list[int]:
 
 
 def lacking_memory(comm: Communicator, nbytes: int) -> str | None:
-    """Why vectors of ``nbytes`` do not fit the memory of some node, None where they do; collective.
+    """The reason why vectors of ``nbytes`` do not fit the memory of some node; None where they fit; collective.
 
     Each rank has a private and a shared one, and the MPI library two as scratch; the node has one more.
     """
@@ -195,7 +195,7 @@ def check(comm: Communicator, contender: Contender) -> None:
     pattern.write(x, comm.rank)
     contender.prepare()
     contender.call()
-    with comm.agreed():  # and nobody goes on to write while others read the node's vector
+    with comm.agreed():  # and no rank goes on to write while others read the node's vector
         if not pattern.repeats(contender.result, pattern.total(comm.size, x.dtype)):
             raise DistaiError(f"{contender.name}: the sum of {x.nbytes:,} bytes of {x.dtype} is wrong")
 

@@ -1,8 +1,8 @@
-"""Reads and writes that nothing can do without: of sums in shared memory, made in a rank's private memory, and of rows.
+"""Floors: the least reads and writes of a sum in shared memory, done in private memory, and of a pass over rows.
 
 Of the sums ``x``, shape (k, m) with k > 1, stands for the k ranks' slices, of m elements, that one of them sums; its
-rows start on cache lines.  No rank waits for another, and no cache line comes from another core: what is left is the
-memory's speed.
+rows start on cache lines.  No rank waits for another, and no cache line comes from another core: this measures the
+memory alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What glibc's malloc does with large pieces of memory that are freed: give them back to the kernel, or keep them.
+"""Settings of glibc's malloc: whether large blocks that are freed go back to the kernel or are kept.
 
 A library that allocates scratch memory in a call and frees it again pays a page fault for every 4 KiB, in each call,
 unless malloc keeps what is freed.  By default it keeps pieces up to 32 MiB once it has seen one of them freed (its
@@ -19,11 +19,11 @@ DEFAULT_MMAP_MAX = 65536
 LARGEST_THRESHOLD = 32 << 20  # up to which the default one grows; that of trimming is twice as much
 VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
-_kept = False  # what malloc was told last
+_kept = False  # the last setting of malloc
 
 
 def why_not(env: Mapping[str, str] | None = None) -> str | None:
-    """Why malloc cannot be told, or should not; None where it can."""
+    """Why malloc cannot be set, or should not; None where it can."""
     env = os.environ if env is None else env
     chosen = [name for name in VARIABLES if name in env]
     if "glibc.malloc" in env.get("GLIBC_TUNABLES", ""):

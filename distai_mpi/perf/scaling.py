@@ -1,6 +1,6 @@
-"""Training rates on growing numbers of ranks, and what the laws of speed-up say of them.
+"""Training rates on growing numbers of ranks, with fits of the laws of speed-up.
 
-Strong scaling shares the same work out, weak scaling gives every rank the same work; see `perf.laws`.
+Strong scaling: the same work in all; weak scaling: the same work per rank; see `perf.laws`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Calls that all ranks make together, timed in turn, so that they can be compared although the machine's speed drifts.
+"""Times calls that all ranks make together, in turn, so that drifts of the machine's speed do not bias them.
 
-A *sample* is the time of one call.  Before it every rank writes its own vector anew, untimed, and the ranks meet in a
+A *sample* is the time of one call.  Before it every rank writes its own vector anew, untimed, and the ranks pass a
 barrier: that is how gradients come, just written, with their cache lines in their owner's cache.  For calls so short
 that barrier and clock would be felt, it is the mean of a few calls in a row.  It is the slowest rank's that counts,
 where each rank counts from its own beginning.  A *visit* takes one sample that does not count, and a few more, of which

@@ -1,4 +1,4 @@
-"""How good parameters are on rows they were not trained on; the work is spread over the ranks."""
+"""Loss and metrics of parameters on test or validation rows, computed by all ranks."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     """Mean loss and accuracy of ``w``, shape (layout.size,), replicated; collective, the same on every rank.
 
     With ``every_metric`` also all others that have a meaning, which takes a second pass over the rows.  Rows without
-    labels have none.  A row whose label is none of the model's classes is wrong, and leaves a meaning to accuracy
-    alone: its loss would be infinite.
+    labels have none.  A row whose label is none of the model's classes counts as wrong; only the accuracy is
+    then defined, for the loss would be infinite.
     """
     labels = loader.share.labels
     if labels.unlabelled:

@@ -293,14 +293,14 @@ def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -
 def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     """Sum the epoch's losses and evaluate; the record of the epoch.
 
-    It is the same on every rank, but for the times of searching methods, which become rank 0's at the end.
+    It is the same on every rank, but for the times of full-batch solvers, which become rank 0's at the end.
     """
     running = _mean_of_epoch(run) if run.training.value is None else run.training.value
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
-        with during(run.comm.recorder, EVALUATE), run.aside():
+        with during(run.comm.recorder, EVALUATE), run.uncounted():
             found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
@@ -383,7 +383,7 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
 
 
 def _share_figures(run: Run, result: Result) -> None:
-    """What searching methods count, and rank 0's times for the ranks' own; collective."""
+    """What full-batch solvers count, and rank 0's times for the ranks' own; collective."""
     names = ("seconds", "samples_per_second")
     times = run.comm.bcast_object(([{name: record[name] for name in names} for record in run.history], run.seconds))
     for record, figures in zip(run.history, times[0], strict=True):

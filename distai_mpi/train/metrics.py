@@ -1,4 +1,4 @@
-"""What a model's answers are worth besides the loss, exact over the rows of all ranks.
+"""Metrics besides the loss, exact over the rows of all ranks.
 
 All are weighted by the rows' weights.  Each rank needs memory for its own rows alone, sorted scores included.
 """

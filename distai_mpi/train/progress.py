@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere; rank 0 alone."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere; on rank 0."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def digits(value: float) -> str:
 
 
 def iteration_line(record: dict[str, Any], most: int, first_norm: float | None) -> str:
-    """One iteration of a searching method in words; ``first_norm`` is the gradient's norm at the start."""
+    """One iteration of a full-batch solver in words; ``first_norm`` is the gradient's norm at the start."""
     parts = [f"iteration {record['iterations']}/{most}", f"loss {digits(record['running_loss'])}"]
     parts.append(distance(record, first_norm))
     parts.append(counted(record["evaluations"], "evaluation"))
@@ -67,7 +67,7 @@ def counted(number: int, what: str) -> str:
 
 
 def line(run: Run, record: dict[str, Any]) -> str:
-    """The line of what ``record`` is of: an epoch, or an iteration of a method that searches."""
+    """The line of what ``record`` is of: an epoch, or an iteration of a full-batch solver."""
     if run.training.searches:
         return iteration_line(record, run.epochs, run.training.first_norm)
     return epoch_line(record, run.epochs)
@@ -85,12 +85,12 @@ class ExchangeLine(Callback):
         chosen = resolve(run.comm, Exchange("auto"), model.layout.size, model.dtype, run.loader.device)
         known = self.auto and not objective.whole and chosen.name == exchange.name  # a resumed run may keep another
         gradients = getattr(run.training, "gradients", None)
-        told = [str(chosen) if known else exchange.name]
-        told += ["factors of rows in place of gradients"] * isinstance(gradients, FactorGradients)
-        told += ["many steps in one compiled loop"] * run.fuses
-        told += ["overlapped with the backward pass"] * getattr(gradients, "overlaps", False)
-        told += ["float16 between nodes"] * (exchange.dtype is not None)
-        print(f"exchange {', '.join(told)}", flush=True)
+        parts = [str(chosen) if known else exchange.name]
+        parts += ["factors of rows in place of gradients"] * isinstance(gradients, FactorGradients)
+        parts += ["many steps in one compiled loop"] * run.fuses
+        parts += ["overlapped with the backward pass"] * getattr(gradients, "overlaps", False)
+        parts += ["float16 between nodes"] * (exchange.dtype is not None)
+        print(f"exchange {', '.join(parts)}", flush=True)
 
 
 class Chosen(Callback):
@@ -113,7 +113,7 @@ class Bar(Callback):
     """A bar with rate, loss and time left under the lines of the epochs that are done.
 
     The loss shown between two epochs is that of rank 0's rows: a mean over all ranks would
-    cost a message a step.  Of methods that search it moves by iterations, and shows no time left: they end where
+    cost a message a step.  Of full-batch solvers it moves by iterations, and shows no time left: they end where
     they have come far enough, mostly long before the last iteration that they may make.
     """
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder: metrics.jsonl, result.json and model.npz."""
+"""Files of a run: metrics.jsonl, result.json and model.npz."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from ..files import Unwritable, check_writable, write_patiently, write_whole
+from ..files import Unwritable, check_writable, write_json, write_patiently, write_whole
 from ..messages import tell
 from ..models import save_model
 from .callbacks import Callback
@@ -79,13 +79,13 @@ class ResultFiles(Callback):
         """Append a line to metrics.jsonl, now or, where that cannot be written, with the next one that can."""
         if run.comm.rank > 0:
             return
-        told, self._unwritten = bool(self._unwritten), self._unwritten + json.dumps(finite(record)) + "\n"
+        unwritten_before, self._unwritten = bool(self._unwritten), self._unwritten + json.dumps(finite(record)) + "\n"
         try:
             lines = self._unwritten.encode()
             _append(self._path(METRICS), lines)
             self._unwritten, self._written = "", self._written + len(lines)
         except OSError as error:
-            if not told:
+            if not unwritten_before:
                 tell(f"{self._path(METRICS)}: cannot be written ({error.strerror}); training goes on", warning=True)
 
     def on_end(self, run: Run, result: Result) -> None:
@@ -116,16 +116,16 @@ class ResultFiles(Callback):
 
     def _write_last(self, folder: str, run: Run, result: Result, seconds: float) -> None:
         """Write the files of the end into ``folder``, trying for so many seconds; local."""
-        text = json.dumps(result_fields(run, result, self.settings), indent=2) + "\n"
+        fields = result_fields(run, result, self.settings)
 
         def write() -> None:
             _make(folder, folder)
             self._write_history(folder, run)
             if result.status == "completed":
                 save_model(os.path.join(folder, MODEL), run.objective.model, result.w, self.extra)
-            write_whole(os.path.join(folder, RESULT), lambda file: file.write(text.encode()))
+            write_json(os.path.join(folder, RESULT), fields)
 
-        # the others wait: they are told that this rank has a reason
+        # the others wait, and must know that this rank works
         write_patiently(write, seconds, PAUSE_SECONDS, lambda why: tell(why, warning=True), run.comm.going_on)
 
     def _write_history(self, folder: str, run: Run) -> None:
@@ -190,8 +190,8 @@ def note_origin(run: Run) -> None:
 def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of result.json, None where one has no meaning; ``settings`` names the data and the model.
 
-    ``flops_per_second`` counts the matrix products of training alone, on all ranks together; it is None of methods
-    that search, whose iterations are not alike.
+    ``flops_per_second`` counts the matrix products of training alone, on all ranks together; it is None of full-batch
+    solvers, whose iterations are not alike.
     """
     comm, objective, model = run.comm, run.objective, run.objective.model
     run.origin.setdefault("ended", utc())

@@ -31,7 +31,7 @@ class Result:
     Attributes:
         params: parameters, shape (layout.size,), replicated, in host memory; ``w`` is another name of them.
         status: ``completed``, ``diverged`` or ``interrupted``.
-        stop_reason: ``epochs``, ``iterations`` (the most that a searching method may make), ``no further decrease``,
+        stop_reason: ``epochs``, ``iterations`` (the most that a full-batch solver may make), ``no further decrease``,
             ``rounding of the parameters`` (which in the model's dtype are too far off the optimum that was found),
             ``tolerance``, ``small decrease``, ``no improvement``, ``loss is not finite``, ``loss or gradient is not
             finite near the last iterate``, ``signal``, or ``signal, and the run could not be saved``.
@@ -41,14 +41,14 @@ class Result:
         best_epoch: the epoch that ``params`` is of, the best on the validation rows; None without these.
         converged: whether the tolerance was met, and there is an optimum as far as is known; None where no tolerance
             was set, or ``params`` is of an earlier iteration.
-        without_optimum: of a searching method, why no finite parameters minimise the objective, as ``params`` shows.
+        without_optimum: of a full-batch solver, why no finite parameters minimise the objective, as ``params`` shows.
         epochs, iterations: epochs and optimizer steps made.
         seconds: time spent training, between barriers, without compilation and evaluation.
         samples_per_second: rows of all ranks trained on in a second of that time.
-        evaluations, products: of a searching method: gradients of all rows (trials on margins alone are none), and
+        evaluations, products: of a full-batch solver: gradients of all rows (trials on margins alone are none), and
             products with their curvature; None of others.
-        gradient_norm: of a searching method, at ``params``; None where that is of an earlier epoch.
-        relative_gap: of a searching method on a linear model, an estimate of how far the objective at ``params`` is
+        gradient_norm: of a full-batch solver, at ``params``; None where that is of an earlier epoch.
+        relative_gap: of a full-batch solver on a linear model, an estimate of how far the objective at ``params`` is
             above its optimum, as a share of it; None of others, and where ``params`` is of an earlier epoch.
         collinear: numbers from 0 of features that were found to be constant or combinations of those before them;
             None where nobody looked (only the Hessian of all rows tells).
@@ -106,7 +106,7 @@ class Run:
         epoch_steps: steps of the current epoch that are done.
         seconds: time spent in steps of the epochs that are done, between barriers.
         sums: of this rank's losses in the current epoch.
-        first_norm: norm of the gradient in the last step of the first epoch, or of searching methods at the start,
+        first_norm: norm of the gradient in the last step of the first epoch, or of full-batch solvers at the start,
             where a tolerance asks for it.
         history: one record an epoch.
         origin: where and with what the run was made; empty where nobody tells of it.
@@ -190,7 +190,7 @@ class Run:
         self._sent = self.comm.bytes_sent - bytes_sent
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def uncounted(self) -> Iterator[None]:
         """Let what the ranks exchange in the block count in neither."""
         calls, sent = self.comm.calls.copy(), self.comm.bytes_sent
         yield
@@ -201,7 +201,7 @@ class Run:
     def timed(self) -> Iterator[None]:
         """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0.
 
-        Iterations of searching methods are exchanges that all ranks wait for: there each takes its own time, and only
+        Iterations of full-batch solvers are exchanges that all ranks wait for: there each takes its own time, and only
         the first barrier is made.
         """
         alone = self.training.searches

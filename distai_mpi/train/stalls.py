@@ -68,7 +68,7 @@ def find_stalls(of_ranks: Sequence[Array], tick: float, gaps: Sequence[Sequence[
 
 
 def longest(stalls: Sequence[Stall]) -> list[Stall]:
-    """Those of them that are told, in the order of time."""
+    """Those of them that are reported, in the order of time."""
     return sorted(sorted(stalls, key=lambda stall: stall.begin - stall.end)[:MOST_TOLD])
 
 

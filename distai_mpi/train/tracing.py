@@ -209,16 +209,16 @@ def _place(node: int, rank: int) -> str:
 
 def _names(node: int, ranks: Sequence[int], host: str) -> list[str]:
     """Events that name a node and its ranks, and put them in order."""
-    told: list[tuple[str, int, dict[str, Any]]] = [
+    names: list[tuple[str, int, dict[str, Any]]] = [
         ("process_name", ranks[0], {"name": f"node {node} ({host})"}),
         ("process_sort_index", ranks[0], {"sort_index": node}),
     ]
     for rank in ranks:
-        told.append(("thread_name", rank, {"name": f"rank {rank}"}))
-        told.append(("thread_sort_index", rank, {"sort_index": rank}))
+        names.append(("thread_name", rank, {"name": f"rank {rank}"}))
+        names.append(("thread_sort_index", rank, {"sort_index": rank}))
     return [
         f'{{"ph":"M",{_place(node, rank)},"name":"{name}","args":{json.dumps(args, ensure_ascii=False)}}}'
-        for name, rank, args in told
+        for name, rank, args in names
     ]
 
 
@@ -247,8 +247,8 @@ def balance(time: dict[str, list[float]]) -> str:
     table = np.array([time[name] for name in PHASES])  # (phases, ranks)
     total = table.sum(axis=0)
     shares = table.sum(axis=1) / total.sum()
-    told = [f"{name} {share:.0%}" for name, share in zip(PHASES, shares, strict=True) if share >= 0.005]
-    text = "time: " + ", ".join(told).replace("%", " %")
+    parts = [f"{name} {share:.0%}" for name, share in zip(PHASES, shares, strict=True) if share >= 0.005]
+    text = "time: " + ", ".join(parts).replace("%", " %")
     if len(total) == 1:
         return text
     own = total - table[WAIT] - table[EXCHANGE]

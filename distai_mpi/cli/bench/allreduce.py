@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -194,15 +193,15 @@ def places(report: dict[str, Any]) -> str:
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What must be known to read the table."""
-    told = [
+    lines = [
         f"{report['mpi']}; load before the run {report['load']:.1f}; GB/s: the vector's bytes a second; × native, "
         "× floor: its time as a multiple of theirs"
     ]
-    told += crowding(report)
+    lines += crowding(report)
     for one in report["skipped"]:
         what = f"{one['bytes']:,} bytes of {one['dtype']}" + (f", {one['algorithm']}" if one["algorithm"] else "")
-        told.append(f"left out: {what}: {one['reason']}")
-    return told
+        lines.append(f"left out: {what}: {one['reason']}")
+    return lines
 
 
 def crowding(report: dict[str, Any]) -> list[str]:
@@ -214,11 +213,10 @@ def crowding(report: dict[str, Any]) -> list[str]:
 
 def write(report: dict[str, Any], json_file: str | None, plot_file: str | None) -> None:
     """Write what was asked for."""
-    from ...files import write_whole
+    from ...files import write_json, write_whole
 
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, report)
     if plot_file:
         from ...perf.charts import exchange_chart
 

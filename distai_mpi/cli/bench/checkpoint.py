@@ -51,7 +51,7 @@ def command(
         return measure(parameters, repeats, folder, worker)
     if launch.launcher().size > 1:
         raise ConfigError("bench checkpoint starts its own ranks: run it without a launcher, with --ranks N")
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
 
     if json_file:
         check_writable(json_file)
@@ -62,8 +62,7 @@ def command(
         report = _start(ranks, [*words, "--worker", os.path.join(scratch, "report.json")], timeout) | {"load": load}
     show(report)
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, report)
 
 
 def _check_room(parameters: int, folder: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ def command(
     Every rank works on its own rows, all at once; nothing is exchanged, and it is the slowest rank that counts.
     """
     from ...comm import Communicator
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
 
     problem = Problem(rows, features, model, classes if model == "softmax" else 1, dtype)
     with Communicator(launch.world()) as comm:
@@ -53,8 +52,7 @@ def command(
             if comm.rank == 0:
                 show(report)
                 if json_file:
-                    text = json.dumps(report, indent=2) + "\n"
-                    write_whole(json_file, lambda file: file.write(text.encode()))
+                    write_json(json_file, report)
 
 
 @dataclass(frozen=True)
@@ -233,6 +231,6 @@ def show(report: dict[str, Any]) -> None:
     console = Console(force_terminal=watched, width=None if watched else 100, highlight=False)
     console.print(f"loss and gradient: {what}")
     console.print(table)
-    told = f"{report['threads']} BLAS thread{'' if report['threads'] == 1 else 's'} a rank"
-    for text in (f"{told}; load {report['load']:.1f}; GB/s: the features' bytes a second", *crowding(report)):
+    threads = f"{report['threads']} BLAS thread{'' if report['threads'] == 1 else 's'} a rank"
+    for text in (f"{threads}; load {report['load']:.1f}; GB/s: the features' bytes a second", *crowding(report)):
         console.print(text)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ...errors import ConfigError
 
-# how the mpiexec of Open MPI 5 and of 4.1 is told that more ranks than cores are meant; others need no telling
+# lets the mpiexec of Open MPI 5 and of 4.1 start more ranks than cores; others need nothing
 OVERSUBSCRIBE = ("PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe", "OMPI_MCA_rmaps_base_oversubscribe=1")
 
 

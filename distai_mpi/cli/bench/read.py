@@ -77,7 +77,7 @@ def command(
     """Seconds and MB/s of loading FILE into the memory of the ranks, without imports and compilation."""
     if launch.launcher().size > 1:
         raise ConfigError("bench read starts its own ranks: run it without a launcher, with --ranks N,N")
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
     from ...perf.compare import Contender, run_in_turn
 
     if json_file:
@@ -118,8 +118,7 @@ def command(
     }
     show(report)
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda out: out.write(text.encode()))
+        write_json(json_file, report)
 
 
 def make_file(path: str, shape: tuple[int, ...]) -> None:
@@ -176,7 +175,7 @@ def measure() -> None:
 
 
 def peer_program(name: str, file: str) -> str:
-    """The program in which a peer loads ``file``, told how it is made up."""
+    """The program by which a peer loads ``file``, with its shape."""
     from ...data.formats import find
     from ...data.readers.csv_text import CsvFile
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -110,11 +109,7 @@ def check_files(json_file: str | None, plot_file: str | None) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """Trains on parts of ``comm``; its methods are collective.
-
-    Of the laws for many nodes that of latency has no part in this: it is about nodes in a row, and here all
-    ranks work on the same step, side by side.
-    """
+    """Trains on parts of ``comm``; its methods are collective."""
 
     comm: Any
     settings: dict[str, Any]
@@ -142,7 +137,7 @@ class Bench:
             try:
                 with part:
                     outcome = self.train(kind, part, epochs)
-            except DistaiError as error:  # all of the part have it, and the sleepers must hear of it
+            except DistaiError as error:  # all of the part have it, and the sleepers must get it
                 outcome = error
         self.comm.barrier_asleep()
         outcome = self.comm.bcast_object(outcome, members[0])
@@ -189,7 +184,7 @@ def report(
     plot_file: Any,
 ) -> None:
     """Print the curves, and write what was asked for."""
-    from ...files import write_whole
+    from ...files import write_json, write_whole
     from ...perf.scaling import curve
 
     curves = [curve(kind, of_kind) for kind, of_kind in rates.items()]  # type: ignore[arg-type]
@@ -198,8 +193,7 @@ def report(
     if json_file:
         fields = facts | {"load": os.getloadavg()[0], "placement": "packed"}
         fields |= {one.kind: asdict(one) | {"law": one.law.name} for one in curves}
-        text = json.dumps(fields, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, fields)
     if plot_file:
         from ...perf.charts import scaling_chart
 

@@ -1,4 +1,4 @@
-"""``distai-mpi bench shards``: what rows in proportion to speed are worth when one rank is slow."""
+"""``distai-mpi bench shards``: step time with even shards and with shards by speed, when one rank is slow."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def command(
         return
     if launch.launcher().size > 1:
         raise ConfigError("bench shards starts its own ranks: run it without a launcher, with --ranks N")
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
     from ...perf.compare import run
 
     if json_file:
@@ -73,8 +73,7 @@ def command(
     report["load"] = load
     show(report)
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, report)
 
 
 def measure(slow: float, delay: float, global_batch_size: int, repeats: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -38,11 +37,11 @@ def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json
 
     Before each step every rank writes its gradient anew; a step takes as long as on the slowest rank.  All take
     turns.  × native is the time as a multiple of the faster replica's.  On one node the floor is a step's reads and
-    writes alone: all ranks at once, each in private memory, and nobody waits for another.  Waiting, reducing
-    (publishing included) and updating are told of as many further steps, as a trace of training has them.
+    writes alone: all ranks at once, each in private memory, without waiting for others.  Waiting, reducing
+    (publishing included) and updating are measured in as many further steps, by the phases of a trace.
     """
     from ...comm import Communicator
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
 
     with Communicator(launch.world()) as comm:
         if comm.size == 1:
@@ -56,8 +55,7 @@ def command(parameters: int, optimizer_name: str, dtype: str, repeats: int, json
             if comm.rank == 0:
                 show(report)
                 if json_file:
-                    text = json.dumps(report, indent=2) + "\n"
-                    write_whole(json_file, lambda file: file.write(text.encode()))
+                    write_json(json_file, report)
 
 
 def make_optimizer(name: str) -> Any:
@@ -70,7 +68,7 @@ def make_optimizer(name: str) -> Any:
 
 
 class Given:
-    """A model whose gradient is there already: where training wants it.  At first that is the pattern of ``rank``."""
+    """A model whose gradient is already in ``grad``.  Before the first step that is the pattern of ``rank``."""
 
     def __init__(self, parameters: int, dtype: Any, rank: int) -> None:
         import numpy as np
@@ -180,7 +178,7 @@ class ReplicaStep:
 
 
 class FloorStep:
-    """What a rank reads and writes in a step on one node, made in private memory; waits for nobody."""
+    """What a rank reads and writes in a step on one node, made in private memory; no rank waits."""
 
     def __init__(self, comm: Any, parameters: int, optimizer: Any, dtype: Any) -> None:
         from ...comm.exchange.node import PART_BYTES
@@ -210,7 +208,7 @@ class FloorStep:
         self.w, self._w_next = self._w_next, self.w
 
     def parts(self, turns: int) -> None:
-        """It is not told apart what reads and what writes."""
+        """None: reads and writes are not told apart."""
 
 
 def run(comm: Any, parameters: int, optimizer: Any, dtype: str, repeats: int) -> dict[str, Any]:
@@ -304,8 +302,8 @@ def rows(
     for one, of_ranks in zip(candidates, parts, strict=True):
         row = facts | {"algorithm": one.name, "seconds": one.median, "fastest": one.fastest}
         row |= {"turns": len(one.seconds), "ratio_to_native": one.ratio(native)}
-        told = [ours for ours in of_ranks if ours is not None]
-        means = [statistics.mean(values) for values in zip(*told, strict=True)] or [None] * len(FIELDS)
+        known = [ours for ours in of_ranks if ours is not None]
+        means = [statistics.mean(values) for values in zip(*known, strict=True)] or [None] * len(FIELDS)
         found.append(row | dict(zip(FIELDS, means, strict=True)))
     return found
 
@@ -334,5 +332,5 @@ def show(report: dict[str, Any]) -> None:
 
 def remarks(report: dict[str, Any]) -> list[str]:
     """What must be known to read the table."""
-    told = [f"{report['mpi']}; load before the run {report['load']:.1f}; parts in ms, means over the ranks"]
-    return told + crowding(report) + [f"left out: {one['algorithm']}: {one['reason']}" for one in report["skipped"]]
+    lines = [f"{report['mpi']}; load before the run {report['load']:.1f}; parts in ms, means over the ranks"]
+    return lines + crowding(report) + [f"left out: {one['algorithm']}: {one['reason']}" for one in report["skipped"]]

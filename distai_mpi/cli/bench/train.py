@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from typing import Any
@@ -51,7 +50,7 @@ def command(
     """
     if launch.launcher().size > 1:
         raise ConfigError("bench train starts its own ranks: run it without a launcher, with --ranks N")
-    from ...files import check_writable, write_whole
+    from ...files import check_writable, write_json
     from ...perf.compare import Contender, run_in_turn, sgemm_peak
 
     if json_file:
@@ -82,8 +81,7 @@ def command(
     }
     show(report)
     if json_file:
-        text = json.dumps(report, indent=2) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
+        write_json(json_file, report)
 
 
 def ours_command(ranks: int, launcher: str | None, flags: tuple[str, ...]) -> list[str]:
@@ -106,8 +104,8 @@ def show(report: dict[str, Any]) -> None:
             figures = [f"{row['seconds']:.3f}", f"{1 / rates[-1]:.3f} – {1 / rates[0]:.3f}"]
         else:
             figures = [f"{row['samples_per_second']:,.0f}", f"{rates[0]:,.0f} – {rates[-1]:,.0f}"]
-        told = [f"{row['objective']:.9g}" if row["objective"] is not None else ""] if by_seconds else []
-        table.add_row(row["command"], *figures, f"{row['ours_to_this']:.2f} ×", *told)
+        objective = [f"{row['objective']:.9g}" if row["objective"] is not None else ""] if by_seconds else []
+        table.add_row(row["command"], *figures, f"{row['ours_to_this']:.2f} ×", *objective)
     console = Console()
     console.print(table)
     peak = f"sgemm peak on {report['ranks']} core(s): {report['sgemm_flops'] / 1e9:.0f} GFLOP/s"

@@ -1,4 +1,4 @@
-"""What a column of an Arrow table is as numbers: its type, its parts, and its values."""
+"""Columns of Arrow tables as numbers: their types, parts and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a file's named arrays are features, labels and weights: as they are usually called, or as a user says."""
+"""Chooses features, labels and weights among a file's named arrays, by the usual names or by those a user gives."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _features(
 
 
 def _asked(catalog: Catalog, flag: str, known: str | None, name: str | None) -> Entry | None:
-    """The array that is called as in training, or as a user says; None: nobody does, or it is a column of one."""
+    """The array that is called as in training, or as a user says; None: neither is given, or it is a column of one."""
     found = None if known is None else catalog.named(flag, known)
     return found or (None if name is None else catalog.named(flag, name))
 

@@ -1,4 +1,4 @@
-"""Rows that one rank has read from a file: its chunk of them."""
+"""Chunks of rows, each parsed by one rank, and the files that are read so."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ChunkedFile(Protocol):
     """A file that ranks read in chunks; picklable, holds nothing open.
 
     A table also has ``roles``, the `columns.Roles` of its columns, and perhaps ``feature_names``, where these are not
-    ``roles.names``, and ``notes``, what a user is to be told of how it is read.
+    ``roles.names``, and ``notes``, for the user, on how it is read.
 
     Attributes:
         path: the file.

@@ -1,10 +1,10 @@
-"""Numbers by which the kernels that read text and their callers understand each other."""
+"""Codes that kernels which parse text exchange with their callers."""
 
 # faults
 FINE, EMPTY, NO_NUMBER, FEWER, MORE, NEGATIVE, TOO_LARGE, NO_INDEX, NO_COLON, NOT_ASCENDING, HUGE_INDEX = range(11)
 MISSING, OPEN_QUOTE, NO_BOOLEAN, NO_DATE, NOT_EMPTY, HASHED = range(11, 17)
 
-# of day and month in dates as 12/31/2020 or 31/12/2020; ASK_ORDER: nothing has told it yet;
+# of day and month in dates as 12/31/2020 or 31/12/2020; ASK_ORDER: it is not known yet;
 # SEE_ORDER: fields are read to see what they tell of it
 NO_ORDER, MONTH_FIRST, DAY_FIRST, ASK_ORDER, SEE_ORDER = range(5)
 

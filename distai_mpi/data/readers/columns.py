@@ -1,4 +1,4 @@
-"""What a user says of the columns of a table, and which of a file's columns are label, weight and features."""
+"""Options on the columns of a table, and the choice of label, weight and features by them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Roles(NamedTuple):
         label: column of the label; None: there is none, or it is not wanted.
         weight: column of the weights, likewise.
         features: columns of the features, in the order in which the model takes them.
-        notes: what a user is to be told of the choice, one sentence each.
+        notes: for the user, on the choice, one sentence each.
         names: of the columns ``features``, in this order; None where columns have no names.
         label_name: name of the column of the label, or None; weight_name likewise.
             row_names: columns of words that are left out because they name the rows; names, else numbers.
@@ -41,7 +41,7 @@ class Roles(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """What a user says of a table, and of how its text is to be read.
+    """Options on a table: the roles of its columns, and how its text is read.
 
     A column is named by its name, or by its number from 0.  ``columns`` and ``drop`` take several with commas between
     them (a name that holds a comma stands in double quotes), patterns as of file names (``x*``, ``item_??``) and ranges
@@ -243,7 +243,7 @@ class Columns:
         )
 
     def _label(self, path: str, names: Sequence[str] | None, count: int) -> int | None:
-        """The column of the label as it was called in training or is named now; None: nobody has named one."""
+        """The column of the label as it was called in training or is named now; None: it was not named."""
         if self.label_name is not None and names is not None:
             called = self.label if self.label_name not in names and self.label in names else self.label_name
             if called is not None and called in names:

@@ -1,4 +1,4 @@
-"""Compressed files, told by their first bytes: gzip, bzip2, xz, Zstandard, and zip archives of one file."""
+"""Compressed files, recognised by their first bytes: gzip, bzip2, xz, Zstandard, and zip archives of one file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def compression(path: str, start: bytes) -> str | None:
 
 @contextmanager
 def unpacked(path: str) -> Iterator[IO[bytes]]:
-    """What the compressed file at ``path`` holds, as a file; damage, whenever it is met, is told as a DataError."""
+    """What the compressed file at ``path`` holds, as a file; damage, whenever it is found, raises a DataError."""
     with open(path, "rb") as file:
         kind = compression(path, file.read(16))
     try:
@@ -182,7 +182,7 @@ def _only_member(path: str) -> str | None:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
     except (zipfile.BadZipFile, OSError, ValueError):
-        return None  # told by those who read .npz files
+        return None  # the readers of .npz files report it
     names = [info.filename for info in members]
     if any(name.endswith(".npy") for name in names):
         return None

@@ -47,7 +47,7 @@ class CsvFile(TextFile):
         dtype: type in which features are held, float32 or float64.
         kinds: of each column, one of those of `kinds`.
         comma: whether a comma is the decimal point.
-        said: what a user is to be told beside the notes of ``roles``.
+        said: notes for the user besides those of ``roles``.
         orders: of day and month in the dates of each column, one of those of `codes`.
         examples: a date of each column that does not tell its order; none: the empty text.
         multiline: whether quotes may hold line ends, so that the file must be read from its beginning.
@@ -68,7 +68,7 @@ class CsvFile(TextFile):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user is to be told of how the file is read."""
+        """Notes for the user on how the file is read."""
         return self.said + self.roles.notes
 
     @property
@@ -332,7 +332,7 @@ class CsvFile(TextFile):
             codes.NEGATIVE: f"{where}: {found} is a weight below 0; weights are 0 or more",
             codes.TOO_LARGE: f"{where}: {found} is beyond the range of {self.dtype}; mend or remove the line",
             codes.OPEN_QUOTE: f"{where}: the quote that begins here is not closed; mend the line",
-            codes.HASHED: f": whether {found} begins a comment or a row cannot be told, for the line has as many fields"
+            codes.HASHED: f": whether {found} begins a comment or a row is unclear, for the line has as many fields"
             " as a row: put the field in quotes, or remove the line",
             codes.NO_BOOLEAN: f"{where}: {found} is neither true nor false, as the first lines are; mend the line",
             codes.NO_DATE: f"{where}: {found} is no date{self._date_form(column)}; mend the line, or drop the column",

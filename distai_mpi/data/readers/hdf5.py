@@ -61,7 +61,7 @@ def open_hdf5(
 
 @contextmanager
 def opened(path: str) -> Iterator[Any]:
-    """The file; damage is told as a DataError."""
+    """The file; damage raises a DataError."""
     try:
         import h5py
     except ImportError:

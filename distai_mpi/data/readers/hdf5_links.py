@@ -1,4 +1,4 @@
-"""What an HDF5 file holds, behind links of every kind, and whether it can be read."""
+"""Lists the datasets of an HDF5 file, behind links of every kind, and why some cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the values of an HDF5 dataset lie: in further files, behind filters; and whether all of that is there."""
+"""Checks that the storage of an HDF5 dataset is complete: its filters, external files and virtual sources."""
 
 from __future__ import annotations
 

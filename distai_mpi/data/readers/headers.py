@@ -1,4 +1,4 @@
-"""Whether the first line of a table names its columns, by evidence; where there is too little, the user is asked."""
+"""Decides by evidence whether the first line of a table names its columns; asks the user where that is too little."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Header(NamedTuple):
         names: one for each column; None: the line is a row.
         numbering: columns that number or name the rows.
         empty: whether the last column is what a delimiter at the end of each line makes.
-        notes: what a user is to be told of the choice.
+        notes: for the user, on the choice.
         skip: whether the first line is neither names of these columns nor a row.
     """
 
@@ -38,7 +38,7 @@ def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: b
     """What ``first``, the fields of line number ``line``, says of the rows ``below``; ``said`` is the user's word.
 
     Raises:
-        DataError: it cannot be told, or names and columns do not fit.
+        DataError: it is unclear, or names and columns do not fit.
     """
     width = len(below[0]) if below else len(first)
     short = width - len(first)
@@ -82,7 +82,7 @@ def _named(path: str, names: Sequence[str], empty: bool, below: Rows) -> Header:
 
 
 def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
-    """Whether ``first``, of as many fields as the rows ``below``, is a header.  DataError: cannot be told."""
+    """Whether ``first``, of as many fields as the rows ``below``, is a header.  DataError: is unclear."""
     kinds = [kind_of(field) for field in first]
     columns = [[row[column] for row in below if column < len(row)] for column in range(len(first))]
     under = [kind_of_column(column) for column in columns]
@@ -97,9 +97,7 @@ def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
         numbers = [column for column, kind in enumerate(kinds) if kind == NUMBER]
         if _may_count([first[column] for column in numbers], [columns[column] for column in numbers]):
             shown = ", ".join(first[:2]) + ", ..., " + ", ".join(first[-2:])
-            raise DataError(
-                f"{path}: whether line {line} ({shown}) is a row or names the columns cannot be told; {ASK}"
-            )
+            raise DataError(f"{path}: whether line {line} ({shown}) is a row or names the columns is unclear; {ASK}")
         return False
     doubtful = [
         field
@@ -113,7 +111,7 @@ def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
         column = differ.index(True)
         raise DataError(
             f"{path}: line {line}, column {column} (counted from 0): {first[column]!r} is no number, and"
-            f" {doubtful[0]!r} is one: whether the line is a row or names the columns cannot be told; {ASK}, or mend it"
+            f" {doubtful[0]!r} is one: whether the line is a row or names the columns is unclear; {ASK}, or mend it"
         )
     return True
 
@@ -126,7 +124,7 @@ def _numbers_are_names(path: str, line: int, first: Sequence[str], columns: Rows
         names, rest = names[1:], rest[1:]
     if not all(map(WHOLE.fullmatch, names)) or len(set(names)) < len(names):
         return False
-    if index:  # a row that lacks its first field alone is told from an index by what stands below
+    if index:  # what stands below tells an index from a row that lacks its first field
         return (_counts(names) and len(names) > 2) or (_counts(columns[0]) and len(columns[0]) > 1)
     broken = sum(not any(map(WHOLE.fullmatch, column)) for column in rest)
     low = int(names[0])
@@ -139,9 +137,7 @@ def _numbers_are_names(path: str, line: int, first: Sequence[str], columns: Rows
     elif [int(name) for name in names] == list(range(low, low + len(names))) and len(names) > 2:
         return True
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    raise DataError(
-        f"{path}: whether line {line} ({shown}) is a row or names the columns by numbers cannot be told; {ASK}"
-    )
+    raise DataError(f"{path}: whether line {line} ({shown}) is a row or names the columns by numbers is unclear; {ASK}")
 
 
 def _may_count(names: Sequence[str], columns: Rows) -> bool:

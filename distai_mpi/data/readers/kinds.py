@@ -1,4 +1,4 @@
-"""What the fields of a text table are: numbers, words, dates, or nothing."""
+"""Kinds of fields of a text table: number, word, date, or missing."""
 
 from __future__ import annotations
 

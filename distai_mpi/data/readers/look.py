@@ -1,4 +1,4 @@
-"""What kind of text a file holds, told by its first lines."""
+"""What kind of text a file holds, recognised by its first lines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     """The CSV or libsvm file at ``path``, compressed if ``packed``; None where it is no such text.
 
     Raises:
-        DataError: it holds no rows, a column that was asked for is not there, or what its columns are cannot be told.
+        DataError: it holds no rows, a column that was asked for is not there, or what its columns are is unclear.
         ConfigError: columns are named for a libsvm file.
     """
     file = TextFile(path, packed, 0)
@@ -83,7 +83,7 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
         if columns.format is None and all(map(_may_lack_label, lines)):
             raise DataError(
                 f"{path}: whether its rows begin with label:weight, or with the first index:value for they have no"
-                " labels, cannot be told; write a label in front of them (0, if there are none), or say --format libsvm"
+                " labels, is unclear; write a label in front of them (0, if there are none), or say --format libsvm"
                 " if these are labels and weights"
             )
         return LibsvmFile(path, packed, file.begin, dtype, returns=returns, end=file.end)
@@ -231,7 +231,7 @@ def _decimal_comma(path: str, delimiter: str, fields: list[str]) -> bool:
     found = has_decimal_commas(fields)
     if found is None:
         raise DataError(
-            f"{path}: whether the comma in its numbers is a decimal point or parts thousands cannot be told;"
+            f"{path}: whether the comma in its numbers is a decimal point or parts thousands is unclear;"
             " write them with a point, and without marks between thousands"
         )
     return found
@@ -278,7 +278,7 @@ def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:
     wrong = {WORD: [c for c in file.roles.features if file.kinds[c] == WORD]}
     if file.options.dates == "refuse":
         wrong[DATE] = [c for c in file.roles.features if file.kinds[c] in (DATE, DATETIME)]
-    told = []
+    faults = []
     for kind, found in wrong.items():
         if not found:
             continue
@@ -287,17 +287,17 @@ def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:
         drop = file.drop(found)
         which = f"column{'s' * (len(found) > 1)} {', '.join(file.names[c] if file.names else str(c) for c in found)}"
         if kind == WORD:
-            told.append(
+            faults.append(
                 f"{which}: words are no features ({shown} in line {line.number}): leave them out by {drop},"
                 " or write categories as numbers"
             )
         else:
-            told.append(
+            faults.append(
                 f"{which}: dates ({shown} in line {line.number}): take them by --dates seconds or --dates calendar, or"
                 f" leave them out by {drop}"
             )
-    if told:
-        raise DataError(f"{file.path}: {'; '.join(told)}")
+    if faults:
+        raise DataError(f"{file.path}: {'; '.join(faults)}")
 
 
 def _is_of(kind: str, row: list[str], column: int) -> bool:

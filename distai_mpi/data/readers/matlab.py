@@ -1,4 +1,4 @@
-"""MATLAB: what its files of version 7.3 (HDF5) say of their variables, and files of earlier versions."""
+"""MATLAB files: version 7.3 (HDF5), and earlier ones by SciPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""netCDF: how its numbers are packed, which are missing, and dates; and the classic format."""
+"""netCDF: packed numbers, missing values, dates, and the classic format."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _dates(path: str, name: str, attributes: Mapping[str, Any]) -> tuple[Any, fl
 
 
 def note_of_dates(attributes: Mapping[str, Any], how: str) -> str:
-    """What is to be told of a variable that counts from a date, and is taken as it is."""
+    """The note on a variable that counts from a date and is taken as it is."""
     units = _text(attributes.get("units", ""))
     if how != "refuse" or not re.match(r"\s*\w+\s+since\s", units):
         return ""

@@ -82,16 +82,16 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
 
 def check_features(path: str, features: list[ArrowColumn]) -> None:
     """Raise a DataError about all columns that cannot be features."""
-    told = []
+    faults = []
     for advice, group in groupby(sorted(features, key=ArrowColumn.advice), key=ArrowColumn.advice):
         wrong = list(group)
         if advice:
             named = " and ".join(f"column {column.name} is of type {column.type}" for column in wrong[:SHOWN_COLUMNS])
             more = f" (and {len(wrong) - SHOWN_COLUMNS} more)" if len(wrong) > SHOWN_COLUMNS else ""
             drop = ",".join(column.name for column in wrong)
-            told.append(f"{named}{more}, which is no number: {advice} by --drop '{drop}'")
-    if told:
-        raise DataError(f"{path}: {'; '.join(told)}")
+            faults.append(f"{named}{more}, which is no number: {advice} by --drop '{drop}'")
+    if faults:
+        raise DataError(f"{path}: {'; '.join(faults)}")
 
 
 def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Columns) -> Roles:
@@ -245,7 +245,7 @@ class ParquetFile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user is to be told of how the file is read."""
+        """Notes for the user on how the file is read."""
         return self.roles.notes
 
     @property

@@ -1,4 +1,4 @@
-"""Text in lines, read by ranges of bytes: every rank the lines that begin in its own."""
+"""Text in lines, read by ranges of bytes: a rank reads the lines that begin in its range."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TextFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The uncompressed text; damage is told as a DataError."""
+        """The uncompressed text; damage raises a DataError."""
         with unpacked(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
             yield file
 

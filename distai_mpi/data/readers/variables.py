@@ -1,4 +1,4 @@
-"""Named arrays of a file, and what a user may make of them: a table of their columns, read in chunks."""
+"""Named arrays of a file, joined to a table that is read in chunks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Variable:
         sequential: whether it can only be read whole, by one rank.
         chunk: rows that are stored together.
         others: further files that are read.
-        note: what a user is to be told where this is used, or nothing.
+        note: for the user, where this is used; may be empty.
     """
 
     path: str
@@ -275,9 +275,9 @@ class VariablesFile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user is to be told of how the file is read."""
-        told = [f"{self.path}: {variable.name} {variable.note}" for variable in self._all if variable.note]
-        return self.roles.notes + tuple(dict.fromkeys(told))
+        """Notes for the user on how the file is read."""
+        notes = [f"{self.path}: {variable.name} {variable.note}" for variable in self._all if variable.note]
+        return self.roles.notes + tuple(dict.fromkeys(notes))
 
     @property
     def dtype(self) -> np.dtype:

@@ -121,7 +121,7 @@ def _value_of_8_digits(word):
 
 @numba.njit(inline="always")
 def _rounded(digits, power):
-    """``digits * 10**power``, correctly rounded to float64, and whether that could be told; digits is a uint64 > 0."""
+    """``digits * 10**power``, rounded to float64, and whether the rounding is certain; digits is a uint64 > 0."""
     if power < LOWEST_POWER or power > HIGHEST_POWER:
         return 0.0, False
     shift = leading_zeros(digits)  # type: ignore[call-arg, var-annotated]

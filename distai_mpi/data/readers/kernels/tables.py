@@ -71,7 +71,7 @@ def _line_end(text, place):
 
 @numba.njit(inline="always")
 def _note(hard, count, start, stop, row, slot):
-    """List a number whose value Python must settle."""
+    """List a number that Python must convert."""
     if count < hard.shape[0]:
         hard[count, 0] = start
         hard[count, 1] = stop

@@ -1,4 +1,4 @@
-"""What one rank holds of a data set, and what it knows of the rest."""
+"""A rank's shard of a data set, and what is known of the whole set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Transfer = Literal["read", "scatter", "node", "copy"]
 
 @dataclass(frozen=True)
 class ShardedDataset:
-    """A training or test set as one rank holds it.
+    """One rank's shard of a training, validation or test set.
 
     The set is a range of the file's rows: those at places ``first`` to ``first + rows - 1``
     of ``order``, which is the order of the file itself where ``order`` is None.
@@ -52,7 +52,7 @@ class ShardedDataset:
         date_orders: of columns of dates as 1/2/2020 the name, or number, and whether the day comes first.
         row_names: columns that are left out because their words name the rows.
         classes: the labels that the codes 0, 1, ... in the data stand for; None: labels stand for themselves.
-        notes: what a user is to be told of the data, one sentence each; replicated.
+        notes: for the user, on the data, one sentence each; replicated.
     """
 
     dataset: Dataset
@@ -77,7 +77,7 @@ class ShardedDataset:
 
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
-            raise ValueError("a share of weighted rows, and no other, needs their summed weight")
+            raise ValueError("a shard of weighted rows, and no other, needs their summed weight")
 
     def check_weight(self) -> None:
         """Raise `DataError` if all rows weigh 0, so that there is nothing to learn from; the same on every rank."""
@@ -123,7 +123,7 @@ class ShardedDataset:
 def whole(
     dataset: Dataset, rank: int = 0, ranks: int = 1, name: str = "data", partition: Partition | None = None
 ) -> ShardedDataset:
-    """A share of a ``dataset`` that every rank holds whole, under the global shuffle; no collective."""
+    """The set of a ``dataset`` that is replicated on every rank, under the global shuffle; no collective."""
     counts = (partition or Partition.even(ranks)).counts(dataset.rows)
     labels = summarize(dataset.y, dataset.features)
     weight = None if dataset.weight is None else dataset.weight_sum
@@ -142,7 +142,7 @@ def whole(
 
 
 def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing: bool = False) -> ShardedDataset:
-    """A share under the local shuffle, of which this rank already holds its rows as ``dataset``; collective.
+    """The set whose shards the ranks already hold, this rank's as ``dataset``, under the local shuffle; collective.
 
     ``comm`` is a `comm.Communicator`.  Ranks may hold different numbers of rows, and none.  With ``keeps_missing``
     features may be NaN, which stands for a value that is missing: see `fill_missing`.
