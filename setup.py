@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "mpi4py>=4.0",
         "numpy>=1.26",
-        "numba>=0.60",
+        "numba>=0.60,<0.69",  # 0.68 is what CI ran; kernels with LLVM IR of their own depend on it
         "scipy>=1.11",
         "click>=8.1",
         "rich>=13",

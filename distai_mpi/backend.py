@@ -162,30 +162,31 @@ def choose(name: str, local_rank: int = 0) -> Device:
     if name == "cpu" or (name == "auto" and importlib.util.find_spec("cupy") is None):
         return HOST
     try:
-        return CudaDevice(local_rank % _count_gpus())
-    except ConfigError:
+        return CudaDevice(local_rank % count_gpus())
+    except ConfigError as error:
         if name == "gpu":
-            raise
+            raise ConfigError(f"--device gpu: {error}; else use --device cpu") from None
         return HOST
 
 
-def _count_gpus() -> int:
-    """How many GPUs CuPy sees, 1 at least."""
-    way_out = "use --device cpu"
+def count_gpus() -> int:
+    """How many GPUs CuPy sees, 1 at least.
+
+    Raises:
+        ConfigError: CuPy is missing, or it sees no GPU; what to do.
+    """
     try:
         import cupy
     except Exception as error:  # what a damaged or mismatched installation raises is its own affair
         missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
         reason = "is not installed" if missing else f"cannot be loaded ({error})"
-        raise ConfigError(
-            f"--device gpu: CuPy {reason}; pip install 'distai-mpi[cuda12]' (or cuda13), or {way_out}"
-        ) from None
+        raise ConfigError(f"CuPy {reason}; pip install 'distai-mpi[cuda12]' (or cuda13)") from None
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = "" if told is None else f" (CUDA_VISIBLE_DEVICES={told!r})"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise ConfigError(f"--device gpu: no CUDA device on {platform.node()} ({error}); {way_out}") from None
+        count, visible = 0, f" ({error})"
     if count == 0:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        told = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
-        raise ConfigError(f"--device gpu: no CUDA device on {platform.node()}{told}; {way_out}")
+        raise ConfigError(f"no CUDA device on {platform.node()}{visible}")
     return count

@@ -93,7 +93,7 @@ def claimed(folder: str) -> Iterator[None]:
     """Make ``folder`` if it is missing, and keep other processes from claiming it for as long as the block runs.
 
     The claim is a lock on a file there, which ends with the process, however that ends.  On a file system without
-    locks there is none.
+    locks there is none.  (filelock leaves its file behind, and a killed run would keep its claim on such file systems.)
 
     Raises:
         ConfigError: the folder cannot be made or written to, or another process holds it.

@@ -1,8 +1,8 @@
 """``distai-mpi`` in processes that are there already, for a job of its own takes seconds to start and to import.
 
-    mpiexec -n N python tests/commands.py '[["train", "--epochs", "1"], ["evaluate", "run"]]'
+    mpiexec -n N python tests/commands.py PID
 
-runs command lines one after another in one job; rank 0 prints how they ended as JSON.
+runs command lines one after another in one job; see `CommandJob`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ import contextlib
 import io
 import json
 import os
+import select
+import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
+
+import psutil
+from run import limit, mpi_environment, mpiexec_command
 
 from distai_mpi.cli.main import main
 from distai_mpi.comm import launch, leaving
@@ -75,18 +82,81 @@ def _part(ranks: int) -> Iterator[bool]:
         time.sleep(0.005)
 
 
-def in_one_job(mpirun: Callable[..., Any], ranks: int, *lines: tuple, **options: Any) -> list[CompletedProcess[str]]:
-    """How each of the command ``lines`` ended, run one after another in one job of ``ranks`` ranks.
+class CommandJob:
+    """A job of ``ranks`` ranks that runs one command line after another: starting and importing take longest.
 
-    ``options`` are those of ``mpirun``.
+    What it runs is alone as far as the environment and the folder go, but not as far as the state of modules goes.
     """
-    done = mpirun(ranks, __file__, json.dumps([[str(word) for word in words] for words in lines]), **options)
-    assert done.returncode == 0, done.stderr
-    ends = json.loads(done.stdout.splitlines()[-1])
-    return [CompletedProcess(words, *end) for words, end in zip(lines, ends, strict=True)]
+
+    def __init__(self, ranks: int) -> None:
+        command = [*mpiexec_command(ranks), sys.executable, __file__, str(os.getpid())]
+        pipe, self._errors = subprocess.PIPE, tempfile.TemporaryFile("w+")
+        self._job = subprocess.Popen(
+            command, env=mpi_environment(), stdin=pipe, stdout=pipe, stderr=self._errors, text=True
+        )
+
+    def run(self, words: Sequence[str], cwd: Path, env: Mapping[str, str | None], seconds: float) -> Any:
+        """How the command line ``words`` ended; the job is ended where that takes longer than ``seconds``."""
+        assert self._job.stdin is not None
+        assert self._job.stdout is not None
+        timer = threading.Timer(seconds, self._job.terminate)
+        timer.start()
+        try:
+            self._job.stdin.write(json.dumps([list(words), os.fspath(cwd), dict(env)]) + "\n")
+            self._job.stdin.flush()
+            for line in self._job.stdout:
+                if line.startswith(MARK):
+                    return CompletedProcess(words, *json.loads(line.removeprefix(MARK)))
+        except BrokenPipeError:
+            pass
+        finally:
+            timer.cancel()
+        self.end()
+        self._errors.seek(0)
+        raise RuntimeError(f"{' '.join(words)}: the job has ended or was too slow: {self._errors.read()[-5000:]}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take another command line."""
+        return self._job.poll() is None
+
+    def end(self) -> None:
+        """Let it end; an mpiexec need not pass on that its standard input has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            self._job.communicate(END, timeout=limit(10))
+        self._job.terminate()
+
+
+MARK, END = "ended: ", "\n"
+
+
+def next_line(starter: int) -> str:
+    """What rank 0 is to run next; `END` also where the process ``starter`` is no more."""
+    while not select.select([sys.stdin], [], [], 1.0)[0]:
+        if not psutil.pid_exists(starter):
+            return END
+    return sys.stdin.readline() or END
+
+
+def serve(starter: int) -> None:
+    """Run the command lines that rank 0 reads until there are no more, and print how each has ended."""
+    world, line = launch.world(), END
+    while True:
+        if world.rank == 0:
+            line = next_line(starter)
+        request = world.Ibarrier()
+        while not request.Test():  # a blocking one would take a core
+            time.sleep(0.01)
+        line = world.bcast(line)
+        if line == END:
+            return
+        words, cwd, changes = json.loads(line)
+        env = {name: value for name, value in (os.environ | changes).items() if value is not None}
+        with mock.patch.dict(os.environ, env, clear=True):
+            done = run_here(*words, cwd=cwd)
+        if world.rank == 0:
+            print(MARK + json.dumps((done.returncode, done.stdout, done.stderr)), flush=True)
 
 
 if __name__ == "__main__":
-    ends = [run_here(*words) for words in json.loads(sys.argv[1])]
-    if launch.world().rank == 0:
-        print(json.dumps([(done.returncode, done.stdout, done.stderr) for done in ends]))
+    serve(int(sys.argv[1]))

@@ -77,7 +77,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     if re.search(r"mark\.mpi\b|^from test_", collection_path.read_text(), re.MULTILINE):
         return None
-    config.hook.pytest_deselected(items=[collection_path])
+    config.pluginmanager.get_plugin("distai-watch").deselected += 1
     return True
 
 
@@ -215,3 +215,31 @@ def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """``run_command(ranks, *words, env={}, timeout=60, cwd=".")``: ``distai-mpi words...`` on so many ranks.
+
+    As by ``mpirun``, but all in one job for each number of ranks: see `commands.CommandJob`.
+    """
+    from commands import CommandJob
+
+    if find_mpiexec() is None:
+        pytest.skip("not available: mpiexec")
+    jobs: dict[int, CommandJob] = {}
+
+    def run(
+        ranks: int,
+        *words: object,
+        env: Mapping[str, str | None] | None = None,
+        timeout: float = 60.0,
+        cwd: str | Path = ".",
+    ) -> subprocess.CompletedProcess[str]:
+        if ranks not in jobs or not jobs[ranks].alive:
+            jobs[ranks] = CommandJob(ranks)
+        return jobs[ranks].run([str(word) for word in words], Path(cwd).resolve(), env or {}, limit(timeout))
+
+    yield run
+    for job in jobs.values():
+        job.end()

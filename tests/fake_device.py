@@ -208,6 +208,14 @@ class FakeNamespace:
         return _call(np.dot, a, b, out=out)
 
     @staticmethod
+    def asarray(a, dtype=None):
+        return FakeArray(np.asarray(_inner(a), dtype))
+
+    @staticmethod
+    def broadcast_to(array, shape):
+        return _call(np.broadcast_to, array, shape=shape)
+
+    @staticmethod
     def where(condition, x, y):
         return _call(np.where, condition, x, y)
 

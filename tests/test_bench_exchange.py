@@ -386,9 +386,9 @@ def test_too_many_parameters(comm):
 # --- the commands
 
 
-def test_bench_allreduce(mpirun, tmp_path):
+def test_bench_allreduce(run_command, tmp_path):
     words = ["--algorithms", "native,ring,auto", "--min-bytes", "64", "--max-bytes", "512", "--seconds", "0"]
-    run = mpirun(2, "-m", "distai_mpi", "bench", "allreduce", *words, "--json", str(tmp_path / "a.json"))
+    run = run_command(2, "bench", "allreduce", *words, "--json", str(tmp_path / "a.json"))
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "a.json").read_text())
     assert [row["bytes"] for row in report["rows"]] == [64] * 3 + [256] * 3 + [512] * 3
@@ -396,17 +396,17 @@ def test_bench_allreduce(mpirun, tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_bench_step(mpirun, tmp_path):
+def test_bench_step(run_command, tmp_path):
     words = ["--parameters", "1e3", "--repeats", "1", "--json", str(tmp_path / "s.json")]
-    run = mpirun(2, "-m", "distai_mpi", "bench", "step", *words)
+    run = run_command(2, "bench", "step", *words)
     assert run.returncode == 0, run.stderr
     names = [row["algorithm"] for row in json.loads((tmp_path / "s.json").read_text())["rows"]]
     assert [word for word in run.stdout.split() if word in names[1:]][-len(names[1:]) :] == names[1:]
     assert "1,000 parameters of float32, momentum, 2 ranks on 1 node" in run.stdout
 
 
-def test_errors_are_told_once(mpirun):
-    run = mpirun(2, "-m", "distai_mpi", "bench", "allreduce", "--algorithms", "rign")
+def test_errors_are_told_once(run_command):
+    run = run_command(2, "bench", "allreduce", "--algorithms", "rign")
     assert run.returncode == 2
     assert run.stderr.count("distai-mpi: error:") == 1
     assert "no 'rign'; choose from native," in run.stderr

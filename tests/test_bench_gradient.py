@@ -76,10 +76,10 @@ def test_too_many_rows(comm):
         gradient.run(comm, Problem(10**12, 100, "logistic", 1, "float32"), 1)
 
 
-def test_the_command(mpirun, tmp_path):
+def test_the_command(run_command, tmp_path):
     file = tmp_path / "figures.json"
     words = ["--rows", "2e3", "--features", "6", "--model", "softmax", "--repeats", "1", "--json", str(file)]
-    run = mpirun(2, "-m", "distai_mpi", "bench", "gradient", *words)
+    run = run_command(2, "bench", "gradient", *words)
     assert run.returncode == 0, run.stderr
     assert "softmax, 2,000 × 6 float32, 2 ranks on 1 node" in run.stdout
     report = json.loads(file.read_text())

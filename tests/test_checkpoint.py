@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import in_one_job, run_here
+from commands import run_here
 from fits import fit
 from problems import local_share, make_rows, uneven, whole_share
 from run import limit, mpi_environment, mpiexec_command
@@ -454,10 +454,11 @@ def reached(out):
     return files.Stored(files.whole(str(out / "checkpoints"))[0]).body["common"]["epoch"]
 
 
-def goes_on_as_if_never_stopped(mpirun, rows, out, straight, *before):
+def goes_on_as_if_never_stopped(run_command, rows, out, straight, *before):
     """Two more epochs are those of a run that was not stopped; how the lines ``before``, in the same job, ended."""
     words = ("train", *FLAGS, "--allreduce", "ring", "--epochs", reached(out) + 2, "--out")
-    *ends, resumed, whole = in_one_job(mpirun, 2, *before, (*words, out, "--resume"), (*words, straight), cwd=rows)
+    lines = (*before, (*words, out, "--resume"), (*words, straight))
+    *ends, resumed, whole = (run_command(2, *line, cwd=rows) for line in lines)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from" in resumed.stderr
     assert whole.returncode == 0, whole.stderr
@@ -466,7 +467,7 @@ def goes_on_as_if_never_stopped(mpirun, rows, out, straight, *before):
     return ends
 
 
-def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(mpirun, rows, tmp_path):
+def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(run_command, rows, tmp_path):
     out = tmp_path / "run"
     with start(2, *ENDLESS, "--out", out, cwd=rows) as job:
         wait_for(out / "metrics.jsonl")
@@ -479,7 +480,7 @@ def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(mp
     assert (result["status"], result["stop_reason"]) == ("interrupted", "signal")
     assert not (out / "model.npz").exists()
     anew = ("train", *FLAGS, *ENDLESS, "--out", out)
-    (again,) = goes_on_as_if_never_stopped(mpirun, rows, out, tmp_path / "straight", anew)
+    (again,) = goes_on_as_if_never_stopped(run_command, rows, out, tmp_path / "straight", anew)
     assert again.returncode == 2
     assert "--resume goes on" in again.stderr
     flags = ("--allreduce", "ring", "--epochs", reached(out), "--out", out, "--resume")
@@ -489,7 +490,7 @@ def test_usr1_to_mpiexec_ends_the_job_in_order_and_it_goes_on_to_the_same_end(mp
     np.testing.assert_array_equal(left(out)[2], left(tmp_path / "straight")[2])
 
 
-def test_a_killed_job_goes_on_from_its_last_checkpoint(mpirun, rows, tmp_path):
+def test_a_killed_job_goes_on_from_its_last_checkpoint(run_command, rows, tmp_path):
     out = tmp_path / "run"
     with start(2, *ENDLESS, "--out", out, "--checkpoint-every", 1, cwd=rows) as job:
         wait_for(out / "metrics.jsonl", lines=4)
@@ -500,7 +501,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(mpirun, rows, tmp_path):
         job.terminate()
         job.communicate(timeout=limit(60))
     assert job.returncode != 0
-    goes_on_as_if_never_stopped(mpirun, rows, out, tmp_path / "straight")
+    goes_on_as_if_never_stopped(run_command, rows, out, tmp_path / "straight")
 
 
 LIMITED = """

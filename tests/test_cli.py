@@ -329,10 +329,10 @@ def test_labels_of_minus_and_plus_one_are_predicted_as_such(comm, shared_path):
     assert (np.load(shared_path / "labels.npy") == 2 * y - 1).mean() > 0.8
 
 
-def test_two_runs_do_not_share_a_folder(mpirun, rows, tmp_path):
+def test_two_runs_do_not_share_a_folder(run_command, rows, tmp_path):
     flags = ("--data", "good.npz", "--epochs", 1, "--out", tmp_path / "run")
     with claimed(str(tmp_path / "run")):
-        done = train(mpirun, 2, *flags, cwd=rows)
+        done = run_command(2, "train", *flags, cwd=rows)
         assert done.returncode == 2
         assert done.stderr.count("another run writes to this folder") == 1
     assert run_here("train", *flags, "-q", cwd=rows).returncode == 0

@@ -72,9 +72,9 @@ def test_fewer_features_than_the_model_has(folder):
         assert "Traceback" not in message
 
 
-def test_faults_are_told_once(folder, mpirun):
+def test_faults_are_told_once(folder, run_command):
     (folder / "bad.csv").write_text("1,2,0\n" * 50 + "1,x,0\n")
-    done = mpirun(3, "-m", "distai_mpi", *TRAIN, "--data", "bad.csv", cwd=folder)
+    done = run_command(3, *TRAIN, "--data", "bad.csv", cwd=folder)
     assert done.returncode != 0
     assert done.stderr.count("bad.csv: line 51, column 1") == 1
     message = run(folder, *TRAIN, "--data", "rows.npz", "--label", "z", status=2)
@@ -132,7 +132,7 @@ def test_training_rows_are_those_without_the_validation_rows(folder):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_standardized_features_are_the_same_from_every_format(folder, mpirun, ranks):
+def test_standardized_features_are_the_same_from_every_format(folder, run_command, ranks):
     """Large numbers with small differences, which float32 cannot tell apart, give the same weights bit for bit."""
     rng = np.random.default_rng(1)
     x = np.column_stack([1.7e9 + rng.integers(0, 600, 300), rng.normal(size=300)])
@@ -147,7 +147,7 @@ def test_standardized_features_are_the_same_from_every_format(folder, mpirun, ra
     weights = []
     for kind in ("npz", "csv", "svm"):
         words = ("train", "-q", "--model", "linear", "--optimizer", "newton", "--standardize", "--test-fraction", "0")
-        done = mpirun(ranks, "-m", "distai_mpi", *words, "--data", f"far.{kind}", "--out", f"far-{kind}", cwd=folder)
+        done = run_command(ranks, *words, "--data", f"far.{kind}", "--out", f"far-{kind}", cwd=folder)
         assert done.returncode == 0, done.stderr
         with np.load(folder / f"far-{kind}" / "model.npz") as file:
             weights.append([file[name].tobytes() for name in sorted(file.files) if name not in ("extra", "config")])

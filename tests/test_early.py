@@ -141,14 +141,14 @@ def test_what_cannot_be_is_said(nodes):
         assert not train(nodes, True, model=own)[1]
         return
     if not can_be(nodes):
-        with pytest.raises(ConfigError, match="--early: nodes have different numbers of ranks; leave it out"):
+        with pytest.raises(ConfigError, match="overlap: nodes have different numbers of ranks; leave it out"):
             train(nodes, True)
         return
     with pytest.raises(ConfigError, match="does not tell which parts of its gradient are ready"):
         train(nodes, True, model=own)
     with pytest.raises(ConfigError, match="hierarchical or auto, not ring"):
         train(nodes, True, allreduce="ring")
-    with pytest.raises(ConfigError, match="averaging"):
+    with pytest.raises(ConfigError, match="local SGD"):
         train(nodes, True, optimizer=optim.LocalSGD(inner=optim.SGD(0.1)))
 
 
@@ -199,12 +199,12 @@ def test_short_stretches_are_taken_together():
         assert overlap.merged(wrong, 100, 1) is None
 
 
-def test_the_flag(mpirun, tmp_path):
+def test_the_flag(run_command, tmp_path):
     x, y = make_rows(rows=60)
     np.savez(tmp_path / "rows.npz", x=x.astype(np.float32), y=y)
-    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--epochs", "1", "-q", "--json"]
+    words = ["train", "--data", str(tmp_path / "rows.npz"), "--epochs", "1", "-q", "--json"]
     for nodes, flags, expected in (("1", ["--early"], True), ("1", ["--no-early"], False), ("2", ["--early"], False)):
-        done = mpirun(2, *words, *flags, env={"DISTAI_NODES": nodes})
+        done = run_command(2, *words, *flags, env={"DISTAI_NODES": nodes})
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         assert result["early"] is expected

@@ -1,11 +1,19 @@
 """Every example runs as its first line says."""
 
+import contextlib
+import io
 import re
+import runpy
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from commands import on_ranks
 from problems import make_rows
+
+mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(2)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
@@ -27,49 +35,63 @@ def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, "resume.py"}
 
 
-def arguments(name, folder):
+def arguments(name, folder, comm):
     """The words after an example's name: a file that it needs, or a size that takes no longer than a test may."""
     if name != "libsvm_logistic.py":
         return ["1e6"] if name == "own_objective.py" else []
     x, y = make_rows(rows=1500, kind="binary")
     rows = (" ".join(f"{i}:{value:.4f}" for i, value in enumerate(row, start=1)) for row in x)
     text = "".join(f"{2 * label - 1:+d} {row}\n" for label, row in zip(y, rows, strict=True))
-    (folder / "rows.svm").write_text(text)
+    if comm.rank == 0:
+        (folder / "rows.svm").write_text(text)
+    comm.barrier()
     return ["rows.svm"]
 
 
+def run_example(name, *words, cwd=".", ranks=None):
+    """What ``python NAME words...`` prints, errors last, in processes that are there already; collective."""
+
+    def run():
+        sys.argv, out, err = [name, *words], io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return out.getvalue(), err.getvalue()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [])
+        outputs = on_ranks(run, cwd, ranks)
+    return "".join(out for out, _ in outputs) + "".join(err for _, err in outputs)
+
+
+@mpi
 @pytest.mark.parametrize("name", SAYS)
-def test_example(mpirun, name, tmp_path):
+def test_example(comm, name, shared_path):
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"not available: {NEEDS[name]}")
-    done = mpirun(2, str(EXAMPLES / name), *arguments(name, tmp_path), timeout=120, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(SAYS[name], done.stdout)
+    assert re.search(SAYS[name], run_example(name, *arguments(name, shared_path, comm), cwd=shared_path))
 
 
 @pytest.mark.parametrize(("name", "words"), [("mlp_lbfgs.py", ["tf"]), ("libsvm_logistic.py", [])])
-def test_wrong_arguments_show_how_it_is_called(mpirun, name, words):
-    done = mpirun(1, str(EXAMPLES / name), *words)
-    assert done.returncode != 0
-    assert f"python examples/{name}" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_arguments_show_how_it_is_called(name, words):
+    with pytest.raises(SystemExit, match=f"python examples/{name}"):
+        run_example(name, *words)
 
 
+@mpi
 @pytest.mark.parametrize("library", ["jax", "torch"])
-def test_lbfgs_on_models_of_other_libraries(mpirun, library):
+def test_lbfgs_on_models_of_other_libraries(library):
     if find_spec(library) is None:
         pytest.skip(f"not available: {library}")
-    done = mpirun(2, str(EXAMPLES / "mlp_lbfgs.py"), library, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert re.search(SAYS["mlp_lbfgs.py"], done.stdout)
+    assert re.search(SAYS["mlp_lbfgs.py"], run_example("mlp_lbfgs.py", library))
 
 
-def test_the_example_of_resuming_goes_on_on_three_ranks(mpirun, tmp_path):
+@mpi
+@pytest.mark.ranks(3)
+def test_the_example_of_resuming_goes_on_on_three_ranks(shared_path):
     for ranks, *words in ((2,), (3, "2")):
-        done = mpirun(ranks, str(EXAMPLES / "resume.py"), *words, timeout=120, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert re.search(rf"accuracy 9\d\.\d+ % after {(words or [1])[0]} epochs", done.stdout)
-    assert "going on from mnist-run/step-000000235, after epoch 1" in done.stderr
+        told = run_example("resume.py", *words, cwd=shared_path, ranks=ranks)
+        assert re.search(rf"accuracy 9\d\.\d+ % after {(words or [1])[0]} epochs", told)
+    assert "going on from mnist-run/step-000000235, after epoch 1" in told
 
 
 def test_the_program_of_the_readme_is_the_example():

@@ -150,22 +150,24 @@ def test_ranks_that_ask_for_different_sums_are_told(monkeypatch):
 # --- the commands
 
 
-def job(mpirun, tmp_path, *words, ranks=2):
-    done = mpirun(ranks, "-m", "distai_mpi", *words, cwd=tmp_path)
+def job(run_command, tmp_path, *words, ranks=2):
+    done = run_command(ranks, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_training_goes_on_with_its_exchange(mpirun, tmp_path):
+def test_training_goes_on_with_its_exchange(run_command, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "rows.npz", x=rng.normal(size=(64, 40)), y=rng.integers(0, 2, 64))
     flags = ("train", "--data", "rows.npz", "--model", "softmax", "--out", "run", "--checkpoint-every", "1", "-v")
-    job(mpirun, tmp_path, *flags, "--epochs", "1", "--allreduce", "rabenseifner")
-    told = job(mpirun, tmp_path, *flags, "--epochs", "2", "--resume")
+    job(run_command, tmp_path, *flags, "--epochs", "1", "--allreduce", "rabenseifner")
+    told = job(run_command, tmp_path, *flags, "--epochs", "2", "--resume")
     assert "exchange rabenseifner\n" in told
     assert json.loads((tmp_path / "run/result.json").read_text())["allreduce"] == "rabenseifner"
     assert "rabenseifner" not in (tmp_path / "run/settings.toml").read_text()
-    assert "exchange native (auto: one rank)\n" in job(mpirun, tmp_path, *flags, "--epochs", "3", "--resume", ranks=1)
+    assert "exchange native (auto: one rank)\n" in job(
+        run_command, tmp_path, *flags, "--epochs", "3", "--resume", ranks=1
+    )
 
 
 def test_info_tells_what_auto_takes():

@@ -172,8 +172,8 @@ def test_ranks_that_run_alike_share_a_line() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_info_prints_one_table(mpirun: Run, ranks: int) -> None:
-    run = mpirun(ranks, "-m", "distai_mpi", "info")
+def test_info_prints_one_table(run_command: Run, ranks: int) -> None:
+    run = run_command(ranks, "info")
     assert (run.returncode, run.stderr) == (0, "")
     labels = [line[:12].strip() for line in run.stdout.splitlines()]
     for label in ("distai-mpi", "MPI", "transport", "launcher", "ranks", "exchange", "GPU"):

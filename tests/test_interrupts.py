@@ -237,7 +237,7 @@ def weights(folder):
         (2, "resume", "SIGUSR1", "all"),
     ],
 )
-def test_a_signal_during_start_up_loses_nothing(mpirun, rows, tmp_path, program, ranks, when, name, who):
+def test_a_signal_during_start_up_loses_nothing(mpirun, run_command, rows, tmp_path, program, ranks, when, name, who):
     record, out = tmp_path / "record", tmp_path / "run"
     env = {"DISTAI_RECORD": str(record)}
     words = ["train", *FLAGS, "--epochs", "3", "--out", str(out), "--resume"]
@@ -249,11 +249,11 @@ def test_a_signal_during_start_up_loses_nothing(mpirun, rows, tmp_path, program,
     assert ("saved in" in ended.stderr) == begun
     assert (out / "result.json").exists() == begun
     assert not (out / "model.npz").exists()
-    again = mpirun(ranks, program, "never", name, who, *words, cwd=rows, env=env)
+    again = run_command(ranks, *words, cwd=rows, env=env)
     assert again.returncode == 0, again.stderr
     assert word(record)["status"] == "completed"
     if begun:
-        straight = mpirun(ranks, program, "never", name, who, *words[:-2], str(tmp_path / "straight"), cwd=rows)
+        straight = run_command(ranks, *words[:-2], tmp_path / "straight", cwd=rows)
         assert straight.returncode == 0, straight.stderr
         assert weights(out) == weights(tmp_path / "straight")
 

@@ -264,21 +264,19 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
         minimise(comm, share, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
 
 
-def test_the_command_goes_on_and_can_be_repeated(mpirun, tmp_path):
+def test_the_command_goes_on_and_can_be_repeated(run_command, tmp_path):
     x, y = make_rows(rows=2000)
     np.savez(tmp_path / "rows.npz", x=x, y=y)
-    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--model", "softmax", "--l2", "1e-4"]
+    words = ["train", "--data", str(tmp_path / "rows.npz"), "--model", "softmax", "--l2", "1e-4"]
     words += ["--optimizer", "lbfgs", "--sample", "0"]
     for most, more in ((3, []), (6, ["--resume"])):
-        run = mpirun(2, *words, "--max-iter", str(most), "--out", str(tmp_path / "a"), *more)
+        run = run_command(2, *words, "--max-iter", str(most), "--out", str(tmp_path / "a"), *more)
         assert run.returncode == 0, run.stderr
-    again = mpirun(
-        2, "-m", "distai_mpi", "train", "--config", str(tmp_path / "a/settings.toml"), "--out", str(tmp_path / "b")
-    )
+    again = run_command(2, "train", "--config", str(tmp_path / "a/settings.toml"), "--out", str(tmp_path / "b"))
     assert again.returncode == 0, again.stderr
     one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
     assert (one["iterations"], one["stop_reason"], one["converged"]) == (6, "iterations", False)
     assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
-    wrong = mpirun(2, *words, "--lr", "0.1")
+    wrong = run_command(2, *words, "--lr", "0.1")
     assert wrong.returncode == 2
     assert wrong.stderr.count("--lr belongs to") == 1

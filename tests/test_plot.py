@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-from commands import in_one_job
 
 from distai_mpi.cli import plot
 from distai_mpi.cli.main import main
@@ -181,12 +180,13 @@ def test_runs_of_which_nothing_is_drawn_are_told(matplotlib, draw, tmp_path):
     assert (status, errors) == (0, f"{start} best, lost: no finite loss above the smallest of all runs\n")
 
 
-def test_runs_that_train_has_written(matplotlib, draw, mpirun, tmp_path):
+def test_runs_that_train_has_written(matplotlib, draw, run_command, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "rows.npz", x=rng.normal(size=(90, 4)), y=rng.integers(0, 3, 90))
     words = ("train", "--data", "rows.npz", "--model", "softmax", "--l2", 0.01, "-q", "--out")
     sgd, lbfgs = ("sgd", "--epochs", 3), ("lbfgs", "--optimizer", "lbfgs", "--max-iter", 4)
-    for done in in_one_job(mpirun, 2, (*words, *sgd), (*words, *lbfgs), cwd=tmp_path):
+    for line in (sgd, lbfgs):
+        done = run_command(2, *words, *line, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     for folder in ("sgd", "lbfgs"):
         records = plot.read_run(folder)
@@ -247,10 +247,10 @@ def test_other_ranks_do_nothing(draw, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_job_draws_once(matplotlib, mpirun, tmp_path):
+def test_a_job_draws_once(matplotlib, run_command, tmp_path):
     write_run(tmp_path / "run", text_of(FAST))
-    done = mpirun(3, "-m", "distai_mpi", "plot", "run", cwd=tmp_path)
+    done = run_command(3, "plot", "run", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "1 run → plot.png\n"), done.stderr
-    done = mpirun(3, "-m", "distai_mpi", "plot", "none", cwd=tmp_path)
+    done = run_command(3, "plot", "none", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("distai-mpi: error:") == 1

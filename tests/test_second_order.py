@@ -458,37 +458,39 @@ def test_float16_messages_are_refused_on_one_node_too(comm):
             minimise(comm, share, "logistic", method(), np.float32, wire="float16")
 
 
-def test_the_command(mpirun, tmp_path):
+def test_the_command(run_command, tmp_path):
     x, y = make_rows(rows=400)
     x = np.tile(x, 60)  # softmax with more parameters than newton takes
     x += 0.1 * np.random.default_rng(1).standard_normal(x.shape)
     np.savez(tmp_path / "rows.npz", x=x, y=y)
-    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--model", "softmax", "--l2", "1e-2"]
+    words = ["train", "--data", str(tmp_path / "rows.npz"), "--model", "softmax", "--l2", "1e-2"]
     words += ["--max-iter", "2"]
     for name in ("newton-cg", "auto"):
-        run = mpirun(2, *words, "--optimizer", name, "--out", str(tmp_path / name))
+        run = run_command(2, *words, "--optimizer", name, "--out", str(tmp_path / name))
         assert run.returncode == 0, run.stderr
         found = json.loads((tmp_path / name / "result.json").read_text())
         assert found["iterations"] == 2
         assert found["stop_reason"] == "iterations"
         assert found["rounds"] == sum(found["calls"].values())
-    run = mpirun(2, *words[:-1], "50", "--min-decrease", "0.01", "--optimizer", "lbfgs", "--out", str(tmp_path / "few"))
+    run = run_command(
+        2, *words[:-1], "50", "--min-decrease", "0.01", "--optimizer", "lbfgs", "--out", str(tmp_path / "few")
+    )
     found = json.loads((tmp_path / "few" / "result.json").read_text())
     assert found["stop_reason"] == "small decrease"
     assert "ended by small decrease" in run.stdout
-    wrong = mpirun(2, *words, "--optimizer", "newton")
+    wrong = run_command(2, *words, "--optimizer", "newton")
     assert wrong.returncode == 2
     assert wrong.stderr.count("newton-cg takes more") == 1
 
 
-def test_auto_keeps_the_method_that_a_run_began_with(mpirun, tmp_path):
+def test_auto_keeps_the_method_that_a_run_began_with(run_command, tmp_path):
     x, y = make_rows(rows=400, kind="binary")
     np.savez(tmp_path / "rows.npz", x=x, y=y)
-    words = ["-m", "distai_mpi", "train", "--data", str(tmp_path / "rows.npz"), "--model", "logistic", "--l2", "1e-3"]
+    words = ["train", "--data", str(tmp_path / "rows.npz"), "--model", "logistic", "--l2", "1e-3"]
     words += ["--optimizer", "auto", "--sample", "0", "--tol", "1e-6", "--out", str(tmp_path / "out")]
     found = []
     for ranks, more in ((1, ["--max-iter", "2"]), (3, ["--max-iter", "50", "--resume"])):
-        run = mpirun(ranks, *words, *more)
+        run = run_command(ranks, *words, *more)
         assert run.returncode == 0, run.stderr
         found.append(json.loads((tmp_path / "out" / "result.json").read_text()))
         assert run.stdout.startswith(f"optimizer auto: {found[-1]['optimizer']}\n")

@@ -527,11 +527,11 @@ def test_a_place_that_cannot_be_written_is_told_before_training(comm, folder):
 # --- the command
 
 
-def test_the_flag_and_what_it_leaves(mpirun, tmp_path):
-    words = ["-m", "distai_mpi", "train", "--epochs", "1", "--model", "softmax"]
+def test_the_flag_and_what_it_leaves(run_command, tmp_path):
+    words = ["train", "--epochs", "1", "--model", "softmax"]
     file = tmp_path / "run.toml"
     file.write_text(f"trace = '{tmp_path / 't.json.gz'}'\n")
-    done = mpirun(2, *words, "--config", str(file), "--out", str(tmp_path / "run"))
+    done = run_command(2, *words, "--config", str(file), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2].startswith("time: compute")
     assert done.stdout.splitlines()[-2].endswith(f"→ {tmp_path / 't.json.gz'}")
@@ -541,7 +541,7 @@ def test_the_flag_and_what_it_leaves(mpirun, tmp_path):
     assert len(of_ranks) == 2
     again = (tmp_path / "run" / "settings.toml").read_text()
     assert "t.json.gz" in again
-    done = mpirun(1, *words, "-q", "--out", str(tmp_path / "plain"))
+    done = run_command(1, *words, "-q", "--out", str(tmp_path / "plain"))
     assert json.loads((tmp_path / "plain" / "result.json").read_text())["time"] is None
 
 

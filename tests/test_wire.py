@@ -93,7 +93,7 @@ def test_factors_and_clipping_and_no_shared_memory(nodes, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"allreduce": "ring"}, "is for --allreduce hierarchical or auto, not ring"),
+        ({"allreduce": "ring"}, "is for algorithm hierarchical or auto, not ring"),
         ({"dtype": np.float64}, "float32 numbers, not float64"),
         ({"wire": "float8"}, "must be one of float32, float16, got 'float8'"),
     ],
@@ -103,17 +103,17 @@ def test_what_cannot_be_is_said(nodes, options, message):
         train(nodes, **{"wire": "float16"} | options)
 
 
-def test_the_flag(mpirun, tmp_path):
+def test_the_flag(run_command, tmp_path):
     np.savez(tmp_path / "rows.npz", x=problem()[0], y=problem()[1])
     (tmp_path / "run.toml").write_text("wire = 'float16'\nepochs = 1\nquiet = true\n")
-    words = ["-m", "distai_mpi", "train", "--data", tmp_path / "rows.npz", "--config", tmp_path / "run.toml", "--json"]
+    words = ["train", "--data", tmp_path / "rows.npz", "--config", tmp_path / "run.toml", "--json"]
     for nodes, expected in (("1", "float16"), ("2", "float32")):
-        done = mpirun(2, *map(str, words), env={"DISTAI_NODES": nodes})
+        done = run_command(2, *map(str, words), env={"DISTAI_NODES": nodes})
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         assert result["wire"] == expected
         assert result["allreduce"] == "hierarchical" or expected == "float32"
-    done = mpirun(2, *map(str, words), "--dtype", "float64")
+    done = run_command(2, *map(str, words), "--dtype", "float64")
     assert done.returncode != 0
     assert "--wire float16 stands for float32 numbers, not float64: leave it out" in done.stderr
 

@@ -93,7 +93,10 @@ def _droppable(stat: Path) -> int:
 
 
 def physical_cores(cpus: Path = CPUS) -> int:
-    """Cores of this machine; hardware threads that share a core count once."""
+    """Cores of this machine; hardware threads that share a core count once.
+
+    Not loky's cpu_count, which counts those of this process's affinity mask: bound ranks would share them out again.
+    """
     siblings = set()
     for folder in cpus.glob("cpu[0-9]*"):
         for name in ("core_cpus_list", "thread_siblings_list"):

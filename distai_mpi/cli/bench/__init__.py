@@ -14,6 +14,7 @@ COMMANDS = {
     "allreduce": "Seconds of sums over ranks, beside the MPI library's and the memory's own speed.",
     "gradient": "Seconds of loss and gradient of linear models, beside a single reading of the rows.",
     "step": "Seconds from gradients to updated parameters, beside Allreduce and update.",
+    "gpu": "Results of a GPU beside the CPU's, and its speed.",
     "shards": "Step time with even shards and with shards by speed, one rank being slow.",
 }
 
