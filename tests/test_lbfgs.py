@@ -260,7 +260,7 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
     assert made.iterations == 14
     np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-9)
     other = optim.LBFGS(4)  # whose history has other places
-    with pytest.raises(ConfigError, match="give --memory 10"):
+    with pytest.raises(ConfigError, match="give memory 10"):
         minimise(comm, share, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
 
 
