@@ -10,7 +10,7 @@ from problems import local_share, make_rows, uneven, whole_share
 
 from distai_mpi import models, optim
 from distai_mpi.errors import ConfigError
-from distai_mpi.optim.solvers.lbfgs import ShardedHistory
+from distai_mpi.optim.solvers.history import ShardedHistory
 from distai_mpi.optim.solvers.line_search import Point
 
 mpi = pytest.mark.mpi
@@ -45,24 +45,24 @@ def test_directions_are_those_of_the_two_loops(memory, size):
         assert slope == pytest.approx(grad @ expected, rel=1e-8)
         t, way = 0.1 + rng.random(), rng.standard_normal(size)
         after = grad + scales * t * way
-        totals = history.tell(t, way, after, grad)
+        totals = history.propose(t, way, after, grad)
         assert totals[0] == pytest.approx(t * (way @ after), rel=1e-9, abs=1e-9 * size)
         if turn % 4 == 3:  # a pair of no use is dropped, and nothing else
-            history.tell(t, way, grad, grad)
-            assert not history.keep(history.tell(t, way, grad - scales * way, grad), 1e-8)
-            history.tell(t, way, after, grad)
-        assert history.keep(history.tell(t, way, after, grad), 1e-8)
+            history.propose(t, way, grad, grad)
+            assert not history.accept(history.propose(t, way, grad - scales * way, grad), 1e-8)
+            history.propose(t, way, after, grad)
+        assert history.accept(history.propose(t, way, after, grad), 1e-8)
         pairs = [*pairs, (t * way, after - grad)][-memory:]
         grad = after
     again = ShardedHistory(memory, size, np.float64)
     again.steps[:], again.changes[:] = history.steps, history.changes
     again.place.update(history.place)
-    again.renew(again.products(grad))
+    again.load(again.products(grad))
     other = np.empty(size)
     again.direction(grad, grad @ grad, other)
     history.direction(grad, grad @ grad, direction)
     np.testing.assert_allclose(other, direction, rtol=1e-9, atol=1e-12 * np.abs(direction).max())
-    history.forget()
+    history.reset()
     history.direction(grad, grad @ grad, direction)
     np.testing.assert_array_equal(direction, -grad)
 
@@ -114,8 +114,8 @@ def test_pairs_whose_products_vanish_are_not_kept():
     history = ShardedHistory(3, 4, np.float32)
     small = np.full(4, 1e-23, np.float32)  # squares are 0 in its dtype, products with the step are not
     assert history.products(small).size == 0
-    told = history.tell(1.0, np.ones(4, np.float32), small, np.zeros(4, np.float32))
-    assert not history.keep(told, 1e-8)
+    told = history.propose(1.0, np.ones(4, np.float32), small, np.zeros(4, np.float32))
+    assert not history.accept(told, 1e-8)
     assert history.place["count"] == 0
 
 
@@ -260,7 +260,7 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
     assert made.iterations == 14
     np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-9)
     other = optim.LBFGS(4)  # whose history has other places
-    with pytest.raises(ConfigError, match="give --memory 10"):
+    with pytest.raises(ConfigError, match="give memory 10"):
         minimise(comm, share, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
 
 

@@ -13,8 +13,8 @@ from distai_mpi import models, optim
 from distai_mpi.data import Dataset, centre_far, standardize, whole
 from distai_mpi.errors import DataError
 from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored, RankFactored
+from distai_mpi.optim.solvers.state import State
 from distai_mpi.train import Checkpoint
-from distai_mpi.train.full_batch.steps import FullBatchSteps
 from distai_mpi.train.full_batch.units import Units
 
 mpi = pytest.mark.mpi
@@ -348,10 +348,8 @@ def test_parameters_that_depend_on_those_before_them_are_left_out():
 @mpi
 def test_no_reason_to_judge_by_the_hessian_twice(comm, monkeypatch):
     made = []
-    kept = FullBatchSteps._precondition_by_all
-    monkeypatch.setattr(
-        FullBatchSteps, "_precondition_by_all", lambda self, when: (made.append(when), kept(self, when))
-    )
+    kept = State._precondition_by_all
+    monkeypatch.setattr(State, "_precondition_by_all", lambda self, when: (made.append(when), kept(self, when)))
     x, y = classes(rows=100)
     result = fit(models.Softmax(3, 2), whole_share(x, y, comm), comm, optimizer=optim.NewtonCG(), tol=1e-5)
     assert result.converged

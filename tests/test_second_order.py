@@ -10,7 +10,7 @@ from second_order import KINDS, METHODS, minimise, rows_for
 
 from distai_mpi import Objective, models, optim
 from distai_mpi.errors import ConfigError
-from distai_mpi.optim.solvers.newton import next_radius, steihaug
+from distai_mpi.optim.solvers.newton_cg import next_radius, steihaug
 from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored
 from distai_mpi.train.full_batch.sample import Estimate, sample_size, solve_sample, spread_of
 

@@ -6,7 +6,8 @@ from .schedules import SCHEDULES, Constant, Cosine, Schedule, Step, WarmUp
 from .solvers.base import FullBatchSolver
 from .solvers.lbfgs import LBFGS
 from .solvers.line_search import Armijo, StrongWolfe
-from .solvers.newton import Auto, Newton, NewtonCG
+from .solvers.newton import Auto, Newton
+from .solvers.newton_cg import NewtonCG
 
 __all__ = [
     "LBFGS",

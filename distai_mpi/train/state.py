@@ -20,7 +20,7 @@ from ..settings import called
 from .checkpoint import state as kept
 from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import make_loader
-from .full_batch import keeps_whole, make_steps
+from .full_batch import FullBatchSteps, keeps_whole
 from .gradient.choose import make_gradients
 from .gradient.fused import make_fused
 from .run import Optimizer, Run
@@ -145,7 +145,7 @@ def _steps(
 ) -> Steps:
     if isinstance(optimizer, FullBatchSolver):
         _check_full_batch(optimizer, exchange)
-        return make_steps(objective, optimizer, start)
+        return FullBatchSteps(objective, optimizer, start)
     clip_norm = getattr(optimizer, "clip_norm", None)
     if isinstance(optimizer, LocalSGD):
         for asked, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):

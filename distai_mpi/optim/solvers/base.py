@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...options import OPTIONS
 from ...settings import setting, settings
+
+if TYPE_CHECKING:
+    from .problem import Problem
 
 
 @settings
@@ -31,3 +34,7 @@ class FullBatchSolver:
     name: ClassVar[str]
     full_batch: ClassVar[bool] = True
     lr: ClassVar[None] = None
+
+    def start(self, problem: Problem) -> Any:
+        """The solver's `State` at the start of ``problem``, of which nothing is evaluated yet."""
+        raise NotImplementedError

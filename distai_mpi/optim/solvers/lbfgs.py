@@ -1,14 +1,8 @@
-"""Limited-memory BFGS on slices: the history is shared out with the parameters; a small sum an iteration is enough.
-
-The direction is a combination of the history's vectors and the gradient, and its coefficients follow from their inner
-products alone (Chen, Wang & Zhou 2014, "Large-scale L-BFGS using MapReduce", algorithm 3).  An iteration passes twice
-over the history: once for the products with what is new, once for the direction.
-"""
+"""Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5), preconditioned where the problem offers something."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +10,10 @@ import numpy as np
 from ...options import OPTIONS
 from ...settings import setting, settings
 from .base import FullBatchSolver
+from .history import ReplicatedHistory, ShardedHistory
 from .line_search import Search, StrongWolfe
-from .preconditioner import Preconditioner
+from .problem import NOTHING, Evaluation, Problem
+from .state import LineSearchState
 
 Array = Any
 
@@ -41,255 +37,116 @@ class LBFGS(FullBatchSolver):
     curvature_threshold: float = setting(kind="float", default=1e-8, low=0)
     name: ClassVar[str] = "lbfgs"
 
-
-class Pairs:
-    """The last steps s and changes of the gradient y, in rings of rows.
-
-    There is room for one pair more than are kept: a pair that is dropped costs none.
-
-    Args:
-        memory: pairs.
-        size, dtype: of the vectors.
-
-    Attributes:
-        steps, changes: shape (memory + 1, size); rows are used in turn.
-        place: the row of the oldest pair, ``first``, and how many are kept, ``count``; may be written to.
-    """
-
-    def __init__(self, memory: int, size: int, dtype: Any) -> None:
-        self.memory, rows = memory, memory + 1
-        self.steps, self.changes = np.zeros((rows, size), dtype), np.zeros((rows, size), dtype)
-        self.place: dict[str, Any] = {"first": 0, "count": 0}
-
-    @property
-    def order(self) -> list[int]:
-        """Rows of the pairs that are kept, the oldest first."""
-        first, count = self.place["first"], self.place["count"]
-        return [(first + i) % (self.memory + 1) for i in range(count)]
-
-    @property
-    def free(self) -> int:
-        """The row of the pair that is begun next."""
-        return (self.place["first"] + self.place["count"]) % (self.memory + 1)
-
-    def forget(self) -> None:
-        """Drop all pairs."""
-        self.place.update(first=0, count=0)
-
-    def _count_one(self) -> None:
-        """Keep the pair that was begun last."""
-        self.place["count"] += 1
-        if self.place["count"] > self.memory:
-            self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
+    def start(self, problem: Problem) -> LBFGSState:
+        """See `FullBatchSolver.start`."""
+        return LBFGSState(problem, self)
 
 
-class ReplicatedHistory(Pairs):
-    """Pairs of whole vectors, which every rank has: the textbook's two loops in float64, preconditioned.
-
-    All ranks come to the same bits, see `ordered`.
+class LBFGSState(LineSearchState):
+    """L-BFGS at a point: the history lies where the parameters lie, in slices or replicated.
 
     Args:
-        memory, size, dtype: see `Pairs`.
+        problem, solver: see `State`.
 
     Attributes:
-        preconditioner: what stands for the Hessian where there are no pairs, times a factor; None: the identity.
+        history: in the dtype of the parameters either way: a run may go on under another exchange.
     """
 
-    def __init__(self, memory: int, size: int, dtype: Any) -> None:
-        super().__init__(memory, size, dtype)
-        self.preconditioner: Preconditioner | None = None
+    def __init__(self, problem: Problem, solver: LBFGS) -> None:
+        super().__init__(problem, solver, solver.search)
+        kind = ReplicatedHistory if problem.replicated else ShardedHistory
+        self.history: Any = kind(solver.memory, problem.grad.size, problem.parameter_dtype)
+        self._threshold = solver.curvature_threshold
+        self._ready: float | None = None  # the slope along the next direction, where that is made
 
-    def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
-        """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return its inner products for `keep`.
+    def warm_up(self) -> None:
+        """See `State.warm_up`."""
+        super().warm_up()
+        kind, grad = type(self.history), np.ones(1, self.direction.dtype)
+        small, out = kind(1, 1, self.problem.parameter_dtype), np.ones_like(grad)
+        small.accept(small.propose(1.0, out, grad, np.zeros_like(grad)), 0.0)
+        small.load(small.products(grad))
+        small.direction(grad, 1.0, out)
 
-        The first is sᵀ ``grad``.
-        """
-        from .ordered import dot
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """See `State.arrays`."""
+        history = self.history
+        history.save()
+        steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
+        changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
+        return super().arrays | {"history": {**steps, **changes, "place": history.place}}
 
-        self.steps[self.free], self.changes[self.free] = t * direction, grad - before
-        s, y = self._pair(self.free)
-        return np.array([dot(s, grad), dot(s, s), dot(s, y), dot(y, y)])
+    def _advance(self) -> None:
+        """Search along L-BFGS's direction, or where that fails along the (preconditioned) gradient."""
+        if self._from_here():
+            return
+        if self.history.place["count"]:
+            self.history.reset()  # perhaps the estimate is to blame: try the gradient itself
+            if self._from_here():
+                self.problem.warn(
+                    "a search along L-BFGS's direction found nothing lower: its pairs were dropped to go on"
+                )
+                return
+        self._stop()
 
-    def _pair(self, row: int) -> tuple[Array, Array]:
-        return self.steps[row].astype(np.float64), self.changes[row].astype(np.float64)
-
-    def products(self, grad: Array) -> Array:
-        """Nothing: there is nothing to sum for `renew`."""
-        return np.empty(0)
-
-    def remember(self) -> None:
-        """Nothing: ``place`` is all that is to be kept with the vectors."""
-
-    def renew(self, totals: Array) -> None:
-        """Nothing: vectors and ``place`` may be written to as they are."""
-        self.place.pop("products", None)  # of slices, when a run went on from there
-
-    def keep(self, products: Array, curvature_threshold: float) -> bool:
-        """Keep the pair that was begun last, of which `tell` gave ``products``; false if it has no use."""
-        _, square, curvature, change = products.tolist()
-        if not _useful(square, curvature, change, curvature_threshold):
+    def _from_here(self) -> bool:
+        """Search along the next direction; collective."""
+        assert self.at is not None
+        history, grad, square = self.history, self.problem.grad, self.at.square
+        if square == 0:
             return False
-        self._count_one()
-        return True
+        slope, self._ready = self._ready, None
+        if slope is None:
+            slope = history.direction(grad, square, self.direction)
+        if not (slope < 0 and math.isfinite(slope)):
+            history.reset()
+            slope = history.direction(grad, square, self.direction)
+        scaled = history.place["count"] or self.preconditioner is not None
+        return self._search(slope, 1.0 if scaled else min(1.0, 1.0 / math.sqrt(square)))
 
-    def direction(self, grad: Array, square: float, out: Array) -> float:
-        """out ← -H · ``grad`` (Nocedal & Wright 2006, algorithm 7.4); returns its inner product with ``grad``."""
-        from .ordered import dot
+    def _evaluate(self, auxiliary: Array = NOTHING, *, current: bool = False) -> Evaluation:
+        """With the products of the pair that the trial point begins, or of the whole history at the start."""
+        return self.problem.evaluate(auxiliary, self._local_products, current=current)
 
-        pairs = [self._pair(row) for row in self.order]
-        curvatures = [dot(s, y) for s, y in pairs]
-        alphas = []
-        np.negative(grad, out=out)
-        for (s, y), curvature in zip(reversed(pairs), reversed(curvatures), strict=True):
-            alphas.append(dot(s, out) / curvature)
-            out -= alphas[-1] * y
-        scale = 1.0
-        if pairs:
-            y = pairs[-1][1].copy()
-            if self.preconditioner is not None:
-                self.preconditioner.solve(y)
-            scale = curvatures[-1] / dot(pairs[-1][1], y)
-        if self.preconditioner is not None:
-            self.preconditioner.solve(out)
-        out *= scale
-        for (s, y), curvature, alpha in zip(pairs, curvatures, reversed(alphas), strict=True):
-            out += (alpha - dot(y, out) / curvature) * s
-        return dot(out, grad)
+    def _local_products(self) -> Array:
+        problem = self.problem
+        if self.at is None:
+            return self.history.products(problem.trial_grad)
+        return self.history.propose(self._trial_step, self.direction, problem.trial_grad, problem.grad)
 
+    def _begin(self, products: Array) -> None:
+        self.history.load(products)
+        self._precondition()
 
-class ShardedHistory(Pairs):
-    """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
+    def _precondition(self) -> None:
+        if isinstance(self.history, ReplicatedHistory):
+            self.history.preconditioner = self.preconditioner
 
-    A pair is begun by `tell` at a trial point, and kept by `keep` when that is accepted.  After vectors or ``place``
-    were written to, see `renew`.
+    def _take_start(self) -> bool:
+        self._trial_step = 1.0
+        return super()._take_start()
 
-    Args:
-        memory: pairs.
-        size, dtype: of the owned slice.
+    def _slope(self, trial: Evaluation) -> float:
+        return float(trial.products[0]) / self._trial_step
 
-    Attributes:
-        place: as in `Pairs`, and the inner ``products``, as they were when `remember` was called last.
-    """
+    def _propose(self, trial: Evaluation) -> None:
+        self.history.accept(np.asarray(trial.products), self._threshold)
 
-    def __init__(self, memory: int, size: int, dtype: Any) -> None:
-        super().__init__(memory, size, dtype)
-        rows = memory + 1
-        self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
-        self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
-        self._number = np.dtype(dtype).type
-        self.place["products"] = []
-        self._current = False  # whether products are those of the vectors: not before `renew`
+    def _measure(self) -> None:
+        self._ready = None
+        super()._measure()
 
-    @property
-    def _known(self) -> bool:
-        """Whether ``place`` has the products of the vectors: summed anew, they would be other ones in the last bits."""
-        return len(self.place["products"]) == self._gram.size + self._with_grad.size
+    def _decrement_square(self) -> float:
+        """As the metric says, and where they say more as the pairs do, of which the next direction is made."""
+        assert self.at is not None
+        known = super()._decrement_square()
+        if math.isfinite(known) and self.history.place["count"] and self.at.square > 0:
+            self._ready = self.history.direction(self.problem.grad, self.at.square, self.direction)
+            return max(known, -self._ready)
+        return known
 
-    @property
-    def _filled(self) -> int:
-        """Rows up to the last that is in use, or is begun next."""
-        return self.memory + 1 if self.place["first"] else self.place["count"] + 1
-
-    def tell(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
-        """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return this rank's part of its products.
-
-        They are float64 in one dimension, to be summed over the ranks and given to `keep`; the first is sᵀ ``grad``.
-        """
-        from .history_kernels import begin_pair
-
-        row, filled = self.free, self._filled
-        products = np.empty((2, filled + 1, 2))
-        begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
-        return np.concatenate([[products[0, row, 1]], products.ravel()])
-
-    def keep(self, totals: Array, curvature_threshold: float) -> bool:
-        """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
-        row, filled = self.free, self._filled
-        products = totals[1:].reshape(2, filled + 1, 2)
-        self._with_grad[:, :filled] = products[:, :filled, 1]
-        square, curvature, change = products[0, filled, 1], products[0, row, 0], products[1, row, 0]
-        if not _useful(square, curvature, change, curvature_threshold):
-            return False
-        self._gram[0, :filled, row] = products[0, :filled, 0]  # sᵢᵀ y; of sᵀ yᵢ the two loops make no use
-        self._gram[0, row, :filled] = 0
-        self._gram[0, row, row] = curvature
-        self._gram[1, :filled, row] = self._gram[1, row, :filled] = products[1, :filled, 0]
-        self._count_one()
-        return True
-
-    def remember(self) -> None:
-        """Put the products of the vectors into ``place``, to be kept with them; too many numbers for each iteration."""
-        if self._current:
-            self.place["products"] = [*self._gram.ravel().tolist(), *self._with_grad.ravel().tolist()]
-
-    def products(self, grad: Array) -> Array:
-        """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `renew`.
-
-        Nothing where there are no pairs, or ``place`` tells.
-        """
-        from .history_kernels import gram
-
-        if self._known or not self.place["count"]:
-            return np.empty(0)
-        rows = self.memory + 1
-        products = np.empty((2, rows, 2 * rows + 1))
-        gram(self.steps, self.changes, grad, products)
-        return products.ravel()
-
-    def renew(self, totals: Array) -> None:
-        """Take the vectors and ``place`` as they were written to; ``totals`` are `products` over all ranks."""
-        rows = self.memory + 1
-        if self._known:
-            known = np.array(self.place["products"])
-            gram, with_grad = np.split(known, [self._gram.size])
-            self._gram[:], self._with_grad[:] = gram.reshape(self._gram.shape), with_grad.reshape(self._with_grad.shape)
-        elif totals.size:
-            products = totals.reshape(2, rows, 2 * rows + 1)
-            self._gram[:], self._with_grad[:] = products[:, :, rows : 2 * rows], products[:, :, 2 * rows]
-        self._current = True
-
-    def direction(self, grad: Array, square: float, out: Array) -> float:
-        """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept.
-
-        Returns its inner product with the gradient, whose own ``square`` is given; the same bits on every rank.
-        """
-        from .history_kernels import combine
-
-        by_step, by_change, by_grad = self._coefficients()
-        on_steps, on_changes = np.zeros((2, self._filled), grad.dtype)
-        on_steps[self.order], on_changes[self.order] = by_step, by_change
-        combine(self.steps, self.changes, grad, on_steps, on_changes, self._number(by_grad), out)
-        with_steps, with_changes = self._with_grad[:, self.order].tolist()
-        return _dot([*by_step, *by_change, by_grad], [*with_steps, *with_changes, square])
-
-    def _coefficients(self) -> tuple[list[float], list[float], float]:
-        """Of steps, changes (both oldest first) and the gradient in the direction: the two loops, on products alone.
-
-        In arithmetic that every processor does alike: a BLAS rounds on one kind otherwise than on another, and ranks
-        that come to other slopes may take other ways.
-        """
-        order = self.order
-        if not order:
-            return [], [], -1.0
-        with_changes, changes = self._gram[:, order][:, :, order].tolist()  # [i][j]: sᵢᵀ yⱼ and yᵢᵀ yⱼ
-        step_grad, change_grad = self._with_grad[:, order].tolist()
-        curvature = [with_changes[i][i] for i in range(len(order))]
-        by_step, by_change, by_grad = [0.0] * len(order), [0.0] * len(order), -1.0
-        for i in reversed(range(len(order))):
-            by_change[i] = -(_dot(with_changes[i], by_change) + by_grad * step_grad[i]) / curvature[i]
-        alpha = [-number for number in by_change]
-        scale = curvature[-1] / changes[-1][-1]
-        by_change, by_grad = [scale * number for number in by_change], scale * by_grad
-        for i in range(len(order)):
-            beta = _dot([row[i] for row in with_changes], by_step) + _dot(changes[i], by_change)
-            by_step[i] = alpha[i] - (beta + by_grad * change_grad[i]) / curvature[i]
-        return by_step, by_change, by_grad
-
-
-def _useful(square: float, curvature: float, change: float, curvature_threshold: float) -> bool:
-    """Whether a pair with ‖s‖² = ``square``, sᵀy = ``curvature`` and ‖y‖² = ``change`` keeps the estimate definite."""
-    return square > 0 and change > 0 and curvature > curvature_threshold * math.sqrt(square * change)
-
-
-def _dot(a: Iterable[float], b: Iterable[float]) -> float:
-    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+    def _precondition_by_all(self, when: int) -> None:
+        super()._precondition_by_all(when)
+        self._precondition()
+        self.history.reset()

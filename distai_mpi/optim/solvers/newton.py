@@ -1,20 +1,19 @@
-"""Newton's method, with the Hessian itself or with products with it."""
+"""Newton's method with the Hessian itself, and a line search that begins with the whole step."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...settings import setting, settings
 from .base import FullBatchSolver
 from .line_search import Armijo, Search
-from .preconditioner import Preconditioner
+from .preconditioner import RankFactored
+from .problem import NOTHING, Evaluation, Problem
+from .state import LineSearchState
 
 Array = Any
-Dots = Callable[..., list[float]]
 
 
 @settings
@@ -29,26 +28,14 @@ class Newton(FullBatchSolver):
     search: Search = setting(factory=Armijo)
     name: ClassVar[str] = "newton"
 
-
-@settings
-class NewtonCG(FullBatchSolver):
-    """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
-
-    Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
-    optimization"), of models from JAX and PyTorch the Hessian.
-
-    Attributes:
-        most_products: in an iteration.
-        sample: see `FullBatchSolver`.
-    """
-
-    most_products: int = setting(kind="int", default=100, low=1)
-    name: ClassVar[str] = "newton-cg"
+    def start(self, problem: Problem) -> NewtonState:
+        """See `FullBatchSolver.start`."""
+        return NewtonState(problem, self)
 
 
 @settings
 class Auto(FullBatchSolver):
-    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.deterministic.choose`.
+    """The one of `LBFGS`, `NewtonCG` and `Newton` that fits rows, columns and ranks; see `train.full_batch.choose`.
 
     Attributes:
         sample: of the method that is chosen.
@@ -57,92 +44,53 @@ class Auto(FullBatchSolver):
     name: ClassVar[str] = "auto"
 
 
-class Step(NamedTuple):
-    """What `steihaug` came to.
-
-    Attributes:
-        decrease: of the quadratic model, positive.
-        length: of the step, in the preconditioner's norm.
-        at_edge: whether it ends at the edge of the trust region.
-    """
-
-    decrease: float
-    length: float
-    at_edge: bool
-
-
-def steihaug(
-    product: Callable[[Array, Array], None],
-    grad: Array,
-    radius: float,
-    share: float,
-    most: int,
-    dots: Dots,
-    preconditioner: Preconditioner | None,
-    out: Array,
-) -> Step:
-    """out ← a step s that decreases gᵀs + ½ sᵀHs in ‖s‖ ≤ ``radius``, by preconditioned conjugate gradients.
-
-    Conn, Gould & Toint 2000, "Trust-region methods", algorithm 7.5.1, with the preconditioner's norm √(sᵀMs).
+class NewtonState(LineSearchState):
+    """Newton's method at a point: the Hessian travels beside the gradient, and every rank factors it.
 
     Args:
-        product: (v, out): out ← H v, all slices.
-        grad: g, a slice.
-        radius: infinite: that of the whole of the first step.
-        share: ends where ‖residual‖, in the norm of M⁻¹, is at most this share of the gradient's.
-        most: products.
-        dots: inner products of pairs of slices, over all ranks.
-        preconditioner: M; None: the identity.
-        out: overwritten.
+        problem, solver: see `State`.
     """
-    out[:] = 0
-    residual = -grad
-    z = _solved(preconditioner, residual)
-    rz = dots((residual, z))[0]
-    enough, way, curved = share * share * rz, z.copy(), np.empty_like(out)
-    length, along, square, decrease = 0.0, 0.0, rz, 0.0  # ‖s‖², sᵀMp and ‖p‖² of step s and direction p
-    for _ in range(most):
-        product(way, curved)
-        bend = dots((way, curved))[0]
-        alpha = rz / bend if bend > 0 else math.inf
-        if not bend > 0 and math.isinf(radius):  # nothing bounds a step along this direction: as long as it is
-            if length == 0:
-                out += way
-                return Step(rz - 0.5 * bend, math.sqrt(square), True)
-            break
-        longer = length + alpha * (2 * along + alpha * square)
-        if not longer < radius * radius:
-            root = math.sqrt(along * along + square * (radius * radius - length))
-            tau = (radius * radius - length) / (along + root)
-            out += out.dtype.type(tau) * way
-            return Step(decrease + tau * rz - 0.5 * tau * tau * bend, radius, True)
-        out += out.dtype.type(alpha) * way
-        residual -= out.dtype.type(alpha) * curved
-        decrease += 0.5 * alpha * rz
-        z = _solved(preconditioner, residual)
-        length, before = longer, rz
-        rz = dots((residual, z))[0]
-        if not rz > enough:
-            break
-        beta = rz / before
-        along, square = beta * (along + alpha * square), rz + beta * beta * square
-        way *= out.dtype.type(beta)
-        way += z
-    return Step(decrease, math.sqrt(length), False)
 
+    brings_hessian = True
 
-def next_radius(radius: float, length: float, ratio: float) -> float:
-    """The radius of the trust region after a step of ``length`` whose decrease was ``ratio`` times the predicted one.
+    def __init__(self, problem: Problem, solver: Newton) -> None:
+        super().__init__(problem, solver, solver.search)
+        self._entries = problem.w.size * (problem.w.size + 1) // 2
+        self._triangle: Array | None = None  # of the Hessian's sum over rows, at the current point
+        self._factored: RankFactored | None = None  # the Hessian there
 
-    Nocedal & Wright 2006, algorithm 4.1.
-    """
-    if not ratio >= 0.25:  # also where it is not a number
-        return 0.25 * length
-    return max(radius, 2 * length) if ratio > 0.75 else radius
+    def _advance(self) -> None:
+        """Search along -H⁻¹ g."""
+        assert self.at is not None
+        if self.at.square == 0:
+            self._stop()
+            return
+        np.negative(self.problem.grad, out=self.direction)
+        self._hessian().solve(self.direction)
+        slope = self.problem.dots((self.direction, self.problem.grad))[0]
+        if not self._search(slope, 1.0):
+            self._stop()
 
+    def _hessian(self) -> RankFactored:
+        """The Hessian at the current point, factored; local."""
+        if self._factored is None:
+            self._factored = self.problem.factor(self._triangle)
+            self.decrement.metric, self.decrement.exact = self._factored, True
+        return self._factored
 
-def _solved(preconditioner: Preconditioner | None, residual: Array) -> Array:
-    z = residual.copy()
-    if preconditioner is not None:
-        preconditioner.solve(z)
-    return z
+    def _evaluate(self, auxiliary: Array = NOTHING, *, current: bool = False) -> Evaluation:
+        """With the Hessian's triangle after ``auxiliary``, unless it is known."""
+        known = self.problem.has_constant_hessian and self._triangle is not None
+        return self.problem.evaluate(auxiliary, None, None if known else self.problem.local_hessian, current=current)
+
+    def _accept(self, found: Evaluation, *, current: bool = False) -> None:
+        super()._accept(found, current=current)
+        if found.auxiliary.size >= self._entries:
+            self._triangle, self._factored = found.auxiliary[-self._entries :], None
+
+    def _measure(self) -> None:
+        self._hessian()
+        super()._measure()
+
+    def _slope(self, trial: Evaluation) -> float:
+        return self.problem.dots((self.direction, self.problem.trial_grad))[0]

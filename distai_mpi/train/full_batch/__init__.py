@@ -1,6 +1,7 @@
-"""Methods that see all rows in every iteration and branch on sums over the ranks alone: L-BFGS, Newton-CG, Newton."""
+"""Full-batch solvers on a model and the rows of all ranks: L-BFGS, Newton-CG, Newton."""
 
-from .methods import choose, keeps_whole, make_steps
+from .methods import choose, keeps_whole
 from .separable import without_optimum
+from .steps import FullBatchSteps
 
-__all__ = ["choose", "keeps_whole", "make_steps", "without_optimum"]
+__all__ = ["FullBatchSteps", "choose", "keeps_whole", "without_optimum"]

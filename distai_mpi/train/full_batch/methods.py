@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...models import Model
-from ...objective import Objective
 from ...optim import LBFGS, Auto, FullBatchSolver, Newton, NewtonCG
-from .newton import NewtonCGSteps, NewtonSteps
-from .problem import is_linear
-from .quasi_newton import LBFGSSteps
+from .abilities import is_linear
 from .sample import MOST_DENSE
-from .steps import FullBatchSteps
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -51,13 +47,3 @@ def choose(
     newton = NEWTON_ITERATIONS * (one_pass + hessian + one_round)
     lbfgs = LBFGS_ITERATIONS * (one_pass + one_round)
     return Newton(**given) if newton < lbfgs else LBFGS(**given)
-
-
-def make_steps(objective: Objective, optimizer: FullBatchSolver, start: Any) -> FullBatchSteps:
-    """The steps of ``optimizer``."""
-    if isinstance(optimizer, LBFGS):
-        return LBFGSSteps(objective, optimizer, start)
-    if isinstance(optimizer, Newton):
-        return NewtonSteps(objective, optimizer, start)
-    assert isinstance(optimizer, NewtonCG)
-    return NewtonCGSteps(objective, optimizer, start)

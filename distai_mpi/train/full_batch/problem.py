@@ -1,115 +1,128 @@
-"""The objective over all rows, as methods that search ask for it: values, gradients and products, in few rounds."""
+"""The objective over all rows as a `Problem`: a model, its rows and an exchange, bound together in few rounds."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...backend import HOST
 from ...data import Batch
-from ...models import Abilities, Linearization, Sums
+from ...messages import tell
+from ...models import Linearization, Sums
 from ...models.curvature import HessianRows
-from ...objective import Objective, inner, square
-from ...optim.solvers.preconditioner import NO_NULL_SPACE
-from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
+from ...objective import Objective
+from ...optim.solvers.preconditioner import Diagonal, Factored, Preconditioner, RankFactored
+from ...optim.solvers.problem import NOTHING, Evaluation, Problem, SampledStart
+from ...trace import COMPUTE, REDUCE, UPDATE
+from ..metrics import least_loss
+from .abilities import is_linear, null_space
+from .sample import (
+    MOST_DENSE,
+    Estimate,
+    by_parameter,
+    diagonal_of_all,
+    hessian_of_all,
+    precise,
+    sample_size,
+    solve_sample,
+    symmetric,
+    triangle_of,
+)
+from .units import Units, rounding_of
 
 Array = Any
-NOTHING = np.empty(0)
+POOR = 1e-2  # of the diagonal: a sample's Hessian that needs more added to it says little
 
 
-def has_curvature(model: Any) -> bool:
-    """Whether ``model`` has ``linearize``, and from the class that has its ``loss_and_grad``: who overrides one alone
-    means something else by it."""
-    return Abilities.of(model).curvature is not None
-
-
-def is_linear(model: Any) -> bool:
-    """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
-    return Abilities.of(model).linear is not None
-
-
-def null_space(model: Any, penalty: Array) -> Array:
-    """Places of parameters that may all grow alike without a change of the objective, shape (groups, members).
-
-    Of softmax regression the parameters of all classes that belong to one column, where nothing penalises them; of
-    other linear models none.
+class RowsProblem(Problem):
+    """The objective over all rows; these are seen without dropout.
 
     Args:
-        penalty: of all parameters, shape (layout.size,).
-    """
-    if not model.loss_function.several:
-        return NO_NULL_SPACE
-    columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
-    return columns[penalty[columns[:, 0]] == 0]
-
-
-class Evaluation(NamedTuple):
-    """What is known of a point; the same on every rank but for ``sums``.
-
-    Attributes:
-        value: the objective.
-        square: ‖gradient‖².
-        sums: this rank's sums of losses and weights.
-        auxiliary: sums over the ranks of what travelled beside the gradient.
-        products: of the inner products that were asked for.
-        scaled: gᵀ D⁻¹ g, g the gradient and D `ShardedProblem.diagonal`; nan where that is not known.
-    """
-
-    value: float
-    square: float
-    sums: Sums
-    auxiliary: Array
-    products: Array
-    scaled: float = math.nan
-
-
-class RowsProblem(ABC):
-    """The objective over all rows at one point after another: the current one, and a trial point that may replace it.
-
-    Vectors of the method lie in the owned slices (replicated: whole, on every rank).  Rows are seen without dropout.
-
-    Args:
-        objective: what is minimised; on the host.
+        objective: what is minimised; on the host, in ``units``.
         linearizes: whether products with the curvature are wanted, or values along lines: for these the rows'
             linearizations are kept.
+        point, trial: buffers of the current and the trial point, shape (layout.size,), replicated.
+        columns: roots of the mean squares of features, see `spread_of`; None: the model is not linear.
+        units: those of the parameters inside, of a linear model; None: they are those of the rows.
 
     Attributes:
-        dtype: of the method's vectors.
-        grad, trial_grad: gradient at the current and at the trial point, this rank's slice.
         rows, trial_rows: linearizations there, one for each batch of this rank.
         weight: of all rows of all ranks.
-        penalty: of whole vectors l2 where parameters decay, else 0; shape (layout.size,).
-        counts: ``evaluations`` and ``products``, how many there were.
+        penalty: l2 where parameters decay, else 0; shape (layout.size,), float64; None where it is not known.
+        collinear: features that were found to depend on others, numbers from 0; None: nobody looked.
     """
 
-    def __init__(self, objective: Objective, linearizes: bool, dtype: Any) -> None:
-        self.objective, self.linearizes, self.dtype = objective, linearizes, np.dtype(dtype)
+    def __init__(
+        self,
+        objective: Objective,
+        linearizes: bool,
+        dtype: Any,
+        point: Array,
+        trial: Array,
+        columns: Array | None = None,
+        units: Units | None = None,
+    ) -> None:
+        model: Any = objective.model
+        self.objective, self.linearizes, self.units, self._columns = objective, linearizes, units, columns
+        self.dtype, self.parameter_dtype = np.dtype(dtype), np.dtype(model.dtype)
+        self.point, self.trial = point, trial
         owned = objective.mine.stop - objective.mine.start
         self.grad, self.trial_grad = np.zeros(owned, dtype), np.zeros(owned, dtype)
         self.penalty: Array = None
         self.rows: list[Any] = []
         self.trial_rows: list[Any] = []
         self._grad_all = objective.empty()
-        self.weight = objective.loader.total_weight
+        self.weight, self.terms = objective.loader.total_weight, objective.loader.share.rows
+        self.least_value = least_loss(objective.abilities.loss, objective.loader, objective.comm)
         self.counts = {"evaluations": 0, "products": 0}
+        self.collinear: list[int] | None = None
+        self._told: set[str] = set()
+        self._outward: Array | None = None  # the current point in the units of the rows
+        self.is_linear = is_linear(model)
+        self.is_dense = self.is_linear and model.layout.size <= MOST_DENSE
+        self.has_constant_hessian = self.is_linear and model.loss_function.quadratic
+        abilities = objective.abilities
+        self.has_products = abilities.curvature is not None or abilities.hessian is not None
+        self.has_lines = linearizes and abilities.margins
+        if self.is_dense and objective.whole:
+            self.hessian_products = self.terms / objective.comm.size * model.layout.size**2
+
+    @property
+    def w(self) -> Array:
+        """See `Problem.w`."""
+        return self.point[self.objective.mine]
+
+    @property
+    def outward(self) -> Array:
+        """The current point in the units of the rows, shape (layout.size,), replicated."""
+        if self.units is None:
+            return self.point
+        if self._outward is None:
+            self._outward = self.units.outward(self.objective.model, self.point).astype(self.parameter_dtype)
+        return self._outward
+
+    @property
+    def rounded(self) -> Array:
+        """The current point as it is once it was rounded in the units of the rows, float64 where these are others."""
+        return self.point if self.units is None else self.units.inward(self.objective.model, self.outward)
+
+    def restored(self) -> None:
+        """Take the point as it was written to; local."""
+        self._outward = None
 
     def evaluate(
         self,
-        w: Array,
         auxiliary: Array = NOTHING,
         products: Callable[[], Array] | None = None,
         more: Callable[[], Array] | None = None,
+        *,
+        current: bool = False,
     ) -> Evaluation:
-        """The objective at ``w``, whole, and its gradient into ``trial_grad``; collective.
-
-        ``auxiliary`` are this rank's parts of sums that are wanted too, and after them what ``more`` gives once the
-        rows are linearized.  ``products`` gives, once the gradient is known, this rank's parts of inner products of
-        vectors.
-        """
+        """See `Problem.evaluate`."""
+        w = self.point if current else self.trial
         local = self._sums(w)
         auxiliary = auxiliary if more is None else np.concatenate([auxiliary, more()])
         return self._combine(w, local, auxiliary, products or (lambda: NOTHING))
@@ -118,26 +131,36 @@ class RowsProblem(ABC):
     def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
         """The part of `evaluate` in which the ranks put together what each has found."""
 
-    @abstractmethod
-    def product(self, w: Array, v: Array, out: Array) -> None:
-        """out ← curvature at the current point ``w`` · ``v``, slices, penalty included; collective."""
+    def accept(self, *, current: bool = False) -> None:
+        """See `Problem.accept`."""
+        self._keep_gradient()
+        self.rows, self.trial_rows = self.trial_rows, self.rows
+        if not current:
+            self.point, self.trial = self.trial, self.point
+            self._outward = None
+
+    def _keep_gradient(self) -> None:
+        self.grad, self.trial_grad = self.trial_grad, self.grad
+
+    def move(self, t: float, direction: Array) -> None:
+        """See `Problem.move`."""
+        from ...optim.solvers.history_kernels import move
+
+        self.objective.mark(UPDATE)
+        move(self.w, direction.dtype.type(t), direction, self.trial[self.objective.mine])
+        self._publish(self.trial)
 
     @abstractmethod
-    def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
-        """Inner products of pairs of slices, over all ranks and the same on all of them; collective."""
-
-    @abstractmethod
-    def publish(self, w: Array) -> None:
+    def _publish(self, w: Array) -> None:
         """Let all ranks have the slices of ``w`` that their owners have written; collective."""
 
-    def accept(self) -> None:
-        """Make the trial point the current one; local."""
-        self.grad, self.trial_grad = self.trial_grad, self.grad
-        self.rows, self.trial_rows = self.trial_rows, self.rows
+    def propose(self, w: Array) -> None:
+        """See `Problem.propose`."""
+        self.trial[:] = w
 
-    def warm_up(self, w: Array, batch: Batch) -> None:
+    def warm_up(self, batch: Batch) -> None:
         """Compile what `evaluate` and products need, on this rank's rows or on ``batch``; changes scratch alone."""
-        model, loader = self.objective.model, self.objective.loader
+        model, loader, w = self.objective.model, self.objective.loader, HOST.read_only(self.point)
         if not self.objective.abilities.warm_up:
             return
         batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
@@ -149,27 +172,26 @@ class RowsProblem(ABC):
         if self.has_lines:
             kept.line(kept, 0.0)  # type: ignore[attr-defined]
 
+    def warm_up_hessian(self, batch: Batch) -> None:
+        """Compile what `local_hessian` needs; local."""
+        model: Any = self.objective.model
+        row = Batch(batch.x[:1], batch.y[:1], None, batch.ids[:1], 0, train=True)
+        _, kept = model.linearize(HOST.read_only(self.point), row, np.empty_like(self.point))
+        kept.add_matrix(row, np.zeros((self.point.size, self.point.size)), precise(self.objective))
+
     @abstractmethod
-    def settle(self, w: Array, scratch: Array) -> None:
-        """Exchange vectors as `evaluate` does; changes ``scratch`` and arrays of its own; collective."""
+    def settle(self) -> None:
+        """Exchange vectors as `evaluate` does; changes the trial point and arrays of its own; collective."""
 
-    @property
-    def has_lines(self) -> bool:
-        """Whether `line` works: the model is linear with one output."""
-        return self.linearizes and self.objective.abilities.margins
-
-    def line(self, t: float, w: Array, direction: Array, whole: float) -> tuple[float, float]:
-        """Value and slope at w + t · direction, from margins alone; collective, one small sum.
-
-        The trial point is that of t = ``whole``; ``w`` and ``direction`` are owned slices.
-        """
+    def line(self, t: float, direction: Array, read: float) -> tuple[float, float]:
+        """See `Problem.line`: from margins alone, one small sum."""
         objective = self.objective
         objective.mark(COMPUTE)
         loss, slope = 0.0, 0.0
         for here, there in zip(self.rows, self.trial_rows, strict=True):
-            more, rise = here.line(there, t / whole)
-            loss, slope = loss + more, slope + rise / whole
-        squares = self._penalty_products(w, direction)
+            more, rise = here.line(there, t / read)
+            loss, slope = loss + more, slope + rise / read
+        squares = self._penalty_products(self.w, direction)
         objective.mark(REDUCE)
         totals = objective.comm.sum([loss, slope, *squares])
         objective.mark(UPDATE)
@@ -214,12 +236,12 @@ class RowsProblem(ABC):
             return curved.linearize(w, batch, grad, old)
         return model.loss_and_grad(w, batch, grad), old or HessianRows(model)
 
-    def _product(self, w: Array, v: Array, out: Array) -> None:
+    def _product(self, v: Array, out: Array) -> None:
         """This rank's part of the curvature's product with ``v``, both whole and in the model's dtype; local."""
         objective = self.objective
         objective.mark(COMPUTE)
         self.counts["products"] += 1
-        kept = iter(self.rows)
+        kept, w = iter(self.rows), self.point
 
         def product(v: Array, batch: Batch, out: Array) -> Sums:
             next(kept).product(w, batch, v, out)
@@ -227,138 +249,83 @@ class RowsProblem(ABC):
 
         objective.sums_and_grad(v, objective.loader.sequential(), out, product)
 
+    def local_hessian(self) -> Array:
+        """See `Problem.local_hessian`."""
+        matrix, dtype = np.zeros((self.point.size, self.point.size)), precise(self.objective)
+        self.objective.mark(COMPUTE)
+        for batch, kept in zip(self.objective.loader.sequential(), self.trial_rows, strict=True):
+            kept.add_matrix(batch, matrix, dtype)
+        return triangle_of(matrix)
 
-class ShardedProblem(RowsProblem):
-    """Slices over the ranks: three rounds an evaluation, of which one publishes the point.
+    def factor(self, triangle: Array) -> RankFactored:
+        """See `Problem.factor`."""
+        self.objective.mark(UPDATE)
+        return self._factor(symmetric(triangle / self.weight, self.penalty))
 
-    Vectors are in the model's dtype.
+    def factored_hessian(self, at: Array) -> RankFactored:
+        """See `Problem.factored_hessian`."""
+        return self._factor(hessian_of_all(self.objective, at, self.penalty, precise(self.objective)))
 
-    Attributes:
-        diagonal: approximate one of the Hessian, this rank's slice, float64, positive; None: it is not known.
-    """
+    def _factor(self, matrix: Array) -> RankFactored:
+        """The Hessian ``matrix`` without parameters of features that depend on others, which are told; local."""
+        model: Any = self.objective.model
+        noise = by_parameter(model, rounding_of(self.objective.loader, self._columns, self.units), 0.0)
+        biases = model.widths[-1] * model.bias
+        made = RankFactored(matrix, noise, precise(self.objective), null_space(model, self.penalty), biases)
+        if not made.finite:
+            self.warn("the Hessian is not finite: features or parameters are too large; scale them, or --standardize")
+        first, share = self.collinear is None, self.objective.loader.share
+        columns = np.unique(np.flatnonzero(made.dropped) // model.widths[-1])
+        self.collinear = [int(c) for c in columns if c < share.features]
+        if first and self.collinear:
+            self.warn(
+                f"{share.called(self.collinear)} are constant, or combinations of the features before them, to the"
+                f" precision of {self.parameter_dtype}: they add nothing, and their parameters stay as they are"
+            )
+        return made
 
-    diagonal: Array | None = None
+    def has_sample(self, asked: int | None) -> bool:
+        """See `Problem.has_sample`."""
+        return sample_size(self.objective, asked) > 0
 
-    def __init__(self, objective: Objective, linearizes: bool) -> None:
-        super().__init__(objective, linearizes, objective.model.dtype)
-        self.trial_grad = self._grad_all[objective.mine]
-        self._way: Array | None = None  # of a product, whole
+    def sampled(self, asked: int | None) -> SampledStart | None:
+        """See `Problem.sampled`."""
+        count = sample_size(self.objective, asked)
+        self.objective.mark(UPDATE)
+        if not (count and self.is_dense):
+            return None
+        found = solve_sample(self.objective, count, self._columns, self.penalty)
+        return SampledStart(found.message(), lambda totals: self._read_sample(totals, found.everywhere))
 
-    def find_diagonal(self, local: Array, scratch: Array) -> None:
-        """Let ``diagonal`` follow from this rank's sum ``local``, shape (layout.size,), over all ranks; collective.
+    def _read_sample(self, totals: Array, everywhere: Array) -> tuple[Array | None, Preconditioner | None, Any]:
+        """See `SampledStart.read`."""
+        model: Any = self.objective.model
+        estimate = Estimate.of(totals, everywhere)
+        if estimate is None:
+            self.warn("the sample of the rows has no solution: the method begins without it, and nothing preconditions")
+            return None, None, Diagonal(model.loss_function.curvature_scale * everywhere + self.penalty)
+        matrix = estimate.matrix
+        matrix.flat[:: len(matrix) + 1] += self.penalty
+        made = Factored(matrix, self.parameter_dtype, null_space(model, self.penalty))
+        if made.added > POOR or not made.finite:
+            self.warn("the Hessian of the sample is far from positive definite: it preconditions poorly")
+        return estimate.w, made, made
 
-        ``scratch`` has the parameters' shape and memory.
-        """
-        objective = self.objective
-        self._grad_all[:] = local
-        objective.reduce_grad(np.ones_like(scratch), self._grad_all, self.weight)  # adds l2 times the ones
-        found = self.trial_grad.astype(np.float64)
-        self.diagonal = np.where((found > 0) & np.isfinite(found), found, 1.0)
-        objective.comm.barrier()  # others may still read this rank's sum
+    def local_diagonal(self) -> Array:
+        """See `Problem.local_diagonal`."""
+        return diagonal_of_all(self.objective)
 
-    def accept(self) -> None:
-        """See `RowsProblem.accept`."""
-        self.grad[:] = self.trial_grad
-        self.rows, self.trial_rows = self.trial_rows, self.rows
+    def diagonal_metric(self, totals: Array) -> Diagonal:
+        """See `Problem.diagonal_metric`."""
+        diagonal = totals[: self.point.size] / self.weight + self.penalty
+        return Diagonal(diagonal, null_space(self.objective.model, self.penalty))
 
-    def publish(self, w: Array) -> None:
-        """See `RowsProblem.publish`."""
-        self.objective.mark(PUBLISH)
-        self.objective.exchange.publish(w, self.objective.owners)
+    def rounding(self) -> Array | None:
+        """See `Problem.rounding`."""
+        return None if self.units is None else (self.rounded - self.point)[self.objective.mine]
 
-    def settle(self, w: Array, scratch: Array) -> None:
-        """See `RowsProblem.settle`."""
-        self.objective.reduce_grad(w, self._grad_all, 1.0)
-        self.publish(scratch)
-
-    def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
-        """See `RowsProblem._combine`."""
-        objective = self.objective
-        objective.mark(REDUCE)
-        objective.reduce_grad(w, self._grad_all, self.weight)
-        objective.mark(UPDATE)
-        scaled = math.nan if self.diagonal is None else inner(self.trial_grad, self.trial_grad / self.diagonal)
-        own = np.append([square(self.trial_grad), scaled], products())
-        own = own if objective.counts else np.zeros_like(own)  # of replicated vectors one rank's products count
-        few = np.concatenate([[*local, objective.owned_square(w)], own, auxiliary])
-        totals = objective.comm.sum(few)
-        loss, weight, penalised, norm, scaled = totals[:5].tolist()
-        objective.check_weight(weight)
-        value = loss / weight + 0.5 * objective.l2 * penalised
-        return Evaluation(value, norm, local, totals[3 + own.size :], totals[5 : 3 + own.size], scaled)
-
-    def product(self, w: Array, v: Array, out: Array) -> None:
-        """See `RowsProblem.product`: three rounds with the product's use in an inner product."""
-        objective, mine = self.objective, self.objective.mine
-        if self._way is None:
-            self._way, self._curved = objective.empty(one_copy=True), objective.empty()
-        self._way[mine] = v
-        self.publish(self._way)
-        self._product(w, self._way, self._curved)
-        objective.mark(REDUCE)
-        objective.reduce_grad(self._way, self._curved, self.weight)
-        objective.mark(UPDATE)
-        out[:] = self._curved[mine]
-
-    def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
-        """See `RowsProblem.dots`."""
-        own = [inner(a, b) if self.objective.counts else 0.0 for a, b in pairs]
-        return self.objective.comm.sum(own).tolist()
-
-
-class ReplicatedProblem(RowsProblem):
-    """Few parameters: every rank has the whole of all vectors, and everything of an evaluation travels in one message.
-
-    Vectors are float64.  What ranks make of them must come out alike, to the bit: see `optim.solvers.ordered`.
-    """
-
-    def __init__(self, objective: Objective, linearizes: bool) -> None:
-        from ...optim.solvers.ordered import dot  # loads Numba
-
-        super().__init__(objective, linearizes, np.float64)
-        self._dot = dot
-        layout = objective.model.layout
-        self.penalty = np.zeros(layout.size)  # l2 where parameters decay
-        for low, high in layout.decay_ranges(0, layout.size):
-            self.penalty[low:high] = objective.l2
-        if objective.strengths is not None:
-            self.penalty *= objective.strengths
-        self._way = np.empty(layout.size, objective.model.dtype)
-
-    def settle(self, w: Array, scratch: Array) -> None:
-        """See `RowsProblem.settle`."""
-        self.objective.comm.sum(self._grad_all)
-
-    def publish(self, w: Array) -> None:
-        """See `RowsProblem.publish`: all have written all of it."""
-
-    def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
-        """See `RowsProblem._combine`."""
-        objective = self.objective
-        objective.mark(REDUCE)
-        totals = objective.comm.sum(np.concatenate([local, self._grad_all, auxiliary]))
-        objective.mark(UPDATE)
-        loss, weight = totals[:2].tolist()
-        objective.check_weight(weight)
-        wide = w.astype(np.float64)
-        np.divide(totals[2 : 2 + w.size], weight, out=self.trial_grad)
-        pull = self.penalty * wide
-        self.trial_grad += pull
-        value = loss / weight + 0.5 * self._dot(pull, wide)
-        norm = self._dot(self.trial_grad, self.trial_grad)
-        return Evaluation(value, norm, local, totals[2 + w.size :], products())
-
-    def product(self, w: Array, v: Array, out: Array) -> None:
-        """See `RowsProblem.product`."""
-        objective = self.objective
-        self._way[:] = v
-        self._product(w, self._way, self._grad_all)
-        objective.mark(REDUCE)
-        totals = objective.comm.sum(self._grad_all)
-        objective.mark(UPDATE)
-        np.divide(totals, self.weight, out=out)
-        out += self.penalty * v
-
-    def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
-        """See `RowsProblem.dots`."""
-        return [self._dot(a, b) for a, b in pairs]
+    def warn(self, message: str) -> None:
+        """See `Problem.warn`."""
+        if self.objective.comm.rank == 0 and message not in self._told:
+            tell(message, warning=True)
+        self._told.add(message)

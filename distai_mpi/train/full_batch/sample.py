@@ -23,7 +23,7 @@ from ...backend import HOST
 from ...data import Batch
 from ...objective import Objective
 from ...optim.solvers.preconditioner import Factored
-from .problem import is_linear, null_space
+from .abilities import is_linear, null_space
 
 if TYPE_CHECKING:
     from ...comm import Communicator
