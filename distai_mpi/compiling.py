@@ -114,6 +114,8 @@ def compiled_once(dispatcher: Any) -> Any:
     Numba has no public way to this; the seams are the dispatcher's ``compile`` and the cache's ``load_overload`` and
     ``save_overload``, which it calls.
     """
+    from numba.core.compiler_lock import global_compiler_lock
+
     cache, compile_ = dispatcher._cache, dispatcher.compile
     load, save, lock, kept = cache.load_overload, cache.save_overload, _Lock(""), False
 
@@ -142,14 +144,15 @@ def compiled_once(dispatcher: Any) -> Any:
             _Lock.useful = False
 
     def compile_one(signature: Any) -> Any:
-        misses = len(missed)
-        try:
-            return compile_(signature)
-        finally:
-            while len(missed) > misses:
-                lock.free()
-                if missed.pop():
-                    compiling.end(cache.cache_path if kept else None)
+        with global_compiler_lock:  # Numba's own, that it takes inside: threads share what is noted here
+            misses = len(missed)
+            try:
+                return compile_(signature)
+            finally:
+                while len(missed) > misses:
+                    lock.free()
+                    if missed.pop():
+                        compiling.end(cache.cache_path if kept else None)
 
     missed: list[bool] = []
     cache.load_overload, cache.save_overload, dispatcher.compile = load_or_lock, keep, compile_one

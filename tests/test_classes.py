@@ -245,7 +245,7 @@ def test_logistic_regression_of_other_classes_than_two(tmp_path):
         ([-1, 0, 1], "the labels are -1, 0, 1: take --model softmax; -1 beside 0 and 1 often stands for rows without"),
         (
             [0.5, 2, 1],
-            "a.npz: logistic regression is of two classes, but the labels are 0.5, 1, 2: take --model softmax\n",
+            "a.npz: this model is of two classes, but the labels are 0.5, 1, 2: take --model softmax\n",
         ),
         ([5, 5, 5], "the labels are 5 alone; name the column of the labels by --label"),
     ):

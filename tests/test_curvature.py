@@ -160,7 +160,7 @@ def test_lines_need_no_pass_over_the_rows(name):
 
 
 def test_dense_algebra_in_order():
-    from distai_mpi.optim import ordered
+    from distai_mpi.optim.solvers import ordered
 
     rng = np.random.default_rng(0)
     for n in (1, 3, 4, 9, 70):

@@ -179,8 +179,8 @@ def test_one_row_is_not_split(files):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"distribute": "send"}, "--distribute send: choose read or scatter"),
-        ({"shuffle": "all"}, "--shuffle all: choose global or local"),
+        ({"distribute": "send"}, "distribute='send': choose read or scatter"),
+        ({"shuffle": "all"}, "shuffle='all': choose global or local"),
         ({"distribute": "scatter", "shuffle": "global"}, "use shuffle='local'"),
         ({"test_fraction": 1.0}, "test fraction"),
         ({"test": 3}, "test must be a path.*not 3"),

@@ -25,8 +25,8 @@ def test_every_algorithm_has_a_name_to_ask_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"algorithm": "rings"}, "algorithm must be one of auto, native, .*, got 'rings'"),
-        ({"dtype": "float8"}, "dtype must be one of float32, float16, got 'float8'"),
+        ({"algorithm": "rings"}, "algorithm of Exchange must be one of auto, native, .*, got 'rings'"),
+        ({"dtype": "float8"}, "dtype of Exchange must be one of float32, float16, got 'float8'"),
         ({"factors": True, "overlap": True}, "factors and overlap exclude each other"),
     ],
 )
