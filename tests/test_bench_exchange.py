@@ -372,7 +372,7 @@ def test_all_kinds_of_steps_are_measured(comm, quick, optimizer):
 @mpi(min_size=2)
 def test_wrong_parameters_are_seen(comm, quick, monkeypatch):
     lazy = replace(ALGORITHMS["ring"], allgather=lambda *arguments: None)
-    monkeypatch.setitem(ALGORITHMS, "ring", lazy)
+    monkeypatch.setattr(comm.exchange("ring"), "_named", lazy)
     with pytest.raises(DistaiError, match="ring: the parameters are wrong"):
         step.run(comm, 1001, optim.SGD(), "float64", 1)
 
