@@ -216,10 +216,10 @@ def test_a_second_run_begins_anew_only_where_the_first_was_completed(comm, folde
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"seed": 8}, "--seed 7"),
-        ({"global_batch_size": 16}, "--global-batch-size 32"),
-        ({"optimizer": optim.SGD(0.05)}, "--optimizer momentum"),
-        ({"l2": 0.1}, "--l2 0.01"),
+        ({"seed": 8}, "seed 7, not 8"),
+        ({"global_batch_size": 16}, "global_batch_size 32"),
+        ({"optimizer": optim.SGD(0.05)}, "optimizer momentum"),
+        ({"l2": 0.1}, "l2 0.01"),
         ({"model": models.MLP(6, 3, (9,), dropout=0.3, dtype=np.float64)}, "model"),
         ({"model": models.MLP(6, 3, (8,), dropout=0.1, dtype=np.float64)}, "dropout"),
         ({"model": models.MLP(6, 3, (8,), dropout=0.3, dtype=np.float32)}, "float64, here float32"),
