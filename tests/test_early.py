@@ -92,7 +92,9 @@ def test_ranks_with_few_rows_and_with_none(nodes):
 @mpi
 @pytest.mark.parametrize("hidden", [(), (700,)])
 def test_one_layer_and_long_ones(nodes, hidden):
-    compare(nodes, model=models.MLP(20, 3, hidden, dtype=np.float64), optimizer=optim.Adam(0.01))
+    one_layer = models.LinearModel(20, 3, loss="softmax", dtype=np.float64)
+    model = models.MLP(20, 3, hidden, dtype=np.float64) if hidden else one_layer
+    compare(nodes, model=model, optimizer=optim.Adam(0.01))
 
 
 @mpi

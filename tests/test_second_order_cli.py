@@ -59,7 +59,7 @@ def test_dropout_is_nothing_for_methods_that_search(capfd):
 
 
 def test_the_help_tells_which_methods_are_full_batch(capfd):
-    assert main(["train", "--help"]) == 0
+    assert main(["train", "--help-all"]) == 0
     told = "".join(capfd.readouterr().out.split())  # lines may end within words
     for words in ("gd, lbfgs, newton-cg and newton are full-batch", "50 rows per parameter, at most 1/8 of the rows"):
         assert words.replace(" ", "") in told
