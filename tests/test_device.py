@@ -150,7 +150,6 @@ def test_no_rows_give_zero(name, device):
 @pytest.mark.parametrize("first", [0, 7, (1 << 40) + 3])
 def test_dropout_masks_are_the_same_bits(dtype, first, device):
     from distai_mpi.models.kernels import array, cpu
-    from distai_mpi.models.losses import LOSSES
 
     key, threshold = np.uint64(stream_key(5, "dropout")), np.uint64(round(0.7 * 2**32))
     here = np.ones((2, 50, 33), dtype)

@@ -1,6 +1,7 @@
 """Metrics over ranks against their definitions, row by row; and early stopping by them."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from distai_mpi.errors import ConfigError
 from distai_mpi.options import METRICS
 from distai_mpi.train import Callback, evaluate
 from distai_mpi.train.checks import check_metric
-from distai_mpi.train.early_stopping import EarlyStopping
+from distai_mpi.train.early_stopping import BestParameters, EarlyStopping
 from distai_mpi.train.evaluation import make_loader
 from distai_mpi.train.metrics import SAMPLES, SAMPLES_A_RANK, _by_score, _shown, auc, errors
 
@@ -170,19 +171,20 @@ def test_rows_that_are_all_alike_define_fewer_metrics(comm):
 
 
 def test_early_stopping_keeps_the_best_and_counts():
+    rows = SimpleNamespace(rows=4)
     w = np.zeros(3)
-    stopping = EarlyStopping("auc", 2, w)
+    stopping = BestParameters(EarlyStopping(rows, "auc", 2), w)
     stops = []
     for epoch, value in enumerate([0.6, 0.8, 0.8, 0.7], start=1):
         stopping.look(epoch, value, w + epoch)
         stops.append(stopping.exhausted)
     assert stops == [False, False, False, True]
     assert (stopping.best_epoch, stopping.best.tolist()) == (2, [2.0] * 3)
-    patient = EarlyStopping("loss", None, w)
+    patient = BestParameters(EarlyStopping(rows, "loss", None), w)
     patient.look(1, 0.5, w)
     patient.look(2, 0.6, w)
     assert not patient.exhausted
-    lost = EarlyStopping("loss", 3, w)
+    lost = BestParameters(EarlyStopping(rows, "loss", 3), w)
     for epoch, value in enumerate([float("nan"), 0.5, float("nan"), 0.4], start=1):
         lost.look(epoch, value, w + epoch)
     assert (lost.best_epoch, lost.best.tolist()) == (4, [4.0] * 3)
