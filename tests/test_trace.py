@@ -519,7 +519,10 @@ def test_a_place_that_cannot_be_written_is_told_before_training(comm, folder):
         def on_start(self, run):
             raise AssertionError("it trains")
 
-    for path in (os.path.join(folder, "none", "t.json"), folder):
+    there = os.path.join(folder, "folder.json")
+    os.makedirs(there, exist_ok=True)
+    comm.barrier()
+    for path in (os.path.join(folder, "none", "t.json"), there):
         with pytest.raises(ConfigError, match="cannot be written"):
             train(comm, path, callbacks=[Never()])
 
