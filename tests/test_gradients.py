@@ -9,6 +9,7 @@ from distai_mpi import models, optim
 from distai_mpi.comm import VectorExchange
 from distai_mpi.data import Dataset, whole
 from distai_mpi.errors import ConfigError
+from distai_mpi.models.dense import DenseModel
 from distai_mpi.models.protocols import defined_together
 from distai_mpi.train.gradient.factors import FactorGradients
 
@@ -165,7 +166,7 @@ def test_an_exchange_is_made_before_the_first_step(nodes, monkeypatch, kind):
         monkeypatch.setattr(owner, name, lambda *args: calls.append(name) or function(*args))
 
     watch(VectorExchange, "reduce")
-    watch(models.MLP, "grad_of_factors")
+    watch(DenseModel, "grad_of_factors")  # where it is defined, with all that belongs to it
     x, y = make_rows(rows=67)
     optimizer = optim.LocalSGD() if kind == "average" else None
     first = First(calls)
