@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import select
 import subprocess
@@ -25,6 +26,8 @@ from unittest import mock
 import psutil
 from run import limit, mpi_environment, mpiexec_command
 
+import distai_mpi
+from distai_mpi import compiling
 from distai_mpi.cli.main import main
 from distai_mpi.comm import launch, leaving
 
@@ -53,10 +56,11 @@ def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> Compl
     """
     line, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
     serial = line[0] in ("predict", "plot")
+    patient = mock.patch.object(compiling, "PATIENCE", math.inf)  # what is left to compile depends on earlier tests
     leave = mock.patch.object(leaving, "leave_together", return_value=True) if serial else contextlib.nullcontext()
 
     def run() -> tuple[int, str, str]:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), leave:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), leave, patient:
             return main(line), out.getvalue(), err.getvalue()
 
     ends = on_ranks(run, cwd, 1 if serial else ranks)
@@ -74,7 +78,8 @@ def _part(ranks: int) -> Iterator[bool]:
         return
     inside = world.rank < ranks
     part = world.Split(0 if inside else 1)
-    with mock.patch.object(launch, "world", return_value=part):
+    part_world = mock.Mock(return_value=part)
+    with mock.patch.object(distai_mpi, "world", part_world), mock.patch.object(launch, "world", part_world):
         yield inside
     part.Free()
     request = world.Ibarrier()  # a blocking one would take a core from those who work

@@ -21,6 +21,7 @@ from .distribute import by_place, check_kinds
 from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
+from .parsed import below_base
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr
 from .readers.columns import Columns
 from .readers.text import Unsplittable
@@ -101,26 +102,27 @@ def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int
     try:
         for part in range(parts):
             chunk = file.read(part, parts)
-            yield from _dense(file, chunk, features, base, block_bytes)
+            yield from _dense(file, chunk, features, base, block_bytes, done)
             done += chunk.rows
     except Unsplittable:
         if parts == 1:
             raise
         chunk = file.read(0, 1)
-        yield from _dense(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes)
+        yield from _dense(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done)
 
 
-def _dense(file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
+def _dense(
+    file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int, row: int
+) -> Iterator[Array]:
+    """The rows of ``chunk``, of which the first is ``row`` in the file, densely."""
     width, first = file.features, 0
     if isinstance(chunk.x, Csr):
         indices = chunk.x.indices
         low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)
         first = min(1, low) if base is None else base
-        if low < first:
-            raise DataError(
-                f"{file.path}: has a feature with the index {low}, but the model was trained on rows whose indices"
-                f" count from {base}: write the rows as those of the training were"
-            )
+        below = chunk.x.first_below(first)
+        if below is not None:
+            raise below_base(file.path, row + below[0], below[1], first)
         width = max(features, high + 1 - first)
     column = Column("x", chunk.x, width or features, file.dtype, first)
     step = max(1, block_bytes // max(1, column.width * column.dtype.itemsize))

@@ -120,7 +120,8 @@ def read_chunks(
     sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
     for file, chunk, parts in zip(files, chunks, facts, strict=True):
         if base is not None and file.features is None and min(low for _, _, low, _ in parts) < base:
-            raise _below(base, file.path, chunk, [rows for rows, *_ in parts], comm)
+            row, index = _first_below(base, chunk, [rows for rows, *_ in parts], comm)
+            raise below_base(file.path, row, index, base)
     base = min([1, *(low for _, _, low, _ in sparse)]) if base is None else base
     width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
     parsed = []
@@ -153,18 +154,20 @@ def _read(file: ChunkedFile, comm: Any, readers: Sequence[int]) -> Chunk:
     return chunk
 
 
-def _below(base: int, path: str, chunk: Chunk, rows: Sequence[int], comm: Any) -> DataError:
-    """The error about a feature whose number is below ``base``; ``rows`` are those of each rank; collective."""
-    found = np.flatnonzero(chunk.x.indices < base) if isinstance(chunk.x, Csr) else np.empty(0, np.int64)
-    first = None
-    if isinstance(chunk.x, Csr) and found.size:
-        row = int(np.searchsorted(chunk.x.ends, found[0], side="right"))
-        first = sum(rows[: comm.rank]) + row, int(chunk.x.indices[found[0]])
-    row, index = min(each for each in comm.allgather_object(first) if each is not None)
+def below_base(path: str, row: int, index: int, base: int) -> DataError:
+    """The error about a feature of ``row`` whose number ``index`` is below ``base``, the model's first."""
     return DataError(
         f"{path}: has a feature with the index {index}, but the model was trained on rows whose indices count from"
         f" {base}: see row {row} (counted from 0), and write the rows as those of the training were"
     )
+
+
+def _first_below(base: int, chunk: Chunk, rows: Sequence[int], comm: Any) -> tuple[int, int]:
+    """Row of the file and number of its first feature below ``base``; ``rows`` are those of each rank; collective."""
+    first = chunk.x.first_below(base) if isinstance(chunk.x, Csr) else None
+    if first is not None:
+        first = sum(rows[: comm.rank]) + first[0], first[1]
+    return min(each for each in comm.allgather_object(first) if each is not None)
 
 
 def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[str]]:

@@ -35,6 +35,13 @@ class Csr(NamedTuple):
         entries = np.repeat(keep, lengths)
         return Csr(np.cumsum(lengths[keep]), self.indices[entries], self.values[entries])
 
+    def first_below(self, base: int) -> tuple[int, int] | None:
+        """Row and number of the first entry whose feature is numbered below ``base``; None: there is none."""
+        found = np.flatnonzero(self.indices < base)
+        if not found.size:
+            return None
+        return int(np.searchsorted(self.ends, found[0], side="right")), int(self.indices[found[0]])
+
 
 class Chunk(NamedTuple):
     """Consecutive rows of a file; local to the rank.
