@@ -26,10 +26,12 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
+        made = numba.njit(nogil=True, no_cfunc_wrapper=True, **options)  # that wrapper is for callers in C
         try:
-            compiled = numba.njit(cache=True, nogil=True, **options)(function)
+            compiled = made(function)
+            compiled.enable_caching()
         except RuntimeError:  # "cannot cache function ...: no locator available"
-            compiled = numba.njit(nogil=True, **options)(function)
+            pass
         return compiled_once(compiled)
 
     return decorate
