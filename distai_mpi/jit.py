@@ -26,7 +26,8 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        made = numba.njit(nogil=True, no_cfunc_wrapper=True, **options)  # that wrapper is for callers in C
+        options["no_cfunc_wrapper"] = True  # for callers in C
+        made = numba.njit(nogil=True, **options)
         try:
             compiled = made(function)
             compiled.enable_caching()
