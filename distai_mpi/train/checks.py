@@ -123,5 +123,5 @@ def check_alike(comm: Communicator, **settings: Any) -> None:
 
 def spelled(value: Any) -> str:
     """``value`` in words that are the same on all ranks: an object that does not spell itself out goes by its class."""
-    plain = value is None or isinstance(value, int | float | str) or is_dataclass(value)
+    plain = value is None or isinstance(value, int | float | str | tuple) or is_dataclass(value)
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) if plain else type(value).__name__  # functions have addresses

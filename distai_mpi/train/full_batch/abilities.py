@@ -12,12 +12,6 @@ from ...optim.solvers.preconditioner import NO_NULL_SPACE
 Array = Any
 
 
-def has_curvature(model: Any) -> bool:
-    """Whether ``model`` has ``linearize``, and from the class that has its ``loss_and_grad``: who overrides one alone
-    means something else by it."""
-    return Abilities.of(model).curvature is not None
-
-
 def is_linear(model: Any) -> bool:
     """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
     return Abilities.of(model).linear is not None
