@@ -15,8 +15,8 @@ from ..errors import ConfigError
 from ..models import Abilities, Model
 from ..perf.machine import limited_blas, node_cpus
 from ..settings import called
+from .checks import agree_on_device
 from .evaluation import make_loader
-from .placement import agree_on_device
 
 if TYPE_CHECKING:
     from ..comm import Communicator

@@ -21,11 +21,10 @@ from ..settings import keywords
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
-from .checks import check_alike, check_metric, check_range, check_rows, check_settings
+from .checks import agree_on_device, check_alike, check_metric, check_range, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .full_batch import choose
-from .placement import agree_on_device
 from .run import Optimizer, Result, Run
 from .state import Saved, TrainState, restore
 from .tracing import Trace, Tracer, tracing
@@ -118,7 +117,6 @@ def fit(
         l2=l2,
         seed=seed,
         exchange=exchange,
-        early_stopping=early,
         watch=watch,
         data=data.rows,
         valid=None if early is None else early.valid.rows,

@@ -11,8 +11,7 @@ from ...errors import ConfigError
 from ...models import Model
 from ...optim import LBFGS, Auto, FullBatchSolver, Newton, NewtonCG
 from ...settings import called
-from .abilities import is_linear
-from .sample import MOST_DENSE
+from .sample import MOST_DENSE, is_linear
 
 if TYPE_CHECKING:
     from ...comm import Communicator

@@ -17,7 +17,6 @@ from ...optim.solvers.problem import SampledStart
 from ...settings import worded
 from ...trace import COMPUTE, REDUCE, UPDATE
 from ..metrics import least_loss
-from .abilities import is_linear, null_space
 from .exchanged import ExchangedProblem, ReplicatedProblem, ShardedProblem
 from .sample import (
     MOST_DENSE,
@@ -25,6 +24,8 @@ from .sample import (
     by_parameter,
     diagonal_of_all,
     hessian_of_all,
+    is_linear,
+    null_space,
     precise,
     sample_size,
     solve_sample,

@@ -22,9 +22,9 @@ import numpy as np
 from ...backend import HOST
 from ...data import Batch
 from ...data.batch import zeros_row
+from ...models import Abilities
 from ...objective import Objective
-from ...optim.solvers.preconditioner import Factored
-from .abilities import is_linear, null_space
+from ...optim.solvers.preconditioner import NO_NULL_SPACE, Factored
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -40,6 +40,26 @@ PART = 8  # at most this part of the rows, or the sample's cost shows
 MOST_STEPS = 15
 CHEAP_PRODUCTS = 4e8  # of a Hessian on a rank: 30 ms in float64
 ENOUGH = 1e-2  # of the first gradient's norm: chance makes the rest
+
+
+def is_linear(model: Any) -> bool:
+    """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
+    return Abilities.of(model).linear is not None
+
+
+def null_space(model: Any, penalty: Array) -> Array:
+    """Places of parameters that may all grow alike without a change of the objective, shape (groups, members).
+
+    Of softmax regression the parameters of all classes that belong to one column, where nothing penalises them; of
+    other linear models none.
+
+    Args:
+        penalty: of all parameters, shape (layout.size,).
+    """
+    if not model.loss_function.several:
+        return NO_NULL_SPACE
+    columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
+    return columns[penalty[columns[:, 0]] == 0]
 
 
 class Moments(NamedTuple):

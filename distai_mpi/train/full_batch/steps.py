@@ -15,10 +15,9 @@ from ...perf.machine import memory_left
 from ...settings import called
 from ...trace import OTHER
 from ..run import Result, Run
-from .abilities import is_linear
 from .exchanged import ExchangedProblem
 from .problem import ReplicatedRows, ShardedRows
-from .sample import MOST_DENSE, compile_passes, spread_of
+from .sample import MOST_DENSE, compile_passes, is_linear, spread_of
 from .units import in_other_units
 
 Array = Any
