@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError
+from .settings import called
 
 Array = Any
 HOST_BLOCK = 1 << 16  # elements: temporaries of a pass stay in the cache
@@ -165,7 +166,8 @@ def choose(name: str, local_rank: int = 0) -> Device:
         return CudaDevice(local_rank % count_gpus())
     except ConfigError as error:
         if name == "gpu":
-            raise ConfigError(f"--device gpu: {error}; else use --device cpu") from None
+            device = called("device")
+            raise ConfigError(f"{device} gpu: {error}; else use {device} cpu") from None
         return HOST
 
 

@@ -26,10 +26,13 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
+        options["no_cfunc_wrapper"] = True  # for callers in C
+        made = numba.njit(nogil=True, **options)
         try:
-            compiled = numba.njit(cache=True, nogil=True, **options)(function)
+            compiled = made(function)
+            compiled.enable_caching()
         except RuntimeError:  # "cannot cache function ...: no locator available"
-            compiled = numba.njit(nogil=True, **options)(function)
+            pass
         return compiled_once(compiled)
 
     return decorate

@@ -15,8 +15,10 @@ from .data.feature_blocks import feature_blocks, features_of
 from .data.loader import Loader
 from .data.missing import apply_fill
 from .data.spec import Spec
+from .data.wording import worded_errors
 from .errors import ConfigError, DataError
 from .models.storage import load_model
+from .settings import called
 
 Array = Any
 MODEL = "model.npz"
@@ -128,8 +130,9 @@ class Predictor:
         if "fill" not in options:  # every row gets a prediction: none is dropped
             options["missing"] = "refuse"
         self._check(how)
-        for share in feature_blocks(spec, **options):
-            yield self.answer(self.prepared(share), how), share.notes
+        with worded_errors():
+            for share in feature_blocks(spec, **options):
+                yield self.answer(self.prepared(share), how), share.notes
 
     def answer(self, share: data.ShardedDataset, how: str) -> Array:
         """The method ``how`` for the rows of ``share``, which are `prepared`."""
@@ -242,7 +245,8 @@ def check_features(name: str, share: Any, model: Any) -> None:
     """Raise `DataError` unless rows have as many features as ``model`` takes; one or two more may be other columns."""
     more = share.features - model.widths[0]
     if more:
-        advice = "; in a table, name the column of the labels with --label, and that of weights with --weight"
+        named = [called(name) for name in ("label", "weight")]
+        advice = f"; in a table, name the column of the labels with {named[0]}, and that of weights with {named[1]}"
         raise DataError(
             f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}"
             f"{advice if more in (1, 2) else ''}"

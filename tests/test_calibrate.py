@@ -120,7 +120,7 @@ def test_shards_by_speed_let_ranks_finish_together(comm, clock):
 
 @mpi
 def test_what_cannot_be_measured(comm):
-    with pytest.raises(ConfigError, match="--shards speed: there are no rows"):
+    with pytest.raises(ConfigError, match="^shards speed: there are no rows"):
         calibrate(models.Softmax(6, 3), whole(Dataset(np.zeros((0, 6)), np.zeros(0)), comm.rank, comm.size), comm)
     x, y = make_rows()
     with pytest.raises(DataError, match="labels 0 to 1"):

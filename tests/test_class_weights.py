@@ -49,6 +49,9 @@ def test_weights_by_label_multiply_those_of_rows(comm):
         ("ham=-1", "weight of ham must be a number from 0 up"),
         ("ham", "must be balanced or LABEL=VALUE"),
         ("", "must be balanced or LABEL=VALUE"),
+        ("ham=2,spam=1,ham=3", "ham is given twice"),
+        ({"ham": "2"}, "must be a number from 0 up, got '2'"),
+        ({"ham": None}, "must be a number from 0 up, got None"),
     ):
         with pytest.raises(ConfigError, match=match):
             data.weigh_classes(share, given, comm)

@@ -132,7 +132,7 @@ def test_targets_of_a_regression_are_no_classes():
     (share,) = encode_labels(whole(Dataset(x, (8 * y).round() / 16)), comm=Alone())
     assert len(share.classes) == len(np.unique((8 * y).round()))
     (share,) = encode_labels(whole(Dataset(np.zeros((600, 1)), np.arange(600) // 4)), comm=Alone())
-    assert share.notes == ("data: 150 classes of 600 rows: labels that are values take --model linear",)
+    assert share.notes == ("data: 150 classes of 600 rows: labels that are values take models.Linear",)
     words = whole(Dataset(np.zeros((2, 1)), ["a", "b"]))
     with pytest.raises(DataError, match="squared loss needs targets that are numbers, but the labels are words"):
         models.build("linear", words.labels)

@@ -206,7 +206,7 @@ def test_iterations_on_rounding_alone_end(comm, allreduce):
 @mpi
 def test_a_history_without_room_is_refused(comm):
     share = whole_share(*rows_for("logistic"), comm)
-    with pytest.raises(ConfigError, match="--memory 10000000000000: the pairs take .* GB"):
+    with pytest.raises(ConfigError, match="^memory 10000000000000: the pairs take .* GB"):
         minimise(comm, share, "logistic", optim.LBFGS(memory=10**13))
 
 

@@ -1,6 +1,8 @@
 """HDF5 as people have it: types, links, virtual and external data, filters, words, and variables by name."""
 
 import os
+import pickle
+import sys
 
 import h5py
 import numpy as np
@@ -163,6 +165,25 @@ def test_a_filter_that_is_missing(folder):
         settings.set_filter(32123, h5py.h5z.FLAG_OPTIONAL, ())
         h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F64LE, h5py.h5s.create_simple((ROWS, 3)), settings)
     bad(r"a: x is compressed by a filter .*number 32123.*pip install hdf5plugin")
+
+
+@pytest.mark.parametrize("of", ["dataset", "source"])
+def test_every_process_that_reads_loads_the_filters(folder, monkeypatch, of):
+    """One rank finds the file, others read it too; here a rank is a process that has not loaded hdf5plugin."""
+    with h5py.File("a", "w") as file:
+        file["y"] = Y
+        file.create_dataset("x" if of == "dataset" else "packed", data=X, compression="gzip")
+    if of == "source":
+        virtual("x", [(0, "a", "packed", (ROWS, 3))])
+    (folder / "hdf5plugin.py").write_text("")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "hdf5plugin", raising=False)
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: "hdf5plugin" in sys.modules)
+    file = pickle.dumps(find("a", None, Columns())[0])
+    del sys.modules["hdf5plugin"]
+    chunk = pickle.loads(file).read(0, 1)
+    assert "hdf5plugin" in sys.modules
+    assert np.array_equal(chunk.x, X)
 
 
 @pytest.mark.parametrize("prefix", ["", "X/", "train/x/"])

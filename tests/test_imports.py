@@ -32,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "trace": set(),
     "files": {"errors"},
     "params": set(),
-    "backend": {"errors"},
+    "backend": {"errors", "settings"},
     "comm": {
         "params",
         "errors",
@@ -65,7 +65,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
-    "predictor": {"models", "data", "errors"},
+    "predictor": {"models", "data", "errors", "settings"},
     "train": {
         "version",
         "optim",

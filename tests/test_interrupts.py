@@ -439,6 +439,10 @@ def test_a_link_that_leads_nowhere_is_no_change_of_the_data(tmp_path):
     fields, told = finished(settings, ["seed = 1"])
     assert fields is None
     assert "a.csv has changed since" in told
+    # of a method that `auto` came to nothing is said where another setting differs
+    fields, told = finished(settings, ["seed = 2\noptimizer = 'auto'", "seed = 2"])
+    assert fields is None
+    assert "(seed 1, here 2)" in told
 
 
 @mpi

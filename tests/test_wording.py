@@ -1,13 +1,30 @@
-"""Errors of the data layer in the words of who calls it."""
+"""Errors and notes in the words of who calls the library: parameters in a program, flags in the command."""
+
+import ast
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from alone import Alone
 
-from distai_mpi import data
+import distai_mpi
+from distai_mpi import backend, data, models
 from distai_mpi.data.wording import for_programs
-from distai_mpi.errors import DistaiError
+from distai_mpi.errors import ConfigError, DistaiError
+from distai_mpi.predictor import Predictor
 from distai_mpi.settings import by_flags
+
+PACKAGE = Path(distai_mpi.__file__).parent
+# texts for the command alone, or on flags of other programs
+OF_FLAGS = {
+    "options.py",
+    "comm/allocation.py",
+    "comm/exchange/choice.py",
+    "comm/launch.py",
+    "models/storage.py",
+    "perf/compare.py",
+}
 
 
 @pytest.mark.parametrize(
@@ -51,3 +68,54 @@ def test_weights_of_ranks():
         data.Partition((0.0,))
     with by_flags(), pytest.raises(DistaiError, match="^--shards 0: give"):
         data.Partition((0.0,))
+
+
+def test_no_text_outside_of_the_command_names_a_flag():
+    """Errors of the library name parameters, by `called` and `worded`; the data layer's are translated."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = path.relative_to(PACKAGE).as_posix()
+        if not part.startswith(("cli/", "data/")) and part not in OF_FLAGS:
+            tree = ast.parse(path.read_text())
+            calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+            by_caller = [call for call in calls if call.func.id in ("called", "worded")]
+            fine = {id(node) for call in by_caller for node in ast.walk(call)}
+            fine |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+            texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+            found += [
+                f"{part}:{text.lineno}: {text.value}"
+                for text in texts
+                if id(text) not in fine and re.search(r"(?<![\w-])--[a-z]", text.value)
+            ]
+    assert not found, "\n".join(found)
+
+
+def test_a_device_that_is_missing(monkeypatch):
+    def none():
+        raise ConfigError("no GPU is seen")
+
+    monkeypatch.setattr(backend, "count_gpus", none)
+    with pytest.raises(ConfigError, match="^device gpu: no GPU is seen; else use device cpu$"):
+        backend.choose("gpu")
+    with by_flags(), pytest.raises(ConfigError, match="^--device gpu: .* use --device cpu$"):
+        backend.choose("gpu")
+
+
+def test_notes_name_what_the_caller_gives(tmp_path):
+    path = tmp_path / "years.csv"
+    path.write_text("2021,2022,2023\n" + "0.5,1.5,0.25\n" * 4)
+    notes = data.load(str(path), Alone())[0].notes
+    assert "header=False" in notes[0]
+    assert "--" not in notes[0]
+    with by_flags():
+        assert "--no-header" in data.load(str(path), Alone())[0].notes[0]
+
+
+def test_blocks_of_rows_that_a_predictor_cannot_read(tmp_path):
+    model = models.Linear(2)
+    predictor = Predictor(model, np.zeros(model.layout.size, model.dtype))
+    path = tmp_path / "new.csv"
+    path.write_text("a,b\n1,x\n2,3\n")
+    with pytest.raises(DistaiError) as raised:
+        list(predictor.blocks(str(path)))
+    assert "--" not in str(raised.value)

@@ -48,7 +48,7 @@ def _in(folder: str, settings: dict[str, Any], again: Sequence[str | None]) -> t
         return None, ""
     changes = [_changes(before, tomllib.loads(text or "")) for text in again]
     if all(changes):
-        return None, f"{result} is of a run with other settings ({changes[-1]}), and does not count"
+        return None, f"{result} is of a run with other settings ({min(changes, key=len)}), and does not count"
     newer = next((path for path in _files(settings) if _changed(path) > since), None)
     if newer is not None:
         return None, f"{newer} has changed since {result} was begun, which does not count"

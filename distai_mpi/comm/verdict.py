@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..exit_codes import EX_STUCK
+from ..settings import called, worded
 from .processes import ENDED, STOPPED
 from .watch_page import text_of
 from .whereabouts import Activity
@@ -49,12 +50,12 @@ class Verdict(NamedTuple):
     @property
     def will_end(self) -> str:
         """What will come of it."""
-        return "" if np.isinf(self.limit) else f"; the job ends after {self.limit:.0f} s (--watch)"
+        return "" if np.isinf(self.limit) else f"; the job ends after {self.limit:.0f} s ({called('watch')})"
 
     @property
     def advice(self) -> str:
         """The way out."""
-        again = "--resume goes on from the last checkpoint"
+        again = f"{worded('resume=True', '--resume')} goes on from the last checkpoint"
         return f"; {again}" if self.status == EX_STUCK else ""
 
 

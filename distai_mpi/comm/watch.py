@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import os
 import sys
 import threading
@@ -130,7 +131,8 @@ class Watch:
         alarm.listen()
         comm.barrier()
         atexit.register(self.leave)
-        threading.Thread(target=self._run, name="distai-mpi watch", daemon=True).start()
+        run = contextvars.copy_context().run  # by which errors name flags where the command made this
+        threading.Thread(target=run, args=(self._run,), name="distai-mpi watch", daemon=True).start()
         edges.tell(edges.WITHIN)
 
     def leave(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -42,7 +43,7 @@ def weigh_classes(share: ShardedDataset, class_weight: ClassWeight, comm: Any) -
         table = rows.sum() / (np.count_nonzero(rows) * np.where(rows > 0, rows, np.inf))
         table[rows == 0] = 1.0
     else:
-        given = _parsed(class_weight, name) if isinstance(class_weight, str) else class_weight
+        given = _parsed(class_weight, name) if isinstance(class_weight, str) else class_weight.items()
         table = _table(given, tuple(classes), share.classes is None, count, name)
     weight = table[np.asarray(y, np.int64)]
     if share.dataset.weight is not None:
@@ -54,36 +55,41 @@ def weigh_classes(share: ShardedDataset, class_weight: ClassWeight, comm: Any) -
     return weighed
 
 
-def _parsed(text: str, name: str) -> dict[Label, float]:
-    """``LABEL=VALUE,...`` as a table; a label may hold commas and equal signs where no number follows them."""
-    found: dict[Label, float] = {}
-    rest = ""
+def _parsed(text: str, name: str) -> list[tuple[Label, float]]:
+    """``LABEL=VALUE,...`` as pairs; a label may hold commas and equal signs where no number follows them."""
+    found, rest = list[tuple[Label, float]](), ""
     for part in text.split(","):
         rest += part
         label, sign, value = rest.rpartition("=")
         if not (sign and label and number(value) is not None):
             rest += ","
             continue
-        found[label], rest = float(value), ""
+        found.append((label, float(value)))
+        rest = ""
     if rest or not found:
         raise ConfigError(f"{name} must be balanced or LABEL=VALUE,..., got {text!r}")
     return found
 
 
-def _table(given: Mapping[Label, float], classes: tuple[Label, ...], plain: bool, count: int, name: str) -> np.ndarray:
+def _table(
+    given: Iterable[tuple[Label, float]], classes: tuple[Label, ...], plain: bool, count: int, name: str
+) -> np.ndarray:
     """The weight of each code, shape (count,); ``plain``: the codes are the labels themselves."""
     codes = [int(label) for label in classes] if plain else range(len(classes))
     places: dict[Any, int] = dict(zip(keys(classes), codes, strict=True)) | dict(
         zip(map(spelled, classes), codes, strict=True)
     )
-    table = np.ones(count)
-    for label, value in given.items():
+    table, seen = np.ones(count), set[int]()
+    for label, value in given:
         place = places.get(label, places.get(number(label), places.get(spelled(label))))
         if place is None:
             near = get_close_matches(spelled(label), [spelled(known) for known in classes], n=1)
             hint = f"did you mean {near[0]}?" if near else f"they are {listed(classes)}"
             raise ConfigError(f"{name}: {spelled(label)} is none of the classes: {hint}")
-        if not (value >= 0 and math.isfinite(value)):
-            raise ConfigError(f"{name}: the weight of {spelled(label)} must be a number from 0 up, got {value}")
+        if place in seen:
+            raise ConfigError(f"{name}: {spelled(label)} is given twice: give each class one weight")
+        seen.add(place)
+        if not (isinstance(value, numbers.Real) and 0 <= value < math.inf):
+            raise ConfigError(f"{name}: the weight of {spelled(label)} must be a number from 0 up, got {value!r}")
         table[place] = value
     return table

@@ -20,7 +20,7 @@ MANY, ROWS_OF_CLASS = 100, 10  # more classes than MANY, of fewer rows each, get
 CHUNK = 1 << 20  # labels recoded at a time
 
 
-@worded_errors
+@worded_errors()
 def encode_labels(train: ShardedDataset, *others: ShardedDataset | None, comm: Any) -> tuple[Any, ...]:
     """``train`` and ``others`` with codes of classes in place of labels; collective.
 

@@ -55,7 +55,7 @@ def load(data: Spec, comm: Any, **options: Any) -> tuple[ShardedDataset, Sharded
     return sets.train, sets.test
 
 
-@worded_errors
+@worded_errors()
 def load_sets(
     data: Spec,
     comm: Any,
@@ -232,7 +232,7 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
         raise weight.error("is 0 for all rows")
 
 
-@worded_errors
+@worded_errors()
 def load_features(
     data: Spec,
     comm: Any,

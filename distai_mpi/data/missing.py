@@ -23,7 +23,7 @@ BLOCK_BYTES = 64 << 20  # of columns that are sorted at a time
 BITS = 62  # of the whole numbers that stand for weights: their sum fits into int64
 
 
-@worded_errors
+@worded_errors()
 def fill_missing(
     train: ShardedDataset, *others: ShardedDataset | None, comm: Any, by: str = "mean", indicator: bool = False
 ) -> tuple[Any, ...]:

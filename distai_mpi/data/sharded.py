@@ -16,6 +16,7 @@ from .dataset import Dataset
 from .labels import Label, LabelSummary, merge, summarize
 from .partition import Partition
 from .permutation import Permutation
+from .wording import for_caller
 
 Array = Any
 
@@ -80,6 +81,7 @@ class ShardedDataset:
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
             raise ValueError("a shard of weighted rows, and no other, needs their summed weight")
+        object.__setattr__(self, "notes", tuple(map(for_caller, self.notes)))
 
     def check_weight(self) -> None:
         """Raise `DataError` if all rows weigh 0, so that there is nothing to learn from; the same on every rank."""

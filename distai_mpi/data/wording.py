@@ -1,17 +1,13 @@
-"""Errors of the data layer name flags of the command; in a program ``--missing drop`` is ``missing='drop'``."""
+"""Errors and notes of the data layer name flags of the command; for programs ``--missing drop`` is missing='drop'."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..errors import DistaiError
 from ..settings import worded
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 WORDS = "read|scatter|global|local|mean|median|drop|refuse|seconds|calendar|csv|libsvm"
 FLAG = re.compile(rf"(?<![\w-])--([a-z][a-z-]*)(?: ('[^']*'|(?:{WORDS})\b|[^\s,;:]+(?=: )))?")
@@ -38,17 +34,18 @@ def for_programs(text: str) -> str:
     return FLAG.sub(parameter, text)
 
 
-def worded_errors(function: Callable[P, T]) -> Callable[P, T]:
-    """``function``, whose errors name parameters, or flags where the command calls it."""
+def for_caller(text: str) -> str:
+    """``text`` with parameters, or with flags where the command calls."""
+    return worded(for_programs(text), text)
 
-    @wraps(function)
-    def call(*args: P.args, **keywords: P.kwargs) -> T:
-        try:
-            return function(*args, **keywords)
-        except DistaiError as error:
-            text = worded(for_programs(str(error)), str(error))
-            if text == str(error):
-                raise
-            raise type(error)(text) from error.__cause__
 
-    return call
+@contextmanager
+def worded_errors() -> Iterator[None]:
+    """Errors of the block, or of the function it decorates, name parameters, or flags where the command calls it."""
+    try:
+        yield
+    except DistaiError as error:
+        text = for_caller(str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from error.__cause__

@@ -72,7 +72,7 @@ class MarginRows:
         """(loss, slope) of the rows at the fraction ``t`` of the way to ``other``, and its derivative by ``t``."""
         from .kernels.linear import margins
 
-        return margins(self.loss).line(self.margin, other.margin - self.margin, t, self.y, self.weight)
+        return margins(self.loss).line(self.margin, other.margin - self.margin, t, *read_only(self.y, self.weight))
 
     def add_diagonal(self, batch: Batch, out: Array) -> None:
         """Add the diagonal of the curvature to ``out``, float64, shape (layout.size,)."""

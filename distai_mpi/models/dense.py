@@ -192,7 +192,11 @@ class DenseModel:
         if batch.weight is not None:
             right = right * batch.weight
         correct = space.xp.sum(right, dtype=np.float64)
-        return self._residual(space, outputs, space.no_bias[-1], batch, space.unused[-1]), correct
+        return self._losses(space, outputs, batch), correct
+
+    def _losses(self, space: Workspace, outputs: Array, batch: Batch) -> Sums:
+        """The sums of `loss` at the ``outputs``, which may be overwritten."""
+        return self._residual(space, outputs, space.no_bias[-1], batch, space.unused[-1])
 
     def predict(self, w: Array, x: Array) -> Array:
         """The loss's answers for the rows of ``x``, shape (rows,): values, 0/1 labels, or label numbers."""

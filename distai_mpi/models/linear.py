@@ -13,7 +13,7 @@ from .base import Sums
 from .curvature import Linearization, MarginRows, SoftmaxRows
 from .dense import DenseModel
 from .losses import Loss
-from .passes import by_margins, by_outputs
+from .passes import by_margins, by_outputs, read_only
 from .workspace import Workspace
 
 Array = Any
@@ -50,6 +50,16 @@ class LinearModel(DenseModel):
     def init(self, rng: np.random.Generator) -> Array:
         """Zeros, shape (layout.size,), replicated; ``rng`` is not used."""
         return np.zeros(self.layout.size, self.dtype)
+
+    def _losses(self, space: Workspace, outputs: Array, batch: Batch) -> Sums:
+        """See `DenseModel._losses`; of margins by a kernel that full-batch solvers compile anyway."""
+        if space.xp is not np or not self.has_margins:
+            return super()._losses(space, outputs, batch)
+        from .kernels.linear import margins
+
+        margin, weight = outputs[:, 0], space.no_weights if batch.weight is None else batch.weight
+        value, _ = margins(self.loss_function).line(margin, margin, 0.0, *read_only(batch.y, weight))
+        return Sums(value, space.total_weight(batch))
 
     def _keep_rows(self, batch: Batch) -> Linearization:
         if self.has_margins:

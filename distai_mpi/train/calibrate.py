@@ -14,6 +14,7 @@ from ..data import Batch, Loader, Partition, ShardedDataset
 from ..errors import ConfigError
 from ..models import Abilities, Model
 from ..perf.machine import limited_blas, node_cpus
+from ..settings import called
 from .evaluation import make_loader
 from .placement import agree_on_device
 
@@ -57,7 +58,7 @@ def calibrate(
         ConfigError, DataError: there are no rows, or they do not fit the model; on every rank.
     """
     if share.rows == 0:
-        raise ConfigError("--shards speed: there are no rows to measure with")
+        raise ConfigError(f"{called('shards')} speed: there are no rows to measure with")
     able = Abilities.of(model)
     if able.data_check is not None:
         able.data_check.check_data(share.labels)

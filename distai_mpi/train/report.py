@@ -9,6 +9,7 @@ from typing import Any
 from ..files import Unwritable, check_writable, write_json, write_patiently, write_whole
 from ..messages import tell
 from ..models import save_model
+from ..settings import called, worded
 from .callbacks import Callback
 from .checkpoint.files import whole
 from .gradient.factors import FactorGradients
@@ -52,9 +53,9 @@ class ResultFiles(Callback):
         Raises:
             ConfigError: they cannot.
         """
-        for flag, folder in (("--out", self.folder), ("--spare", self.spare)):
+        for name, folder in ((called("folder", "--out"), self.folder), (called("spare"), self.spare)):
             if folder is not None:
-                _make(folder, flag)
+                _make(folder, name)
                 for name in (METRICS, RESULT, MODEL, SETTINGS):
                     check_writable(os.path.join(folder, name))
 
@@ -111,7 +112,8 @@ class ResultFiles(Callback):
             except Unwritable as another:
                 error = Unwritable(f"{error}; {another}")
         last = whole(self.checkpoints)[:1] if self.checkpoints is not None else []
-        way_out = f"the last checkpoint is {last[0]}: --resume goes on from it" if last else "there is no checkpoint"
+        resume = f"{worded('resume=True', '--resume')} goes on from it"
+        way_out = f"the last checkpoint is {last[0]}: {resume}" if last else "there is no checkpoint"
         raise Unwritable(f"the results are lost: {error}; {way_out}") from None
 
     def _write_last(self, folder: str, run: Run, result: Result, seconds: float) -> None:

@@ -37,7 +37,10 @@ MISSING_WORDS = (
 )
 MISSING_NUMBERS = ("-",)  # likewise where a number belongs; among words it may be one
 
-SPACE, TAB, NEWLINE, RETURN, QUOTE, HASH, COLON = (ord(c) for c in ' \t\n\r"#:')
+# as numbers: an ord() in a kernel takes half a second to compile
+SPACE, TAB, NEWLINE, RETURN, QUOTE, HASH, COLON = b' \t\n\r"#:'
+ZERO, PLUS, MINUS, POINT, COMMA, SLASH = b"0+-.,/"
+LOWER_A, LOWER_C, LOWER_E, LOWER_I, LOWER_Q, LOWER_T, LOWER_U, LOWER_Z, UPPER_E, UPPER_Z = b"aceiqtuzEZ"
 LARGEST_INDEX = (1 << 31) - 2
 
 

@@ -96,7 +96,7 @@ def _variable(path: str, file: Any, item: hdf5_links.Item, settings: _Settings) 
         return _categorical(path, item.name, data)
     if data.shape is None or (settings.matlab and data.attrs.get("MATLAB_empty", 0)):
         raise DataError(f"{path}: {item.name} is empty")
-    others = hdf5_storage.check(path, item.name, data)
+    others, filters = hdf5_storage.check(path, item.name, data)
     if settings.matlab and matlab.holds_words(data):
         return matlab.words(path, item.name, file, data)
     dtype, words, codes = _kind(path, item.name, data)
@@ -116,6 +116,7 @@ def _variable(path: str, file: Any, item: hdf5_links.Item, settings: _Settings) 
         axes,
         packing,
         codes,
+        filters,
         words=words,
         gaps="" if packing is None else packing.gaps,
         column_names=_column_names(file, item.name, shape),
@@ -214,17 +215,20 @@ class Hdf5Variable(Variable):
         axes: its axes as rows, and what is in a row.
         packing: how numbers are packed, or None: not at all.
         codes: numbers that stand for `words`, one each.
+        filters: numbers of the filters that it went through.
     """
 
     stored: np.dtype
     axes: tuple[int, ...]
     packing: netcdf.Packing | None = None
     codes: tuple[int, ...] = ()
+    filters: frozenset[int] = frozenset()
 
     def blocks(self, start: int, stop: int) -> Iterator[Block]:
         """See `variables.Variable.blocks`."""
         step = self.step()
         with opened(self.path) as file:
+            hdf5_storage.load_filters(self.filters)  # another rank may have found the file
             data = file[self.name]
             for first in range(start, stop, step):
                 where = [slice(None)] * len(self.axes)

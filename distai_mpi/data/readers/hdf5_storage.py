@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,32 +14,41 @@ from ...errors import DataError
 DEPTH = 16  # of virtual datasets that are made of virtual datasets
 
 
-def check(path: str, name: str, data: Any) -> set[str]:
-    """The further files in which the values of ``data`` lie; a DataError if one of them is missing, or a filter is."""
-    files = _check_virtual(path, name, data) if data.is_virtual else set()
+def check(path: str, name: str, data: Any) -> tuple[set[str], frozenset[int]]:
+    """The further files in which the values of ``data`` lie, and the numbers of the filters that these went through.
+
+    Raises:
+        DataError: a file or a filter is missing.
+    """
+    filters: dict[int, bytes] = {}
+    files = _check_virtual(path, name, data, filters) if data.is_virtual else set()
     files |= _check_external(path, name, data)
-    _check_filters(path, name, data)
-    return files
+    filters |= _filters(data)
+    missing = load_filters(filters)
+    if missing is not None:
+        known = filters[missing].decode("utf-8", "replace")
+        raise DataError(
+            f"{path}: {name} is compressed by a filter that HDF5 itself has not (number {missing}{known and ', '}"
+            f"{known}), and needs the package hdf5plugin: pip install hdf5plugin"
+        )
+    return files, frozenset(filters)
 
 
-def _check_filters(path: str, name: str, data: Any) -> None:
+def load_filters(numbers: Iterable[int]) -> int | None:
+    """Let HDF5 have the filters ``numbers`` in this process; one that neither it nor the package hdf5plugin has."""
     from h5py import h5z
 
-    settings = data.id.get_create_plist()
-    for i in range(settings.get_nfilters()):
-        number, _, _, called = settings.get_filter(i)
-        if h5z.filter_avail(number):
-            continue
-        try:
+    if not all(map(h5z.filter_avail, numbers)):
+        with suppress(ImportError):
             import hdf5plugin  # noqa: F401  # registers the filters that it has
-        except ImportError:
-            pass
-        if not h5z.filter_avail(number):
-            known = called.decode("utf-8", "replace") if called else ""
-            raise DataError(
-                f"{path}: {name} is compressed by a filter that HDF5 itself has not (number {number}{known and ', '}"
-                f"{known}), and needs the package hdf5plugin: pip install hdf5plugin"
-            )
+    return next((number for number in numbers if not h5z.filter_avail(number)), None)
+
+
+def _filters(data: Any) -> dict[int, bytes]:
+    """Numbers and names of a dataset's filters."""
+    settings = data.id.get_create_plist()
+    found = [settings.get_filter(i) for i in range(settings.get_nfilters())]
+    return {number: called or b"" for number, _, _, called in found}
 
 
 def _check_external(path: str, name: str, data: Any) -> set[str]:
@@ -66,8 +77,11 @@ def _check_external(path: str, name: str, data: Any) -> set[str]:
     return files
 
 
-def _check_virtual(path: str, name: str, data: Any, depth: int = 0) -> set[str]:
-    """The files of a virtual dataset's sources; HDF5 would read fill values where one is missing or too small."""
+def _check_virtual(path: str, name: str, data: Any, filters: dict[int, bytes], depth: int = 0) -> set[str]:
+    """The files of a virtual dataset's sources, whose filters join ``filters``.
+
+    HDF5 would read fill values where a source is missing or too small.
+    """
     import h5py
 
     home, files, covered = data.file.filename, set(), 0
@@ -85,7 +99,8 @@ def _check_virtual(path: str, name: str, data: Any, depth: int = 0) -> set[str]:
                 if _too_small(source, of_space, space):
                     raise DataError(f"{what} is too small: it has shape {source.shape}")
                 if source.is_virtual and depth < DEPTH:
-                    files |= _check_virtual(path, name, source, depth + 1)
+                    files |= _check_virtual(path, name, source, filters, depth + 1)
+                filters |= _filters(source)
             files.add(full)
         covered += data.size if _unlimited(space) is not None else space.get_select_npoints()
     if covered < data.size:

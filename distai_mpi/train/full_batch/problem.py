@@ -16,6 +16,7 @@ from ...models.curvature import HessianRows
 from ...objective import Objective
 from ...optim.solvers.preconditioner import Diagonal, Factored, Preconditioner, RankFactored
 from ...optim.solvers.problem import NOTHING, Evaluation, Problem, SampledStart
+from ...settings import worded
 from ...trace import COMPUTE, REDUCE, UPDATE
 from ..metrics import least_loss
 from .abilities import is_linear, null_space
@@ -273,7 +274,8 @@ class RowsProblem(Problem):
         biases = model.widths[-1] * model.bias
         made = RankFactored(matrix, noise, precise(self.objective), null_space(model, self.penalty), biases)
         if not made.finite:
-            self.warn("the Hessian is not finite: features or parameters are too large; scale them, or --standardize")
+            scale = worded("scale or standardize them", "scale them, or --standardize")
+            self.warn(f"the Hessian is not finite: features or parameters are too large; {scale}")
         first, share = self.collinear is None, self.objective.loader.share
         columns = np.unique(np.flatnonzero(made.dropped) // model.widths[-1])
         self.collinear = [int(c) for c in columns if c < share.features]

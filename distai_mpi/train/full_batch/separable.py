@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...objective import Objective
+from ...settings import called
 
 Array = Any
 
@@ -45,7 +46,7 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
         return None
     return (
         "all rows are classified right (separable classes): without a penalty larger parameters always fit them better,"
-        " and there is no optimum; give --l2"
+        f" and there is no optimum; give {called('l2')}"
     )
 
 

@@ -13,6 +13,7 @@ from ...models import Sums
 from ...objective import Objective
 from ...optim import LBFGS, FullBatchSolver, Newton, NewtonCG
 from ...perf.machine import memory_left
+from ...settings import called
 from ..steps import Steps
 from .abilities import is_linear
 from .exchanged import ReplicatedProblem, ShardedProblem
@@ -155,23 +156,24 @@ def _check(objective: Objective, solver: FullBatchSolver) -> None:
     """Raise `ConfigError` on all ranks where ``solver`` cannot minimise ``objective``; collective."""
     model, abilities = objective.model, objective.abilities
     if objective.loader.device is not HOST:
-        raise ConfigError(f"--optimizer {solver.name} is for the CPU: choose --device cpu")
+        raise ConfigError(f"{called('optimizer')} {solver.name} is for the CPU: choose {called('device')} cpu")
     if isinstance(solver, LBFGS):
         _check_memory(objective, solver.memory)
     if isinstance(solver, NewtonCG) and not (abilities.curvature or abilities.hessian):
-        raise ConfigError(
-            "--optimizer newton-cg needs a model with Hessian products (curvature_at); lbfgs takes every model"
-        )
+        needs = "needs a model with Hessian products (curvature_at); lbfgs takes every model"
+        raise ConfigError(f"{called('optimizer')} newton-cg {needs}")
     if not isinstance(solver, Newton):
         return
+    limit = None
     if not is_linear(model):
-        raise ConfigError("--optimizer newton is for linear, logistic and softmax models: newton-cg takes nets too")
-    if model.layout.size > MOST_DENSE:
-        found = f"up to {MOST_DENSE:,} parameters, not {model.layout.size:,}: newton-cg takes more"
-        raise ConfigError(f"--optimizer newton is for {found}")
-    if not objective.whole:
-        found = f"--allreduce auto or native, not {objective.exchange.name}: newton-cg takes any"
-        raise ConfigError(f"--optimizer newton is for {found}")
+        limit = "linear models, logistic, softmax and others without hidden layers: newton-cg takes nets too"
+    elif model.layout.size > MOST_DENSE:
+        limit = f"up to {MOST_DENSE:,} parameters, not {model.layout.size:,}: newton-cg takes more"
+    elif not objective.whole:
+        exchange = called("algorithm", "--allreduce")
+        limit = f"{exchange} auto or native, not {objective.exchange.name}: newton-cg takes any"
+    if limit is not None:
+        raise ConfigError(f"{called('optimizer')} newton is for {limit}")
 
 
 def _check_memory(objective: Objective, memory: int) -> None:
@@ -182,6 +184,6 @@ def _check_memory(objective: Objective, memory: int) -> None:
     with comm.agreed():
         if needed > left:
             raise ConfigError(
-                f"--memory {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are left;"
-                " lower it"
+                f"{called('memory')} {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are"
+                " left; lower it"
             )

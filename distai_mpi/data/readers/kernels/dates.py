@@ -6,7 +6,29 @@ import numba
 import numpy as np
 
 from ....jit import kernel
-from ..codes import DAY_FIRST, FINE, MISSING, MONTH_FIRST, NO_BOOLEAN, NO_DATE, NO_ORDER, SPACE
+from ..codes import (
+    COLON,
+    COMMA,
+    DAY_FIRST,
+    FINE,
+    LOWER_A,
+    LOWER_C,
+    LOWER_T,
+    LOWER_U,
+    LOWER_Z,
+    MINUS,
+    MISSING,
+    MONTH_FIRST,
+    NO_BOOLEAN,
+    NO_DATE,
+    NO_ORDER,
+    PLUS,
+    POINT,
+    SLASH,
+    SPACE,
+    UPPER_Z,
+    ZERO,
+)
 from ..kinds import MONTHS
 from .tables import TOKENS, is_missing, trimmed
 
@@ -48,8 +70,8 @@ def civil(days):
 def _whole(text, place, stop, most):
     """The whole number of at most ``most`` digits at ``place``, and the byte behind it; none there: the same byte."""
     value, begin = 0, place
-    while place < stop and place - begin < most and np.uint8(text[place] - ord("0")) < 10:
-        value = value * 10 + (text[place] - ord("0"))
+    while place < stop and place - begin < most and np.uint8(text[place] - ZERO) < 10:
+        value = value * 10 + (text[place] - ZERO)
         place += 1
     return value, place
 
@@ -63,16 +85,16 @@ def _offset(text, place, stop):
     if length == 0:
         return 0, True
     if length == 1:
-        return 0, text[place] == ord("Z") or text[place] == ord("z")
-    if length == 3 and text[place] | 32 == ord("u") and text[place + 1] | 32 == ord("t"):
-        return 0, text[place + 2] | 32 == ord("c")
-    if text[place] != ord("+") and text[place] != ord("-"):
+        return 0, text[place] == UPPER_Z or text[place] == LOWER_Z
+    if length == 3 and text[place] | 32 == LOWER_U and text[place + 1] | 32 == LOWER_T:
+        return 0, text[place + 2] | 32 == LOWER_C
+    if text[place] != PLUS and text[place] != MINUS:
         return 0, False
-    sign = -1 if text[place] == ord("-") else 1
+    sign = -1 if text[place] == MINUS else 1
     hours, after = _whole(text, place + 1, stop, 2)
     if after != place + 3:
         return 0, False
-    if after < stop and text[after] == ord(":"):
+    if after < stop and text[after] == COLON:
         after += 1
         if after == stop:
             return 0, False
@@ -88,7 +110,7 @@ def _name(text, place, stop):
     0 where there is none.
     """
     end = place
-    while end < stop and ord("a") <= text[end] | 32 <= ord("z"):
+    while end < stop and LOWER_A <= text[end] | 32 <= LOWER_Z:
         end += 1
     length = end - place
     for month in range(12):
@@ -104,9 +126,9 @@ def _name(text, place, stop):
 @numba.njit
 def _past_mark(text, place, stop):
     """The byte behind the mark between two parts of a date with a month's name; where there is none, the same byte."""
-    if place < stop and (text[place] == ord("-") or text[place] == ord("/")):
+    if place < stop and (text[place] == MINUS or text[place] == SLASH):
         return place + 1
-    if place < stop and (text[place] == ord(".") or text[place] == ord(",")):
+    if place < stop and (text[place] == POINT or text[place] == COMMA):
         place += 1
     while place < stop and text[place] == SPACE:
         place += 1
@@ -149,7 +171,7 @@ def _in_numbers(text, place, stop):
     """Of a date as 12/31/2020 or 31/12/2020: its numbers in their order, and the byte behind; year 0: it is none."""
     first, after = _whole(text, place, stop, 2)
     mark = text[after] if after < stop else np.uint8(0)
-    if after == place or (mark != ord("/") and mark != ord("-") and mark != ord(".")):
+    if after == place or (mark != SLASH and mark != MINUS and mark != POINT):
         return 0, 0, 0, place
     second, end = _whole(text, after + 1, stop, 2)
     if end == after + 1 or end >= stop or text[end] != mark:
@@ -166,7 +188,7 @@ def _day(text, place, stop, order):
     """
     year, after = _whole(text, place, stop, 4)
     mark = text[after] if after < stop else np.uint8(0)
-    if after == place + 4 and (mark == ord("-") or mark == ord("/")):
+    if after == place + 4 and (mark == MINUS or mark == SLASH):
         month, end = _whole(text, after + 1, stop, 2)
         if end > after + 1:
             if end == stop:
@@ -195,27 +217,27 @@ def _moment(text, place, stop, order):
     days = days_since_1970(year, month, day)
     if after == stop:
         return days, 0, 0.0, True
-    if text[after] != SPACE and text[after] | 32 != ord("t"):
+    if text[after] != SPACE and text[after] | 32 != LOWER_T:
         return 0, 0, 0.0, False
     hour, end = _whole(text, after + 1, stop, 2)
-    if end == after + 1 or end >= stop or text[end] != ord(":") or hour > 23:
+    if end == after + 1 or end >= stop or text[end] != COLON or hour > 23:
         return 0, 0, 0.0, False
     minute, after = _whole(text, end + 1, stop, 2)
     if after != end + 3 or minute > 59:
         return 0, 0, 0.0, False
     second, fraction, scale = 0, 0, 1.0
-    if after < stop and text[after] == ord(":"):
+    if after < stop and text[after] == COLON:
         second, end = _whole(text, after + 1, stop, 2)
         if end != after + 3 or second > 59:
             return 0, 0, 0.0, False
         after = end
-        if after < stop and (text[after] == ord(".") or text[after] == ord(",")):
+        if after < stop and (text[after] == POINT or text[after] == COMMA):
             begin = after + 1
             fraction, after = _whole(text, begin, stop, 9)
             if after == begin:
                 return 0, 0, 0.0, False
             scale = 10.0 ** (after - begin)
-            while after < stop and np.uint8(text[after] - ord("0")) < 10:  # beyond nanoseconds
+            while after < stop and np.uint8(text[after] - ZERO) < 10:  # beyond nanoseconds
                 after += 1
     ahead, right = _offset(text, after, stop)
     whole = hour * 3600 + minute * 60 + second - ahead
@@ -291,8 +313,8 @@ def read_booleans(text, spans, keep, out):
                 same, upper = True, 0
                 for i in range(length):
                     same = same and text[start + i] | 32 == WORDS[which, i]
-                    upper += text[start + i] < ord("a")
-                if same and (upper == 0 or upper == length or (upper == 1 and text[start] < ord("a"))):
+                    upper += text[start + i] < LOWER_A
+                if same and (upper == 0 or upper == length or (upper == 1 and text[start] < LOWER_A)):
                     found = 1 - which
         if found >= 0:
             out[row, 0] = found

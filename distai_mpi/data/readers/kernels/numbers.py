@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from ..codes import LOWER_E, MINUS, PLUS, POINT, UPPER_E, ZERO
+
 DONE, HARD, WRONG = 0, 1, 2  # states of a number
 
 LOWEST_POWER, HIGHEST_POWER = -342, 308  # of ten: beyond, a number of 19 digits is 0 or infinite
@@ -119,7 +121,7 @@ def _value_of_8_digits(word):
     return (word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
 
 
-@numba.njit(inline="always")
+@numba.njit(forceinline=True)  # called three times: Numba's own inlining would compile three copies
 def _rounded(digits, power):
     """``digits * 10**power``, rounded to float64, and whether the rounding is certain; digits is a uint64 > 0."""
     if power < LOWEST_POWER or power > HIGHEST_POWER:
@@ -160,14 +162,14 @@ def _long_number(text, start, stop, power):
     """
     digits, taken, left, seen = np.uint64(0), 0, 0, False
     for i in range(start, stop):
-        if text[i] == ord("."):
+        if text[i] == POINT:
             continue
         if taken == MOST_DIGITS:
             left += 1
             continue
-        seen = seen or text[i] != ord("0")
+        seen = seen or text[i] != ZERO
         if seen:
-            digits = digits * np.uint64(10) + np.uint64(text[i] - ord("0"))
+            digits = digits * np.uint64(10) + np.uint64(text[i] - ZERO)
             taken += 1
     if digits == 0:
         return 0.0, DONE
@@ -186,17 +188,17 @@ def number(text, start):
     WRONG (no number; end is where it went wrong).
     """
     place, length = start, text.size
-    negative = text[place] == ord("-")
-    if negative or text[place] == ord("+"):
+    negative = text[place] == MINUS
+    if negative or text[place] == PLUS:
         place += 1
     first, digits = place, np.uint64(0)
-    digit = np.uint8(text[place] - ord("0"))
+    digit = np.uint8(text[place] - ZERO)
     while digit < 10:
         digits = digits * np.uint64(10) + np.uint64(digit)
         place += 1
-        digit = np.uint8(text[place] - ord("0"))
+        digit = np.uint8(text[place] - ZERO)
     count, power = place - first, 0
-    if text[place] == ord("."):
+    if text[place] == POINT:
         place += 1
         point = place
         while place + 8 <= length:
@@ -209,28 +211,28 @@ def number(text, start):
             place += more
             if more < 8:
                 break
-        digit = np.uint8(text[place] - ord("0"))
+        digit = np.uint8(text[place] - ZERO)
         while digit < 10:
             digits = digits * np.uint64(10) + np.uint64(digit)
             place += 1
-            digit = np.uint8(text[place] - ord("0"))
+            digit = np.uint8(text[place] - ZERO)
         power = point - place
         count -= power
     if count == 0:
         return 0.0, place, WRONG
     last = place
-    if text[place] == ord("e") or text[place] == ord("E"):
+    if text[place] == LOWER_E or text[place] == UPPER_E:
         place += 1
-        down = text[place] == ord("-")
-        if down or text[place] == ord("+"):
+        down = text[place] == MINUS
+        if down or text[place] == PLUS:
             place += 1
         begin, given = place, 0
-        digit = np.uint8(text[place] - ord("0"))
+        digit = np.uint8(text[place] - ZERO)
         while digit < 10:
             if given < 100000:
                 given = given * 10 + int(digit)
             place += 1
-            digit = np.uint8(text[place] - ord("0"))
+            digit = np.uint8(text[place] - ZERO)
         if place == begin:
             return 0.0, place, WRONG
         power += -given if down else given

@@ -23,6 +23,8 @@ from ..codes import (
     KEEP_LABEL,
     LABEL,
     LARGEST_INDEX,
+    LOWER_I,
+    LOWER_Q,
     MISSING,
     MISSING_NUMBERS,
     MISSING_WORDS,
@@ -41,6 +43,7 @@ from ..codes import (
     TOO_LARGE,
     UNUSED,
     WEIGHT,
+    ZERO,
 )
 from .numbers import DONE, HARD, WRONG, number
 
@@ -305,12 +308,12 @@ def read_csv(text, start, stop, delimiter, slots, keep, multiline, words_first, 
 def _index(text, place):
     """The whole number at ``text[place]``, at most LARGEST_INDEX + 1, and the first byte behind it."""
     value = 0
-    digit = np.uint8(text[place] - ord("0"))
+    digit = np.uint8(text[place] - ZERO)
     while digit < 10:
         if value <= LARGEST_INDEX:
             value = value * 10 + int(digit)
         place += 1
-        digit = np.uint8(text[place] - ord("0"))
+        digit = np.uint8(text[place] - ZERO)
     return min(value, LARGEST_INDEX + 1), place
 
 
@@ -363,7 +366,7 @@ def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
                 place = _past_blanks(text, place, SPACE)
                 if text[place] == NEWLINE or text[place] == HASH:
                     break
-            if text[place] == ord("q") and text[place + 1] == ord("i") and before < 0:
+            if text[place] == LOWER_Q and text[place + 1] == LOWER_I and before < 0:
                 end = place
                 while text[end] > SPACE:
                     end += 1
