@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib.util
 import itertools
 import os
@@ -82,6 +83,14 @@ def test_a_kernel_is_counted_once_with_those_that_it_needs(load):
     again = load()
     assert (again(2, 3), met(again)) == (8, (0, 1))
     assert state.kernels == 1, "what is read at once is not counted"
+
+
+def test_no_garbage_is_looked_for_meanwhile(load):
+    looked = []
+    compiling.compiling.told = lambda state: looked.append(gc.isenabled())
+    assert load()(2, 3) == 8
+    assert looked == [False]
+    assert gc.isenabled()
 
 
 def test_each_kind_of_processor_has_its_files(load, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ CACHE_LINE = 64  # bytes
 AHEAD = 4  # rows fetched ahead of the one that is copied; 2 to 8 measured alike, 16 slower
 
 
-@numba.njit(inline="always")
+@numba.njit(forceinline=True)
 def mix64(z):
     """SplitMix64's output function on a uint64; see `data.streams.mix`."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -44,12 +44,12 @@ def prefetch(typing, array, row, offset):  # the names are Numba's protocol: a t
     return types.void(array, types.int64, types.int64), generate
 
 
-@numba.njit(inline="always")
+@numba.njit(forceinline=True)
 def _ones(bits):
     return (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
 
 
-@numba.njit(inline="always")
+@numba.njit(forceinline=True)
 def _forward(value, left_bits, right_bits, keys):
     left_mask, right_mask = _ones(left_bits), _ones(right_bits)
     left, right = np.uint64(value) >> np.uint64(right_bits), np.uint64(value) & right_mask
@@ -59,7 +59,7 @@ def _forward(value, left_bits, right_bits, keys):
     return np.int64((left << np.uint64(right_bits)) | right)
 
 
-@numba.njit(inline="always")
+@numba.njit(forceinline=True)
 def _backward(value, left_bits, right_bits, keys):
     left_mask, right_mask = _ones(left_bits), _ones(right_bits)
     left, right = np.uint64(value) >> np.uint64(right_bits), np.uint64(value) & right_mask
