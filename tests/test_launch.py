@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from commands import run_here
 from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 
+from distai_mpi.cli.main import cli
+from distai_mpi.cli.overview import overview
 from distai_mpi.comm import launch, leaving
 from distai_mpi.comm.allocation import Allocation, allocation, idle_share
 from distai_mpi.comm.launch import Launcher, check_world, launcher
@@ -162,8 +165,8 @@ def command(*words: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 def test_help_starts_no_mpi() -> None:
     program = (
-        "import sys; from distai_mpi.cli.main import main; status = main(['--help']); "
-        "print(status, [name for name in ('mpi4py.MPI', 'numba', 'rich') if name in sys.modules])"
+        "import sys; from distai_mpi.cli.entry import main; sys.argv = ['distai-mpi', '--help']; status = main(); "
+        "print(status, [name for name in ('mpi4py.MPI', 'numba', 'rich', 'click', 'inspect') if name in sys.modules])"
     )
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=limit(60), check=False
@@ -194,6 +197,10 @@ def test_version_and_bare_command() -> None:
     assert command("--version").stdout.startswith("distai-mpi 0.")
     bare = command()
     assert (bare.returncode, bare.stdout) == (0, command("--help").stdout)
+
+
+def test_the_help_without_click_is_clicks_own() -> None:
+    assert overview() + "\n" == CliRunner().invoke(cli, ["--help"], prog_name="distai-mpi").output
 
 
 def test_higher_ranks_are_quiet_before_mpi_starts() -> None:

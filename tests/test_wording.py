@@ -90,6 +90,13 @@ def test_no_text_outside_of_the_command_names_a_flag():
     assert not found, "\n".join(found)
 
 
+def test_columns_of_which_lines_are_wrong():
+    with pytest.raises(ConfigError, match="^lines='5-4': give"):
+        data.Columns(lines="5-4")
+    with by_flags(), pytest.raises(ConfigError, match="^--lines 5-4: give"):
+        data.Columns(lines="5-4")
+
+
 def test_a_device_that_is_missing(monkeypatch):
     def none():
         raise ConfigError("no GPU is seen")

@@ -17,6 +17,11 @@ def main() -> int:
         from ..signals import listening
 
         block = listening()
+    else:
+        from .overview import answer
+
+        if answer(sys.argv[1:]):
+            return 0
     with block:
         if listens:
             from ..comm import edges, launch

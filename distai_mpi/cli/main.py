@@ -21,26 +21,19 @@ from ..exit_codes import EX_ERROR
 from ..perf import machine
 from ..settings import by_flags
 from .lazy import lazy_group
+from .overview import ABOUT, COMMANDS, HELP, answer
 
-COMMANDS = {
-    "train": "Train a model; without flags, the MNIST MLP.",
-    "evaluate": "Loss and accuracy of a trained model on a data set.",
-    "predict": "Write a trained model's predictions.",
-    "plot": "Draw the training losses of several runs side by side.",
-    "bench": "Measure training on this machine, beside other programs.",
-    "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",
-}
-HELP = {"-h", "--help", "--version"}
 INTERRUPTED = 130
 
 
 @click.command(
     cls=lazy_group(__package__, COMMANDS),
+    help=ABOUT,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, message="distai-mpi %(version)s")
+@click.version_option(__version__)  # for hints of misspelt flags; `answer` has printed it
 def cli() -> None:
-    """Train models on N ranks of MPI: mpiexec -n N distai-mpi train."""
+    """One of `COMMANDS`."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,9 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     0: done.  2: an error the user can mend, printed once.  Anything else that goes wrong is a bug and
     propagates, to be shown with its traceback by the hook that `launch.world` installs.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if answer(argv):
+        return 0
     started = launch.launcher()
     machine.set_blas_threads(started.local_size)
-    argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if started.rank == 0 and not {"-q", "--quiet", *HELP} & set(argv):
         from ..compiling import Progress, compiling
 
@@ -75,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _quiet_help(argv: list[str], rank: int) -> contextlib.AbstractContextManager[Any]:
-    """Let the first rank alone print help and version."""
+    """Let the first rank alone print help."""
     if rank > 0 and HELP & set(argv):
         return contextlib.redirect_stdout(io.StringIO())
     return contextlib.nullcontext()
