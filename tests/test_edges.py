@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,21 +56,29 @@ print("goes on", flush=True)
 """
 
 
-@pytest.mark.parametrize(
-    ("words", "watch", "killed"),
-    [("edge", "1", True), ("edge", "0", False), ("within", "1", False), ("ended", "1", False), ("edge", "30", False)],
-)
-def test_who_is_killed(words: str, watch: str, killed: bool) -> None:
-    env = os.environ | {"DISTAI_WATCH": watch}
-    with subprocess.Popen([sys.executable, "-c", ALONE, words], env=env, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert int(process.stdout.readline()) == process.pid
-        if not killed:
-            time.sleep(2.5)
-            assert process.poll() is None
-            process.send_signal(18)  # SIGCONT
-        rest, _ = process.communicate(timeout=30)  # also of the small process, which ends with it
-    assert (process.returncode, rest) == ((-9, "") if killed else (0, "goes on\n"))
+def test_who_is_killed() -> None:
+    """In the time in which one is killed the others are not."""
+    killed, others = ("edge", "1"), [("edge", "0"), ("within", "1"), ("ended", "1"), ("edge", "30")]
+    processes = {}
+    for case in (*others, killed):
+        env = os.environ | {"DISTAI_WATCH": case[1]}
+        command = [sys.executable, "-c", ALONE, case[0]]
+        processes[case] = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        for process in processes.values():
+            assert process.stdout is not None
+            assert int(process.stdout.readline()) == process.pid
+        rest, _ = processes[killed].communicate(timeout=30)  # also of the small process, which ends with it
+        assert (processes[killed].returncode, rest) == (-9, "")
+        time.sleep(1)
+        for case in others:
+            assert processes[case].poll() is None, case
+            processes[case].send_signal(signal.SIGCONT)
+            rest, _ = processes[case].communicate(timeout=30)
+            assert (processes[case].returncode, rest) == (0, "goes on\n"), case
+    finally:
+        for process in processes.values():
+            process.kill()
 
 
 @pytest.mark.parametrize(

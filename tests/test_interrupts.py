@@ -118,7 +118,7 @@ def test_signals_of_a_forked_process_are_its_own():
 ALONE = """
 import os, signal, sys, threading, time
 from distai_mpi import signals
-signals.PATIENCE = 0.3
+signals.PATIENCE = 0.2
 with signals.listening() as here:
     here.on_leave = lambda status: print("left", status, flush=True)
     {setting}
@@ -143,7 +143,7 @@ with signals.listening() as here:
     ],
 )
 @pytest.mark.parametrize(
-    "wait", ["time.sleep(1.2)", "until = time.monotonic() + 1.2\n    while time.monotonic() < until: pass"]
+    "wait", ["time.sleep(0.9)", "until = time.monotonic() + 0.9\n    while time.monotonic() < until: pass"]
 )
 def test_a_signal_that_nobody_answers(setting, name, status, wait):
     """A process that cannot act, in one long call or in many short ones, ends by itself where waiting leads nowhere."""
@@ -230,9 +230,9 @@ def weights(folder):
     ("ranks", "when", "name", "who"),
     [
         (1, "import", "SIGUSR1", "all"),
-        (3, "import", "SIGTERM", "last"),
+        (2, "import", "SIGTERM", "last"),
         (2, "world", "SIGTERM", "all"),
-        (3, "read", "SIGUSR1", "last"),
+        (2, "read", "SIGUSR1", "last"),
         (3, "compile", "SIGTERM", "last"),
         (2, "resume", "SIGUSR1", "all"),
     ],
