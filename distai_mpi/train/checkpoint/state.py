@@ -23,7 +23,6 @@ from .files import Part
 
 Array = Any
 SAMPLE = 64  # rows that stand for a data set
-FLAGS = {"inner": "--inner-optimizer"}  # that are not spelled like the parameter
 SHOWN = 120  # characters of a list of names
 
 
@@ -257,7 +256,8 @@ def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None
         if name == "metric":
             way = f"{called('valid')} and {called('metric')} {there}" if there else f"no {called('valid')}"
             raise ConfigError(f"{step}: was trained with other validation rows; give {way}, {anew}")
-        way = f"{called(name, FLAGS.get(name))} {'as it was' if isinstance(there, bool) else there}"
+        flag = called("inner", "--inner-optimizer") if name == "inner" else called(name)
+        way = f"{flag} {'as it was' if isinstance(there, bool) else there}"
         raise ConfigError(f"{step}: was trained with {name} {there}, not {here}; give {way}, {anew}")
 
 
