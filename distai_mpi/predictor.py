@@ -161,13 +161,13 @@ class Predictor:
     def _check(self, how: str) -> None:
         if how == "predict":
             return
+        proba, decision = called("predict_proba", "--proba"), called("decision_function", "--decision")
+        asked = proba if how == "predict_proba" else decision
         if not hasattr(self.model, "outputs"):
-            raise ConfigError(f"{how}: the model is your own and has no method outputs(w, x); only predict works")
+            raise ConfigError(f"{asked}: the model is your own and has no method outputs(w, x); only predict works")
         name = self.model.loss_function.name
         if how == "predict_proba" and name not in ("logistic", "softmax"):
-            raise ConfigError(
-                f"predict_proba: a model of the {name} loss gives no probabilities; use decision_function"
-            )
+            raise ConfigError(f"{asked}: a model of the {name} loss gives no probabilities; use {decision}")
 
     def _fill(self) -> data.Fill:
         return data.Fill(self.kept["fill"], self.kept["indicators"])

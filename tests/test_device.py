@@ -594,13 +594,13 @@ def test_a_model_of_the_host_is_not_put_on_a_device(comm, device):
 
 @pytest.mark.mpi
 def test_auto_takes_the_host_where_one_rank_has_no_gpu(comm, monkeypatch):
-    from distai_mpi.train import placement
+    from distai_mpi.train import checks
 
     device = FakeDevice()
-    monkeypatch.setattr(placement, "choose", lambda name, rank: HOST if comm.rank == comm.size - 1 else device)
-    assert placement.agree_on_device("auto", models.Linear(6), comm) is HOST
-    monkeypatch.setattr(placement, "choose", lambda name, rank: device)
-    assert placement.agree_on_device("auto", models.Linear(6), comm) is device
+    monkeypatch.setattr(checks, "choose", lambda name, rank: HOST if comm.rank == comm.size - 1 else device)
+    assert checks.agree_on_device("auto", models.Linear(6), comm) is HOST
+    monkeypatch.setattr(checks, "choose", lambda name, rank: device)
+    assert checks.agree_on_device("auto", models.Linear(6), comm) is device
 
 
 def test_the_command_refuses_a_gpu_that_is_not_there_once(mpirun, tmp_path):

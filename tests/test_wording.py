@@ -90,6 +90,21 @@ def test_no_text_outside_of_the_command_names_a_flag():
     assert not found, "\n".join(found)
 
 
+def test_columns_of_which_lines_are_wrong():
+    with pytest.raises(ConfigError, match="^lines='5-4': give"):
+        data.Columns(lines="5-4")
+    with by_flags(), pytest.raises(ConfigError, match="^--lines 5-4: give"):
+        data.Columns(lines="5-4")
+
+
+def test_answers_that_a_model_cannot_give():
+    predictor = Predictor(models.Linear(2), np.zeros(3, np.float32))
+    with pytest.raises(ConfigError, match="^predict_proba: .* use decision_function$"):
+        predictor.predict_proba(np.zeros((1, 2)))
+    with by_flags(), pytest.raises(ConfigError, match="^--proba: .* use --decision$"):
+        predictor.predict_proba(np.zeros((1, 2)))
+
+
 def test_a_device_that_is_missing(monkeypatch):
     def none():
         raise ConfigError("no GPU is seen")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ...errors import ConfigError, DataError
 from ...options import DATES, MISSING
+from ..wording import worded_errors
 
 SHOWN_NAMES = 20  # in a message
 
@@ -101,6 +102,7 @@ class Columns:
     row_names: tuple[str, ...] = ()
     optional: bool = False
 
+    @worded_errors()
     def __post_init__(self) -> None:
         for name, choices in (("missing", MISSING), ("dates", DATES), ("format", (None, "csv", "libsvm"))):
             if getattr(self, name) not in choices:
