@@ -278,7 +278,7 @@ def test_several_nodes(nodes, name, allreduce):
 @pytest.mark.parametrize("name", METHODS)
 def test_devices_and_messages_that_they_cannot_use_are_refused(nodes, name):
     comm, share = nodes, whole_share(*rows_for("logistic"), nodes)
-    with pytest.raises(ConfigError, match=f"--optimizer {name} is for the CPU"):
+    with pytest.raises(ConfigError, match=f"optimizer {name} is for the CPU"):
         minimise(comm, share, "logistic", METHODS[name](), device=FakeDevice())
     with pytest.raises(ConfigError, match=f"gradients, from which {name}"):  # on one node, too
         minimise(comm, share, "logistic", METHODS[name](), np.float32, wire="float16", allreduce="hierarchical")
