@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import HOST, device_of, namespace
+from .backend import HOST, Device, device_of, namespace
 from .comm import Exchange, choose_exchange
 from .data import Batch
 from .errors import ConfigError
 from .models import Abilities, Model, Number, Sums
-from .params import Ownership
+from .params import Layout, Ownership
 
 if TYPE_CHECKING:
     from .comm import Communicator
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 Array = Any
 
 
-class Objective:
-    """Mean loss of ``model`` over the rows of ``loader`` on all ranks of ``comm``, with an l2 penalty.
+class DistributedSum:
+    """A sum over ranks divided by its weight, plus an l2 penalty: how its vectors lie and travel, not what is summed.
 
     Args:
-        model: the same on every rank.
-        loader: this rank's rows, which may be none.
-        comm: the ranks whose rows count.
+        layout, dtype: of the parameters.
+        comm: the ranks whose parts are summed: those that share the rows.
+        owning: the ranks that own the slices of one copy of all vectors, and have the same part of the sum where they
+            are others than ``comm``; None: these.
+        device: where vectors live.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         asked: how gradients and parameters travel; None: by the communicator's default algorithm.
         whole: every rank owns the whole of all vectors, which are short.
 
     Attributes:
-        abilities: of the model, asked once.
         exchange: what ``asked`` has come to, see `comm.choose_exchange`.
         owners, mine: the slices of the ranks, and this rank's.
         strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
@@ -48,36 +49,34 @@ class Objective:
 
     Raises:
         ConfigError: the exchange cannot be had, see `comm.choose_exchange`.
-        DataError: the model can tell that the rows do not fit it.
 
     Every method that returns a value for all ranks is collective: call it on all of them.
     """
 
     def __init__(
         self,
-        model: Model,
-        loader: Loader,
+        layout: Layout,
+        dtype: Any,
         comm: Communicator,
         *,
+        owning: Communicator | None = None,
+        device: Device = HOST,
         l2: float = 0.0,
         asked: Exchange | None = None,
         whole: bool = False,
     ) -> None:
-        self.abilities = Abilities.of(model)
-        if self.abilities.data_check is not None:
-            self.abilities.data_check.check_data(loader.share.labels)
-        self.model, self.loader, self.comm, self.l2 = model, loader, comm, l2
-        self.asked = asked or Exchange()
-        self.whole, size = whole, model.layout.size
+        self.layout, self.dtype, self.device = layout, np.dtype(dtype), device
+        self.comm, self.l2, self.whole, self.asked = comm, l2, whole, asked or Exchange()
+        self.owning = owning or comm
         if whole:
-            self.exchange, self.owners = comm.exchange("native"), Ownership.replicate(size, comm.size)
+            self.exchange = self.owning.exchange("native")
+            self.owners = Ownership.replicate(layout.size, self.owning.size)
         else:
-            self.exchange = choose_exchange(comm, self.asked, size, model.dtype, loader.device)
-            self.owners = self.exchange.ownership(size, model.dtype.itemsize)
-        self.mine = self.owners.slices[comm.rank]
+            self.exchange = choose_exchange(self.owning, self.asked, layout.size, self.dtype, device)
+            self.owners = self.exchange.ownership(layout.size, self.dtype.itemsize)
+        self.mine = self.owners.slices[self.owning.rank]
         self.strengths: Array | None = None
-        self._decay = model.layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
-        self._block_grad: Array | None = None
+        self._decay = layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._penalty: Array | None = None  # l2 · w of a block
 
     def empty(self, shared: bool = True, one_copy: bool = False) -> Array:
@@ -86,17 +85,15 @@ class Objective:
         Shared with the ranks of the node where the exchange uses that, and with ``one_copy`` the only one of the node;
         private without ``shared``.
         """
-        size, dtype = self.model.layout.size, self.model.dtype
         shared = shared and self.exchange.shares
-        return self.comm.empty(size, dtype, shared, self.loader.device, one_copy and shared)
+        return self.owning.empty(self.layout.size, self.dtype, shared, self.device, one_copy and shared)
 
     def mark(self, phase: int) -> None:
         """Tell the recorder of the run, where there is one, that this rank turns to ``phase``, and is done before."""
         recorder = self.comm.recorder
         if recorder is not None:
-            device = self.loader.device
-            if device is not HOST:
-                device.synchronize()
+            if self.device is not HOST:
+                self.device.synchronize()
             recorder.mark(phase)
 
     @property
@@ -108,6 +105,120 @@ class Objective:
     def bytes_moved(self) -> int:
         """Bytes that this rank has sent in collectives so far."""
         return self.comm.bytes_sent
+
+    def reduce_grad(self, w: Array, grad: Array, weight: float) -> Array:
+        """The owned slice of the gradient of f, from every rank's gradient of its sum of losses.
+
+        ``grad``, shape (layout.size,), local on entry, is overwritten: the result is its slice
+        ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.  The rest of it must not be
+        written before the ranks have met again, as in an allgather.
+        """
+        for _ in self.reduce_grad_parts(w, grad, weight):
+            pass
+        return grad[self.mine]
+
+    def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
+        """As `reduce_grad`, yielding ranges of the owned slice, counted from its start, as they are ready."""
+        owned, w_owned = grad[self.mine], w[self.mine]
+        if self.owning is not self.comm:
+            self.comm.allreduce(owned)
+            self.mean_grad(owned, w, weight, slice(0, owned.size))
+            yield slice(0, owned.size)
+            return
+        for part in self.exchange.reduce(grad, self.owners, 1.0 / weight):
+            self._add_penalty(owned, w_owned, self._decay, part)
+            yield part
+
+    def mean_grad(self, owned: Array, w: Array, weight: float, part: slice) -> None:
+        """Make elements ``part`` of the slice ``owned`` of a sum of gradients those of f, in place; local."""
+        owned[part] *= owned.dtype.type(1.0 / weight)
+        self._add_penalty(owned, w[self.mine], self._decay, part)
+
+    def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
+        """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""
+        decay = self.layout.decay_ranges(0, w.size) if self.l2 else []
+        grad *= grad.dtype.type(1.0 / weight)
+        self._add_penalty(grad, w, decay, slice(0, w.size))
+        return grad
+
+    def _add_penalty(self, grad: Array, w: Array, decay: Sequence[tuple[int, int]], part: slice) -> None:
+        """Add l2 · w to the elements ``part`` of ``grad`` in the ranges ``decay``; in place."""
+        device, number = device_of(grad), grad.dtype.type
+        strengths = self.strengths
+        if strengths is not None and w.size < strengths.size:
+            strengths = strengths[self.mine]
+        for low, high in decay:
+            start, stop = max(low, part.start), min(high, part.stop)
+            for i in range(start, stop, device.block):
+                block = slice(i, min(i + device.block, stop))
+                if self._penalty is None:
+                    self._penalty = device.xp.empty(min(device.block, self.layout.size), grad.dtype)
+                penalty = device.xp.multiply(w[block], number(self.l2), out=self._penalty[: block.stop - i])
+                if strengths is not None:
+                    np.multiply(penalty, strengths[block], out=penalty, casting="same_kind")
+                grad[block] += penalty
+
+    def mean(self, w: Array, local: Sums) -> tuple[float, float]:
+        """The mean of the ranks' ``local`` sums plus the penalty at ``w``, and the global weight; the same everywhere.
+
+        Each rank adds up the penalty of its own slice: one reduced sum, the same bits on all ranks.
+        """
+        (loss, weight), (squares,) = self.sums([*local], [self.owned_square(w)])
+        return loss / weight + 0.5 * self.l2 * squares, weight
+
+    def sums(self, of_rows: Any, of_slices: Any) -> tuple[list[float], list[float]]:
+        """Sums over the ranks that share rows, and over those that own slices; one message where these are the same."""
+        if self.owning is self.comm:
+            totals = self.comm.sum([*of_rows, *of_slices]).tolist()
+            return totals[: len(of_rows)], totals[len(of_rows) :]
+        return self.comm.sum(of_rows).tolist(), self.owning.sum(of_slices).tolist()
+
+    def norm(self, owned: Array) -> float:
+        """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""
+        return math.sqrt(self.owning.sum([square(owned) if self.counts else 0.0])[0])
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's slice belongs to sums over slices: of replicated ones rank 0's alone does."""
+        return self.owning.rank == 0 or not self.owners.replicated
+
+    def owned_square(self, w: Array) -> Number:
+        """‖w‖² over the slots with decay in the owned slice, this rank's part of a sum over ranks; local."""
+        if not self.counts:
+            return 0.0
+        owned = w[self.mine]
+        return sum(self.decay_product(owned, owned, start, stop) for start, stop in self._decay)
+
+    def decay_product(self, a: Array, b: Array, start: int, stop: int) -> Number:
+        """aᵀb of elements ``start`` to ``stop`` - 1 of owned slices, times `strengths` where there are; local."""
+        if self.strengths is None:
+            return inner(a[start:stop], b[start:stop])
+        return inner(a[start:stop] * self.strengths[self.mine][start:stop], b[start:stop])
+
+
+class Objective(DistributedSum):
+    """Mean loss of ``model`` over the rows of ``loader`` on all ranks of ``comm``, with an l2 penalty.
+
+    Args:
+        model: the same on every rank.
+        loader: this rank's rows, which may be none.
+        comm, l2, asked, whole: see `DistributedSum`.
+
+    Attributes:
+        abilities: of the model, asked once.
+
+    Raises:
+        ConfigError: see `DistributedSum`.
+        DataError: the model can tell that the rows do not fit it.
+    """
+
+    def __init__(self, model: Model, loader: Loader, comm: Communicator, **given: Any) -> None:
+        self.abilities = Abilities.of(model)
+        if self.abilities.data_check is not None:
+            self.abilities.data_check.check_data(loader.share.labels)
+        super().__init__(model.layout, model.dtype, comm, device=loader.device, **given)
+        self.model, self.loader = model, loader
+        self._block_grad: Array | None = None
 
     def value(self, w: Array) -> float:
         """f(w) for ``w``, shape (layout.size,), replicated; the same on every rank."""
@@ -151,92 +262,15 @@ class Objective:
             grad[:] = 0
         return total
 
-    def reduce_grad(self, w: Array, grad: Array, weight: float) -> Array:
-        """The owned slice of the gradient of f, from every rank's gradient of its sum of losses.
-
-        ``grad``, shape (layout.size,), local on entry, is overwritten: the result is its slice
-        ``mine``, divided by the global ``weight`` and with the penalty's l2 · w added.  The rest of it must not be
-        written before the ranks have met again, as in an allgather.
-        """
-        for _ in self.reduce_grad_parts(w, grad, weight):
-            pass
-        return grad[self.mine]
-
-    def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
-        """As `reduce_grad`, yielding stretches of the owned slice, counted from its start, as they are ready."""
-        owned, w_owned = grad[self.mine], w[self.mine]
-        for part in self.exchange.reduce(grad, self.owners, 1.0 / weight):
-            self._add_penalty(owned, w_owned, self._decay, part)
-            yield part
-
-    def mean_grad(self, owned: Array, w: Array, weight: float, part: slice) -> None:
-        """Make elements ``part`` of the slice ``owned`` of a sum of gradients those of f, in place; local."""
-        owned[part] *= owned.dtype.type(1.0 / weight)
-        self._add_penalty(owned, w[self.mine], self._decay, part)
-
-    def local_grad(self, w: Array, grad: Array, weight: float) -> Array:
-        """As `reduce_grad` from this rank's rows alone: all of ``grad`` becomes that of their mean loss and penalty."""
-        decay = self.model.layout.decay_ranges(0, w.size) if self.l2 else []
-        grad *= grad.dtype.type(1.0 / weight)
-        self._add_penalty(grad, w, decay, slice(0, w.size))
-        return grad
-
-    def _add_penalty(self, grad: Array, w: Array, decay: Sequence[tuple[int, int]], part: slice) -> None:
-        """Add l2 · w to the elements ``part`` of ``grad`` in the stretches ``decay``; in place."""
-        device, number = device_of(grad), grad.dtype.type
-        strengths = self.strengths
-        if strengths is not None and w.size < strengths.size:
-            strengths = strengths[self.mine]
-        for low, high in decay:
-            start, stop = max(low, part.start), min(high, part.stop)
-            for i in range(start, stop, device.block):
-                block = slice(i, min(i + device.block, stop))
-                if self._penalty is None:
-                    self._penalty = device.xp.empty(min(device.block, self.model.layout.size), grad.dtype)
-                penalty = device.xp.multiply(w[block], number(self.l2), out=self._penalty[: block.stop - i])
-                if strengths is not None:
-                    np.multiply(penalty, strengths[block], out=penalty, casting="same_kind")
-                grad[block] += penalty
-
-    def mean(self, w: Array, local: Sums) -> tuple[float, float]:
-        """The mean of the ranks' ``local`` sums plus the penalty at ``w``, and the global weight; the same everywhere.
-
-        Each rank adds up the penalty of its own slice: one reduced sum, the same bits on all ranks.
-        """
-        loss, weight, squares = self.comm.sum([*local, self.owned_square(w)]).tolist()
-        return loss / weight + 0.5 * self.l2 * squares, weight
-
     def check_weight(self, weight: float) -> None:
         """Raise `ConfigError` unless ``weight``, by the model that of all rows of all ranks, is theirs; local."""
         share, total = self.loader.share, self.loader.total_weight
-        rounding = 1e3 * float(np.finfo(self.model.dtype).eps)  # of sums; means in their place are off by far more
+        rounding = 1e3 * float(np.finfo(self.dtype).eps)  # of sums; means in their place are off by far more
         if not math.isclose(weight, total, rel_tol=max(1e-9, rounding)):
             raise ConfigError(
                 f"the model gives {share.rows:,} rows the weight {weight:.9g} in place of {total:.9g};"
                 " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
             )
-
-    def norm(self, owned: Array) -> float:
-        """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""
-        return math.sqrt(self.comm.sum([square(owned) if self.counts else 0.0])[0])
-
-    @property
-    def counts(self) -> bool:
-        """Whether this rank's slice belongs to sums over slices: of replicated ones rank 0's alone does."""
-        return self.comm.rank == 0 or not self.owners.replicated
-
-    def owned_square(self, w: Array) -> Number:
-        """‖w‖² over the slots with decay in the owned slice, this rank's part of a sum over ranks; local."""
-        if not self.counts:
-            return 0.0
-        owned = w[self.mine]
-        return sum(self.decay_product(owned, owned, start, stop) for start, stop in self._decay)
-
-    def decay_product(self, a: Array, b: Array, start: int, stop: int) -> Number:
-        """aᵀb of elements ``start`` to ``stop`` - 1 of owned slices, times `strengths` where there are; local."""
-        if self.strengths is None:
-            return inner(a[start:stop], b[start:stop])
-        return inner(a[start:stop] * self.strengths[self.mine][start:stop], b[start:stop])
 
 
 def square(x: Array) -> Number:

@@ -190,12 +190,12 @@ OPTIMIZER = {
     ),
     "outer_lr": Setting("float", above=0, help="Rate of average's outer step.  [default: 1]", **EXPERT),
     "outer_momentum": Setting(
-        "float", low=0, high=1, help="Nesterov momentum of average's outer step.  [default: 0]", **EXPERT
+        "float", low=0, high=1, fixed=bool, help="Nesterov momentum of average's outer step.  [default: 0]", **EXPERT
     ),
     "global_batch_size": Setting("int", low=1, fixed=True, help="Rows of a step, over all ranks.  [default: 256]"),
     "batch_size": Setting("int", low=1, help="Rows of a step, per rank."),
     "epochs": Setting("int", low=1, help="Passes over the training rows.  [default: 5]"),
-    "metric": Setting(choices=tuple(METRICS), help="What is best on the validation rows.  [default: loss]"),
+    "metric": Setting(choices=tuple(METRICS), fixed=True, help="What is best on the validation rows.  [default: loss]"),
     "patience": Setting("int", low=1, help="Stop after so many epochs without a better metric.  [default: never]"),
 }
 SOLVER = {

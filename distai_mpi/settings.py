@@ -45,7 +45,7 @@ class Setting:
         help: a sentence for ``--help``.
         flag: of the command, as click takes it; None: there is none.
         metavar: what ``--help`` shows in place of the value.
-        fixed: whether a run that goes on from a checkpoint must have the same value.
+        fixed: whether a run that goes on from a checkpoint must have the same value; what of it, where that is a type.
         shown: whether ``--help`` shows the flag; else ``--help-all`` alone.
     """
 
@@ -59,7 +59,7 @@ class Setting:
     help: str = ""
     flag: str | None = None
     metavar: str | None = None
-    fixed: bool = False
+    fixed: bool | type = False
     shown: bool = True
 
     def wanted(self) -> str:
@@ -137,6 +137,23 @@ def settings(cls: type[T]) -> type[T]:
     init.__doc__ = plain.__doc__
     made.__init__ = init  # type: ignore[method-assign]
     return made
+
+
+def fixed(made: Any) -> dict[str, Any]:
+    """What a run that goes on from a checkpoint must have alike: fixed settings of ``made``, and of settings within.
+
+    Methods stand for their names.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(made):
+        about, value = field.metadata.get("setting"), getattr(made, field.name)
+        if about is None:
+            continue
+        if about.fixed:
+            found[field.name] = getattr(value, "name", value) if about.fixed is True else about.fixed(value)
+        if dataclasses.is_dataclass(value):
+            found |= fixed(value)
+    return found
 
 
 def unknown(name: str, known: Iterable[str], what: str, moved: dict[str, str] | None = None) -> str:

@@ -7,6 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from distai_mpi.data.feature_blocks import feature_blocks
+from distai_mpi.data.wording import worded_errors
+
 
 class Alone:
     """The part of `comm.Communicator` that the data layer uses, on one rank."""
@@ -46,3 +49,10 @@ class Alone:
 
     def node_array(self, shape, dtype):
         return np.empty(shape, dtype)
+
+
+@worded_errors()
+def load_features(data, **options):
+    """The rows of ``data`` without their labels, as predictions read them, in one block."""
+    (share,) = feature_blocks(data, block_bytes=1 << 40, **options)
+    return share

@@ -244,7 +244,7 @@ def test_checkpoints_of_another_run_are_refused(comm, folder, change, word):
 @pytest.mark.parametrize(
     ("other", "word"),
     [
-        (replace(AVERAGE, inner=optim.SGD(0.05)), "inner_optimizer momentum"),
+        (replace(AVERAGE, inner=optim.SGD(0.05)), "inner momentum"),
         (replace(AVERAGE, outer_momentum=0.0), "outer_momentum as it was"),
     ],
 )

@@ -259,7 +259,7 @@ def test_bad_input_gives_one_message_and_leaves_nothing(rows, shared_path, case)
 
 @pytest.mark.parametrize("case", ["not a number", "unknown algorithm", "diverging"])
 def test_a_job_with_bad_input_ends_in_order(mpirun, rows, tmp_path, case):
-    done = train(mpirun, 3, *BAD[case][0], "-q", "--out", tmp_path / "run", cwd=rows, timeout=30)
+    done = train(mpirun, 2, *BAD[case][0], "-q", "--out", tmp_path / "run", cwd=rows, timeout=30)
     check_refused(done, case, tmp_path / "run")
 
 
@@ -288,31 +288,14 @@ with Communicator(world()) as comm:
 """
 
 
-EXITING = """
-import sys
-from distai_mpi import Communicator, world
-
-with Communicator(world()) as comm:
-    if comm.rank == 1:
-        sys.exit(3)
-    comm.barrier()
-"""
-
-
-def test_a_rank_that_exits_alone_ends_the_job(mpirun, tmp_path):
-    program = tmp_path / "exiting.py"
-    program.write_text(EXITING)
-    assert mpirun(3, str(program), timeout=30).returncode != 0
-
-
 def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(mpirun, rows, tmp_path):
     program = tmp_path / "failing.py"
     program.write_text(FAILING)
-    done = mpirun(3, str(program), str(rows / "good.npz"), timeout=30)
+    done = mpirun(2, str(program), str(rows / "good.npz"), timeout=30)
     assert done.returncode != 0
-    assert "rank 1 of 3" in done.stderr
+    assert "rank 1 of 2" in done.stderr
     assert "the dog ate it" in done.stderr
-    assert "rank 0 of 3" not in done.stderr
+    assert "rank 0 of 2" not in done.stderr
 
 
 @mpi

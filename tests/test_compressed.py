@@ -19,9 +19,9 @@ import pyarrow.feather
 import pyarrow.orc
 import pyarrow.parquet
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers import compressed
 from distai_mpi.data.readers.compressed import UNPACK, unpacked
@@ -86,7 +86,7 @@ def test_all_kinds_are_tested():
 def test_text(folder, kind, text):
     write(PACK[kind](text))
     check()
-    assert np.array_equal(load_features("a", Alone(), **({"label": "4"} if text is CSV else {})).dataset.x, X)
+    assert np.array_equal(load_features("a", **({"label": "4"} if text is CSV else {})).dataset.x, X)
     found, _ = find("a")
     assert found.sequential
 

@@ -279,7 +279,8 @@ def test_half_the_bytes_of_a_ring():
     for collective in costs.COLLECTIVES:
         exact, halves = (costs.path(collective, name, 4, 1 << 24) for name in ("ring", "compressed"))
         assert (halves.messages, halves.sent, halves.summed) == (exact.messages, exact.sent / 2, exact.summed)
-        ring, half_ = (costs.busiest(costs.sent(collective, name, 4, 1 << 24)).bytes for name in ("ring", "compressed"))
+        names = ("ring", "compressed")
+        ring, half_ = (max(each.bytes for each in costs.sent(collective, name, 4, 1 << 24)) for name in names)
         assert 0.5 < half_ / ring < 0.5002
     assert costs.path("allreduce", "compressed", 1, 8) == costs.Path(0, 0, 0)
 

@@ -3,6 +3,7 @@
 import json
 
 import click
+import numpy as np
 import pytest
 from commands import run_here
 
@@ -91,8 +92,10 @@ def test_a_run_can_be_repeated_from_its_settings(comm, shared_path):
 
 
 def test_flags_beat_the_file_also_where_they_exclude_each_other(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).normal(size=(2000, 4)), y=np.arange(2000) % 3)
     file = tmp_path / "run.toml"
-    file.write_text("model = 'softmax'\noptimizer = 'sgd'\nglobal_batch_size = 500\nepochs = 2\nquiet = true\n")
+    text = "model = 'softmax'\noptimizer = 'sgd'\nglobal_batch_size = 500\nepochs = 2\nquiet = true\n"
+    file.write_text(text + f"data = '{tmp_path / 'rows.npz'}'\n")
     done = run_here("train", "--config", file, "--batch-size", 1000, "--epochs", 1, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -104,7 +104,8 @@ def test_traffic_agrees_with_the_published_formulas(ranks):
         ("rabenseifner", 2 * levels, 2 * (ranks - 1) * n // ranks),
         ("recursive_doubling", levels, levels * n),
     ):
-        assert costs.busiest(costs.sent("allreduce", name, ranks, n)) == costs.Traffic(messages, nbytes)
+        sent = costs.sent("allreduce", name, ranks, n)
+        assert (max(each.messages for each in sent), max(each.bytes for each in sent)) == (messages, nbytes)
         path = costs.path("allreduce", name, ranks, n)
         assert (path.messages, path.sent) == (messages, nbytes)
     assert costs.together(costs.sent("allreduce", "tree", ranks, n)) == costs.Traffic(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distai_mpi import models
+from distai_mpi.backend import HOST
 from distai_mpi.data import Batch
 from distai_mpi.models import passes
 
@@ -22,7 +23,8 @@ def problem(name, bias, weighted, rows=40):
     y = rng.integers(0, 2 if name == "logistic" else 3, rows)
     y = y.astype(float) if name == "linear" else y
     weight = np.where(np.arange(rows) % 7 == 3, 0.0, rng.random(rows)) if weighted else None
-    return model, Batch(x, y, weight, np.arange(rows), 0, False), 0.5 * rng.standard_normal(model.layout.size), rng
+    w = HOST.read_only(0.5 * rng.standard_normal(model.layout.size))  # as in a run: others are compiled for once more
+    return model, Batch(x, y, weight, np.arange(rows), 0, False), w, rng
 
 
 def columns(model, w, batch):
@@ -44,7 +46,7 @@ def test_matrices_of_softmax_are_those_of_its_products(features, classes, bias):
     model = models.Softmax(features, classes, bias=bias, dtype=np.float64)
     weight = np.where(np.arange(rows) % 7 == 3, 0.0, rng.random(rows))
     x, y = rng.standard_normal((rows, features)), rng.integers(0, classes, rows)
-    batch, w = Batch(x, y, weight, np.arange(rows), 0, False), rng.standard_normal(model.layout.size)
+    batch, w = Batch(x, y, weight, np.arange(rows), 0, False), HOST.read_only(rng.standard_normal(model.layout.size))
     matrix, size = columns(model, w, batch), model.layout.size
     _, kept = model.linearize(w, batch, np.empty(size))
     whole, diagonal = np.ones((size, size)), np.ones(size)
@@ -78,8 +80,8 @@ def test_of_linear_models_it_is_the_hessian(name, bias, weighted):
     low, high, hessian = np.empty(size), np.empty(size), np.empty((size, size))
     for i in range(size):
         step = np.eye(size)[i] * 1e-5
-        model.loss_and_grad(w - step, batch, low)
-        model.loss_and_grad(w + step, batch, high)
+        model.loss_and_grad(HOST.read_only(w - step), batch, low)
+        model.loss_and_grad(HOST.read_only(w + step), batch, high)
         hessian[:, i] = (high - low) / 2e-5
     matrix = columns(model, w, batch)
     np.testing.assert_allclose(matrix, hessian, atol=1e-7)
@@ -97,10 +99,10 @@ def test_of_a_net_it_is_the_gauss_newton_matrix(bias, weighted):
     """Σ weight · Jᵀ (diag(p) - ppᵀ) J with J by central differences of the outputs."""
     model, batch, w, _ = problem("mlp", bias, weighted)
     size, rows = model.layout.size, len(batch.x)
-    jacobian = np.empty((rows, 3, size))
+    jacobian, outputs = np.empty((rows, 3, size)), lambda w: model.outputs(HOST.read_only(w), batch.x)
     for i in range(size):
         step = np.eye(size)[i] * 1e-5
-        jacobian[:, :, i] = (model.outputs(w + step, batch.x).copy() - model.outputs(w - step, batch.x)) / 2e-5
+        jacobian[:, :, i] = (outputs(w + step).copy() - outputs(w - step)) / 2e-5
     z = model.outputs(w, batch.x)
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -118,7 +120,7 @@ def test_the_gradient_is_that_of_loss_and_grad_and_arrays_are_lent(name):
     sums, kept = model.linearize(w, batch, grad)
     assert model.loss_and_grad(w, batch, other) == pytest.approx(sums, rel=1e-14)
     np.testing.assert_allclose(grad, other, rtol=1e-13, atol=1e-13)
-    elsewhere = w + rng.standard_normal(w.size)
+    elsewhere = HOST.read_only(w + rng.standard_normal(w.size))
     again = model.linearize(elsewhere, batch, grad, kept)[1]
     assert again is kept
     fresh = model.linearize(elsewhere, batch, grad)[1]

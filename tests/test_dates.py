@@ -5,12 +5,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from commands import run_here
 from test_text import read
 from texts import names_of, table, write
 
-from distai_mpi.data import load_features, load_sets
+from distai_mpi.data import load_sets
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.kinds import day_first, kind_of
@@ -120,7 +120,7 @@ def numbers(day_is_first, text=DOUBTFUL):
 
 
 def features(path="a", **options):
-    return load_features(path, Alone(), dates="seconds", drop="y", **options).dataset.x[:, 0].tolist()
+    return load_features(path, dates="seconds", drop="y", **options).dataset.x[:, 0].tolist()
 
 
 @pytest.mark.parametrize("tells", ["2/13/2000,1\n", "13/2/2000,1\n"])
@@ -140,7 +140,7 @@ def test_where_nothing_tells_the_order(folder):
     assert features(day_first=True) == numbers(True)
     assert features(date_orders=(("when", True),)) == numbers(True)
     write("when,z,y\n" + DOUBTFUL.replace(",", ",1,"))  # a column that is left out is not asked for
-    assert load_features("a", Alone(), dates="seconds", drop="y,when").features == 1
+    assert load_features("a", dates="seconds", drop="y,when").features == 1
 
 
 def test_a_value_that_contradicts_is_refused(folder):

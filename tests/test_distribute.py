@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from alone import Alone
 
-from distai_mpi.data import Partition, Permutation, distribute, load, load_features, load_sets, merge, summarize
+from distai_mpi.data import Partition, Permutation, distribute, load, load_sets, merge, summarize
 from distai_mpi.data.partition import even_range
 from distai_mpi.data.sharding_plan import ShardingPlan
 from distai_mpi.errors import ConfigError, DataError
@@ -200,10 +200,9 @@ def test_choices_that_cannot_work(options, match):
 @pytest.mark.mpi
 def test_what_is_no_name_of_data_is_refused_on_all_ranks(comm):
     """And not on rank 0 alone, which looks at files: the others would wait for it."""
-    for read in (load, load_features):
-        assert "data must be a path" in same_error(comm, ConfigError, None, read=read)
-        assert "label must be a string" in same_error(comm, ConfigError, "mnist", read=read, label=0)
-        assert "not int32" in same_error(comm, ConfigError, "mnist", read=read, dtype=np.int32)
+    assert "data must be a path" in same_error(comm, ConfigError, None)
+    assert "label must be a string" in same_error(comm, ConfigError, "mnist", label=0)
+    assert "not int32" in same_error(comm, ConfigError, "mnist", dtype=np.int32)
 
 
 class Full(Alone):

@@ -9,6 +9,7 @@ import pytest
 from test_models import MODELS, make_batch, start
 
 from distai_mpi import models
+from distai_mpi.backend import HOST
 from distai_mpi.models import dense, factors
 
 ALL = MODELS | {
@@ -58,7 +59,6 @@ def close(ours, theirs, tolerance):
 def test_factors_make_the_gradient(name, rows, dtype):
     model, relative = ALL[name](dtype), TOLERANCE[dtype]
     w, size = start(model), model.layout.size
-    w.flags.writeable = False
     batch = make_batch(model, sum(rows), seed=len(rows), train=True, weighted=len(rows) % 2 == 0)
     batch.x[:, 2] = 0  # a row of zeros in the first matrix' gradient
     grad = np.empty_like(w)
@@ -143,7 +143,7 @@ def test_arrays_of_wrong_sizes_are_refused():
         short = np.empty(rows * model.factor_size - 1)
         with pytest.raises(ValueError, match="factors of"):
             model.loss_and_factors(w, take(batch, 0, rows), short)
-        for sources in ([(short, rows)], [(np.zeros(model.factor_size), 1), (short, rows)]):
+        for sources in ([(short, rows)], [(HOST.read_only(np.zeros(model.factor_size)), 1), (short, rows)]):
             with pytest.raises(ValueError, match="factors of"):
                 model.grad_of_factors(sources, 0, 4, np.empty(4))
         with pytest.raises(ValueError, match="do not go into"):

@@ -7,9 +7,9 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.sources import Source
@@ -265,7 +265,7 @@ def test_columns_by_number_and_variables_by_name(folder):
     bad("a: --weight z: there is no such variable", weight="z")
     save(x=X.T, y=Y)
     assert np.array_equal(dataset(transpose=True).x, X)
-    assert np.array_equal(load_features("a", Alone(), transpose=True, columns="0").dataset.x, X[:, :1])
+    assert np.array_equal(load_features("a", transpose=True, columns="0").dataset.x, X[:, :1])
     save(a=X[:, 0], b=X[:7, 0], y=Y)
     bad("a: b has 7 rows, but a has 40", variable="a,b")
     save(temperature=X)

@@ -169,6 +169,19 @@ def test_modules_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
+def own_rows(source: str) -> list[int]:
+    """The lines of ``source`` that look into ``batch.x``, of whatever kind these rows are."""
+    looks = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Subscript | ast.Attribute)]
+    return sorted(node.lineno for node in looks if ast.unparse(node.value) == "batch.x")
+
+
+@pytest.mark.parametrize("part", ["models", "objective.py", "train"])
+def test_rows_are_looked_into_by_their_own_methods_alone(part: str) -> None:
+    for path in [PACKAGE / part] if part.endswith(".py") else sorted((PACKAGE / part).rglob("*.py")):
+        assert own_rows(path.read_text()) == [], path
+    assert own_rows("z = batch.x[:5] @ w\nn = batch.x.shape\nbatch.rows.dot(w)\nf(batch.x)") == [1, 2]
+
+
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """The sets of more than one module that import each other in a circle, by Tarjan 1972, "Depth-first search"."""
     number: dict[str, int] = {}

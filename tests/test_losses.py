@@ -9,6 +9,7 @@ from distai_mpi import data, fit, models, optim
 from distai_mpi.data import Batch
 from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.models.kernels.linear import margins
+from distai_mpi.models.passes import read_only
 from distai_mpi.train import evaluate
 from distai_mpi.train.evaluation import make_loader
 
@@ -57,7 +58,7 @@ def test_derivatives_are_those_of_the_loss_and_compiled_code_gives_the_same(name
     away = abs(1 - np.where(y > 0, 1, -1) * z) > 1e-3 if name == "squared_hinge" else np.ones(z.size, bool)
     away &= abs(z - y) < 1 if name == "huber" else True
     np.testing.assert_allclose(np.broadcast_to(curvatures, z.shape)[away], second[away], rtol=1e-6, atol=1e-8)
-    found = margins(loss).line(z, np.ones(z.size), 0.0, y, np.empty(0))
+    found = margins(loss).line(z, np.ones(z.size), 0.0, *read_only(y, np.empty(0)))
     assert found == pytest.approx((values.sum(), slopes.sum()), rel=1e-13)
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from problems import make_rows, whole_share
 
 from distai_mpi import Exchange, minimize, optim
 from distai_mpi.errors import ConfigError
-from distai_mpi.train import Checkpoint
+from distai_mpi.train import Callback, Checkpoint, EarlyStopping, Trace
 
 mpi = pytest.mark.mpi
 pytestmark = pytest.mark.ranks(1, 2, 3, 4)
@@ -72,6 +73,32 @@ def test_a_run_that_goes_on_comes_to_the_same_bits(comm, tmp_path, dtype):
         made = minimize(rosenbrock(comm, size), start, comm, solver, callbacks=[checkpoint], exchange=RING)
     assert made.iterations == 14
     np.testing.assert_array_equal(made.w, whole.w)
+
+
+@mpi
+def test_callbacks_see_the_run(comm, tmp_path):
+    class Seen(Callback):
+        def __init__(self):
+            self.losses, self.closed = [], False
+
+        def on_step(self, run):
+            assert run.w.shape == (SIZE,)
+
+        def on_epoch(self, run, record):
+            self.losses.append(record["running_loss"])
+
+        def on_close(self):
+            self.closed = True
+
+    seen, path = Seen(), comm.bcast_object(str(tmp_path / "trace.json"))
+    start = np.tile([-1.2, 1.0], SIZE // 2)
+    result = minimize(rosenbrock(comm), start, comm, optim.LBFGS(max_iter=7), callbacks=[seen, Trace(path)])
+    assert len(seen.losses) == result.iterations == 7
+    assert seen.losses[-1] == result.train_loss
+    assert seen.closed
+    assert all(len(seconds) == comm.size for seconds in result.time.values())
+    if comm.rank == 0:
+        assert '"parameters": 40' in (tmp_path / "trace.json").read_text()
 
 
 @mpi
@@ -187,6 +214,8 @@ def test_methods_that_need_more_than_a_gradient_are_refused(comm):
     for method in (optim.NewtonCG(), optim.Momentum(), optim.Auto()):
         with pytest.raises(ConfigError, match=r"minimize takes optim.LBFGS\(\)"):
             minimize(rosenbrock(comm), np.ones(SIZE), comm, method)
+    with pytest.raises(ConfigError, match="EarlyStopping is nothing for minimize"):
+        minimize(rosenbrock(comm), np.ones(SIZE), comm, callbacks=[EarlyStopping(whole_share(*make_rows(), comm))])
     for most in (0, -1, 10.0, "many"):
         with pytest.raises(ConfigError, match="max_iter of LBFGS must be a whole number from 1 up"):
             minimize(rosenbrock(comm), np.ones(SIZE), comm, optim.LBFGS(max_iter=most))

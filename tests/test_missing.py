@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from commands import run_here
 from problems import uneven
 from test_standardize import gathered
 
-from distai_mpi.data import Dataset, fill_missing, from_local, load_features, load_sets, standardize, whole
+from distai_mpi.data import Dataset, fill_missing, from_local, load_sets, standardize, whole
 from distai_mpi.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi
@@ -230,4 +230,4 @@ def test_flags_that_go_together(tmp_path):
     with pytest.raises(ConfigError, match="missing must be one of refuse, mean, median, drop"):
         load_sets("mnist", Alone(), missing="mode")
     with pytest.raises(ConfigError, match="every row gets a prediction"):
-        load_features("mnist", Alone(), missing="drop")
+        load_features("mnist", missing="drop")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distai_mpi import models
+from distai_mpi.backend import HOST
 from distai_mpi.data import Batch
 from distai_mpi.data.streams import GOLDEN, mix, stream_key
 from distai_mpi.errors import ConfigError, DataError
@@ -33,8 +34,9 @@ def make_batch(model, rows=11, seed=0, train=False, weighted=False):
 
 
 def start(model, seed=1):
+    """Parameters, read-only as those of a run are: for others all kernels would be compiled once more."""
     rng = np.random.default_rng(seed)
-    return rng.normal(0, 0.5, model.layout.size).astype(model.dtype)
+    return HOST.read_only(rng.normal(0, 0.5, model.layout.size).astype(model.dtype))
 
 
 def reference_loss(name, z, y):
@@ -85,9 +87,8 @@ def test_gradient_agrees_with_central_differences(name, train):
     model.loss_and_grad(w, batch, grad)
     step, scratch = 1e-6, np.empty_like(w)
     for i in range(w.size):
-        low, high = w.copy(), w.copy()
-        low[i] -= step
-        high[i] += step
+        change = step * np.eye(w.size)[i]
+        low, high = HOST.read_only(w - change), HOST.read_only(w + change)
         slope = model.loss_and_grad(high, batch, scratch).loss - model.loss_and_grad(low, batch, scratch).loss
         assert grad[i] == pytest.approx(slope / (2 * step), rel=1e-5, abs=1e-6), i
 
@@ -100,7 +101,7 @@ def test_float32_agrees_with_float64_and_writes_into_the_callers_gradient(name):
     loss = wide.loss_and_grad(w, batch, exact).loss
     y = batch.y if batch.y.dtype == np.int64 else batch.y.astype(np.float32)
     small = batch._replace(x=batch.x.astype(np.float32), y=y)
-    assert narrow.loss_and_grad(w.astype(np.float32), small, grad).loss == pytest.approx(loss, rel=1e-5)
+    assert narrow.loss_and_grad(HOST.read_only(w.astype(np.float32)), small, grad).loss == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(grad, exact, rtol=2e-4, atol=2e-5)
 
 
@@ -150,7 +151,7 @@ def test_dropout_keeps_the_share_it_should():
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 def test_fused_one_sample_steps_are_the_plain_ones(name, l2):
     model = MODELS[name](np.float64)
-    fused, batch = start(model), make_batch(model, train=True, weighted=True)
+    fused, batch = start(model).copy(), make_batch(model, train=True, weighted=True)
     plain, grad, total = fused.copy(), np.empty_like(fused), 0.0
     decay = np.zeros_like(plain)
     for low, high in model.layout.decay_ranges(0, model.layout.size):
@@ -158,7 +159,7 @@ def test_fused_one_sample_steps_are_the_plain_ones(name, l2):
     for r in range(len(batch.x)):
         one = slice(r, r + 1)
         row = batch._replace(x=batch.x[one], y=batch.y[one], weight=batch.weight[one], position=r)
-        total += model.loss_and_grad(plain, row, grad).loss
+        total += model.loss_and_grad(HOST.read_only(plain), row, grad).loss
         plain -= 0.05 * (grad + decay * plain)
     sums = model.sgd_step(fused, batch, 0.05, l2)
     with pytest.raises(ValueError, match="3 steps of 1 rows"):
@@ -185,7 +186,7 @@ def test_logistic_takes_both_kinds_of_labels_and_does_not_overflow():
     w, batch = start(model), make_batch(model)
     signed = batch._replace(y=2 * batch.y - 1)
     assert model.loss(w, signed) == model.loss(w, batch)
-    large = model.loss_and_grad(1e4 * w, batch, grad := np.empty_like(w))
+    large = model.loss_and_grad(HOST.read_only(1e4 * w), batch, grad := np.empty_like(w))
     assert np.isfinite(large.loss)
     assert np.isfinite(grad).all()
 

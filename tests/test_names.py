@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from commands import run_here
 
-from distai_mpi.data import load, load_features, load_sets
+from distai_mpi.data import load, load_sets
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.errors import DataError
 
@@ -121,7 +121,7 @@ def test_rows_without_names_are_taken_by_their_places(tmp_path):
     )
     _, test = load(tmp_path / "test.csv", Alone(), test=tmp_path / "train.csv")
     assert test.notes == ()
-    share = load_features(tmp_path / "train.csv", Alone(), required=NAMES[2::-1], label_name="y")
+    share = load_features(tmp_path / "train.csv", required=NAMES[2::-1], label_name="y")
     np.testing.assert_array_equal(share.dataset.x, X[:, ::-1])
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.sources import Source
@@ -110,7 +110,7 @@ def test_variables_by_name(folder, kind):
     assert rows(variable="x,t2m", label="rain")[0].feature_names == ("x", "t2m")
     found, _ = load("a", Alone(), variable="grid", label="rain", test_fraction=0)
     assert np.array_equal(found.dataset.x, X)
-    assert np.array_equal(load_features("a", Alone(), variable="grid", columns="1").dataset.x, X[:, 1:2])
+    assert np.array_equal(load_features("a", variable="grid", columns="1").dataset.x, X[:, 1:2])
     save_netcdf(kind, grid=np.ascontiguousarray(X.T), rain=Y.astype("i4"))
     assert np.array_equal(rows(variable="grid", label="rain", transpose=True, columns="0-2")[1].x, X)
 

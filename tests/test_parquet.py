@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.errors import DataError
@@ -69,7 +69,7 @@ def test_a_part_of_a_partitioned_table_has_no_default_label(folder):
     save(metadata={"index_columns": [], "columns": columns}, a=Y / 2, b=Y)
     bad("a: is one part of a table whose column label is not in it.*--label")
     assert features(label="b").shape == (ROWS, 1)
-    assert load_features("a", Alone()).dataset.x.shape == (ROWS, 2)
+    assert load_features("a").dataset.x.shape == (ROWS, 2)
     (folder / "kind=3").mkdir()
     save("kind=3/part-0", a=Y / 2, b=Y)
     bad("kind=3/part-0: .*kind is a column that is not in the file; name the label with --label", "kind=3/part-0")

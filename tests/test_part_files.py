@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from commands import run_here
 
-from distai_mpi.data import Columns, distribute, load, load_features, load_sets, several
+from distai_mpi.data import Columns, distribute, load, load_sets, several
 from distai_mpi.data.formats import find
 from distai_mpi.data.part_files import open_several
 from distai_mpi.data.readers.chunk import Chunk, Csr
@@ -178,7 +178,7 @@ def test_columns_are_taken_by_the_names_of_the_first_file(folder):
     check("set")  # the label is the last column of the first file, by its name
     check("set", label="3")
     check("set", X[:, [0, 2]], columns="a,c")
-    assert np.array_equal(load_features("set", Alone(), label="label").dataset.x, X)
+    assert np.array_equal(load_features("set", label="label").dataset.x, X)
 
 
 def test_columns_that_are_not_alike(folder):
@@ -258,7 +258,7 @@ def test_arrays_in_parts(folder, kind):
     np.save("x.npy", X)
     np.save("z.npy", X + 1)
     bad("x.npy: holds one array, but labels are needed too", "x.npy,part-0." + kind + ",z.npy")
-    assert np.array_equal(load_features("x.npy,z.npy", Alone()).dataset.x, np.concatenate((X, X + 1)))
+    assert np.array_equal(load_features("x.npy,z.npy").dataset.x, np.concatenate((X, X + 1)))
 
 
 def test_a_pair_of_arrays_is_no_list(folder):
@@ -268,7 +268,7 @@ def test_a_pair_of_arrays_is_no_list(folder):
     check(["x.npy", Path("y.npy")])
     Path("a.csv").write_text(csv_of(range(60)))
     with pytest.raises(DataError, match="x.npy,y.npy: y.npy has one value a row, as labels; for predictions give"):
-        load_features("x.npy,y.npy", Alone())
+        load_features("x.npy,y.npy")
     bad("a.csv: is neither a .npy nor an IDX file, as the two of a pair X,Y must be", "x.npy,a.csv")
 
 
@@ -319,7 +319,7 @@ def test_partitions(folder, kind):
     got = find("set", None, asked)[0]
     assert got.feature_names == ("sign", "c", "a", "b")
     assert np.array_equal(got.read(0, 1).x, np.hstack((signs, X[order][:, [2, 0, 1]])))
-    features = load_features("set", Alone(), required=("a", "b", "c", "sign")).dataset.x
+    features = load_features("set", required=("a", "b", "c", "sign")).dataset.x
     assert np.array_equal(features, np.hstack((X[order], signs)))
 
 
@@ -512,9 +512,7 @@ def test_test_and_validation_rows_in_several_files(comm, sets):
     name = str(sets / "csv/part-0000[03]")
     got = load_sets(str(sets / "csv"), comm, test=name, valid=[sets / "csv/part-00004"])
     assert [share.rows for share in got] == [60, 8, 29]
-    x = load_features(str(sets / "csv"), comm, label="label")
-    start = sum(x.counts[: comm.rank])
-    assert np.array_equal(x.dataset.x, X[start : start + x.counts[comm.rank]])
+    assert np.array_equal(load_features(str(sets / "csv"), label="label").dataset.x, X)
 
 
 @pytest.mark.mpi

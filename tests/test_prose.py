@@ -4,10 +4,10 @@ import gzip
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from texts import names_of, table, write
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.errors import ConfigError, DataError
@@ -77,7 +77,7 @@ def test_columns_that_are_asked_for_are_not_the_default_label(folder):
     assert find("a", None, Columns(columns="a,b,c", label="b"))[0].roles.names == ("a", "c")
     with pytest.raises(DataError, match=r"--columns '.*' asks for every column as a feature.*--label"):
         find("a", None, Columns(columns="a,b,c"))
-    assert load_features("a", Alone(), columns="b,c").features == 2
+    assert load_features("a", columns="b,c").features == 2
 
 
 def test_libsvm_text_has_no_columns(folder):
@@ -86,7 +86,7 @@ def test_libsvm_text_has_no_columns(folder):
         with pytest.raises(ConfigError, match=f"{flag}: a is no table"):
             load("a", Alone(), **options)
         with pytest.raises(ConfigError, match=f"{flag}: a is no table"):
-            load_features("a", Alone(), **options)
+            load_features("a", **options)
 
 
 REPORT = (

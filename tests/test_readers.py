@@ -7,9 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import Dataset, load, load_features
+from distai_mpi.data import Dataset, load
 from distai_mpi.data.formats import ACCEPTED, find
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.errors import DataError
@@ -112,7 +112,7 @@ def test_gzip_of_one_array(folder, columns):
         check(train, images, labels)
         assert not train.sliceable
         assert train.scale == 1 / 255
-    assert np.array_equal(load_features("images.gz", Alone()).dataset.x, images.reshape(20, 6))
+    assert np.array_equal(load_features("images.gz").dataset.x, images.reshape(20, 6))
     bad("images.gz: holds one array, but labels", "images.gz")
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from commands import run_here
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.readers.row_names import FEWEST, LOOKED, are_names, rows_looked_at
 from distai_mpi.errors import DataError
 
@@ -121,7 +121,7 @@ def test_a_model_knows_them_where_columns_have_no_names(comm, shared_path):
     assert done.returncode == 0, done.stderr
     assert np.load(shared_path / "p.npy").shape == (3,)
     with pytest.raises(DataError, match="column 0: words"):
-        load_features(shared_path / "new.csv", comm)
+        load_features(shared_path / "new.csv")
 
 
 @mpi

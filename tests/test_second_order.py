@@ -8,7 +8,7 @@ from fits import fit
 from problems import local_share, make_rows, whole_share
 from second_order import KINDS, METHODS, minimise, rows_for
 
-from distai_mpi import Objective, models, optim
+from distai_mpi import Exchange, Objective, models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.optim.solvers.newton_cg import next_radius, steihaug
 from distai_mpi.optim.solvers.preconditioner import Diagonal, Factored
@@ -507,7 +507,7 @@ def test_auto_goes_by_rows_columns_and_ranks():
 
     def chosen(model, rows, ranks=2, allreduce=None):
         comm = SimpleNamespace(size=ranks, default_algorithm="native")
-        return choose(optim.Auto(), model, rows, comm, allreduce).name
+        return choose(optim.Auto(), model, rows, comm, Exchange(allreduce)).name
 
     assert chosen(models.Linear(100), 10**6) == "newton"
     assert chosen(models.Logistic(5), 10**6) == "newton"

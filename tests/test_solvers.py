@@ -7,9 +7,19 @@ from scipy import optimize
 from distai_mpi import optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.optim.solvers.problem import NOTHING, Evaluation, Problem
-from distai_mpi.optim.solvers.state import STOPPED, solve
+from distai_mpi.optim.solvers.state import STOPPED
 
 SIZE = 12
+
+
+def solve(problem, solver):
+    """Iterations until the tolerance is met, no step is possible, or there were as many as may be."""
+    state = solver.start(problem)
+    for _ in range(solver.max_iter):
+        state.step()
+        if state.met or state.stop_reason is not None:
+            break
+    return state
 
 
 class Plain(Problem):
@@ -101,7 +111,8 @@ def test_limits_are_the_solvers_own():
     problem = rosenbrock()
     state = solve(problem, optim.LBFGS(max_iter=3))
     assert state.met is False
-    assert not state.ended
+    assert not state.met
+    assert state.stop_reason is None
     assert 4 <= problem.counts["evaluations"] <= 30
     assert solve(rosenbrock(), optim.LBFGS(max_iter=1, tol=None)).met is None
 

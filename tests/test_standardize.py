@@ -46,8 +46,16 @@ def one(x, weight=None, **options):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, -1e9])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("stored", [np.float32, np.float64, np.int32, np.uint8])
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        (np.float32, np.float32),
+        (np.float64, np.float32),
+        (np.float64, np.float64),
+        (np.int32, np.float64),
+        (np.uint8, np.float32),
+    ],
+)
 def test_numbers_are_those_of_numpy_in_float64(stored, dtype, offset):
     raw = np.random.default_rng(0).normal(100, 30, size=(1003, 7))
     x = np.clip(raw, 0, 255).astype(stored) if stored == np.uint8 else (raw + offset).astype(stored)

@@ -11,9 +11,9 @@ import pyarrow as arrow
 import pyarrow.parquet
 import pytest
 import scipy.io
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import distribute, load, load_features
+from distai_mpi.data import distribute, load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.variables import VariablesFile
 from distai_mpi.data.sources import Source
@@ -71,7 +71,7 @@ def test_hdf5(folder, options, dtype):
         assert np.array_equal(train.dataset.x, x[rows])
         assert np.array_equal(train.dataset.y, Y[rows])
         assert train.dataset.scale == 1
-    assert np.array_equal(load_features("a", Alone()).dataset.x, x)
+    assert np.array_equal(load_features("a").dataset.x, x)
 
 
 @pytest.mark.parametrize("options", [None, {"compression": "gzip"}])
@@ -92,7 +92,7 @@ def test_names_in_hdf5(folder, options, names):
     assert np.array_equal(train.dataset.weight, WEIGHT)
     assert np.array_equal(test.dataset.x, X[:5] + 1)
     assert test.dataset.weight is None
-    assert np.array_equal(load_features("a", Alone()).dataset.x, X[:5] + 1)
+    assert np.array_equal(load_features("a").dataset.x, X[:5] + 1)
 
 
 def test_images_in_hdf5_are_scaled(folder):
@@ -113,7 +113,7 @@ def test_bad_hdf5(folder, options):
     save_hdf5("a", options, other=X)
     bad("a: no training data")
     with pytest.raises(DataError, match="a: no features"):
-        load_features("a", Alone())
+        load_features("a")
     save_hdf5("a", options, x=X, data=X, y=Y)
     bad("a: data and x could both be x")
     save_hdf5("a", options, x=X.astype(complex), y=Y)
@@ -156,7 +156,7 @@ def test_parquet(folder, group):
     assert np.array_equal(train.dataset.weight, WEIGHT)
     last, _ = load("a", Alone(), label="6", weight="7", test_fraction=0)
     assert np.array_equal(last.dataset.x, train.dataset.x)
-    assert np.array_equal(load_features("a", Alone(), label="y", weight="w").dataset.x, train.dataset.x)
+    assert np.array_equal(load_features("a", label="y", weight="w").dataset.x, train.dataset.x)
     mixed = load("a", Alone(), test_fraction=0)[0]
     assert mixed.features == 7
     assert mixed.dataset.x.dtype == np.float64
@@ -323,9 +323,8 @@ def test_few_rows_on_many_ranks(comm, files, kind):
         for way in WAYS[:2]:
             expected = load(paths["npz"], comm, test_fraction=0, **way)
             check_same(load(paths[kind], comm, test_fraction=0, **way, **columns_of(kind))[:1], expected[:1])
-        share = load_features(paths[kind], comm, **columns_of(kind))
-        assert share.counts == load_features(paths["npz"], comm).counts
-        assert np.array_equal(share.dataset.x, load_features(paths["npz"], comm).dataset.x)
+        x = load_features(paths[kind], **columns_of(kind)).dataset.x
+        assert np.array_equal(x, load_features(paths["npz"]).dataset.x)
 
 
 @pytest.mark.mpi

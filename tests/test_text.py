@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find, find_features
 from distai_mpi.data.parsed import read_chunks
 from distai_mpi.data.readers import text as text_module
@@ -166,7 +166,7 @@ def test_columns_by_name_and_number(folder):
     assert np.array_equal(y, X[:, 4])
     assert find_features("a.csv").features == 7
     assert find_features("a.csv", Columns("y", "w")).feature_names == tuple("abcde")
-    share = load_features("a.csv", Alone(), label="y", weight="6")
+    share = load_features("a.csv", label="y", weight="6")
     assert np.array_equal(share.dataset.x, X)
     for columns, match in [
         (Columns("z"), "--label z: there is no such column; there are y, a, b"),
@@ -182,7 +182,7 @@ def test_columns_by_name_and_number(folder):
 
 def test_labels_that_are_left_out_may_be_words(folder):
     (folder / "a.csv").write_text('1,cat,2\n3,"dog, old",4\n5,,6\n')
-    share = load_features("a.csv", Alone(), label="1")
+    share = load_features("a.csv", label="1")
     assert share.dataset.x.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
@@ -198,7 +198,7 @@ def test_columns_are_refused_where_there_are_none(folder):
             load(path, Alone(), label="3")
     assert load("a.svm", Alone(), label="3", optional=True)[0].rows == 36
     with pytest.raises(ConfigError, match="--weight 3: .*no table"):
-        load_features("x.npy", Alone(), weight="3")
+        load_features("x.npy", weight="3")
 
 
 def test_libsvm(folder, blocks):
@@ -223,8 +223,8 @@ def test_features_of_libsvm_files_that_belong_together(folder):
     train, test = load("train", Alone(), test="zero")
     assert train.dataset.x.tolist() == [[0, 1, 0, 0, 2], [0, 0, 3, 0, 0]]
     assert test.dataset.x.tolist() == [[5, 0, 0, 0, 0]]
-    assert load_features("train", Alone(), features=9).features == 9
-    assert load_features("train", Alone(), features=2).features == 4
+    assert load_features("train", features=9).features == 9
+    assert load_features("train", features=2).features == 4
     np.savez("a.npz", x=np.ones((3, 7)), y=np.ones(3))
     assert load("a.npz", Alone(), test="train")[1].features == 7
     np.savez("b.npz", x=np.ones((3, 3)), y=np.ones(3))
@@ -428,7 +428,7 @@ def test_tables_without_a_column_for_features(folder, text, options, match):
 
 def test_a_table_of_one_column_has_features_or_labels(folder):
     (folder / "a").write_text("x\n1\n2\n")
-    assert load_features("a", Alone()).dataset.x.tolist() == [[1], [2]]
-    assert load_features("a", Alone(), columns="x").dataset.x.tolist() == [[1], [2]]
+    assert load_features("a").dataset.x.tolist() == [[1], [2]]
+    assert load_features("a", columns="x").dataset.x.tolist() == [[1], [2]]
     with pytest.raises(DataError, match="column x is the label; leave --label out where the data has no labels"):
-        load_features("a", Alone(), label="x")
+        load_features("a", label="x")

@@ -6,11 +6,11 @@ import shlex
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import Alone, load_features
 from test_text import read
 from texts import PARTS, names_of, table, write
 
-from distai_mpi.data import load, load_features
+from distai_mpi.data import load
 from distai_mpi.data.formats import find, find_features
 from distai_mpi.data.parsed import read_chunks
 from distai_mpi.data.readers.columns import Columns
@@ -138,7 +138,7 @@ def test_names_in_quotes_and_of_other_kinds(folder, blocks):
 def test_a_table_of_one_column(folder):
     write("value\n1.5\n2.5\n")
     assert find_features("a").feature_names == ("value",)
-    assert load_features("a", Alone()).dataset.x.tolist() == [[1.5], [2.5]]
+    assert load_features("a").dataset.x.tolist() == [[1.5], [2.5]]
     with pytest.raises(DataError, match="has 1 column, and none is left for features"):
         find("a")
 
@@ -217,9 +217,9 @@ def test_the_first_index_of_a_model_holds(folder):
     (parsed,) = read_chunks([find("a")[0]], Alone(), [0], None, 2, None)
     assert parsed.base == 0
     with pytest.raises(DataError, match="a: has a feature with the index 0, but .* indices count from 1"):
-        load_features("a", Alone(), features=2, base=1)
+        load_features("a", features=2, base=1)
     write("1 1:7\n")
-    assert load_features("a", Alone(), features=2, base=0).dataset.x.tolist() == [[0, 7]]
+    assert load_features("a", features=2, base=0).dataset.x.tolist() == [[0, 7]]
     assert load("a", Alone(), test_fraction=0)[0].base == 1
     np.savez("a.npz", x=np.ones((3, 2)), y=np.ones(3))
     assert load("a.npz", Alone(), test_fraction=0)[0].base is None
@@ -391,7 +391,7 @@ def test_true_and_false(folder):
 def test_libsvm_rows_that_may_lack_labels_are_refused(folder):
     bare = "".join(f"1:{i} 3:2\n" for i in range(30))
     write(bare)
-    for read_one in (lambda **options: load("a", Alone(), **options), lambda **options: load_features("a", Alone())):
+    for read_one in (lambda **options: load("a", Alone(), **options), lambda **options: load_features("a")):
         with pytest.raises(DataError, match="label:weight, or with the first index:value .*--format libsvm"):
             read_one()
     assert load("a", Alone(), format="libsvm", test_fraction=0)[0].dataset.weight.tolist() == list(range(30))

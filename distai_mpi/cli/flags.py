@@ -16,8 +16,8 @@ __all__ = ["COLUMNS", "TopicCommand", "flag_of", "flags"]
 EVERY = "distai_mpi.every"  # key of what a call of click keeps: whether all flags are to be shown
 
 
-class Widths(click.ParamType):
-    """Layer widths such as ``128,64``."""
+class Counts(click.ParamType):
+    """Whole numbers such as ``128,64``."""
 
     name = "N,N,..."
 
@@ -25,12 +25,12 @@ class Widths(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            widths = tuple(int(part) for part in str(value).split(","))
+            counts = tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            widths = (0,)
-        if min(widths) < 1:
-            self.fail(f"{value!r} is not a list of layer widths; write for example 128,64", param, ctx)
-        return widths
+            counts = (0,)
+        if min(counts) < 1:
+            self.fail(f"{value!r} is no list of numbers above 0; write for example 128,64", param, ctx)
+        return counts
 
 
 class Shards(click.ParamType):
@@ -114,7 +114,7 @@ def _type(setting: Setting) -> Any:
         low = setting.low if setting.above is None else setting.above
         high = setting.high if setting.below is None else setting.below
         return click.FloatRange(low, high, min_open=setting.above is not None, max_open=setting.below is not None)
-    return {"widths": Widths(), "shards": Shards()}.get(setting.kind, click.STRING)
+    return {"widths": Counts(), "shards": Shards()}.get(setting.kind, click.STRING)
 
 
 def flag_of(name: str) -> str:

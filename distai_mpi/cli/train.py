@@ -93,7 +93,7 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
     from .. import backend
     from ..train import fit
     from ..train.checkpoint import refuse_unfinished
-    from ..train.placement import agree_on_device
+    from ..train.checks import agree_on_device
 
     device = settings["device"]
     if device == "gpu":  # a GPU that is missing shows before data is read

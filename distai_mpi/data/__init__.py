@@ -4,7 +4,7 @@ from .batch import Batch
 from .class_weights import weigh_classes
 from .classes import encode, encode_labels
 from .dataset import Dataset, Fill, Standard
-from .distribute import Sets, load, load_features, load_sets
+from .distribute import Sets, load, load_sets
 from .labels import LabelSummary, merge, summarize
 from .loader import Loader, steps_per_epoch
 from .missing import fill_missing
@@ -33,7 +33,6 @@ __all__ = [
     "fill_missing",
     "from_local",
     "load",
-    "load_features",
     "load_sets",
     "merge",
     "repartition",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .rows import Rows, rows_of
 
 
@@ -36,3 +38,16 @@ class Batch(NamedTuple):
     def rows(self) -> Rows:
         """``x`` as what models compute with, whatever way it is stored."""
         return rows_of(self.x)
+
+    def take(self, rows: slice) -> Batch:
+        """These of the rows; views, of ``x`` too."""
+        x = self.x[rows] if self.rows is not self.x else self.rows.take(rows)
+        weight = None if self.weight is None else self.weight[rows]
+        first = rows.indices(len(self.y))[0]
+        return self._replace(x=x, y=self.y[rows], weight=weight, ids=self.ids[rows], position=self.position + first)
+
+
+def zeros_row(loader: Any) -> Batch:
+    """A row of zeros, as ``loader`` would hand it out."""
+    x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
+    return Batch(x, y, None, np.zeros(1, np.int64), 0, train=True)

@@ -14,21 +14,19 @@ from numpy.typing import DTypeLike
 
 from ..errors import ConfigError, DataError, DistaiError
 from ..perf.machine import memory_left
-from . import scatter
 from .array_file import ArrayFile
 from .array_rows import ArrayRows
-from .checks import check_rows, check_weights
+from .checks import check_weights
 from .classes import encode_labels
-from .dataset import Dataset, Fill
-from .formats import Found, find, find_features
+from .dataset import Fill
+from .formats import Found, find
 from .labels import are_truths
 from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_chunks
 from .partition import Partition, even_range
 from .readers.columns import Columns
-from .sharded import ShardedDataset, from_local
+from .sharded import ShardedDataset
 from .sharder import Sharder
-from .sharding_plan import ShardingPlan
 from .sources import Source, check_pair
 from .spec import Spec, spec_name
 from .wording import worded_errors
@@ -230,73 +228,6 @@ def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
             total = float(values.sum(dtype=np.float64))
     if sum(comm.allgather_object(total)) == 0:
         raise weight.error("is 0 for all rows")
-
-
-@worded_errors()
-def load_features(
-    data: Spec,
-    comm: Any,
-    chunk_bytes: int = CHUNK_BYTES,
-    *,
-    dtype: DTypeLike = np.float64,
-    features: int = 0,
-    base: int | None = None,
-    fill: Fill | None = None,
-    **columns: Any,
-) -> ShardedDataset:
-    """Shard rows without labels for prediction, each rank reading its own; collective.
-
-    Args:
-        data: as in `load_sets`, but for labels; see `formats.find_features`.  Every rank must see the files.
-        comm: the ranks, a `comm.Communicator`.
-        chunk_bytes: read at a time.
-        dtype, features, base, fill, columns: see `load_sets`; label and weight are left out.  Values may be missing
-            where there is ``fill``.
-
-    Returns:
-        Contiguous ranges of the rows, file by file, in the order of the ranks, with labels that are all 0.
-
-    Raises:
-        DataError, ConfigError: the same on all ranks.
-    """
-    check_kinds({"data": data}, dtype)
-    if fill is None and columns.get("missing", "refuse") != "refuse":
-        raise ConfigError("every row gets a prediction, and there are no values (fill) in place of missing ones")
-    table = Columns(**columns)
-    found = _at_root(comm, lambda: find_features(data, table, dtype))
-    visible = _see_alike([found.path] if isinstance(found, ArrayFile) else sorted(found.files), comm)
-    if not all(visible):
-        raise DataError(
-            f"{found.path}: rank {visible.index(False)} does not see this file, or sees another one of that name;"
-            " put it where all nodes see it"
-        )
-    if isinstance(found, ArrayFile):
-        x = _read_features(found, comm, chunk_bytes, table.keeps_missing)
-    else:
-        limit = min(comm.allgather_object(memory_left()))
-        (parsed,) = read_chunks([found], comm, range(comm.size), limit, features, base)
-        x = scatter.send_own(parsed, ShardingPlan(None, (parsed.rows,), Partition.even(comm.size)), comm, chunk_bytes).x
-    dataset = Dataset(x, np.zeros(len(x), np.int8), scale=found.scale)
-    shard = from_local(dataset, comm, spec_name(data), keeps_missing=table.keeps_missing)
-    roles = getattr(found, "roles", None)
-    names = None if roles is None else roles.names
-    notes = tuple(getattr(found, "notes", ()))
-    shard = by_place(
-        replace(shard, column_names=names, feature_names=getattr(found, "feature_names", names), notes=notes),
-        shard,
-        table,
-    )
-    return shard if fill is None else apply_fill(shard, fill)
-
-
-def _read_features(array: ArrayFile, comm: Any, chunk_bytes: int, keeps_missing: bool) -> Any:
-    """This rank's even range of the rows, checked; collective."""
-    start, stop = even_range(array.rows, comm.size, comm.rank)
-    with comm.agreed():
-        x = np.empty((stop - start, array.width), array.dtype)
-        array.take(np.arange(start, stop), x, scatter.rows_per_chunk(array, chunk_bytes))
-        check_rows(array, x, start, keeps_missing)
-    return x
 
 
 def _check_choices(

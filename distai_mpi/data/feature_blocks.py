@@ -58,12 +58,18 @@ def feature_blocks(
     block_bytes: int = BLOCK_BYTES,
     **columns: Any,
 ) -> Iterator[ShardedDataset]:
-    """The rows of ``data`` in their order, in blocks of about ``block_bytes``; arguments as for `load_features`.
+    """The rows of ``data`` in their order, in blocks of about ``block_bytes``.
+
+    Args:
+        data: as in `load_sets`, but for labels; see `formats.find_features`.
+        dtype, features, base, fill, columns: see `load_sets`; label and weight are left out.  Values may be missing
+            where there is ``fill``.
+        block_bytes: of text, or of rows held densely.
 
     Text that can only be read from beginning to end, and libsvm text of which ``base`` is not known, is read whole.
 
     Raises:
-        DataError, ConfigError: as `load_features`.
+        DataError, ConfigError: as `load_sets`.
     """
     check_kinds({"data": data}, dtype)
     if fill is None and columns.get("missing", "refuse") != "refuse":

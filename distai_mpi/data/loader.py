@@ -29,7 +29,7 @@ class Loader:
     """Hands out the rows of a training set, or of a test set, that one rank works on.
 
     Under the global shuffle an epoch is one order of all rows, keyed by seed and epoch; a
-    global batch is a stretch of it, which the ranks share out by `ShardedDataset.partition`.  Training so
+    global batch is a range of it, which the ranks share out by `ShardedDataset.partition`.  Training so
     does not depend on the number of ranks.  Under the local shuffle every rank goes through its
     own rows in an order of its own, in as many steps as all others.  Either way an epoch
     covers every row once, and the last step may be short.
@@ -43,7 +43,7 @@ class Loader:
         seed: names the orders.
         dtype: type of the features handed out, and of real targets.
         target_dtype: type of the labels or targets handed out; int64 for classes.
-        block_rows: most rows of one Batch; a longer stretch comes as several of equal length.
+        block_rows: most rows of one Batch; a longer range comes as several of equal length.
         device: where Batches are handed out; the data stays on the host.
 
     Attributes:
@@ -169,7 +169,7 @@ class Loader:
         """
         size, full = self.global_batch_size, self.share.rows // self.global_batch_size
         if self._local and (self.ranks > 1 or size > 1):
-            raise ValueError("steps on rows that were shuffled locally are no stretches of one order")
+            raise ValueError("steps on rows that were shuffled locally are no ranges of one order")
         low, high = self._partition.range_of(size, self.rank)
         places = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
         if places.size > self._capacity:
@@ -215,7 +215,7 @@ class Loader:
         return stop - start
 
     def sample(self, count: int) -> Batch:
-        """``count`` of the rows of `sequential`, one at random of each of so many stretches; the same every time.
+        """``count`` of the rows of `sequential`, one at random of each of so many ranges; the same every time.
 
         Holds as long as its arrays: they are its own.
         """

@@ -60,7 +60,7 @@ class Rows(Protocol):
         ...
 
     def fill(self, out: Array) -> None:
-        """out ← X, an array of that shape and dtype."""
+        """out ← X, an array of that shape, and of a dtype that holds X's."""
         ...
 
 

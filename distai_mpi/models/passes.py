@@ -6,7 +6,7 @@ Dense rows have kernels of their own; others, and these on many threads, take tw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def by_margins(
     if reads_once(rows, threads):
         from .kernels.linear import margins
 
-        arrays = read_only(batch.x, batch.y, weight, w[:n])
+        arrays = read_only(rows.x, batch.y, weight, w[:n])
         value, of_bias = margins(loss).loss_and_grad(*arrays, offset, grad[:n], *kept)
         grad[n:] = of_bias
         return value
@@ -71,7 +71,7 @@ def curved_by_margins(loss: PointLoss, batch: Batch, curvature: Array, p: Array,
     if reads_once(rows, threads):
         from .kernels.linear import margins
 
-        arrays = read_only(batch.x, batch.y, curvature, p[:n])
+        arrays = read_only(rows.x, batch.y, curvature, p[:n])
         out[n:] = margins(loss).product(*arrays, offset, out[:n], np.empty(0, out.dtype))
         return
     total = np.zeros(out.size)
@@ -88,7 +88,7 @@ def _blocks(rows: Rows, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows.shape[0]))
 
 
-def reads_once(rows: Rows, threads: int) -> bool:
+def reads_once(rows: Rows, threads: int) -> TypeGuard[DenseRows]:
     """Whether a pass over ``rows`` with one output is the kernel's, which takes them one after another in memory."""
     return threads <= KERNEL_THREADS and isinstance(rows, DenseRows) and rows.x.flags.c_contiguous
 
@@ -117,7 +117,7 @@ def by_outputs(
     if takes_kernel(rows, w, threads):
         from .kernels import outputs
 
-        return outputs.sweep(False, *read_only(batch.x, batch.y, weight, w, bias), z, z, grad, bias_grad)
+        return outputs.sweep(False, *read_only(rows.x, batch.y, weight, w, bias), z, z, grad, bias_grad)
     part, loss, none = np.empty_like(bias_grad), 0.0, weight[:0]
     bias_grad[:] = 0
 
@@ -147,10 +147,11 @@ def curved_by_outputs(
     weight, delta = kept
     from .kernels.curvature import curve
 
-    if takes_kernel(batch.rows, p, threads):
+    rows = batch.rows
+    if takes_kernel(rows, p, threads):
         from .kernels import outputs
 
-        outputs.sweep(True, *read_only(batch.x, batch.y, weight, p, p_bias), delta, u, out, bias_out)
+        outputs.sweep(True, *read_only(rows.x, batch.y, weight, p, p_bias), delta, u, out, bias_out)
         return
     bias_out[:] = 0
 
@@ -159,10 +160,10 @@ def curved_by_outputs(
         curve(delta[part], batch.y[part], weight[part], u)
         np.add(bias_out, u.sum(axis=0), out=bias_out)
 
-    _by_blocks(batch.rows, p, u, row_wise, out)
+    _by_blocks(rows, p, u, row_wise, out)
 
 
-def takes_kernel(rows: Rows, w: Array, threads: int) -> bool:
+def takes_kernel(rows: Rows, w: Array, threads: int) -> TypeGuard[DenseRows]:
     """Whether a pass with several outputs is the kernel's, which one thread runs; as `reads_once`."""
     few = w.shape[1] <= MOST_OUTPUTS and threads <= OUTPUTS_THREADS
     return few and isinstance(rows, DenseRows) and rows.x.flags.c_contiguous

@@ -16,7 +16,7 @@ from .schedules import Constant, Schedule
 
 Array = Any
 State = dict[str, Any]
-Ranges = Sequence[tuple[int, int]]  # stretches of a slice: first element and end
+Ranges = Sequence[tuple[int, int]]  # ranges of a slice: first element and end
 
 
 class FirstOrder(Protocol):
@@ -38,7 +38,7 @@ class FirstOrder(Protocol):
     def init(self, w: Array, decay: Ranges = ()) -> State:
         """The state before the first step for a slice ``w``, shape (n,): arrays of that shape, and numbers.
 
-        ``decay`` gives the stretches of the slice, ascending, that weight decay applies to.
+        ``decay`` gives the ranges of the slice, ascending, that weight decay applies to.
         """
         ...
 
@@ -219,9 +219,9 @@ class AdamW(Adam):
         rate, done = factor * self.lr, part.start
         for low, high in (*state["decay"], (w.size, w.size)):
             start, stop = min(max(low, part.start), part.stop), min(max(high, part.start), part.stop)
-            for stretch, decay in ((slice(done, start), 0.0), (slice(start, stop), rate * self.weight_decay)):
-                if stretch.start < stretch.stop:
-                    self._update(w, grad, state, out, stretch, rate, decay)
+            for piece, decay in ((slice(done, start), 0.0), (slice(start, stop), rate * self.weight_decay)):
+                if piece.start < piece.stop:
+                    self._update(w, grad, state, out, piece, rate, decay)
             done = stop
 
 

@@ -29,7 +29,7 @@ class LocalSGD:
         outer_momentum: Nesterov momentum of the outer step; 0: none.
     """
 
-    inner: FirstOrder = setting(default=SGD())
+    inner: FirstOrder = setting(default=SGD(), fixed=True)
     sync_every: int = setting(OPTIONS["sync_every"], default=10)
     keep_state: bool = setting(kind="bool", default=True)
     outer_lr: float = setting(OPTIONS["outer_lr"], default=1.0)

@@ -51,7 +51,7 @@ class Layout:
         return {s.name: flat[s.start : s.stop].reshape(s.shape) for s in self.slots}
 
     def decay_ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Stretches of the elements ``start`` to ``stop - 1`` under the l2 penalty, counted from ``start``."""
+        """Ranges of the elements ``start`` to ``stop - 1`` under the l2 penalty, counted from ``start``."""
         ranges: list[tuple[int, int]] = []
         for slot in self.slots:
             low, high = max(slot.start, start) - start, min(slot.stop, stop) - start

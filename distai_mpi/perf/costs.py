@@ -106,11 +106,6 @@ def sent(
     return total
 
 
-def busiest(traffic: Sequence[Traffic]) -> Traffic:
-    """Return the most messages and the most bytes that any rank sends."""
-    return Traffic(max(t.messages for t in traffic), max(t.bytes for t in traffic))
-
-
 def together(traffic: Sequence[Traffic]) -> Traffic:
     """Return what all ranks send together."""
     return sum(traffic, Traffic())

@@ -121,18 +121,6 @@ def blas_threads(
     return max(1, min(mask, int(min(cores, quota)) // max(1, ranks_on_node)))
 
 
-def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
-    """What the kernel calls this machine's processors."""
-    with contextlib.suppress(OSError), file.open() as lines:
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name.strip() in ("model name", "CPU part", "cpu"):
-                return value.strip()
-    import platform
-
-    return platform.machine()
-
-
 def node_cpus(comm: Any) -> int:
     """CPUs that the ranks of this node may use together; ``comm`` is a `comm.Communicator`; collective."""
     masks = comm.allgather_object(affinity())

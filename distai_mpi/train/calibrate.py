@@ -15,8 +15,8 @@ from ..errors import ConfigError
 from ..models import Abilities, Model
 from ..perf.machine import limited_blas, node_cpus
 from ..settings import called
+from .checks import agree_on_device
 from .evaluation import make_loader
-from .placement import agree_on_device
 
 if TYPE_CHECKING:
     from ..comm import Communicator
@@ -41,11 +41,11 @@ def calibrate(
     Every rank takes loss and gradient of rows that its loader hands it, in batches of about the size of its
     training, for `SECONDS` (longer only where a single block of rows takes longer).  The ranks do it at the same
     time, because those of a node share its memory's bandwidth and, if they outnumber them, its cores.  The speed is
-    the median over `WINDOWS` stretches of that time.  A rank without rows of its own is timed on rows of zeros.
+    the median over `WINDOWS` intervals of that time.  A rank without rows of its own is timed on rows of zeros.
 
     Args:
         model: built alike on every rank; its parameters are those of ``seed``.
-        share: this rank's share of the training rows; `data.repartition` makes the new one.
+        share: this rank's shard of the training rows; `data.repartition` makes the new one.
         comm: the ranks.
         global_batch_size: rows of a step, over all ranks together.
         seed: of the parameters and of the rows taken.
@@ -97,7 +97,7 @@ def _endless(loader: Loader, rows: int) -> Iterator[Batch]:
 
 
 def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch], place: Device) -> float:
-    """Rows per second, the median of short stretches of time; local."""
+    """Rows per second, the median of short intervals; local."""
     rates = []
     now = time.perf_counter()
     deadline = now + SECONDS
@@ -106,7 +106,7 @@ def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch], place: 
         while now < began + SECONDS / WINDOWS:
             batch = next(batches)
             model.loss_and_grad(w, batch, grad)
-            rows += len(batch.x)
+            rows += len(batch.y)
             place.synchronize()
             now = time.perf_counter()
         rates.append(rows / (now - began))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import HOST, Device, choose
 from ..data import ShardedDataset
 from ..data.checks import first_beyond
 from ..data.partition import even_range
@@ -123,5 +124,28 @@ def check_alike(comm: Communicator, **settings: Any) -> None:
 
 def spelled(value: Any) -> str:
     """``value`` in words that are the same on all ranks: an object that does not spell itself out goes by its class."""
-    plain = value is None or isinstance(value, int | float | str) or is_dataclass(value)
+    plain = value is None or isinstance(value, int | float | str | tuple) or is_dataclass(value)
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) if plain else type(value).__name__  # functions have addresses
+
+
+def agree_on_device(asked: str | Device, model: Model, comm: Communicator) -> Device:
+    """The device of this rank, of the same kind on every rank; collective.
+
+    ``auto`` takes GPUs where every rank has one and the model can use it; see `backend.choose`.
+
+    Raises:
+        ConfigError: a GPU was asked for, and a rank has none or the model computes on the host alone; on every rank.
+    """
+    able = Abilities.of(model).on_devices
+    if asked == "auto" and not able:
+        return HOST
+    with comm.agreed():
+        device = asked if isinstance(asked, Device) else choose(asked, comm.node.rank)
+        if device is not HOST and not able:
+            raise ConfigError(
+                f"{called('device')} {device.name}: {type(model).__name__} computes on the host alone (its on_devices"
+                f" is not set); use {called('device')} cpu"
+            )
+    if asked == "auto" and not all(comm.allgather_object(device is not HOST)):
+        return HOST
+    return device

@@ -20,7 +20,7 @@ class EarlyStopping:
     """Keeps the parameters that are best on validation rows, which are the result, and ends training in time.
 
     Attributes:
-        valid: this rank's share of rows that are looked at after every epoch, from `data.load_sets`.
+        valid: this rank's shard of rows that are looked at after every epoch, from `data.load_sets`.
         metric: what is best on them, a name of `options.METRICS`.
         patience: stop after so many epochs in a row without a better value; None: never.
     """

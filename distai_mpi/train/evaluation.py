@@ -102,7 +102,7 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
 def _without_unknown(batch: Batch) -> Batch:
     """``batch`` in which rows of unknown classes weigh nothing, and have a label that every model knows."""
     xp = namespace(batch.y)
-    known = (batch.y >= 0).astype(batch.x.dtype)
+    known = (batch.y >= 0).astype(batch.rows.dtype)
     y = xp.maximum(batch.y, 0)
     return batch._replace(y=y, weight=known if batch.weight is None else batch.weight * known)
 

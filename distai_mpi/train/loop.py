@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,10 @@ from ..settings import keywords
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
-from .checks import check_alike, check_metric, check_range, check_rows, check_settings
+from .checks import agree_on_device, check_alike, check_metric, check_range, check_rows, check_settings
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
-from .full_batch import choose, without_optimum
-from .placement import agree_on_device
+from .full_batch import choose
 from .run import Optimizer, Result, Run
 from .state import Saved, TrainState, restore
 from .tracing import Trace, Tracer, tracing
@@ -33,7 +32,6 @@ from .tracing import Trace, Tracer, tracing
 if TYPE_CHECKING:
     from ..comm import Communicator
 
-T = TypeVar("T")
 EPOCHS, BATCH_SIZE = 5, 256  # unless somebody says otherwise
 MOVED = {  # where keywords of earlier versions went
     "schedule": "give it to the optimizer, as in optim.SGD(schedule=...)",
@@ -76,7 +74,7 @@ def fit(
 
     Args:
         model: built alike on every rank.
-        data: this rank's share of the training rows, from `data.load`.
+        data: this rank's shard of the training rows, from `data.load`.
         comm: the ranks that train.
         optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all rows in
             every iteration and searches along directions.
@@ -88,7 +86,7 @@ def fit(
             of ranks changes nothing but the rounding of sums (which a long float32 training of a
             relu network amplifies: a unit that lands on the other side of zero is not rounding).
             `LocalSGD` depends on the number of ranks.
-        test: this rank's share of the test rows.
+        test: this rank's shard of the test rows.
         device: ``cpu``, ``gpu`` (one for each rank, see `backend.choose`), ``auto``, or a device of one's own.  On a
             GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
             gradients travel through host memory.
@@ -108,8 +106,8 @@ def fit(
     """
     optimizer = Momentum() if optimizer is None else optimizer
     exchange = exchange or Exchange()
-    early, checkpoint = _one_of(EarlyStopping, callbacks), _one_of(Checkpoint, callbacks)
-    trace = _one_of(Trace, callbacks)
+    watching = Watching.of(callbacks, comm)
+    early = watching.early
     check_alike(
         comm,
         optimizer=optimizer,
@@ -119,20 +117,13 @@ def fit(
         l2=l2,
         seed=seed,
         exchange=exchange,
-        early_stopping=early,
-        checkpoint=checkpoint,
-        trace=trace,
         watch=watch,
         data=data.rows,
         valid=None if early is None else early.valid.rows,
         test=None if test is None else test.rows,
     )
-    watching: list[Any] = [each for each in callbacks if not isinstance(each, EarlyStopping | Checkpoint | Trace)]
-    for each in watching:
-        if isinstance(each, type) or not hasattr(each, "on_step"):
-            raise ConfigError(f"callbacks must be objects such as Checkpoint('folder') or a Callback, got {each!r}")
     if isinstance(optimizer, Auto):
-        optimizer = choose(optimizer, model, data.rows, comm, exchange.algorithm)
+        optimizer = choose(optimizer, model, data.rows, comm, exchange)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
     valid = None if early is None else early.valid
     for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
@@ -141,45 +132,77 @@ def fit(
             check_range(model, share, which, comm)
     if early is not None:
         check_metric(model, early.valid, early.metric)
-    if trace is not None:
-        with comm.agreed():
-            if comm.rank == 0:
-                check_writable(trace.path)
     place = agree_on_device(device, model, comm)
-    cpus = node_cpus(comm)
     rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * comm.size or BATCH_SIZE
+    epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
+    saved = None if state is None else state.saved
+
+    def make(threads: int) -> tuple[Run, dict[str, Loader]]:
+        if (threaded := Abilities.of(model).threads) is not None:
+            threaded.limit_threads(threads)
+        sets = {"valid": valid, "test": test}.items()
+        watched = {name: make_loader(model, share, comm, device=place) for name, share in sets if share is not None}
+        new = TrainState(model, optimizer, epochs, rows, l2, seed, place, exchange, early, saved)
+        return new.bind(comm, data), watched
+
+    return drive(make, comm, watching, watch, saved)
+
+
+class Watching(NamedTuple):
+    """The callbacks of a run, of which it has at most one of each kind that comes with the package."""
+
+    early: EarlyStopping | None
+    checkpoint: Checkpoint | None
+    trace: Trace | None
+    others: list[Callback]
+
+    @classmethod
+    def of(cls, callbacks: Sequence[Any], comm: Communicator) -> Watching:
+        """``callbacks``, refused where they cannot be; collective."""
+        kinds = (EarlyStopping, Checkpoint, Trace)
+        found: list[Any] = [[each for each in callbacks if isinstance(each, kind)] for kind in kinds]
+        for kind, own in zip(kinds, found, strict=True):
+            if len(own) > 1:
+                raise ConfigError(f"callbacks: {len(own)} of {kind.__name__}, of which a run takes one")
+        early, checkpoint, trace = (own[0] if own else None for own in found)
+        check_alike(comm, early_stopping=early, checkpoint=checkpoint, trace=trace)
+        others = [each for each in callbacks if not isinstance(each, kinds)]
+        for each in others:
+            if isinstance(each, type) or not hasattr(each, "on_step"):
+                raise ConfigError(f"callbacks must be objects such as Checkpoint('folder') or a Callback, got {each!r}")
+        if trace is not None:
+            with comm.agreed():
+                if comm.rank == 0:
+                    check_writable(trace.path)
+        return cls(early, checkpoint, trace, others)
+
+
+def drive(
+    make: Callable[[int], tuple[Run, dict[str, Loader]]],
+    comm: Communicator,
+    watching: Watching,
+    watch: float | None = None,
+    saved: Saved | None = None,
+) -> Result:
+    """The run, and rows to evaluate by name, that ``make`` gives for so many threads of BLAS: to its end; collective.
+
+    See `fit` for the other arguments.
+    """
     try:
         with (
-            limited_blas(comm.node.size, cpus) as threads,
+            limited_blas(comm.node.size, node_cpus(comm)) as threads,
             np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
         ):
-            if (threaded := Abilities.of(model).threads) is not None:
-                threaded.limit_threads(threads)
-            watched = {
-                name: make_loader(model, share, comm, device=place)
-                for name, share in (("valid", valid), ("test", test))
-                if share is not None
-            }
-            epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
-            saved = None if state is None else state.saved
-            run = TrainState(model, optimizer, epochs, rows, l2, seed, place, exchange, early, saved).bind(comm, data)
+            run, watched = make(threads)
             with (
-                saving(checkpoint, run) as saver,
-                tracing(None if trace is None else trace.path, run) as tracer,
+                saving(watching.checkpoint, run) as saver,
+                tracing(None if watching.trace is None else watching.trace.path, run) as tracer,
                 comm.watched(watch, lambda: run.iterations),
             ):
-                return _run(run, watched, watching, saver, tracer, saved)
+                return _run(run, watched, watching.others, saver, tracer, saved)
     finally:
-        for callback in watching:
+        for callback in watching.others:
             callback.on_close()
-
-
-def _one_of(kind: type[T], callbacks: Sequence[Any]) -> T | None:
-    """The callback of this ``kind``, of which a run has one at most."""
-    found = [callback for callback in callbacks if isinstance(callback, kind)]
-    if len(found) > 1:
-        raise ConfigError(f"callbacks: {len(found)} of {kind.__name__}, of which a run takes one")
-    return found[0] if found else None
 
 
 def _run(
@@ -201,8 +224,7 @@ def _run(
     tracer.start()
     if not resumed:
         run.count_from()
-        run.seconds = run.training.prepared
-    result = Result(run.w, history=run.history, stop_reason="iterations" if run.training.searches else "epochs")
+    result = Result(run.w, history=run.history, stop_reason="iterations" if run.searches else "epochs")
     done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result)
     while run.epoch < run.epochs and not done:
         if _train_epoch(run, callbacks, saver):
@@ -245,7 +267,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
 
     It is the same on every rank, but for the times of full-batch solvers, which become rank 0's at the end.
     """
-    running = _mean_of_epoch(run) if run.training.value is None else run.training.value
+    running = run.epoch_loss()
     run.sums = Sums(0.0, 0.0)
     record: dict[str, Any] = {"epoch": run.epoch, "iterations": run.iterations, "running_loss": running}
     for name, loader in watched.items():
@@ -255,25 +277,11 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rate_of_epoch}
-    if run.training.searches:
-        evaluations, products = run.training.counts
-        record |= {"gradient_norm": run.training.gradient_norm, "relative_gap": run.training.relative_gap}
-        record |= {"evaluations": evaluations, "products": products}
+    record |= run.figures()
     run.history.append(record)
-    if math.isfinite(running):
-        if run.tol is not None and run.first_norm is None:
-            run.first_norm = run.training.first_norm or run.gradient_norm
-        if run.stopping is not None:
-            value = record.get(f"valid_{run.stopping.metric}")
-            run.stopping.look(run.epoch, value, run.training.owned["w"])
+    if math.isfinite(running) and run.stopping is not None:
+        run.stopping.look(run.epoch, record.get(f"valid_{run.stopping.metric}"), run.owned["w"])
     return record
-
-
-def _mean_of_epoch(run: Run) -> float:
-    """The mean of the losses that rows had when their steps were taken, and the penalty; collective."""
-    running, weight = run.objective.mean(run.w, run.sums)
-    run.objective.check_weight(weight)
-    return running
 
 
 def _ends(run: Run, result: Result) -> bool:
@@ -283,16 +291,12 @@ def _ends(run: Run, result: Result) -> bool:
     if not math.isfinite(record["running_loss"]):
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return True
-    if run.tol is not None and run.training.measures:
-        result.converged = bool(run.training.met)
-    elif run.tol is not None and run.first_norm is not None:
-        known = math.isfinite(run.gradient_norm) and math.isfinite(run.first_norm)
-        result.converged = known and run.gradient_norm <= run.tol * run.first_norm
+    result.converged = run.met
     if result.converged:
-        result.stop_reason = run.training.stop_reason or "tolerance"
+        result.stop_reason = run.stop_reason or "tolerance"
         return True
-    if run.training.failed:
-        result.status, result.stop_reason = "diverged", run.training.stop_reason or ""
+    if run.failed:
+        result.status, result.stop_reason = "diverged", run.stop_reason or ""
         return True
     if run.min_decrease is not None and len(run.history) > 1:
         before, now = run.history[-2]["running_loss"], record["running_loss"]
@@ -302,8 +306,8 @@ def _ends(run: Run, result: Result) -> bool:
     if run.stopping is not None and run.stopping.exhausted:
         result.stop_reason = "no improvement"
         return True
-    if run.training.stop_reason is not None:
-        result.stop_reason = run.training.stop_reason
+    if run.stop_reason is not None:
+        result.stop_reason = run.stop_reason
         return True
     return False
 
@@ -314,16 +318,13 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
         result.best_epoch = run.stopping.best_epoch
         if result.best_epoch < run.epoch:
             run.comm.barrier()  # callbacks may still read the parameters, which a node may have once
-            run.training.owned["w"][:] = run.stopping.best
-            run.training.restored()
-            if run.training.searches:  # what was met was met elsewhere
-                result.converged = None
+            run.owned["w"][:] = run.stopping.best
+            run.restored()
     result.params = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds, result.calls = run.rounds, run.calls
     result.bytes_moved = int(run.comm.sum([run.bytes_sent])[0])
-    if run.training.searches:
-        _share_figures(run, result)
+    run.finish(result)
     result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds
     if result.status != "completed":
@@ -332,34 +333,18 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
         _evaluate_last(run, result, watched)
 
 
-def _share_figures(run: Run, result: Result) -> None:
-    """What full-batch solvers count, and rank 0's times for the ranks' own; collective."""
-    names = ("seconds", "samples_per_second")
-    times = run.comm.bcast_object(([{name: record[name] for name in names} for record in run.history], run.seconds))
-    for record, figures in zip(run.history, times[0], strict=True):
-        record |= figures
-    run.seconds = times[1]
-    result.evaluations, result.products = run.training.counts
-    if result.best_epoch in (None, run.epoch):  # else parameters of an earlier one are the result
-        result.gradient_norm, result.relative_gap = run.training.gradient_norm, run.training.relative_gap
-    result.collinear = run.training.collinear
-
-
 def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     """The objective, and how good the parameters are on the test rows."""
-    objective, inner = run.training.inside
-    known = run.training.value if run.stopping is None and objective is run.objective else None
-    result.train_loss = objective.value(inner) if known is None else known
+    result.train_loss = run.final_loss()
     if not math.isfinite(result.train_loss):
         result.train_loss = None
         result.status, result.stop_reason = "diverged", "loss is not finite"
         return
-    if run.training.searches:
-        result.without_optimum = without_optimum(objective, inner)
-        if result.without_optimum is not None:
-            result.converged = False if result.converged is not None else None
-            if run.comm.rank == 0:
-                tell(result.without_optimum, warning=True)
+    result.without_optimum = run.without_optimum()
+    if result.without_optimum is not None:
+        result.converged = False if result.converged is not None else None
+        if run.comm.rank == 0:
+            tell(result.without_optimum, warning=True)
     if "test" in watched:
         test = evaluate(run.objective.model, run.w, watched["test"], run.comm, every_metric=True)
         result.test_loss, result.test_accuracy, result.metrics = test

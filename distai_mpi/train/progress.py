@@ -68,8 +68,8 @@ def counted(number: int, what: str) -> str:
 
 def line(run: Run, record: dict[str, Any]) -> str:
     """The line of what ``record`` is of: an epoch, or an iteration of a full-batch solver."""
-    if run.training.searches:
-        return iteration_line(record, run.epochs, run.training.first_norm)
+    if run.searches:
+        return iteration_line(record, run.epochs, run.first_norm)
     return epoch_line(record, run.epochs)
 
 
@@ -124,7 +124,7 @@ class Bar(Callback):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        searches = run.training.searches
+        searches = run.searches
         columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")]
         columns += [] if searches else [TimeRemainingColumn()]
         console = Console()
@@ -143,7 +143,7 @@ class Bar(Callback):
     def on_step(self, run: Run) -> None:
         """Move the bar, at most ten times a second."""
         now = time.perf_counter()
-        if run.training.searches or now - self._looked < REFRESH:
+        if run.searches or now - self._looked < REFRESH:
             return
         rate = (run.rows - self._rows) / (now - self._looked)
         loss, weight = number(run.sums.loss), number(run.sums.weight)
@@ -159,13 +159,13 @@ class Bar(Callback):
     def on_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """Print the epoch above the bar."""
         self._progress.console.print(line(run, record), highlight=False)
-        if run.training.searches:
+        if run.searches:
             self._progress.update(
                 self._task,
                 completed=run.epoch,
                 description=f"iteration {min(run.epoch + 1, run.epochs)}/{run.epochs}"
                 f"  loss {digits(record['running_loss'])}",
-                rate=distance(record, run.training.first_norm),
+                rate=distance(record, run.first_norm),
             )
         self._looked, self._rows = time.perf_counter(), run.rows
 

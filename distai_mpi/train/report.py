@@ -231,7 +231,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "iterations": result.iterations,
         "seconds": result.seconds,
         "samples_per_second": rate,
-        "flops_per_second": rate * flops if rate and flops and not run.training.searches else None,
+        "flops_per_second": rate * flops if rate and flops and not run.searches else None,
         "without_optimum": result.without_optimum,
         "evaluations": result.evaluations,
         "products": result.products,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ..data import Batch
+from ..data.batch import zeros_row
 from ..models import Sums
-from ..objective import Objective
+from ..objective import DistributedSum
 from ..optim import FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..trace import OTHER, WAIT, during
 from .early_stopping import BestParameters
@@ -91,38 +90,46 @@ class Result:
 
 
 class Run:
-    """A run in progress: its steps, and how far it has come.
+    """A run in progress, by steps on global batches: what it minimises, and how far it has come.
 
     Args:
-        objective: what is minimised; its loader hands out the rows.
-        steps: what a step does.
+        objective: what is minimised.
+        training: what a step does; None: a subclass knows.
         optimizer: the method, as the user gave it.
-        epochs: passes over the rows.
+        epochs: passes over the rows, or iterations of full-batch solvers.
         schedule: factor of the learning rate, by the number of steps taken.
-        stopping: early stopping, where there are validation rows.
 
     Attributes:
+        loader: hands out the rows; None: there are none.
+        searches: whether steps are iterations of a full-batch solver.
         epoch, iterations, rows: epochs, steps and rows of all ranks that are done.
-        epoch_steps: steps of the current epoch that are done.
+        epoch_steps: steps of the current epoch that are done, of ``steps_per_epoch``.
         seconds: time spent in steps of the epochs that are done, between barriers.
         sums: of this rank's losses in the current epoch.
+        gradient_norm: of the last step, where a tolerance or clipping asks for it; else nan.
         first_norm: norm of the gradient in the last step of the first epoch, or of full-batch solvers at the start,
             where a tolerance asks for it.
+        stop_reason: why no further step is possible; None: one is.
+        failed: whether that is an error.
+        stopping: early stopping, where there are validation rows.
         history: one record an epoch.
+        fixed: settings that must be the same where the run goes on from a checkpoint, see `settings.fixed`.
         origin: where and with what the run was made; empty where nobody tells of it.
     """
 
+    searches = failed = False
+    stop_reason: str | None = None
+    stopping: BestParameters | None = None
+    gradient_norm = math.nan
+
     def __init__(
-        self,
-        objective: Objective,
-        steps: Steps,
-        optimizer: Optimizer,
-        epochs: int,
-        schedule: Schedule,
-        stopping: BestParameters | None = None,
+        self, objective: DistributedSum, training: Steps | None, optimizer: Optimizer, epochs: int, schedule: Schedule
     ) -> None:
-        self.objective, self.optimizer, self.loader, self.comm = objective, optimizer, objective.loader, objective.comm
-        self.training, self.epochs, self.schedule = steps, epochs, schedule
+        self.objective: Any = objective
+        self.loader: Any = getattr(objective, "loader", None)
+        self.training: Any = training
+        self.clip_norm = getattr(training, "clip_norm", None)
+        self.comm, self.optimizer, self.epochs, self.schedule = objective.comm, optimizer, epochs, schedule
         self.epoch = self.epoch_steps = self.iterations = self.rows = 0
         self.seconds = 0.0
         self._began: float | None = None  # when the steps of this epoch began
@@ -131,14 +138,32 @@ class Run:
         self.sums = Sums(0.0, 0.0)
         self.first_norm: float | None = None
         self.history: list[dict[str, Any]] = []
+        self.fixed: dict[str, Any] = {}
         self.origin: dict[str, Any] = {}
-        self.stopping = stopping
-        self._row_weight = self.loader.total_weight / self.loader.share.rows
 
     @property
     def w(self) -> Array:
         """The parameters, shape (layout.size,), replicated; read-only."""
         return self.training.w
+
+    @property
+    def owned(self) -> dict[str, Any]:
+        """See `Steps`: with `private` all that has to be kept to go on later; after a change of it call `restored`."""
+        return self.training.owned
+
+    @property
+    def private(self) -> dict[str, Any]:
+        """See `Steps`."""
+        return {} if self.training is None else self.training.private
+
+    def restored(self) -> None:
+        """Make all follow from ``owned`` and ``private`` after they were written to; collective."""
+        self.training.restored()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.loader.steps
 
     @property
     def tol(self) -> float | None:
@@ -149,11 +174,6 @@ class Run:
     def min_decrease(self) -> float | None:
         """The least decrease of the objective that a full-batch method goes on after; None: there is none."""
         return getattr(self.optimizer, "min_decrease", None)
-
-    @property
-    def gradient_norm(self) -> float:
-        """Norm of the last step's gradient, where a tolerance or clipping asks for it."""
-        return self.training.gradient_norm
 
     @property
     def elapsed(self) -> float:
@@ -197,23 +217,43 @@ class Run:
         self._calls.update(self.comm.calls - calls)
         self._sent += self.comm.bytes_sent - sent
 
+    @property
+    def met(self) -> bool | None:
+        """Whether the tolerance is met; None: there is none, or it cannot be told yet."""
+        if self.tol is None or self.first_norm is None:
+            return None
+        return math.isfinite(self.first_norm) and self.gradient_norm <= self.tol * self.first_norm
+
+    def epoch_loss(self) -> float:
+        """The mean of the losses that rows had when their steps were taken, and the penalty; collective."""
+        running, weight = self.objective.mean(self.w, self.sums)
+        self.objective.check_weight(weight)
+        if self.tol is not None and self.first_norm is None and math.isfinite(running):
+            self.first_norm = self.gradient_norm
+        return running
+
+    def figures(self) -> dict[str, Any]:
+        """What a record tells of an iteration."""
+        return {}
+
+    def final_loss(self) -> float:
+        """The objective at ``w`` over all rows, once no more steps are made; collective."""
+        return self.objective.value(self.w)
+
+    def without_optimum(self) -> str | None:
+        """Why no finite parameters minimise the objective, as ``w`` shows; collective."""
+        return None
+
+    def finish(self, result: Result) -> None:
+        """Give the result what this kind of run alone knows; collective."""
+
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0.
-
-        Iterations of full-batch solvers are exchanges that all ranks wait for: there each takes its own time, and only
-        the first barrier is made.
-        """
-        alone = self.training.searches
-        if not (alone and self.epoch):
-            self._meet()
+        """Add the time of the block to ``seconds``, from barrier to barrier and by the clock of rank 0."""
+        self._meet()
         self._began = time.perf_counter()
         yield
         self.loader.device.synchronize()
-        if alone:
-            self.seconds += time.perf_counter() - self._began
-            self._began = None
-            return
         self._meet()
         self.seconds += self.comm.bcast_object(time.perf_counter() - self._began)
         self._began = None
@@ -227,16 +267,18 @@ class Run:
 
         Where ranks are recorded they fuse nothing, for they wait for each other inside of fused steps.
         """
-        training, size = self.training, self.loader.global_batch_size
+        training, loader, size = self.training, self.loader, self.loader.global_batch_size
+        row_weight = loader.total_weight / loader.share.rows
         if self.fuses:
-            for steps, batch in self.loader.runs(self.epoch, max(1, RUN_ROWS // size), self.epoch_steps):
+            for steps, batch in loader.runs(self.epoch, max(1, RUN_ROWS // size), self.epoch_steps):
                 self._begin_step()
                 self._count(steps * size, training.take(steps, batch), steps)
                 yield
-        for rows, batches in self.loader.epoch(self.epoch, self.epoch_steps):
+        for rows, batches in loader.epoch(self.epoch, self.epoch_steps):
             self._begin_step()
-            sums = training.step(rows, rows * self._row_weight, batches, self.schedule(self.iterations))
+            sums = training.step(rows, rows * row_weight, batches, self.schedule(self.iterations))
             self._count(rows, sums, 1)
+            self.gradient_norm = training.gradient_norm
             yield
         self.training.close_epoch()
         self.objective.mark(OTHER)
@@ -258,7 +300,7 @@ class Run:
         self.epoch_steps += steps
 
     def warm_up(self) -> None:
-        """Compile and load everything that a step needs, and choose what is faster; changes scratch alone; collective.
+        """Compile and load what a step needs, and choose what is faster; changes scratch alone; collective.
 
         A row of zeros stands in where a rank's first step is empty; there are models that compile for a length.
         """
@@ -268,8 +310,7 @@ class Run:
                 self.training.warm_up(batch)
                 break
             break
-        x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
-        row = loader.place(Batch(x, y, None, np.zeros(1, np.int64), 0, train=True))
+        row = loader.place(zeros_row(loader))
         self.training.warm_up(row)
         for _, batches in loader.epoch(0):
             self.training.settle(next(iter(batches), row))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,14 +12,15 @@ from ..data import ShardedDataset
 from ..errors import ConfigError
 from ..models import Model
 from ..objective import Objective
-from ..optim import Constant, FullBatchSolver, LocalSGD, Schedule
+from ..optim import Constant, FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..optim.schedules import over
+from ..options import OPTIONS
 from ..perf.machine import memory_left
-from ..settings import called
+from ..settings import called, fixed, setting, settings
 from .checkpoint import state as kept
 from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import make_loader
-from .full_batch import FullBatchSteps, keeps_whole
+from .full_batch import bind, check_exchange, keeps_whole
 from .gradient.choose import make_gradients
 from .gradient.fused import make_fused
 from .run import Optimizer, Run
@@ -49,7 +49,7 @@ class Saved(NamedTuple):
     vectors: dict[tuple[str, int | None], Array]
 
 
-@dataclass(frozen=True)
+@settings
 class TrainState:
     """Everything that a run needs to go on: what it trains and how, and how far it has come.
 
@@ -57,23 +57,22 @@ class TrainState:
     checkpoint keeps the same in files.  ``saved`` None: at the beginning.
 
     Attributes:
-        model, optimizer, l2, seed, exchange: see `fit`.
+        model, optimizer, global_batch_size, l2, seed, exchange: see `fit`.
         epochs: passes over the rows, or iterations of full-batch solvers.
-        rows: of a step, over all ranks.
         device: where arrays live.
         early: early stopping, where there are validation rows.
         saved: how far the run has come.
     """
 
     model: Model
-    optimizer: Optimizer
+    optimizer: Optimizer = setting(fixed=True)
     epochs: int
-    rows: int
-    l2: float
-    seed: int
+    global_batch_size: int = setting(OPTIONS["global_batch_size"])
+    l2: float = setting(OPTIONS["l2"])
+    seed: int = setting(OPTIONS["seed"])
     device: Device
     exchange: Exchange
-    early: EarlyStopping | None = None
+    early: EarlyStopping | None = setting(default=None)
     saved: Saved | None = None
 
     @classmethod
@@ -108,18 +107,25 @@ class TrainState:
         """
         model, optimizer = self.model, self.optimizer
         solver = isinstance(optimizer, FullBatchSolver)
-        loader = make_loader(model, data, comm, self.rows, self.seed, self.device)
+        loader = make_loader(model, data, comm, self.global_batch_size, self.seed, self.device)
         if solver:
             loader.hold(memory_left() // (HELD * comm.node.size))
         with comm.agreed():
             start = np.array(model.init(np.random.default_rng(self.seed)), model.dtype)
         comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-        whole = solver and keeps_whole(model, comm, self.exchange.algorithm)
+        whole = solver and keeps_whole(model.layout.size, comm, self.exchange)
         objective = Objective(model, loader, comm, l2=self.l2, asked=self.exchange, whole=whole)
-        schedule = over(getattr(optimizer, "schedule", Constant()), self.epochs * loader.steps)
-        steps = _steps(objective, optimizer, start, schedule, self.exchange)
-        best = None if self.early is None else BestParameters(self.early, steps.w[objective.mine])
-        return Run(objective, steps, optimizer, self.epochs, schedule, best)
+        if isinstance(optimizer, FullBatchSolver):
+            check_exchange(optimizer, self.exchange)
+            run: Run = bind(objective, optimizer, start)
+        else:
+            schedule = over(getattr(optimizer, "schedule", Constant()), self.epochs * loader.steps)
+            steps = _steps(objective, optimizer, start, schedule, self.exchange)
+            run = Run(objective, steps, optimizer, self.epochs, schedule)
+        if self.early is not None:
+            run.stopping = BestParameters(self.early, run.owned["w"])
+        run.fixed = fixed(self)
+        return run
 
 
 def restore(run: Run, saved: Saved) -> None:
@@ -138,14 +144,11 @@ def restore(run: Run, saved: Saved) -> None:
 
 def _steps(
     objective: Objective,
-    optimizer: Optimizer,
+    optimizer: FirstOrder | LocalSGD,
     start: Any,
     schedule: Schedule,
     exchange: Exchange,
 ) -> Steps:
-    if isinstance(optimizer, FullBatchSolver):
-        _check_full_batch(optimizer, exchange)
-        return FullBatchSteps(objective, optimizer, start)
     clip_norm = getattr(optimizer, "clip_norm", None)
     if isinstance(optimizer, LocalSGD):
         for asked, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
@@ -158,20 +161,3 @@ def _steps(
     return SynchronousSteps(
         objective, optimizer, start, gradients=gradients, fused=fused, clip_norm=clip_norm, measures_norm=norm
     )
-
-
-def _check_full_batch(optimizer: FullBatchSolver, exchange: Exchange) -> None:
-    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
-
-    Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
-    """
-    if exchange.compressed:
-        raise ConfigError(
-            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
-            " differences: leave it out"
-        )
-    for given, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
-        if given:
-            raise ConfigError(
-                f"{name} is nothing for {optimizer.name}, which searches along its directions: leave it out"
-            )

@@ -38,33 +38,17 @@ class Steps(ABC):
 
     Attributes:
         fused: what takes many small steps at once, by `take`; None: nothing does.
-        stop_reason: why no further step is possible; None: one is.
-        failed: whether that is an error.
         gradient_norm: Euclidean norm of the last step's gradient of the objective, before clipping; nan where
             nobody asked for it.
-        searches: whether steps are iterations of a method that sees all rows, and knows ``value`` after each.
-        counts: evaluations and products of such a method.
-        measures: whether steps tell themselves how far it is to the optimum.
-        met: where they do, whether the tolerance was met at ``w``; None without one, and before the first step.
-        collinear: features that were found to depend on others; None: nobody looked.
-        prepared: seconds spent on training before the first step.
     """
 
-    searches = False
-    failed = False
-    measures = False
-    met: bool | None = None
-    collinear: list[int] | None = None
-    prepared = 0.0
-    counts: tuple[int | None, int | None] = (None, None)
+    fused: FusedSteps | None = None
+    gradient_norm = math.nan
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
         self.objective, self.clip_norm = objective, clip_norm
         self._w, self._w_next = objective.empty(one_copy=True), objective.empty(one_copy=True)
         _put(start, self._w)
-        self.fused: FusedSteps | None = None
-        self.stop_reason: str | None = None
-        self.gradient_norm = math.nan
 
     @property
     def w(self) -> Array:
@@ -72,34 +56,14 @@ class Steps(ABC):
         return _read_only(self._w)
 
     @property
-    def first_norm(self) -> float | None:
-        """Norm of the gradient at the start, where ``gradient_norm`` is that after the step; else None."""
-        return None
-
-    @property
-    def inside(self) -> tuple[Objective, Array]:
-        """The objective and the parameters ``w`` in the units of the method, which may be others."""
-        return self.objective, self.w
-
-    @property
-    def relative_gap(self) -> float | None:
-        """An estimate of how far the objective at ``w`` is above its optimum, as a share of it; None: nothing tells."""
-        return None
-
-    @property
-    def value(self) -> float | None:
-        """The objective at ``w``, penalty included, where steps found it out; None where they did not."""
-        return None
-
-    @property
     @abstractmethod
     def owned(self) -> dict[str, Any]:
         """State that lies in slices over the ranks: arrays of the owned slice's shape, and numbers alike on all."""
 
     @property
-    @abstractmethod
     def private(self) -> dict[str, Any]:
         """State that every rank has for itself."""
+        return {}
 
     @abstractmethod
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
@@ -113,8 +77,7 @@ class Steps(ABC):
         """Take ``steps`` fused steps from this rank's rows of all of them; return its sums of losses before each."""
         raise NotImplementedError
 
-    @abstractmethod
-    def close_epoch(self) -> None:
+    def close_epoch(self) -> None:  # noqa: B027 - mostly it is, after every step
         """Bring ``w`` up to date at the end of an epoch; collective."""
 
     @abstractmethod
@@ -177,11 +140,6 @@ class SynchronousSteps(Steps):
         """See `Steps`."""
         return {"w": self._w[self.objective.mine], "optimizer": self.state}
 
-    @property
-    def private(self) -> dict[str, Any]:
-        """See `Steps`."""
-        return {}
-
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
         """See `Steps`."""
         objective, mine = self.objective, self.objective.mine
@@ -224,9 +182,6 @@ class SynchronousSteps(Steps):
         sums = self.fused.take(self._w, self._w_next, self.state["carry"], rate, batch, steps)
         self._publish()
         return sums
-
-    def close_epoch(self) -> None:
-        """See `Steps`: ``w`` is up to date after every step."""
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
@@ -289,7 +244,7 @@ class AveragingSteps(Steps):
 
     def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self.since["rows"] += len(batch.x)
+            self.since["rows"] += len(batch.y)
             yield batch
 
     def _average(self) -> None:

@@ -14,6 +14,7 @@ import click
 
 from ...comm import launch
 from ...errors import ConfigError, DataError, DistaiError
+from ..flags import Counts
 
 # What peers are asked to do: they load once to warm up, as we do, and time the second load, imports left out.
 TIMED = """
@@ -32,21 +33,6 @@ PEERS = {
 FLOOR = ("buffer = bytearray(4 << 20)", "file = open(sys.argv[1], 'rb', 0)\n    while file.readinto(buffer): pass")
 LIBSVM_NAMES = (".svm", ".libsvm", ".svmlight")
 ROWS_AT_ONCE = 10_000
-
-
-class Counts(click.ParamType):
-    """Whole numbers such as ``1,2``."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        try:
-            counts = tuple(int(part) for part in str(value).split(",")) if isinstance(value, str) else value
-        except ValueError:
-            counts = (0,)
-        if min(counts) < 1:
-            self.fail(f"{value!r} is no list of numbers above 0; write for example 1,2", param, ctx)
-        return counts
 
 
 @click.command()

@@ -44,7 +44,7 @@ class Progress:
 
 
 class State(ABC):
-    """A solver at a point of a problem: `init`, then `step` until `ended`.
+    """A solver at a point of a problem: `init`, then `step` until `met` or a ``stop_reason``.
 
     Args:
         problem: what is minimised, at its start.
@@ -87,11 +87,6 @@ class State(ABC):
     def met(self) -> bool | None:
         """Whether the tolerance is met at the current point; None without one, and where nobody looked."""
         return self.progress.met if self.progress.tol == self.solver.tol else None
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is nothing left to do."""
-        return bool(self.met) or self.stop_reason is not None
 
     @property
     def gradient_norm(self) -> float:
@@ -265,16 +260,6 @@ class State(ABC):
     def _factor_again(self) -> None:
         """As `_precondition_by_all`, at the point where that was done."""
         self.preconditioner = self.decrement.metric = self.problem.factored_hessian(self.factored_at)
-
-
-def solve(problem: Problem, solver: FullBatchSolver) -> State:
-    """Minimise ``problem`` until the tolerance is met, no step is possible, or after `max_iter` ones; collective."""
-    state = solver.start(problem)
-    for _ in range(solver.max_iter):
-        state.step()
-        if state.ended:
-            break
-    return state
 
 
 class LineSearchState(State):

@@ -1,6 +1,6 @@
 """The format of a checkpoint: one file of numbers per rank, and a manifest that says what lies where.
 
-    FOLDER/step-000001234/rank-00000.bin    sections that begin on pages: stretches of vectors, little-endian as a rule
+    FOLDER/step-000001234/rank-00000.bin    sections that begin on pages: ranges of vectors, little-endian as a rule
     FOLDER/step-000001234/manifest.json     written last: without it, or with another checksum, nothing is there
 
 A file has no header.  The manifest gives each file's length, the CRC-32 of each of its blocks of `BLOCK` bytes, and
@@ -40,7 +40,7 @@ STEP = re.compile(r"step-(\d{9,})")
 
 
 class Part(NamedTuple):
-    """A stretch of a vector that one rank holds.
+    """A range of a vector that one rank holds.
 
     Attributes:
         name: of the vector, the same on every rank.
@@ -61,7 +61,7 @@ class Image:
     """What a rank's file will hold, in memory that is taken once: taking a snapshot is one copy.
 
     Args:
-        parts: the stretches that will be copied, again and again, with these lengths and types.
+        parts: the ranges that will be copied, again and again, with these lengths and types.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:

@@ -120,7 +120,9 @@ class Saver:
     def after_step(self) -> bool:
         """Do what is due after a step; return whether all ranks end the run here; `ending` says how."""
         run = self.run
-        if run.iterations < self._next or run.epoch_steps == run.loader.steps:  # the end of an epoch has its own call
+        if (
+            run.iterations < self._next or run.epoch_steps == run.steps_per_epoch
+        ):  # the end of an epoch has its own call
             return False
         if self._question is None:
             self._ask()

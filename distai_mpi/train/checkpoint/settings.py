@@ -84,7 +84,7 @@ def stored_settings(folder: str, comm: Communicator) -> dict[str, Any] | None:
                 body = files.Stored(step).body
             except DataError:
                 continue
-            found = {name: body["identity"][name] for name in ("global_batch_size", "rows_of_ranks", "optimizer")}
+            found = {name: body["identity"].get(name) for name in ("global_batch_size", "rows_of_ranks", "optimizer")}
             found |= {name: body["variable"][name] for name in ("ranks", "allreduce", "shards")}
             break
     return comm.bcast_object(found)

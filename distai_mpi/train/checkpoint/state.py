@@ -1,4 +1,4 @@
-"""What of a run is kept in a checkpoint: stretches of vectors, and plain numbers."""
+"""What of a run is kept in a checkpoint: ranges of vectors, and plain numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...data import ShardedDataset
 from ...data.partition import even_range
 from ...errors import ConfigError
 from ...models import Sums, name_of, to_config
-from ...optim import LBFGS, LocalSGD
+from ...optim import LocalSGD
 from ...params import Ownership
 from ...settings import called, worded
 from ..checks import spelled
@@ -27,11 +27,11 @@ SHOWN = 120  # characters of a list of names
 
 
 def parts_to_write(run: Run) -> list[Part]:
-    """This rank's stretches of all vectors: together the ranks write every element of one once."""
+    """This rank's ranges of all vectors: together the ranks write every element of one once."""
     owners, comm = run.objective.owners, run.comm
     mine = owners.slices[comm.rank]
     if owners.replicated:  # every rank has the whole: each writes a share of it
-        mine = Ownership.sharded(owners.size, comm.size, run.objective.model.dtype.itemsize).slices[comm.rank]
+        mine = Ownership.sharded(owners.size, comm.size, run.objective.dtype.itemsize).slices[comm.rank]
     first = owners.slices[comm.rank].start
     return [
         *(part._replace(array=part.array[mine.start - first : mine.stop - first], start=mine.start)
@@ -59,7 +59,7 @@ def _of_exchange(run: Run) -> Iterator[Part]:
 def _owned(run: Run) -> Iterator[Part]:
     owners = run.objective.owners
     mine = owners.slices[run.comm.rank]
-    trees = {"steps": run.training.owned}
+    trees = {"steps": run.owned}
     if run.stopping is not None:
         trees["stopping"] = {"best": run.stopping.best}
     for name, array in _arrays(trees):
@@ -69,7 +69,7 @@ def _owned(run: Run) -> Iterator[Part]:
 
 
 def _private(run: Run) -> Iterator[Part]:
-    for name, array in _arrays({"private": run.training.private}):
+    for name, array in _arrays({"private": run.private}):
         yield Part(name, array, 0, array.size, run.comm.rank)
 
 
@@ -108,9 +108,9 @@ def common(run: Run) -> dict[str, Any]:
         "seconds": run.elapsed,
         "calls": run.calls,
         "first_norm": run.first_norm,
-        "gradient_norm": run.training.gradient_norm,
+        "gradient_norm": run.gradient_norm,
         "history": list(run.history),
-        "state": _numbers(run.training.owned),
+        "state": _numbers(run.owned),
         "stopping": None if run.stopping is None else dict(run.stopping.state),
     }
 
@@ -120,7 +120,7 @@ def own(run: Run) -> dict[str, Any]:
     return {
         "sums": [number(part) for part in run.sums],
         "bytes_sent": run.bytes_sent,
-        "state": _numbers(run.training.private),
+        "state": _numbers(run.private),
     }
 
 
@@ -132,13 +132,13 @@ def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> Non
     for name in ("epoch", "epoch_steps", "iterations", "rows", "seconds", "first_norm"):
         setattr(run, name, common[name])
     run.history[:] = common["history"]
-    run.training.gradient_norm = common["gradient_norm"]
-    _set_numbers(run.training.owned, common["state"])
+    run.gradient_norm = common["gradient_norm"]
+    _set_numbers(run.owned, common["state"])
     if run.stopping is not None and common["stopping"] is not None:
         run.stopping.state.update(common["stopping"])
     if len(owns) == run.comm.size:
         mine = owns[run.comm.rank]
-        _set_numbers(run.training.private, mine["state"])
+        _set_numbers(run.private, mine["state"])
         sums, sent = mine["sums"], mine["bytes_sent"]
     else:
         sums = [sum(column) for column in zip(*(entry["sums"] for entry in owns), strict=True)]
@@ -146,24 +146,27 @@ def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> Non
         if run.comm.rank > 0:
             sums, sent = [0.0, 0.0], 0
     run.sums = Sums(*sums)
-    run.training.restored()
+    run.restored()
     run.count_from(common["calls"], sent)
 
 
 def identity(run: Run) -> dict[str, Any]:
     """What must be the same in a run that goes on from a checkpoint; collective, the same on every rank."""
-    objective, loader = run.objective, run.loader
-    share, model, method = loader.share, objective.model, run.optimizer
-    averages = isinstance(method, LocalSGD)
-    same = {
-        "model": {
-            "class": type(model).__name__,
-            "slots": [[slot.name, list(slot.shape)] for slot in model.layout.slots],
-            "dtype": model.dtype.name,
-            "config": to_config(model) if name_of(model) else None,
-        },
-        "seed": loader.seed,
-        "validation": run.stopping is not None and run.stopping.metric,
+    objective, model = run.objective, getattr(run.objective, "model", None)
+    about = {
+        "class": "function" if model is None else type(model).__name__,
+        "slots": [[slot.name, list(slot.shape)] for slot in objective.layout.slots],
+        "dtype": objective.dtype.name,
+        "config": to_config(model) if model is not None and name_of(model) else None,
+    }
+    same = {"metric": None, **run.fixed, "model": about}
+    return json.loads(json.dumps(same if run.loader is None else same | _of_rows(run)))
+
+
+def _of_rows(run: Run) -> dict[str, Any]:
+    """What must be the same of the rows and of how they are dealt out; collective."""
+    share, averages = run.loader.share, isinstance(run.optimizer, LocalSGD)
+    return {
         "data": {
             "rows": share.rows,
             "features": share.features,
@@ -171,17 +174,9 @@ def identity(run: Run) -> dict[str, Any]:
             "standardized": share.dataset.standard is not None,
             **_table(share),
         },
-        "global_batch_size": loader.global_batch_size,
-        "optimizer": method.name,
-        "inner_optimizer": method.inner.name if averages else None,  # type: ignore[union-attr]
-        "outer_momentum": averages and method.outer_momentum > 0,  # type: ignore[union-attr]
-        "l2": objective.l2,
         "shuffle": share.shuffle,
         "rows_of_ranks": list(share.counts) if averages or share.shuffle == "local" else None,
     }
-    if isinstance(method, LBFGS):
-        same["memory"] = method.memory
-    return json.loads(json.dumps(same))
 
 
 def _table(share: ShardedDataset) -> dict[str, str]:
@@ -203,14 +198,15 @@ def _shortened(text: str) -> str:
 
 def variable(run: Run) -> dict[str, Any]:
     """What may change when a run goes on, as a person reads it."""
+    partition = run.loader and run.loader.share.partition
     return {
         "ranks": run.comm.size,
         "epochs": run.epochs,
         "optimizer": spelled(run.optimizer),
         "schedule": spelled(run.schedule),
-        "clip_norm": run.training.clip_norm,
+        "clip_norm": run.clip_norm,
         "allreduce": run.objective.exchange.name,
-        "shards": None if run.loader.share.partition is None else list(run.loader.share.partition.weights),
+        "shards": partition and list(partition.weights),
     }
 
 
@@ -257,10 +253,11 @@ def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None
             told = _differences(_flat(there), _flat(here)) or "its layers differ"
             more = worded("", ", --test-fraction and --valid") if name == "data" else ""
             raise ConfigError(f"{step}: is of other {name} ({told}); give the same {name}{more}, {anew}")
-        if name == "validation":
+        if name == "metric":
             way = f"{called('valid')} and {called('metric')} {there}" if there else f"no {called('valid')}"
             raise ConfigError(f"{step}: was trained with other validation rows; give {way}, {anew}")
-        way = f"{called(name)} {'as it was' if isinstance(there, bool) else there}"
+        flag = called("inner", "--inner-optimizer") if name == "inner" else called(name)
+        way = f"{flag} {'as it was' if isinstance(there, bool) else there}"
         raise ConfigError(f"{step}: was trained with {name} {there}, not {here}; give {way}, {anew}")
 
 

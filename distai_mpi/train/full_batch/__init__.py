@@ -1,7 +1,6 @@
 """Full-batch solvers on a model and the rows of all ranks: L-BFGS, Newton-CG, Newton."""
 
-from .methods import choose, keeps_whole
-from .separable import without_optimum
-from .steps import FullBatchSteps
+from .methods import check_exchange, choose, keeps_whole
+from .steps import SolverRun, bind, check_memory
 
-__all__ = ["FullBatchSteps", "choose", "keeps_whole", "without_optimum"]
+__all__ = ["SolverRun", "bind", "check_exchange", "check_memory", "choose", "keeps_whole"]

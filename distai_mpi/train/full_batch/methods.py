@@ -6,10 +6,12 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ...comm import Exchange
+from ...errors import ConfigError
 from ...models import Model
 from ...optim import LBFGS, Auto, FullBatchSolver, Newton, NewtonCG
-from .abilities import is_linear
-from .sample import MOST_DENSE
+from ...settings import called
+from .sample import MOST_DENSE, is_linear
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -20,21 +22,19 @@ BYTES_PER_SECOND, FLOPS_PER_SECOND, ROUND_SECONDS = 10e9, 30e9, 20e-6
 NEWTON_ITERATIONS, LBFGS_ITERATIONS = 4, 7
 
 
-def keeps_whole(model: Model, comm: Communicator, allreduce: str | None) -> bool:
+def keeps_whole(size: int, comm: Communicator, asked: Exchange) -> bool:
     """Whether every rank keeps the method's vectors whole: they are short, and nobody asked for another exchange."""
-    return model.layout.size <= MOST_WHOLE and (allreduce or comm.default_algorithm) in ("auto", "native")
+    return size <= MOST_WHOLE and (asked.algorithm or comm.default_algorithm) in ("auto", "native")
 
 
-def choose(
-    optimizer: Auto, model: Model, rows: int, comm: Communicator, allreduce: str | None = None
-) -> FullBatchSolver:
+def choose(optimizer: Auto, model: Model, rows: int, comm: Communicator, asked: Exchange) -> FullBatchSolver:
     """The method for ``model`` on so many ``rows`` of all ranks; alike on every rank.
 
     Times are estimates from a core of an AMD EPYC (Zen 4), which need to be right to a factor:
     passes over the rows at `BYTES_PER_SECOND`, Hessians at `FLOPS_PER_SECOND`, and rounds.
     """
     size, given = model.layout.size, asdict(optimizer)
-    if not (is_linear(model) and keeps_whole(model, comm, allreduce)):
+    if not (is_linear(model) and keeps_whole(size, comm, asked)):
         return LBFGS(**given)
     if size > MOST_DENSE:
         return NewtonCG(**given)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
@@ -47,3 +47,20 @@ def choose(
     newton = NEWTON_ITERATIONS * (one_pass + hessian + one_round)
     lbfgs = LBFGS_ITERATIONS * (one_pass + one_round)
     return Newton(**given) if newton < lbfgs else LBFGS(**given)
+
+
+def check_exchange(optimizer: FullBatchSolver, exchange: Exchange) -> None:
+    """Raise `ConfigError` at what has no meaning where a search finds the length of steps on all rows.
+
+    Also at float16 on one node, where nothing would be rounded: what a command may say does not depend on nodes.
+    """
+    if exchange.compressed:
+        raise ConfigError(
+            f"{called('dtype', '--wire')} {exchange.dtype} rounds gradients, from which {optimizer.name} takes"
+            " differences: leave it out"
+        )
+    for given, name in ((exchange.factors, called("factors")), (exchange.overlap, called("overlap", "--early"))):
+        if given:
+            raise ConfigError(
+                f"{name} is nothing for {optimizer.name}, which searches along its directions: leave it out"
+            )

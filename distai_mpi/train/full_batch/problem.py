@@ -2,85 +2,76 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ...backend import HOST
 from ...data import Batch
-from ...messages import tell
+from ...data.batch import zeros_row
 from ...models import Linearization, Sums
 from ...models.curvature import HessianRows
 from ...objective import Objective
 from ...optim.solvers.preconditioner import Diagonal, Factored, Preconditioner, RankFactored
-from ...optim.solvers.problem import NOTHING, Evaluation, Problem, SampledStart
+from ...optim.solvers.problem import SampledStart
 from ...settings import worded
 from ...trace import COMPUTE, REDUCE, UPDATE
 from ..metrics import least_loss
-from .abilities import is_linear, null_space
+from .exchanged import ExchangedProblem, ReplicatedProblem, ShardedProblem
 from .sample import (
     MOST_DENSE,
     Estimate,
     by_parameter,
     diagonal_of_all,
     hessian_of_all,
+    is_linear,
+    null_space,
     precise,
     sample_size,
     solve_sample,
     symmetric,
     triangle_of,
+    warm_up,
 )
+from .separable import without_optimum
 from .units import Units, rounding_of
 
 Array = Any
 POOR = 1e-2  # of the diagonal: a sample's Hessian that needs more added to it says little
 
 
-class RowsProblem(Problem):
+class RowsProblem(ExchangedProblem):
     """The objective over all rows; these are seen without dropout.
 
     Args:
         objective: what is minimised; on the host, in ``units``.
+        start: see `ExchangedProblem`.
         linearizes: whether products with the curvature are wanted, or values along lines: for these the rows'
             linearizations are kept.
-        point, trial: buffers of the current and the trial point, shape (layout.size,), replicated.
         columns: roots of the mean squares of features, see `spread_of`; None: the model is not linear.
         units: those of the parameters inside, of a linear model; None: they are those of the rows.
 
     Attributes:
         rows, trial_rows: linearizations there, one for each batch of this rank.
-        weight: of all rows of all ranks.
-        penalty: l2 where parameters decay, else 0; shape (layout.size,), float64; None where it is not known.
-        collinear: features that were found to depend on others, numbers from 0; None: nobody looked.
     """
+
+    objective: Objective
 
     def __init__(
         self,
         objective: Objective,
+        start: Array,
         linearizes: bool,
-        dtype: Any,
-        point: Array,
-        trial: Array,
         columns: Array | None = None,
         units: Units | None = None,
     ) -> None:
+        super().__init__(objective, start)
         model: Any = objective.model
-        self.objective, self.linearizes, self.units, self._columns = objective, linearizes, units, columns
-        self.dtype, self.parameter_dtype = np.dtype(dtype), np.dtype(model.dtype)
-        self.point, self.trial = point, trial
-        owned = objective.mine.stop - objective.mine.start
-        self.grad, self.trial_grad = np.zeros(owned, dtype), np.zeros(owned, dtype)
-        self.penalty: Array = None
+        self.linearizes, self.units, self._columns = linearizes, units, columns
         self.rows: list[Any] = []
         self.trial_rows: list[Any] = []
-        self._grad_all = objective.empty()
         self.weight, self.terms = objective.loader.total_weight, objective.loader.share.rows
         self.least_value = least_loss(objective.abilities.loss, objective.loader, objective.comm)
-        self.counts = {"evaluations": 0, "products": 0}
-        self.collinear: list[int] | None = None
-        self._told: set[str] = set()
         self._outward: Array | None = None  # the current point in the units of the rows
         self.is_linear = is_linear(model)
         self.is_dense = self.is_linear and model.layout.size <= MOST_DENSE
@@ -92,13 +83,8 @@ class RowsProblem(Problem):
             self.hessian_products = self.terms / objective.comm.size * model.layout.size**2
 
     @property
-    def w(self) -> Array:
-        """See `Problem.w`."""
-        return self.point[self.objective.mine]
-
-    @property
     def outward(self) -> Array:
-        """The current point in the units of the rows, shape (layout.size,), replicated."""
+        """See `ExchangedProblem.outward`: in the units of the rows."""
         if self.units is None:
             return self.point
         if self._outward is None:
@@ -110,79 +96,54 @@ class RowsProblem(Problem):
         """The current point as it is once it was rounded in the units of the rows, float64 where these are others."""
         return self.point if self.units is None else self.units.inward(self.objective.model, self.outward)
 
+    @property
+    def inside(self) -> Array:
+        """As `rounded`, in the model's dtype, read-only."""
+        return HOST.read_only(self.rounded.astype(self.parameter_dtype, copy=False))
+
+    def value(self) -> float:
+        """See `ExchangedProblem.value`."""
+        return self.objective.value(self.inside)
+
     def restored(self) -> None:
-        """Take the point as it was written to; local."""
+        """See `ExchangedProblem.restored`."""
+        super().restored()
         self._outward = None
 
-    def evaluate(
-        self,
-        auxiliary: Array = NOTHING,
-        products: Callable[[], Array] | None = None,
-        more: Callable[[], Array] | None = None,
-        *,
-        current: bool = False,
-    ) -> Evaluation:
-        """See `Problem.evaluate`."""
-        w = self.point if current else self.trial
-        local = self._sums(w)
-        auxiliary = auxiliary if more is None else np.concatenate([auxiliary, more()])
-        return self._combine(w, local, auxiliary, products or (lambda: NOTHING))
+    def without_optimum(self) -> str | None:
+        """See `ExchangedProblem.without_optimum`."""
+        return without_optimum(self.objective, self.inside)
 
-    @abstractmethod
-    def _combine(self, w: Array, local: Sums, auxiliary: Array, products: Callable[[], Array]) -> Evaluation:
-        """The part of `evaluate` in which the ranks put together what each has found."""
+    def _check(self, weight: float) -> None:
+        """See `ExchangedProblem._check`."""
+        self.objective.check_weight(weight)
 
     def accept(self, *, current: bool = False) -> None:
         """See `Problem.accept`."""
-        self._keep_gradient()
+        super().accept(current=current)
         self.rows, self.trial_rows = self.trial_rows, self.rows
-        if not current:
-            self.point, self.trial = self.trial, self.point
-            self._outward = None
+        self._outward = self._outward if current else None
 
-    def _keep_gradient(self) -> None:
-        self.grad, self.trial_grad = self.trial_grad, self.grad
-
-    def move(self, t: float, direction: Array) -> None:
-        """See `Problem.move`."""
-        from ...optim.solvers.history_kernels import move
-
-        self.objective.mark(UPDATE)
-        move(self.w, direction.dtype.type(t), direction, self.trial[self.objective.mine])
-        self._publish(self.trial)
-
-    @abstractmethod
-    def _publish(self, w: Array) -> None:
-        """Let all ranks have the slices of ``w`` that their owners have written; collective."""
-
-    def propose(self, w: Array) -> None:
-        """See `Problem.propose`."""
-        self.trial[:] = w
-
-    def warm_up(self, batch: Batch) -> None:
-        """Compile what `evaluate` and products need, on this rank's rows or on ``batch``; changes scratch alone."""
-        model, loader, w = self.objective.model, self.objective.loader, HOST.read_only(self.point)
-        if not self.objective.abilities.warm_up:
+    def warm_up(self, hessian: bool) -> None:
+        """See `ExchangedProblem.warm_up`; on the first rows, or a row of zeros on a rank without any."""
+        objective, w = self.objective, HOST.read_only(self.point)
+        model, loader = objective.model, objective.loader
+        if not objective.abilities.warm_up:
             return
-        batch = next(iter(loader.sequential()), batch)  # views, perhaps, where batches of steps are copies
-        if not self.linearizes:
+        batch = next(iter(loader.sequential()), zeros_row(loader))
+        if self.linearizes:
+            _, kept = self._linearize(w, batch, self._grad_all, None)
+            kept.product(w, batch, self._grad_all, self._grad_all.copy())
+            if self.has_lines:
+                kept.line(kept, 0.0)  # type: ignore[attr-defined]
+        else:
             model.loss_and_grad(w, batch, self._grad_all)
-            return
-        _, kept = self._linearize(w, batch, self._grad_all, None)
-        kept.product(w, batch, self._grad_all, self._grad_all.copy())
-        if self.has_lines:
-            kept.line(kept, 0.0)  # type: ignore[attr-defined]
-
-    def warm_up_hessian(self, batch: Batch) -> None:
-        """Compile what `local_hessian` needs; local."""
-        model: Any = self.objective.model
-        row = Batch(batch.x[:1], batch.y[:1], None, batch.ids[:1], 0, train=True)
-        _, kept = model.linearize(HOST.read_only(self.point), row, np.empty_like(self.point))
-        kept.add_matrix(row, np.zeros((self.point.size, self.point.size)), precise(self.objective))
-
-    @abstractmethod
-    def settle(self) -> None:
-        """Exchange vectors as `evaluate` does; changes the trial point and arrays of its own; collective."""
+        if hessian:
+            row = batch.take(slice(1))._replace(weight=None)
+            _, kept = self._linearize(w, row, np.empty_like(self.point), None)
+            kept.add_matrix(row, np.zeros((w.size, w.size)), precise(objective))  # type: ignore[attr-defined]
+        elif self.is_linear:
+            warm_up(objective)
 
     def line(self, t: float, direction: Array, read: float) -> tuple[float, float]:
         """See `Problem.line`: from margins alone, one small sum."""
@@ -194,9 +155,8 @@ class RowsProblem(Problem):
             loss, slope = loss + more, slope + rise / read
         squares = self._penalty_products(self.w, direction)
         objective.mark(REDUCE)
-        totals = objective.comm.sum([loss, slope, *squares])
+        (loss, slope), (ww, wd, dd) = objective.sums([loss, slope], squares)
         objective.mark(UPDATE)
-        loss, slope, ww, wd, dd = totals.tolist()
         value = loss / self.weight + 0.5 * (ww + 2 * t * wd + t * t * dd)
         return value, slope / self.weight + wd + t * dd
 
@@ -214,9 +174,7 @@ class RowsProblem(Problem):
     def _sums(self, w: Array) -> Sums:
         """This rank's sums of losses at ``w``, and their gradient into ``_grad_all``; local."""
         objective = self.objective
-        objective.mark(COMPUTE)
         model, rows, w = objective.model, self.trial_rows, HOST.read_only(w)
-        self.counts["evaluations"] += 1
         turn = 0
 
         def linearize(w: Array, batch: Batch, grad: Array) -> Sums:
@@ -326,8 +284,19 @@ class RowsProblem(Problem):
         """See `Problem.rounding`."""
         return None if self.units is None else (self.rounded - self.point)[self.objective.mine]
 
-    def warn(self, message: str) -> None:
-        """See `Problem.warn`."""
-        if self.objective.comm.rank == 0 and message not in self._told:
-            tell(message, warning=True)
-        self._told.add(message)
+
+class ShardedRows(RowsProblem, ShardedProblem):
+    """`RowsProblem` of slices."""
+
+    def find_diagonal(self) -> None:
+        """Let ``diagonal`` follow from the rows of all ranks; collective."""
+        objective = self.objective
+        self._grad_all[:] = self.local_diagonal()
+        objective.reduce_grad(np.ones_like(self.point), self._grad_all, self.weight)  # adds l2 times the ones
+        found = self.trial_grad.astype(np.float64)
+        self.diagonal = np.where((found > 0) & np.isfinite(found), found, 1.0)
+        objective.comm.barrier()  # others may still read this rank's sum
+
+
+class ReplicatedRows(RowsProblem, ReplicatedProblem):
+    """`RowsProblem` of few parameters."""

@@ -21,9 +21,10 @@ import numpy as np
 
 from ...backend import HOST
 from ...data import Batch
+from ...data.batch import zeros_row
+from ...models import Abilities
 from ...objective import Objective
-from ...optim.solvers.preconditioner import Factored
-from .abilities import is_linear, null_space
+from ...optim.solvers.preconditioner import NO_NULL_SPACE, Factored
 
 if TYPE_CHECKING:
     from ...comm import Communicator
@@ -39,6 +40,26 @@ PART = 8  # at most this part of the rows, or the sample's cost shows
 MOST_STEPS = 15
 CHEAP_PRODUCTS = 4e8  # of a Hessian on a rank: 30 ms in float64
 ENOUGH = 1e-2  # of the first gradient's norm: chance makes the rest
+
+
+def is_linear(model: Any) -> bool:
+    """Whether the matrix of the curvature of ``model`` can be had, and is the Hessian."""
+    return Abilities.of(model).linear is not None
+
+
+def null_space(model: Any, penalty: Array) -> Array:
+    """Places of parameters that may all grow alike without a change of the objective, shape (groups, members).
+
+    Of softmax regression the parameters of all classes that belong to one column, where nothing penalises them; of
+    other linear models none.
+
+    Args:
+        penalty: of all parameters, shape (layout.size,).
+    """
+    if not model.loss_function.several:
+        return NO_NULL_SPACE
+    columns = np.arange(model.layout.size).reshape(-1, model.widths[-1])
+    return columns[penalty[columns[:, 0]] == 0]
 
 
 class Moments(NamedTuple):
@@ -159,11 +180,14 @@ def solve_sample(objective: Objective, count: int, spread: Array, penalty: Array
 
 def moments_of(model: Any, batch: Batch) -> Moments:
     """Moments of the rows of a sample, in units in which fourth powers do not overflow: see `in_other_units`."""
-    weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
-    found = []
-    for x, factor in ((batch.x, weight), (np.square(batch.x), np.square(weight))):
-        columns = np.empty(x.shape[1], x.dtype)
+    rows = batch.rows
+    weight = np.ones(rows.shape[0], rows.dtype) if batch.weight is None else batch.weight
+    x, found = np.empty(rows.shape, rows.dtype), []
+    rows.fill(x)
+    for factor in (weight, np.square(weight)):
+        columns = np.empty(rows.shape[1], rows.dtype)
         _squares(batch._replace(x=x, weight=factor), columns)
+        np.square(x, out=x)
         found.append(by_parameter(model, columns, float(factor.sum(dtype=np.float64))))
     return Moments(found[0], found[1], float(weight.sum(dtype=np.float64)))
 
@@ -182,7 +206,7 @@ def warm_up(objective: Objective) -> None:
     """Compile what a sample needs; local."""
     model, loader = objective.model, objective.loader
     batch = loader.sample(min(4, loader.rows_of(objective.comm.rank)))
-    if not len(batch.x):
+    if not len(batch.y):
         return
     size = model.layout.size
     if size <= MOST_DENSE:
@@ -195,9 +219,8 @@ def warm_up(objective: Objective) -> None:
 def compile_passes(objective: Objective) -> None:
     """Compile what `spread_of` and `diagonal_of_all` need, on a row of zeros, and what takes a sample; local."""
     model, loader = objective.model, objective.loader
-    x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
-    row = Batch(x, y, None, np.zeros(1, np.int64), 0, train=False)
-    _squares(row, np.empty(x.shape[1], x.dtype))
+    row = zeros_row(loader)
+    _squares(row, np.empty(loader.share.features, loader.dtype))
     _add_diagonal(model, row, np.zeros(model.layout.size))
     loader.sample(0)
 
@@ -263,7 +286,7 @@ def _add_diagonal(model: Any, batch: Batch, out: Array) -> None:
 
 def _squares(batch: Batch, out: Array) -> None:
     """out ← Σ weight · x² over the rows, shape (features,), in the dtype of x."""
-    weight = np.ones(len(batch.x), batch.x.dtype) if batch.weight is None else batch.weight
+    weight = np.ones(len(batch.y), batch.rows.dtype) if batch.weight is None else batch.weight
     batch.rows.squares(weight, out)
 
 
@@ -278,7 +301,7 @@ def spread_of(objective: Objective) -> Array:
     for batch in loader.sequential():
         _squares(batch, part)
         total[:-1] += part
-        weight += float(len(batch.x) if batch.weight is None else batch.weight.sum(dtype=np.float64))
+        weight += float(len(batch.y) if batch.weight is None else batch.weight.sum(dtype=np.float64))
     total[-1] = weight
     total = objective.comm.sum(total)
     return np.sqrt(total[:-1] / (total[-1] or 1.0))
@@ -296,14 +319,16 @@ def _exchange(objective: Objective, parts: Sequence[int]) -> Batch:
     """Give each rank a like share of every rank's part of the sample, so that all have rows of all kinds."""
     loader, comm = objective.loader, objective.comm
     batch = loader.sample(parts[comm.rank])
-    features = batch.x.shape[1]
+    features = batch.rows.shape[1]
     columns = features + 1 + (batch.weight is not None)
-    sent = np.empty((len(batch.x), columns), np.float64 if loader.dtype == np.float64 else np.float32)
+    sent = np.empty((len(batch.y), columns), np.float64 if loader.dtype == np.float64 else np.float32)
     give, take = ([len(range(way, part, comm.size)) for way, part in ways] for ways in _ways(comm, parts))
     for rank, lines in enumerate(_blocks(sent, give)):
-        lines[:, :features], lines[:, features] = batch.x[rank :: comm.size], batch.y[rank :: comm.size]
+        part = slice(rank, None, comm.size)
+        batch.rows.take(part).fill(lines[:, :features])
+        lines[:, features] = batch.y[part]
         if batch.weight is not None:
-            lines[:, features + 1] = batch.weight[rank :: comm.size]
+            lines[:, features + 1] = batch.weight[part]
     got = np.empty((sum(take), columns), sent.dtype) if comm.size > 1 else sent
     if comm.size > 1:
         comm.alltoallv(sent.ravel(), [n * columns for n in give], got.ravel(), [n * columns for n in take])
@@ -346,7 +371,7 @@ def _newton(
         curvature = curved.sum() / (moments.square.sum() or 1.0)
         decay = decay + unknown * curvature * everywhere
     free = null_space(model, decay)
-    dtype = np.float64 if len(batch.x) * size * size <= CHEAP_PRODUCTS / 10 else start.dtype
+    dtype = np.float64 if len(batch.y) * size * size <= CHEAP_PRODUCTS / 10 else start.dtype
     value, slope, kept = look(w, None)
     spare, enough = None, ENOUGH * float(np.linalg.norm(slope))
     for turn in range(MOST_STEPS + 1):

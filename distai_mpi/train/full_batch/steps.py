@@ -1,150 +1,154 @@
-"""A full-batch solver in the place of the steps of a run: an iteration a step, on the rows of all ranks."""
+"""A full-batch solver in the place of the steps of a run: an iteration an epoch, on the rows of all ranks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ...backend import HOST
-from ...data import Batch
 from ...errors import ConfigError
-from ...models import Sums
-from ...objective import Objective
-from ...optim import LBFGS, FullBatchSolver, Newton, NewtonCG
+from ...objective import DistributedSum, Objective
+from ...optim import LBFGS, Constant, FullBatchSolver, Newton, NewtonCG
 from ...perf.machine import memory_left
 from ...settings import called
-from ..steps import Steps
-from .abilities import is_linear
-from .exchanged import ReplicatedProblem, ShardedProblem
-from .problem import RowsProblem
-from .sample import MOST_DENSE, compile_passes, spread_of, warm_up
+from ...trace import OTHER
+from ..run import Result, Run
+from .exchanged import ExchangedProblem
+from .problem import ReplicatedRows, ShardedRows
+from .sample import MOST_DENSE, compile_passes, is_linear, spread_of
 from .units import in_other_units
 
 Array = Any
 
 
-class FullBatchSteps(Steps):
-    """Binds model, rows and exchange as a `Problem`, and steps the solver on it.
+class SolverRun(Run):
+    """A run of a full-batch solver: an epoch is an iteration on the whole objective.
 
     Args:
-        objective, start: see `Steps`; ``objective.whole`` says how vectors lie.
+        objective: what the user minimises.
+        problem: what the solver does, which may be the same in other units; it keeps the parameters.
         solver: the method.
 
     Attributes:
-        problem: the objective, in units that suit the method.
         state: the solver's.
-        prepared: seconds that were spent on the units, before the first step.
     """
 
-    searches = measures = True
+    searches, fuses, steps_per_epoch = True, False, 1
 
-    def __init__(self, objective: Objective, solver: FullBatchSolver, start: Array) -> None:
-        _check(objective, solver)
-        columns = units = None
-        if is_linear(objective.model):
-            compile_passes(objective)
-            objective.comm.barrier()  # not to count what ranks wait for each other
-        began = time.perf_counter()
-        if is_linear(objective.model):
-            columns = spread_of(objective)
-            objective, units = in_other_units(objective, columns)
-            if units is not None:
-                columns = spread_of(objective)
-                if start.any():  # zeros are the best constant model in these units
-                    start = units.inward(objective.model, start)
-        super().__init__(objective, start, None)
-        kind = ReplicatedProblem if objective.whole else ShardedProblem
-        kept = _keeps_rows(objective, solver)
-        self.problem: RowsProblem = kind(objective, kept, self._w, self._w_next, columns, units)
-        if isinstance(self.problem, ShardedProblem) and self.problem.is_linear:
-            self.problem.find_diagonal()
-        self.prepared = time.perf_counter() - began
-        self.state = solver.start(self.problem)
+    def __init__(self, objective: DistributedSum, problem: ExchangedProblem, solver: FullBatchSolver) -> None:
+        super().__init__(objective, None, solver, solver.max_iter, Constant())
+        self.problem, self.state = problem, solver.start(problem)
 
     @property
     def w(self) -> Array:
-        """See `Steps`; in the units of the rows."""
+        """See `Run`; in the units of the rows."""
         return HOST.read_only(self.problem.outward)
 
     @property
-    def inside(self) -> tuple[Objective, Array]:
-        """See `Steps`: in the units of the method, the parameters ``w`` as they are rounded in those of the rows."""
-        return self.objective, HOST.read_only(self.problem.rounded.astype(self._w.dtype, copy=False))
-
-    @property
     def owned(self) -> dict[str, Any]:
-        """See `Steps`."""
+        """See `Run`."""
         return {"w": self.problem.w, **self.state.arrays}
 
     @property
-    def private(self) -> dict[str, Any]:
-        """See `Steps`."""
-        return {}
+    def met(self) -> bool | None:
+        """See `Run`."""
+        return None if self.tol is None else bool(self.state.met)
 
-    @property
-    def value(self) -> float | None:
-        """See `Steps`."""
-        return None if self.state.at is None else self.state.at.value
+    def warm_up(self) -> None:
+        """See `Run`."""
+        self.state.warm_up()
+        self.problem.warm_up(self.state.brings_hessian)
+        self.problem.settle()
 
-    @property
-    def counts(self) -> tuple[int, int]:  # type: ignore[override]
-        """See `Steps`."""
-        return self.problem.counts["evaluations"], self.problem.counts["products"]
-
-    @property
-    def first_norm(self) -> float | None:
-        """See `Steps`."""
-        return self.state.progress.first_norm
-
-    @property
-    def relative_gap(self) -> float | None:
-        """See `Steps`."""
-        return self.state.progress.gap
-
-    @property
-    def met(self) -> bool | None:  # type: ignore[override]
-        """See `Steps`."""
-        return self.state.met
-
-    @property
-    def collinear(self) -> list[int] | None:  # type: ignore[override]
-        """See `Steps`."""
-        return self.problem.collinear
-
-    def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
-        """See `Steps.step`; takes all rows in their own order, and no ``batches``."""
+    def steps(self) -> Iterator[None]:
+        """Make an iteration."""
         state = self.state
+        self._begin_step()
         if state.at is None:
             state.init()
-        assert state.at is not None
-        before = state.at.sums
+        sums = state.at.sums
         state.step()
-        self._w, self._w_next = self.problem.point, self.problem.trial
         self.gradient_norm, self.stop_reason, self.failed = state.gradient_norm, state.stop_reason, state.failed
-        return before
+        self.first_norm = state.progress.first_norm
+        self._count(self.problem.terms, sums, 1)
+        yield
+        self.objective.mark(OTHER)
 
-    def close_epoch(self) -> None:
-        """See `Steps`: ``w`` is up to date after every step."""
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """See `Run.timed`: iterations are exchanges that all ranks wait for, and each takes its own time."""
+        if not self.epoch:
+            self._meet()
+        self._began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - self._began
+        self._began = None
+
+    def epoch_loss(self) -> float:
+        """See `Run`: after the iteration."""
+        return self.state.at.value
+
+    def figures(self) -> dict[str, Any]:
+        """See `Run`."""
+        return {"gradient_norm": self.gradient_norm, "relative_gap": self.state.progress.gap, **self.problem.counts}
 
     def restored(self) -> None:
-        """See `Steps`."""
-        super().restored()
+        """See `Run`."""
         self.problem.restored()
         self.state.at, self.state.resumed = None, True
 
-    def warm_up(self, batch: Batch) -> None:
-        """See `Steps`."""
-        self.problem.warm_up(batch)
-        self.state.warm_up()
-        if self.state.brings_hessian:
-            self.problem.warm_up_hessian(batch)
-        elif self.problem.is_linear:
-            warm_up(self.objective)
+    def final_loss(self) -> float:
+        """See `Run`."""
+        known = self.state.at is not None and self.problem.rounding() is None
+        return self.state.at.value if known else self.problem.value()
 
-    def settle(self, batch: Batch) -> None:
-        """See `Steps`."""
-        self.problem.settle()
+    def without_optimum(self) -> str | None:
+        """See `Run`."""
+        return self.problem.without_optimum()
+
+    def finish(self, result: Result) -> None:
+        """See `Run`: what was counted, and rank 0's times for the ranks' own."""
+        names = ("seconds", "samples_per_second")
+        times = [{name: record[name] for name in names} for record in self.history]
+        times, self.seconds = self.comm.bcast_object((times, self.seconds))
+        for record, figures in zip(self.history, times, strict=True):
+            record |= figures
+        result.evaluations, result.products = self.problem.counts["evaluations"], self.problem.counts["products"]
+        if result.best_epoch in (None, self.epoch):
+            result.gradient_norm, result.relative_gap = self.gradient_norm, self.state.progress.gap
+        else:  # parameters of an earlier one are the result: the tolerance was met at another iterate
+            result.converged = None
+        result.collinear = self.problem.collinear
+
+
+def bind(objective: Objective, solver: FullBatchSolver, start: Array) -> SolverRun:
+    """A run of ``solver`` on ``objective``, in units that suit it; collective.
+
+    Raises:
+        ConfigError: the solver cannot minimise the objective; on every rank.
+    """
+    _check(objective, solver)
+    linear, columns, units = is_linear(objective.model), None, None
+    if linear:
+        compile_passes(objective)
+        objective.comm.barrier()  # not to count what ranks wait for each other
+    began, outer = time.perf_counter(), objective
+    if linear:
+        columns = spread_of(objective)
+        objective, units = in_other_units(objective, columns)
+        if units is not None:
+            columns = spread_of(objective)
+            if start.any():  # zeros are the best constant model in these units
+                start = units.inward(objective.model, start)
+    kind = ReplicatedRows if objective.whole else ShardedRows
+    problem = kind(objective, start, _keeps_rows(objective, solver), columns, units)
+    if isinstance(problem, ShardedRows) and linear:
+        problem.find_diagonal()
+    run = SolverRun(outer, problem, solver)
+    run.seconds = time.perf_counter() - began
+    return run
 
 
 def _keeps_rows(objective: Objective, solver: FullBatchSolver) -> bool:
@@ -158,7 +162,7 @@ def _check(objective: Objective, solver: FullBatchSolver) -> None:
     if objective.loader.device is not HOST:
         raise ConfigError(f"{called('optimizer')} {solver.name} is for the CPU: choose {called('device')} cpu")
     if isinstance(solver, LBFGS):
-        _check_memory(objective, solver.memory)
+        check_memory(objective, solver.memory)
     if isinstance(solver, NewtonCG) and not (abilities.curvature or abilities.hessian):
         needs = "needs a model with Hessian products (curvature_at); lbfgs takes every model"
         raise ConfigError(f"{called('optimizer')} newton-cg {needs}")
@@ -176,10 +180,10 @@ def _check(objective: Objective, solver: FullBatchSolver) -> None:
         raise ConfigError(f"{called('optimizer')} newton is for {limit}")
 
 
-def _check_memory(objective: Objective, memory: int) -> None:
+def check_memory(objective: DistributedSum, memory: int) -> None:
     """Raise `ConfigError` on all ranks where a node has too little room for the history; collective."""
     comm, owned = objective.comm, objective.mine.stop - objective.mine.start
-    needed = 2 * (memory + 1) * owned * objective.model.dtype.itemsize * comm.node.size
+    needed = 2 * (memory + 1) * owned * objective.dtype.itemsize * comm.node.size
     left = memory_left()
     with comm.agreed():
         if needed > left:

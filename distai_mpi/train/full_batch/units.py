@@ -99,8 +99,9 @@ class OtherRows:
         return self._moved(self._loader.sample(count))
 
     def _moved(self, batch: Batch) -> Batch:
-        x = np.empty(batch.x.shape, batch.x.dtype)
-        np.multiply(np.subtract(batch.x, self.units.mean, dtype=np.float64), self._inverse, out=x, casting="same_kind")
+        x = np.empty(batch.rows.shape, batch.rows.dtype)
+        batch.rows.fill(x)
+        np.multiply(np.subtract(x, self.units.mean, dtype=np.float64), self._inverse, out=x, casting="same_kind")
         y = batch.y
         if self.units.target:
             y = np.subtract(batch.y, self.units.target, dtype=np.float64).astype(batch.y.dtype)
@@ -182,7 +183,9 @@ def _look(objective: Objective) -> tuple[Array, Array, float, float]:
     loader, comm = objective.loader, objective.comm
     own, rows = loader.rows_of(comm.rank), loader.share.rows
     batch = loader.sample(min(own, -(-LOOK * own // max(1, rows))))
-    table = np.concatenate([batch.x, np.asarray(batch.y)[:, None]], axis=1, dtype=np.float64)
+    table = np.empty((len(batch.y), loader.share.features + 1))
+    batch.rows.fill(table[:, :-1])
+    table[:, -1] = batch.y
     if batch.weight is not None:
         table = table[batch.weight > 0]
     count, columns = table.shape

@@ -50,7 +50,7 @@ class FactorGradients(Gradients):
         rank, rows, sums = self._objective.comm.rank, 0, Sums(0.0, 0.0)
         for batch in batches:
             assert rows == 0, "factors are for steps of one batch"
-            rows = len(batch.x)
+            rows = len(batch.y)
             sums = self._model.loss_and_factors(w, batch, self._factors[rank])  # type: ignore[attr-defined]
         self._counts[rank][0] = rows
         return sums

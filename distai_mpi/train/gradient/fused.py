@@ -63,10 +63,8 @@ class FusedSteps:
     def warm_up(self, scratch: Array, carry: Array, batch: Batch) -> None:
         """Compile what `take` needs for batches like this one, by no step at all; local."""
         model: Any = self._objective.model
-        weight = None if batch.weight is None else batch.weight[:0]
-        none = batch._replace(x=batch.x[:0], y=batch.y[:0], weight=weight)
         w, kept = (scratch, self._kept(carry)) if self._single else (self._local, self._carry)
-        model.sgd_step(w, none, 0.0, self._objective.l2, kept, self._together, 0)
+        model.sgd_step(w, batch.take(slice(0)), 0.0, self._objective.l2, kept, self._together, 0)
 
     def _kept(self, carry: Array) -> Array | None:
         """``carry``, but for the classic method, a row a step on one rank, None: there speed is worth more."""
@@ -118,7 +116,7 @@ def make_fused(
 
 
 def _few(loader: Loader) -> bool:
-    """Whether rows, of weight 1 on average, are few in a step, and steps are stretches of one order."""
+    """Whether rows, of weight 1 on average, are few in a step, and steps are ranges of one order."""
     share, size = loader.share, loader.global_batch_size
     ordered = share.shuffle == "global" or loader.ranks == size == 1
     most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, share.rows)
