@@ -61,9 +61,9 @@ def test_the_line_of_an_iteration():
 
 
 def run_of(searches):
-    training = SimpleNamespace(searches=searches, first_norm=1.0 if searches else None)
+    known = {"searches": searches, "first_norm": 1.0 if searches else None}
     loader = SimpleNamespace(share=SimpleNamespace(rows=300))
-    return SimpleNamespace(training=training, epochs=100, epoch=4, rows=1200, loader=loader)
+    return SimpleNamespace(**known, epochs=100, epoch=4, rows=1200, loader=loader)
 
 
 @pytest.mark.parametrize("searches", [True, False])
