@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numba
 import pytest
+from alone import Alone
 
 from distai_mpi import compiling
 from distai_mpi.errors import ConfigError
@@ -184,6 +185,20 @@ def test_progress_is_told_where_it_takes_long(capsys):
         "distai-mpi: compiling kernels for this machine (not kept: name a folder that can be written by"
         " NUMBA_CACHE_DIR): 5 of about 20 after 12 s ...",
     ]
+
+
+def test_models_take_the_rows_that_warm_writes(tmp_path):
+    from distai_mpi.cli import warm
+    from distai_mpi.cli.build import load_data, make_model
+    from distai_mpi.cli.train import command as train
+
+    warm.write_rows(str(tmp_path))
+    for flags in warm.cases(str(tmp_path)):
+        with train.make_context("train", list(flags)) as context:
+            if "--data" in flags:
+                labels = load_data(context.params, Alone()).train.labels
+                assert labels.values == (0.0, 1.0)
+                make_model(context.params, labels)
 
 
 def test_warm_compiles_by_runs_of_the_command(monkeypatch, capsys):

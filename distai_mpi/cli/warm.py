@@ -39,8 +39,8 @@ def write_rows(folder: str) -> None:
     rows = [[f"{draw.gauss(0, 1):.6f}" for _ in range(FEATURES)] for _ in range(ROWS)]
     labels = [draw.randrange(2) for _ in rows]
     with open(os.path.join(folder, "rows.csv"), "w", encoding="ascii") as csv:
-        csv.write("label," + ",".join(f"f{i}" for i in range(FEATURES)) + "\n")
-        csv.writelines(f"{label},{','.join(row)}\n" for label, row in zip(labels, rows, strict=True))
+        csv.write(",".join(f"f{i}" for i in range(FEATURES)) + ",label\n")
+        csv.writelines(f"{','.join(row)},{label}\n" for label, row in zip(labels, rows, strict=True))
     with open(os.path.join(folder, "rows.svm"), "w", encoding="ascii") as svm:
         for label, row in zip(labels, rows, strict=True):
             svm.write(f"{label} {' '.join(f'{i + 1}:{value}' for i, value in enumerate(row))}\n")
