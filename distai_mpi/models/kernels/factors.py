@@ -125,7 +125,8 @@ def _product(a, d, low, high, out):
     """out ← elements ``low`` to ``high - 1`` of aᵀ d in C order: the end of a row, whole rows, a row's beginning."""
     units = d.shape[1]
     if units == 1:  # the long axis has to be the inner one
-        _outer(d, a, 0, low, out.reshape((1, out.size)))
+        # a literal 0 would be compiled for anew
+        _outer(d, a, np.int64(0), low, out.reshape((1, out.size)))
         return
     at = 0
     while low < high:
