@@ -9,6 +9,7 @@ units, and where in the flat vector of parameters its matrix and its bias start 
 from __future__ import annotations
 
 import numba
+import numpy as np
 
 from ...jit import kernel
 
