@@ -133,7 +133,7 @@ def test_the_values_of_the_column_tell_the_order(folder, blocks, tells, before):
 
 def test_where_nothing_tells_the_order(folder):
     write("when,y\n" + DOUBTFUL)
-    told = r"a: column when: whether '1/1/2000' is month/day/year or day/month/year .*--month-first .*--drop when"
+    told = r"a: column when: whether '1/1/2000' is month/day/year or day/month/year .*--month-first .*--drop 'when'"
     with pytest.raises(DataError, match=told):
         features()
     assert features(day_first=False) == numbers(False)

@@ -308,14 +308,14 @@ def test_words_as_features_are_refused_together(folder):
     write("id,city,x,when,y\nA1,Paris,1,2020-01-02,0\nA2,Rome,2,2020-01-03,1\n")
     with pytest.raises(DataError) as caught:
         find("a")
-    assert "columns id, city: words are no features ('A1' in line 2): leave them out by --drop id,city," in str(
+    assert "columns id, city: words are no features ('A1' in line 2): leave them out by --drop 'id,city'," in str(
         caught.value
     )
     assert "column when: dates ('2020-01-02' in line 2)" in str(caught.value)
     assert "--dates seconds or --dates calendar" in str(caught.value)
     assert table(open("a").read(), Columns(drop="id,city,when")) == ([[1], [2]], [0, 1])
     write("x,y\n" + "1,0\n" * 30 + "Paris,0\n")
-    with pytest.raises(DataError, match=r"line 32, column x .*'Paris' is no finite number; .*--drop x"):
+    with pytest.raises(DataError, match=r"line 32, column x .*'Paris' is no finite number; .*--drop 'x'"):
         read("a")
 
 

@@ -163,7 +163,8 @@ class CsvFile(TextFile):
             name = names[column] if names.count(names[column]) == 1 else ""
             quoted = '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name
             parts.append(quoted or str(column))
-        return f"--drop {shlex.quote(','.join(parts))}"
+        dropped = ",".join(parts)
+        return "--drop " + (shlex.quote(dropped) if "'" in dropped else f"'{dropped}'")
 
     def empty(self) -> Chunk:
         """A chunk without rows."""
