@@ -14,7 +14,7 @@ import gc
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from .messages import tell
@@ -134,6 +134,8 @@ def compiled_once(dispatcher: Any) -> Any:
             lock.take()
             found = read(signature, target)
             kept = found is not None
+            if not kept:  # compiling makes little garbage, and looking for it takes a tenth of the time
+                gc.disable()
         return found
 
     def keep(signature: Any, result: Any) -> None:
@@ -145,12 +147,13 @@ def compiled_once(dispatcher: Any) -> Any:
             _Lock.useful = False
 
     def compile_one(signature: Any) -> Any:
-        # Numba's own lock, that it takes inside: threads share what is noted here
-        with global_compiler_lock, _without_collector():
-            misses = len(missed)
+        with global_compiler_lock:  # Numba's own, that it takes inside: threads share what is noted here
+            misses, collects = len(missed), gc.isenabled()
             try:
                 return compile_(signature)
             finally:
+                if collects:
+                    gc.enable()
                 while len(missed) > misses:
                     lock.free()
                     if missed.pop():
@@ -159,19 +162,6 @@ def compiled_once(dispatcher: Any) -> Any:
     missed: list[bool] = []
     cache.load_overload, cache.save_overload, dispatcher.compile = load_or_lock, keep, compile_one
     return dispatcher
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Let Python look for no garbage: compiling makes little of it, and looking takes a tenth of its time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _by_processor(cache: Any, codegen: Any) -> str:
