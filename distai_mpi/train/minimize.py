@@ -81,7 +81,7 @@ def minimize(
         OPTIONS["l2"].check("l2", l2)
         check_exchange(solver, exchange)
         _check_start(function, w)
-    check_alike(comm, **{"the start w": (w.size, w.dtype.name, zlib.crc32(w.tobytes()))})
+    check_alike(comm, **{"the start w": (w.size, w.dtype.name, zlib.crc32(np.ascontiguousarray(w).data))})
     with comm.agreed():
         _check_function(function, w)
 

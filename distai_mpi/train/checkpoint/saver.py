@@ -120,9 +120,8 @@ class Saver:
     def after_step(self) -> bool:
         """Do what is due after a step; return whether all ranks end the run here; `ending` says how."""
         run = self.run
-        if (
-            run.iterations < self._next or run.epoch_steps == run.steps_per_epoch
-        ):  # the end of an epoch has its own call
+        ends_epoch = run.epoch_steps == run.steps_per_epoch  # which has its own call
+        if run.iterations < self._next or ends_epoch:
             return False
         if self._question is None:
             self._ask()
