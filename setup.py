@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 HDF5, PARQUET, PLOT = ["h5py>=3.10"], ["pyarrow>=15"], ["matplotlib>=3.7"]
 ZSTD = ["backports.zstd>=1.0; python_version<'3.14'"]  # later Pythons have it in compression.zstd
-TEST = [*HDF5, *PARQUET, *ZSTD, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3"]
+TEST = [*HDF5, *PARQUET, *ZSTD, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3", "pytest-xdist>=3.6"]
 
 setup(
     name="distai-mpi",

@@ -1,8 +1,9 @@
 """All tests by one command: the serial part, then the MPI part at each rank count.
 
-    python tests/run.py [--ranks 1,2,3,4] [pytest arguments]
+    python tests/run.py [--ranks 1,2,3,4] [--jobs N] [pytest arguments]
 
-The exit status is 0 only if every part passed; the last lines sum the parts up, with the CPU seconds of each.
+The serial part runs in several processes (pytest-xdist), file by file.  The exit status is 0 only if every part passed;
+the last lines sum the parts up, with the CPU seconds of each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = re.compile(r"\d+ (passed|failed|error|errors|skipped|deselected)\b")
 PART_LIMIT = 900.0  # seconds for one part on a quiet machine like LOOP_SECONDS's, far above what any takes
+MOST_JOBS = 4  # processes of the serial part, if there are as many cores: many tests start jobs of several ranks
 LOOP_SECONDS = 0.006  # of the loop in `slowness` on the machine that limits were set on
 # seconds of each part there, quiet and with kernels compiled: for telling how far a run is
 EXPECTED = {"serial": 300, "1 ranks": 40, "2 ranks": 120, "3 ranks": 120, "4 ranks": 60}
@@ -174,12 +176,17 @@ def main() -> int:
     """Run the parts and sum them up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", default="1,2,3,4", help="rank counts of the MPI part (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="processes of the serial part (default: see MOST_JOBS)")
     options, extra = parser.parse_known_args()
     rank_counts = [int(n) for n in options.ranks.split(",") if n]
 
     mpi_pytest = [sys.executable, "-m", "mpi4py", "-m", "pytest", "--with-mpi", "-m", "mpi", "-x"]
     mpi_pytest += [f"--timeout={limit(60):.0f}", "--timeout-method=thread", "--color=no", "-p", "no:cacheprovider"]
-    parts = [("serial", [sys.executable, "-m", "pytest", "-m", "not mpi", f"--timeout={limit(300):.0f}", *extra])]
+    jobs = options.jobs or (1 if extra else min(len(os.sched_getaffinity(0)), MOST_JOBS))
+    serial_pytest = [sys.executable, "-m", "pytest", "-m", "not mpi", f"--timeout={limit(300):.0f}"]
+    if jobs > 1:
+        serial_pytest += ["-n", str(jobs), "--dist", "loadfile"]
+    parts = [("serial", [*serial_pytest, *extra])]
     try:
         parts += [(f"{n} ranks", [*mpiexec_command(n), *mpi_pytest, *extra]) for n in rank_counts]
     except FileNotFoundError as error:

@@ -90,7 +90,7 @@ def ours(words: list[str]) -> list[str] | None:
 def parse(words: list[str]) -> None:
     """Raise a click exception unless the command line exists, with values that its flags take."""
     command: Any = cli
-    context = click.Context(cli, info_name="distai-mpi")
+    context = click.Context(cli, info_name="distai-mpi", **cli.context_settings)
     while isinstance(command, click.Group):
         name, command, words = command.resolve_command(context, words)
         context = click.Context(command, context, name, **command.context_settings)
@@ -102,10 +102,10 @@ def parse(words: list[str]) -> None:
 
 def flags_of(command: click.Command) -> set[str]:
     """All flags of a command and of those below it."""
-    options = command.get_params(click.Context(command))
+    context = click.Context(command, **command.context_settings)  # without them click would keep another --help
+    options = command.get_params(context)
     found = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     if isinstance(command, click.Group):
-        context = click.Context(command)
         found |= {f for name in command.list_commands(context) for f in flags_of(command.get_command(context, name))}
     return found
 

@@ -99,13 +99,20 @@ def test_all_parts_count(tmp_path: Path, source: str, status: int, shown: list[s
     if find_mpiexec() is None:
         pytest.skip("not available: mpiexec")
     write_suite(tmp_path, source)
-    run = python(tmp_path, "tests/run.py", "--ranks", "2")
+    run = python(tmp_path, "tests/run.py", "--ranks", "2", "--jobs", "1")
     assert run.returncode == status, run.stdout
     for text in shown:
         assert text in run.stdout + run.stderr
     assert run.stdout.count("test session starts") == 2  # ranks above 0 are silent
     assert re.search(r"##### part 2 of 2: 2 ranks; \d min \d\d s so far, about \d+ min", run.stdout)
     assert 0 < int(re.search(r"min \d\d s, (\d+) CPU s\n", run.stdout)[1]) < 100
+
+
+@pytest.mark.parametrize(("source", "status"), [*SKIPS[3:6], (PASSING, 0), ("def test_one():\n    assert False\n", 1)])
+def test_several_processes_find_what_one_does(tmp_path: Path, source: str, status: int) -> None:
+    write_suite(tmp_path, source)
+    run = python(tmp_path, "tests/run.py", "--ranks", "", "--jobs", "2")
+    assert (run.returncode, "2/2 workers" in run.stdout) == (status, True), run.stdout
 
 
 def test_nothing_run_is_a_failure(tmp_path: Path) -> None:
