@@ -215,7 +215,7 @@ class Objective(DistributedSum):
     def __init__(self, model: Model, loader: Loader, comm: Communicator, **given: Any) -> None:
         self.abilities = Abilities.of(model)
         if self.abilities.data_check is not None:
-            self.abilities.data_check.check_data(loader.share.labels)
+            self.abilities.data_check.check_data(loader.shard.labels)
         super().__init__(model.layout, model.dtype, comm, device=loader.device, **given)
         self.model, self.loader = model, loader
         self._block_grad: Array | None = None
@@ -264,11 +264,11 @@ class Objective(DistributedSum):
 
     def check_weight(self, weight: float) -> None:
         """Raise `ConfigError` unless ``weight``, by the model that of all rows of all ranks, is theirs; local."""
-        share, total = self.loader.share, self.loader.total_weight
+        shard, total = self.loader.shard, self.loader.total_weight
         rounding = 1e3 * float(np.finfo(self.dtype).eps)  # of sums; means in their place are off by far more
         if not math.isclose(weight, total, rel_tol=max(1e-9, rounding)):
             raise ConfigError(
-                f"the model gives {share.rows:,} rows the weight {weight:.9g} in place of {total:.9g};"
+                f"the model gives {shard.rows:,} rows the weight {weight:.9g} in place of {total:.9g};"
                 " Sums.weight must be the sum of the rows' weights, 1 a row where they have none"
             )
 

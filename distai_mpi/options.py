@@ -109,7 +109,7 @@ DATA = {
     "valid": Setting(
         "str",
         metavar="FRACTION|DATA",
-        help="Rows to watch while training, the share of the training rows held back for it or data of its own: "
+        help="Rows to watch while training, the fraction of the training rows held back for it or data of its own: "
         "the parameters that are best on them are kept.",
     ),
     "distribute": Setting(
@@ -138,7 +138,7 @@ MODEL = {
         choices=("relu", "tanh", "gelu"), help="Of an mlp's hidden layers.  [default: relu]", **EXPERT
     ),
     "dropout": Setting(
-        "float", low=0, below=1, help="Share of an mlp's hidden units dropped in training.  [default: 0.2]"
+        "float", low=0, below=1, help="Fraction of an mlp's hidden units dropped in training.  [default: 0.2]"
     ),
     "bias": Setting("bool", flag="--bias/--no-bias", default=True, help="Whether layers have biases."),
     "class_weight": Setting(
@@ -176,7 +176,7 @@ OPTIMIZER = {
         "float", above=0, high=1, help="What schedule step multiplies the rate by.  [default: 0.1]", **EXPERT
     ),
     "lr_floor": Setting(
-        "float", low=0, high=1, help="Share of the rate that schedule cosine ends with.  [default: 0]", **EXPERT
+        "float", low=0, high=1, help="Fraction of the rate that schedule cosine ends with.  [default: 0]", **EXPERT
     ),
     "clip_norm": Setting("float", above=0, help="Scale gradients of a larger norm down to this.", **EXPERT),
     "inner_optimizer": Setting(
@@ -205,14 +205,14 @@ SOLVER = {
     "tol": Setting(
         "float",
         above=0,
-        help="Stop full-batch methods when the gradient is at most this share: for linear models in the norm of the "
+        help="Stop full-batch methods when the gradient is at most this fraction: for linear models in the norm of the "
         "inverse Hessian, of √(2 · objective), which leaves a gap to the optimum of about this squared; for nets and "
         "gd in the Euclidean norm, of the gradient at the start.  [default: 1e-5, of gd off]",
     ),
     "min_decrease": Setting(
         "float",
         above=0,
-        help="Stop full-batch methods when an iteration lowers the objective by less than this share of it.  "
+        help="Stop full-batch methods when an iteration lowers the objective by less than this fraction of it.  "
         "[default: off]",
         **EXPERT,
     ),
@@ -303,7 +303,7 @@ RUN = {
     "as_json": Setting("bool", flag="--json", default=False, help="Print the fields of result.json as the last line."),
     "quiet": Setting("bool", flag="--quiet -q", default=False, help="Print errors and warnings only."),
     "verbose": Setting(
-        "bool", flag="--verbose -v", default=False, help="Print settings, every rank's share and the exchange."
+        "bool", flag="--verbose -v", default=False, help="Print settings, every rank's shard and the exchange."
     ),
 }
 TOPICS = {

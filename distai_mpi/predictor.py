@@ -104,8 +104,8 @@ class Predictor:
             more = " (one row: x.reshape(1, -1))" if values.ndim == 1 and values.size == columns else ""
             raise DataError(f"x has shape {values.shape}, but the model takes (rows, {columns}){more}")
         scale = self.kept.get("byte_scale") if values.dtype == np.uint8 else None
-        share = features_of(values, scale=1.0 if scale is None else scale, missing=fill is not None)
-        return self.prepared(share if fill is None else apply_fill(share, self._fill()))
+        shard = features_of(values, scale=1.0 if scale is None else scale, missing=fill is not None)
+        return self.prepared(shard if fill is None else apply_fill(shard, self._fill()))
 
     @property
     def features(self) -> int:
@@ -115,10 +115,10 @@ class Predictor:
             raise ConfigError("a model of your own: give its predict the parameters and rows, or give it widths[0]")
         return widths[0]
 
-    def prepared(self, share: data.ShardedDataset) -> data.ShardedDataset:
+    def prepared(self, shard: data.ShardedDataset) -> data.ShardedDataset:
         """Rows that were read, scaled and standardized as in training."""
-        check_features(share.name, share, self.model)
-        return scaled(share, self.kept)
+        check_features(shard.name, shard, self.model)
+        return scaled(shard, self.kept)
 
     def blocks(self, spec: Spec, how: str = "predict", **columns: Any) -> Iterator[tuple[Array, tuple[str, ...]]]:
         """Answers for the rows of files, in their order and block by block; ``how`` names a method of this class.
@@ -131,15 +131,15 @@ class Predictor:
             options["missing"] = "refuse"
         self._check(how)
         with worded_errors():
-            for share in feature_blocks(spec, **options):
-                yield self.answer(self.prepared(share), how), share.notes
+            for shard in feature_blocks(spec, **options):
+                yield self.answer(self.prepared(shard), how), shard.notes
 
-    def answer(self, share: data.ShardedDataset, how: str) -> Array:
-        """The method ``how`` for the rows of ``share``, which are `prepared`."""
+    def answer(self, shard: data.ShardedDataset, how: str) -> Array:
+        """The method ``how`` for the rows of ``shard``, which are `prepared`."""
         self._check(how)
         target = getattr(self.model, "target_dtype", np.int64)
         loader = Loader(
-            share, rank=0, ranks=1, global_batch_size=1, seed=0, dtype=self.model.dtype, target_dtype=target
+            shard, rank=0, ranks=1, global_batch_size=1, seed=0, dtype=self.model.dtype, target_dtype=target
         )
         parts = [self._answer(batch.x, how) for batch in loader.sequential()]
         return np.concatenate(parts) if parts else self._answer(np.empty((0, self.features), self.model.dtype), how)
@@ -241,24 +241,24 @@ def held_dtype(model: Any, extra: dict[str, Any]) -> Any:
     return np.dtype(np.float64) if "mean" in extra or "fill" in extra else model.dtype
 
 
-def check_features(name: str, share: Any, model: Any) -> None:
+def check_features(name: str, shard: Any, model: Any) -> None:
     """Raise `DataError` unless rows have as many features as ``model`` takes; one or two more may be other columns."""
-    more = share.features - model.widths[0]
+    more = shard.features - model.widths[0]
     if more:
         named = [called(name) for name in ("label", "weight")]
         advice = f"; in a table, name the column of the labels with {named[0]}, and that of weights with {named[1]}"
         raise DataError(
-            f"{name}: rows have {share.features} features, but the model takes {model.widths[0]}"
+            f"{name}: rows have {shard.features} features, but the model takes {model.widths[0]}"
             f"{advice if more in (1, 2) else ''}"
         )
 
 
-def scaled(share: Any, extra: dict[str, Any]) -> Any:
-    """``share`` with bytes among its features scaled, and all standardized, as in training."""
+def scaled(shard: Any, extra: dict[str, Any]) -> Any:
+    """``shard`` with bytes among its features scaled, and all standardized, as in training."""
     scale = extra.get("byte_scale")
-    if scale is not None and share.dataset.x.dtype == "uint8":  # whatever the shape they come in
-        share = replace(share, dataset=replace(share.dataset, scale=scale))
+    if scale is not None and shard.dataset.x.dtype == "uint8":  # whatever the shape they come in
+        shard = replace(shard, dataset=replace(shard.dataset, scale=scale))
     if "mean" in extra:
         standard = data.Standard(extra["mean"], extra["deviation"])
-        share = replace(share, dataset=replace(share.dataset, standard=standard))
-    return share
+        shard = replace(shard, dataset=replace(shard.dataset, standard=standard))
+    return shard

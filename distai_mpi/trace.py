@@ -52,7 +52,7 @@ class Recorder:
         self.sums = np.zeros(len(PHASES))
         self.steps_left_out = 0
         self._first: list[Array] = []  # rows of the first steps, in pieces
-        self._last: deque[Array] = deque()  # and of the last ones, from when the first ones' share is full
+        self._last: deque[Array] = deque()  # and of the last ones, from when the first ones' half is full
         self._rows_first = self._rows_last = 0
         self._gap: tuple[int, int] | None = None  # begin and end of what lay between them
         self._begin(clock(), OTHER)

@@ -38,12 +38,12 @@ with Communicator(world()) as comm:
     rng = np.random.default_rng(comm.rank)  # each rank has rows of its own
     x = rng.normal(size=(10_000, 3))
     y = rng.poisson(np.exp(x @ [0.5, -0.3, 0.2] + 1.0))
-    share = data.from_local(data.Dataset(x, y), comm)
+    shard = data.from_local(data.Dataset(x, y), comm)
 
     model = Poisson(3)
-    result = fit(model, share, comm, optimizer=optim.GradientDescent(lr=0.2, tol=1e-8), epochs=500)
+    result = fit(model, shard, comm, optimizer=optim.GradientDescent(lr=0.2, tol=1e-8), epochs=500)
 
-    counted, predicted = comm.sum([y.sum(), model.predict(result.params, x).sum()]) / share.rows
+    counted, predicted = comm.sum([y.sum(), model.predict(result.params, x).sum()]) / shard.rows
     if comm.rank == 0:
         print(f"weights {result.params.round(2)} after {result.iterations} steps")
         print(f"mean count {counted:.6f}, predicted {predicted:.6f}")

@@ -54,5 +54,5 @@ class Alone:
 @worded_errors()
 def load_features(data, **options):
     """The rows of ``data`` without their labels, as predictions read them, in one block."""
-    (share,) = feature_blocks(data, block_bytes=1 << 40, **options)
-    return share
+    (shard,) = feature_blocks(data, block_bytes=1 << 40, **options)
+    return shard

@@ -46,8 +46,8 @@ def sets_of(problem: Problem, comm: Communicator, folder: Path) -> Any:
 
 def _cuts(rows: int, ranks: int) -> list[int]:
     """Where shards of unequal length begin and end."""
-    shares = np.arange(1, ranks + 1) ** 2
-    return [0, *(rows * shares.cumsum() // shares.sum()).tolist()]
+    parts = np.arange(1, ranks + 1) ** 2
+    return [0, *(rows * parts.cumsum() // parts.sum()).tolist()]
 
 
 def write_csv(problem: Problem, path: Path) -> None:
@@ -66,11 +66,11 @@ def write_npz(problem: Problem, path: Path) -> None:
 def run(problem: Problem, comm: Communicator, folder: Path) -> dict[str, Any]:
     """What came of ``problem``; the same on every rank but where ranks disagree; collective."""
     try:
-        share = sets_of(problem, comm, folder)
+        shard = sets_of(problem, comm, folder)
         if problem.standardize:
-            (share,) = data.standardize(share, comm=comm)
-        model = models.build(problem.model, share.labels, dtype=np.dtype(problem.dtype))
-        result = fit(model, share, comm, optimizer=METHODS[problem.method](), l2=problem.l2, tol=TOL)
+            (shard,) = data.standardize(shard, comm=comm)
+        model = models.build(problem.model, shard.labels, dtype=np.dtype(problem.dtype))
+        result = fit(model, shard, comm, optimizer=METHODS[problem.method](), l2=problem.l2, tol=TOL)
     except DistaiError as error:
         return {"refused": str(error)}
     found = {

@@ -23,7 +23,7 @@ Array = Any
 # data, and a problem with one in between is left out.
 NOISE, DATA = 1.5, 5.0
 LEAST_ROUNDING = 1e-13  # of deviations: finer than that float64 itself does not tell
-NULL = 1e-14  # eigenvalues of a scaled Hessian below this share of the largest are 0
+NULL = 1e-14  # eigenvalues of a scaled Hessian below this fraction of the largest are 0
 LEAST_CURVATURE = 1e-11  # likewise: an optimum flatter than this may as well lie at infinity
 MOST_STEPS = 200
 
@@ -39,7 +39,7 @@ class Table(NamedTuple):
         z: features less their mean, over their deviation, float64, shape (rows, columns); 0 where constant.
         mean, deviation: of the features, extended precision and float64, shape (columns,).
         rounding: of each column's numbers, half their spacing in deviations.
-        share: of each row in the sum of weights, shape (rows,).
+        fraction: of each row in the sum of weights, shape (rows,).
         y: targets less their mean over their deviation, or labels 0 to classes - 1.
         y_mean, y_deviation: of the targets; 0 and 1 for labels.
         rows: as many equally weighted rows tell as much (Kish 1965: the effective sample size).
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     mean: Array
     deviation: Array
     rounding: Array
-    share: Array
+    fraction: Array
     y: Array
     y_mean: Any
     y_deviation: Any
@@ -59,41 +59,41 @@ class Table(NamedTuple):
 def as_read(problem: Problem) -> Table:
     """The table as the model of ``problem`` gets it."""
     dtype, weight = np.dtype(problem.dtype), problem.weight
-    share = np.ones(len(problem.y)) if weight is None else weight.astype(dtype).astype(np.float64)
-    effective = share.sum() ** 2 / (share**2).sum()
-    share = share / share.sum()
+    fraction = np.ones(len(problem.y)) if weight is None else weight.astype(dtype).astype(np.float64)
+    effective = fraction.sum() ** 2 / (fraction**2).sum()
+    fraction = fraction / fraction.sum()
     x, spacing = problem.x, np.zeros(problem.x.shape[1])
     if problem.standardize:
         spacing = np.spacing(np.abs(x).max(axis=0))
-        z, _, deviation = _centred(x, share if weight is None else weight / weight.sum())
+        z, _, deviation = _centred(x, fraction if weight is None else weight / weight.sum())
         x, spacing = z.astype(np.float64), spacing / np.where(deviation > 0, deviation, 1.0).astype(float)
     x = x.astype(dtype)
     spacing = spacing + np.spacing(np.abs(x).max(axis=0)).astype(float)
-    z, mean, deviation = _centred(x, share)
+    z, mean, deviation = _centred(x, fraction)
     deviation = deviation.astype(np.float64)
     rounding = spacing / 2 / np.where(deviation > 0, deviation, np.inf)
     y, y_mean, y_deviation = problem.y, np.longdouble(0), 1.0
     if problem.model == "linear":
-        y, y_mean, y_deviation = (part[..., 0] for part in _centred(y.astype(dtype)[:, None], share))
+        y, y_mean, y_deviation = (part[..., 0] for part in _centred(y.astype(dtype)[:, None], fraction))
         y, y_deviation = y.astype(np.float64), float(y_deviation)
     elif problem.model == "logistic":
         y = (y > 0).astype(np.int64)
-    return Table(z.astype(np.float64), mean, deviation, rounding, share, y, y_mean, y_deviation, effective)
+    return Table(z.astype(np.float64), mean, deviation, rounding, fraction, y, y_mean, y_deviation, effective)
 
 
-def _centred(x: Array, share: Array) -> tuple[Array, Array, Array]:
+def _centred(x: Array, fraction: Array) -> tuple[Array, Array, Array]:
     """Columns of ``x`` less their mean over their deviation, mean and deviation; all in extended precision.
 
     Everything is reckoned from the first row on, so that of a constant column the deviation is exactly 0.
     """
-    wide, share = x.astype(np.longdouble), share.astype(np.longdouble)
-    share = share / share.sum()
-    first = wide[np.flatnonzero(share)[0]]
+    wide, fraction = x.astype(np.longdouble), fraction.astype(np.longdouble)
+    fraction = fraction / fraction.sum()
+    first = wide[np.flatnonzero(fraction)[0]]
     away = wide - first
-    mean = share @ away
+    mean = fraction @ away
     away[:] -= mean
-    deviation = np.sqrt(share @ away**2)
-    constant = (wide[share > 0] == first).all(axis=0)
+    deviation = np.sqrt(fraction @ away**2)
+    constant = (wide[fraction > 0] == first).all(axis=0)
     deviation = np.where(constant, np.longdouble(0), deviation)
     return away / np.where(constant, np.longdouble(1), deviation), first + mean, deviation
 
@@ -159,7 +159,7 @@ class Solution:
         contrast = np.eye(outputs) - (1 / outputs if outputs > 1 else 0)
         found = self._errors(np.kron(np.eye(len(theta)), contrast), apart)
         if self.has_noise or not found.size:
-            z = (self.table.z[self.table.share > 0] @ self.data)[:200]
+            z = (self.table.z[self.table.fraction > 0] @ self.data)[:200]
             rows = np.hstack([z, np.ones((len(z), 1))])
             found = np.append(found, self._errors(np.kron(rows, contrast), apart))
         return float(np.max(found, initial=0.0))
@@ -203,7 +203,7 @@ def solve(problem: Problem) -> Solution:
 def _data(table: Table) -> tuple[Array, int]:
     """A projection of features on the directions in which they vary by more than their rounding, and its rank."""
     rounding = np.maximum(table.rounding, LEAST_ROUNDING)
-    scaled = table.z * np.sqrt(table.share)[:, None] / rounding
+    scaled = table.z * np.sqrt(table.fraction)[:, None] / rounding
     _, sizes, directions = np.linalg.svd(scaled, full_matrices=False)
     if ((sizes > NOISE) & (sizes < DATA)).any():
         raise Unfit("a direction that may be data or rounding")
@@ -222,7 +222,7 @@ def _penalty(problem: Problem, table: Table) -> Array:
 def _value(problem: Problem, table: Table, theta: Array, penalty: Array) -> float:
     """The objective at ``theta``."""
     loss, _ = _losses(problem.model, table.z @ theta[:-1] + theta[-1], table.y)
-    return float(table.share @ loss + 0.5 * (penalty * theta**2).sum())
+    return float(table.fraction @ loss + 0.5 * (penalty * theta**2).sum())
 
 
 def _losses(model: str, outputs: Array, y: Array) -> tuple[Array, Array]:
@@ -246,19 +246,19 @@ def _losses(model: str, outputs: Array, y: Array) -> tuple[Array, Array]:
 def _hessian(model: str, table: Table, outputs: Array, penalty: Array) -> Array:
     """The Hessian of the objective by theta.ravel(), shape (n, n)."""
     rows = np.hstack([table.z, np.ones((len(table.z), 1))])
-    share, classes = table.share, outputs.shape[1]
+    fraction, classes = table.fraction, outputs.shape[1]
     if model == "linear":
-        blocks = {(0, 0): share}
+        blocks = {(0, 0): fraction}
     elif model == "logistic":
         chance = np.exp(-np.logaddexp(0, -outputs[:, 0]))
         other = np.exp(-np.logaddexp(0, outputs[:, 0]))
-        blocks = {(0, 0): share * chance * other}
+        blocks = {(0, 0): fraction * chance * other}
     else:
         top = outputs.max(axis=1, keepdims=True)
         chance = np.exp(outputs - top)
         chance /= chance.sum(axis=1, keepdims=True)
         blocks = {
-            (a, b): share * chance[:, a] * ((a == b) - chance[:, b]) for a in range(classes) for b in range(classes)
+            (a, b): fraction * chance[:, a] * ((a == b) - chance[:, b]) for a in range(classes) for b in range(classes)
         }
     size = rows.shape[1]
     found = np.empty((size, classes, size, classes))
@@ -278,7 +278,7 @@ def _newton(problem: Problem, table: Table, penalty: Array) -> tuple[Array, Arra
     for _ in range(MOST_STEPS):
         outputs = rows @ theta
         _, slope = _losses(problem.model, outputs, table.y)
-        gradient = (rows.T @ (slope * table.share[:, None]) + penalty * theta).ravel() * scale
+        gradient = (rows.T @ (slope * table.fraction[:, None]) + penalty * theta).ravel() * scale
         hessian = _hessian(problem.model, table, outputs, penalty)
         values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
         kept = values > NULL * values[-1]

@@ -75,9 +75,9 @@ def loaded(path: Path, flags: list[str], features: Path | None) -> tuple[Any, An
 
     words = ["--data", str(path) if features is None else f"{features},{path}", *FIXED, *flags]
     with command.make_context("train", words) as context:
-        share = load_data(context.params, Alone()).train
+        shard = load_data(context.params, Alone()).train
     kind = dict(seed=0, global_batch_size=1, dtype=np.float64, target_dtype=np.float64)
-    parts = [(batch.x.copy(), batch.y.copy()) for batch in Loader(share, rank=0, ranks=1, **kind).sequential()]
+    parts = [(batch.x.copy(), batch.y.copy()) for batch in Loader(shard, rank=0, ranks=1, **kind).sequential()]
     return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Small data sets and shares for the tests of objective and training."""
+"""Small data sets and shards for the tests of objective and training."""
 
 import numpy as np
 
@@ -14,12 +14,12 @@ def make_rows(rows=203, features=6, kind="class", seed=0):
     return x, y
 
 
-def whole_share(x, y, comm):
+def whole_shard(x, y, comm):
     """All rows on every rank, under the global shuffle."""
     return whole(Dataset(x, y), comm.rank, comm.size)
 
 
-def local_share(x, y, comm, counts, weight=None):
+def local_shard(x, y, comm, counts, weight=None):
     """``counts[r]`` rows for rank r, under the local shuffle."""
     start = sum(counts[: comm.rank])
     mine = slice(start, start + counts[comm.rank])

@@ -19,6 +19,6 @@ def rows_for(kind, rows=300):
     return x, (y > 0).astype(np.int64) if kind == "logistic" else y
 
 
-def minimise(comm, share, kind, method, dtype=np.float64, **options):
+def minimise(comm, shard, kind, method, dtype=np.float64, **options):
     options = {"epochs": 200, "tol": 1e-10, "l2": 0.01, "seed": 3} | options
-    return fit(KINDS[kind](dtype), share, comm, optimizer=method, **options)
+    return fit(KINDS[kind](dtype), shard, comm, optimizer=method, **options)

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 from twins import LIBRARIES, twin
 
 from distai_mpi import Communicator, models, optim
@@ -46,12 +46,12 @@ def alone():
 def test_training_is_that_of_our_own_model(comm, monkeypatch, library, algorithm, weighted):
     x, y = make_rows()
     weight = np.random.default_rng(1).random(len(y)) if weighted else None
-    share, own = whole(Dataset(x, y, weight=weight), comm.rank, comm.size), own_model()
+    shard, own = whole(Dataset(x, y, weight=weight), comm.rank, comm.size), own_model()
     model, into = the_twin(library)
-    settings = SETTINGS | {"optimizer": optim.Momentum(0.2), "allreduce": algorithm, "test": share}
+    settings = SETTINGS | {"optimizer": optim.Momentum(0.2), "allreduce": algorithm, "test": shard}
     start = own.init(np.random.default_rng(0))  # as the twin
     monkeypatch.setattr(own, "init", lambda rng: start)
-    expected, result = fit(own, share, comm, **settings), fit(model, share, comm, **settings)
+    expected, result = fit(own, shard, comm, **settings), fit(model, shard, comm, **settings)
     np.testing.assert_allclose(result.w, into(expected.w), rtol=1e-9, atol=1e-10)
     assert result.train_loss == pytest.approx(expected.train_loss, rel=1e-10)
     assert (result.test_loss, result.test_accuracy) == pytest.approx((expected.test_loss, expected.test_accuracy))
@@ -68,7 +68,7 @@ def test_training_on_ranks_is_training_on_one(comm, alone, library, name):
     results = [
         fit(
             the_twin(library, dropout).model,
-            whole_share(x, y, group),
+            whole_shard(x, y, group),
             group,
             optimizer=optim.OPTIMIZERS[name](0.05),
             **settings,
@@ -82,8 +82,8 @@ def test_training_on_ranks_is_training_on_one(comm, alone, library, name):
 @libraries
 def test_dropout_can_be_repeated_and_shards_may_be_empty(comm, library):
     x, y = make_rows()
-    share = local_share(x, y, comm, uneven(len(y), comm.size))
-    runs = [fit(the_twin(library, 0.3, np.float32).model, share, comm, **(SETTINGS | HALVES)) for _ in range(2)]
+    shard = local_shard(x, y, comm, uneven(len(y), comm.size))
+    runs = [fit(the_twin(library, 0.3, np.float32).model, shard, comm, **(SETTINGS | HALVES)) for _ in range(2)]
     assert (runs[0].w == runs[1].w).all()
     assert runs[0].status == "completed"
     weights = comm.allgather_object(runs[0].w)
@@ -95,21 +95,21 @@ def test_dropout_can_be_repeated_and_shards_may_be_empty(comm, library):
 @pytest.mark.parametrize("algorithm", ["native", "tree"])
 def test_training_starts_from_rank_0_where_ranks_were_built_differently(comm, monkeypatch, library, algorithm):
     x, y = make_rows()
-    model, share = the_twin(library).model, whole_share(x, y, comm)
-    same = fit(model, share, comm, allreduce=algorithm, **SETTINGS).w
+    model, shard = the_twin(library).model, whole_shard(x, y, comm)
+    same = fit(model, shard, comm, allreduce=algorithm, **SETTINGS).w
     start = model.init(None)
     monkeypatch.setattr(model, "init", lambda rng: start + comm.rank)
-    np.testing.assert_array_equal(fit(model, share, comm, allreduce=algorithm, **SETTINGS).w, same)
+    np.testing.assert_array_equal(fit(model, shard, comm, allreduce=algorithm, **SETTINGS).w, same)
 
 
 @mpi
 @libraries
 def test_what_cannot_work_is_refused_on_all_ranks(comm, library):
     x, y = make_rows()
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     narrow = twin(library, models.Softmax(5, 3)).model
     with pytest.raises(DataError, match="data, training rows: the loss cannot take rows of 6 features"):
-        fit(narrow, share, comm)
+        fit(narrow, shard, comm)
     if library == "jax":
         summed = models.from_jax(lambda w, x, y: (x @ w).sum(), np.ones(6))
     else:
@@ -117,7 +117,7 @@ def test_what_cannot_work_is_refused_on_all_ranks(comm, library):
 
         summed = models.from_torch(torch.nn.Linear(6, 3), torch.nn.CrossEntropyLoss())
     with pytest.raises(ConfigError, match="loss of each row"):
-        fit(summed, share, comm)
+        fit(summed, shard, comm)
 
 
 @mpi
@@ -131,12 +131,12 @@ def test_accuracy_is_none_where_a_model_cannot_tell(comm, library, kind):
         import torch
 
         model = models.from_torch(torch.nn.Linear(6, 1), lambda outputs, y: (outputs[:, 0] - y) ** 2)
-    share = whole_share(x, y, comm)
-    result = fit(model, share, comm, test=share, optimizer=optim.SGD(0.05), epochs=2)
+    shard = whole_shard(x, y, comm)
+    result = fit(model, shard, comm, test=shard, optimizer=optim.SGD(0.05), epochs=2)
     with pytest.raises(ConfigError, match="metric accuracy has no meaning"):
-        check_metric(model, share, "accuracy")
+        check_metric(model, shard, "accuracy")
     for metric in ("loss", *result.metrics):
-        check_metric(model, share, metric)
+        check_metric(model, shard, metric)
     assert result.test_accuracy is None
     assert set(result.metrics) == ({"mae", "rmse", "r2"} if (library, kind) == ("torch", "value") else set())
     assert result.test_loss == pytest.approx(result.train_loss, rel=1e-5)
@@ -150,13 +150,13 @@ def test_ranks_share_the_cores(mpirun, library):
         "import os, sys; sys.path.insert(0, 'tests')\n"
         "from distai_mpi import Communicator, fit, models, world\n"
         "from distai_mpi.perf.machine import physical_cores\n"
-        "from problems import make_rows, whole_share\n"
+        "from problems import make_rows, whole_shard\n"
         "from twins import twin\n"
         "with Communicator(world()) as comm:\n"
         f"    model = twin({library!r}, models.Softmax(6, 3)).model\n"
         "    told = []\n"
         "    limit, model.limit_threads = model.limit_threads, lambda n: (told.append(n), limit(n))\n"
-        "    fit(model, whole_share(*make_rows(), comm), comm, epochs=1)\n"
+        "    fit(model, whole_shard(*make_rows(), comm), comm, epochs=1)\n"
         "    if 'torch' in sys.modules:\n"
         "        assert told == [sys.modules['torch'].get_num_threads()]\n"
         "    assert len(told) == 1 and (told == [1] or 2 * told[0] <= physical_cores())\n"

@@ -21,13 +21,13 @@ def test_numpy_gives_the_gradient_of_its_loss(model, outputs):
     rng = np.random.default_rng(2)
     x, w = rng.standard_normal((9, 5)), rng.standard_normal(5 * outputs)
     y = rng.standard_normal(9) if model == "linear" else rng.integers(max(2, outputs), size=9)
-    share = whole(Dataset(x, y), 0, 1)
+    shard = whole(Dataset(x, y), 0, 1)
     problem = Problem(9, 5, model, outputs, "float64")
 
     def loss(w):
-        return Numpy(problem, share, w)()
+        return Numpy(problem, shard, w)()
 
-    way = Numpy(problem, share, w)
+    way = Numpy(problem, shard, w)
     way()
     steps = 1e-5 * np.eye(w.size)
     slopes = [(loss(w + step) - loss(w - step)) / 2e-5 for step in steps]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commands import run_here
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models
 from distai_mpi.cli.flags import Shards
@@ -73,9 +73,9 @@ def test_weights_are_the_speeds(comm, clock, sharding, size):
     x, y = make_rows()
     weight = np.arange(len(y)) + 1.0 if sharding == "weighted" else None
     counts = uneven(len(y), comm.size)
-    share = whole_share(x, y, comm) if sharding == "whole" else local_share(x, y, comm, counts, weight)
+    shard = whole_shard(x, y, comm) if sharding == "whole" else local_shard(x, y, comm, counts, weight)
     model = slow_model(comm, clock)
-    partition = calibrate(model, share, comm, size)
+    partition = calibrate(model, shard, comm, size)
     assert partition.weights == (1000.0,) * (comm.size - 1) + (333.0,)
     assert set(comm.allgather_object(partition)) == {partition}
     if sharding == "whole":
@@ -93,24 +93,24 @@ def test_models_are_timed_with_the_threads_they_train_with(comm, clock, monkeypa
 
     limits = contextlib.nullcontext(3)
     monkeypatch.setattr(sys.modules["distai_mpi.train.calibrate"], "limited_blas", lambda *_: limits)
-    calibrate(Counting(clock, 1e-3), whole_share(*make_rows(), comm), comm, 32)
+    calibrate(Counting(clock, 1e-3), whole_shard(*make_rows(), comm), comm, 32)
     assert told == [(3, 0)], "once, before the first batch"
 
 
 @mpi
 def test_a_single_row_that_takes_long_ends_it(comm, clock):
     x, y = make_rows()
-    partition = calibrate(slow_model(comm, clock, 20.0), whole_share(x, y, comm), comm, 1)
+    partition = calibrate(slow_model(comm, clock, 20.0), whole_shard(x, y, comm), comm, 1)
     assert partition.weights == (0.05,) * (comm.size - 1) + (0.0167,)
 
 
 @mpi(min_size=2)
 def test_shards_by_speed_let_ranks_finish_together(comm, clock):
     x, y = make_rows(700)
-    for share in (whole_share(x, y, comm), from_local(Dataset(x, y), comm)):
-        partition = calibrate(slow_model(comm, clock), share, comm, 70)
+    for shard in (whole_shard(x, y, comm), from_local(Dataset(x, y), comm)):
+        partition = calibrate(slow_model(comm, clock), shard, comm, 70)
         model = slow_model(comm, clock)
-        done = fit(model, repartition(share, partition, comm), comm, epochs=1, global_batch_size=70)
+        done = fit(model, repartition(shard, partition, comm), comm, epochs=1, global_batch_size=70)
         assert done.status == "completed"
         times = comm.allgather_object([n * model.seconds for n in model.batches[-10:]])  # those before warm up
         ideal = 70 / (comm.size - 1 + 1 / 3) * 1e-3
@@ -124,7 +124,7 @@ def test_what_cannot_be_measured(comm):
         calibrate(models.Softmax(6, 3), whole(Dataset(np.zeros((0, 6)), np.zeros(0)), comm.rank, comm.size), comm)
     x, y = make_rows()
     with pytest.raises(DataError, match="labels 0 to 1"):
-        calibrate(models.Softmax(6, 2), whole_share(x, y, comm), comm)
+        calibrate(models.Softmax(6, 2), whole_shard(x, y, comm), comm)
 
 
 # --- the command line

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from commands import run_here
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 from run import limit, mpi_environment, mpiexec_command
 
 from distai_mpi import models, optim
@@ -71,12 +71,12 @@ class Interrupt(Callback):
             os.kill(os.getpid(), self.number)
 
 
-def train(comm, checkpoint=None, *, epochs=6, optimizer=None, share=None, model=None, callbacks=(), **kwargs):
-    if share is None:
-        share = whole_share(*make_rows(), comm)
+def train(comm, checkpoint=None, *, epochs=6, optimizer=None, shard=None, model=None, callbacks=(), **kwargs):
+    if shard is None:
+        shard = whole_shard(*make_rows(), comm)
     return fit(
         model or models.MLP(6, 3, (8,), dropout=0.3, dtype=np.float64),
-        share,
+        shard,
         comm,
         optimizer=optimizer or optim.Momentum(0.05),
         checkpoint=checkpoint,
@@ -163,7 +163,7 @@ def test_one_row_steps_that_a_model_fuses(comm, folder):
 
 @mpi
 def test_early_stopping_goes_on_with_its_memory(comm, folder):
-    valid = whole_share(*make_rows(rows=60, seed=0), comm)
+    valid = whole_shard(*make_rows(rows=60, seed=0), comm)
     kwargs = {"valid": valid, "patience": 4, "optimizer": optim.Momentum(0.3)}
     straight = train(comm, epochs=60, **kwargs)
     train(comm, at(folder, 1), epochs=5, **kwargs)
@@ -191,10 +191,10 @@ def test_a_tolerance_that_was_met_stays_met(comm, folder):
 @pytest.mark.parametrize("optimizer", [optim.Momentum(0.05), AVERAGE])
 def test_local_rows_go_on_where_they_are(comm, folder, optimizer):
     x, y = make_rows()
-    share = local_share(x, y, comm, uneven(len(y), comm.size))
-    straight = train(comm, share=share, optimizer=optimizer)
-    train(comm, at(folder, 3), epochs=3, share=share, optimizer=optimizer)
-    same(train(comm, at(folder, 3, resume=True), share=share, optimizer=optimizer), straight)
+    shard = local_shard(x, y, comm, uneven(len(y), comm.size))
+    straight = train(comm, shard=shard, optimizer=optimizer)
+    train(comm, at(folder, 3), epochs=3, shard=shard, optimizer=optimizer)
+    same(train(comm, at(folder, 3, resume=True), shard=shard, optimizer=optimizer), straight)
 
 
 @mpi
@@ -232,11 +232,11 @@ def test_a_second_run_begins_anew_only_where_the_first_was_completed(comm, folde
 def test_checkpoints_of_another_run_are_refused(comm, folder, change, word):
     train(comm, at(folder, 1), epochs=2)
     change = dict(change)
-    share = whole_share(*change.pop("rows", make_rows()), comm)
+    shard = whole_shard(*change.pop("rows", make_rows()), comm)
     if change.pop("standardize", False):
-        (share,) = standardize(share, comm=comm)
+        (shard,) = standardize(shard, comm=comm)
     with pytest.raises(ConfigError, match=word):
-        train(comm, at(folder, 1, resume=True), epochs=3, share=share, **change)
+        train(comm, at(folder, 1, resume=True), epochs=3, shard=shard, **change)
     assert len(files.whole(folder)) == 2
 
 
@@ -335,7 +335,7 @@ def test_a_manifest_that_cannot_be_written(comm, folder, monkeypatch):
 @mpi
 def test_a_run_that_diverges_leaves_no_checkpoint_of_that(comm, folder):
     x, y = make_rows(kind="value")
-    kwargs = {"share": whole_share(x, y, comm), "model": models.Linear(6), "optimizer": optim.SGD(1e4), "epochs": 20}
+    kwargs = {"shard": whole_shard(x, y, comm), "model": models.Linear(6), "optimizer": optim.SGD(1e4), "epochs": 20}
     result = train(comm, at(folder, "0.001s"), **kwargs)
     assert result.status == "diverged"
     for step in files.whole(folder):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import data, fit, models, optim
 from distai_mpi.data import Dataset, Loader
@@ -18,8 +18,8 @@ mpi = pytest.mark.mpi
 def test_balanced_classes_weigh_alike(comm, split):
     x, y = make_rows(rows=200, kind="binary")
     y[20:100] = 0
-    share = whole_share(x, y, comm) if split == "whole" else local_share(x, y, comm, uneven(200, comm.size))
-    weighed = data.weigh_classes(share, "balanced", comm)
+    shard = whole_shard(x, y, comm) if split == "whole" else local_shard(x, y, comm, uneven(200, comm.size))
+    weighed = data.weigh_classes(shard, "balanced", comm)
     counts = np.bincount(y)
     assert weighed.class_weights == pytest.approx(tuple(200 / (2 * counts)))
     assert weighed.total_weight == pytest.approx(200)
@@ -37,9 +37,9 @@ def test_balanced_classes_weigh_alike(comm, split):
 def test_weights_by_label_multiply_those_of_rows(comm):
     x = np.zeros((4, 1))
     words = data.whole(Dataset(x, np.array(["spam", "ham", "a=b", "ham"]), np.array([1.0, 2.0, 3.0, 4.0])))
-    (share,) = data.encode_labels(words, comm=comm)
+    (shard,) = data.encode_labels(words, comm=comm)
     for given in ("ham=0.5,a=b=2", {"ham": 0.5, "a=b": 2}):
-        weighed = data.weigh_classes(share, given, comm)
+        weighed = data.weigh_classes(shard, given, comm)
         assert weighed.dataset.weight.tolist() == [1.0, 1.0, 6.0, 2.0]
         assert weighed.total_weight == 10.0
     (numbers,) = data.encode_labels(data.whole(Dataset(x, np.array([-1, 1, 1, -1]))), comm=comm)
@@ -54,17 +54,17 @@ def test_weights_by_label_multiply_those_of_rows(comm):
         ({"ham": None}, "must be a number from 0 up, got None"),
     ):
         with pytest.raises(ConfigError, match=match):
-            data.weigh_classes(share, given, comm)
+            data.weigh_classes(shard, given, comm)
     with pytest.raises(ConfigError, match="is for the labels of classes"):
         data.weigh_classes(data.whole(Dataset(x, np.array([0.5, 1.5, 2.0, 0.0]))), "balanced", comm)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_blocks_of_full_passes_end_at_fixed_places(ranks):
-    share, ends = data.whole(Dataset(np.zeros((103, 2)), np.zeros(103)), 0, ranks), set()
+    shard, ends = data.whole(Dataset(np.zeros((103, 2)), np.zeros(103)), 0, ranks), set()
     for rank in range(ranks):
         options = {"global_batch_size": 103, "seed": 0, "dtype": np.float64, "target_dtype": np.float64}
-        loader = Loader(share, rank=rank, ranks=ranks, block_rows=10, **options)
+        loader = Loader(shard, rank=rank, ranks=ranks, block_rows=10, **options)
         first, stop = 103 * rank // ranks, 103 * (rank + 1) // ranks
         starts = [batch.position for batch in loader.sequential()]
         assert starts == [first, *(place for place in range(0, 103, 10) if first < place < stop)]

@@ -78,18 +78,18 @@ def test_two_classes_of_any_two_labels_train_as_0_and_1(comm, kind, way):
     for labels in (KINDS["0/1"], KINDS[kind]):
         y = np.array(labels)[codes]
         if way == "whole":
-            share = whole(Dataset(x, y), comm.rank, comm.size)
+            shard = whole(Dataset(x, y), comm.rank, comm.size)
         else:
             counts = uneven(len(x), comm.size)
             start = sum(counts[: comm.rank])
             mine = slice(start, start + counts[comm.rank])
-            share = from_local(Dataset(x[mine], y[mine]), comm)
-        (share,) = encode_labels(share, comm=comm)
-        model = models.build("logistic", share.labels, dtype=np.float64)
-        w = fit(model, share, comm, optimizer=optim.LBFGS(), l2=1e-2, tol=1e-8).w
-        ends.append((w.tobytes(), evaluate(model, w, make_loader(model, share, comm), comm)))
-        assert list(share.classes) == labels
-        assert np.array_equal(np.array(share.classes)[model.predict(w, x)], np.array(labels)[model.predict(w, x)])
+            shard = from_local(Dataset(x[mine], y[mine]), comm)
+        (shard,) = encode_labels(shard, comm=comm)
+        model = models.build("logistic", shard.labels, dtype=np.float64)
+        w = fit(model, shard, comm, optimizer=optim.LBFGS(), l2=1e-2, tol=1e-8).w
+        ends.append((w.tobytes(), evaluate(model, w, make_loader(model, shard, comm), comm)))
+        assert list(shard.classes) == labels
+        assert np.array_equal(np.array(shard.classes)[model.predict(w, x)], np.array(labels)[model.predict(w, x)])
     assert ends[0] == ends[1]
 
 
@@ -97,21 +97,21 @@ def test_two_classes_of_any_two_labels_train_as_0_and_1(comm, kind, way):
 @pytest.mark.parametrize("labels", [[3, 5, 9], [1, 2, 3], [-1, 0, 1], ["b", "a", "c"], [0, 1, 2], [0, 1, 3]])
 def test_softmax_has_as_many_outputs_as_there_are_classes(comm, labels):
     x, codes = rows(classes=3)
-    (share,) = encode_labels(whole(Dataset(x, np.array(labels)[codes]), comm.rank, comm.size), comm=comm)
-    assert list(share.classes) == sorted(labels)
-    assert models.build("softmax", share.labels).widths == (4, 3)
-    assert np.array_equal(np.array(share.classes)[share.dataset.y.astype(int)], np.array(labels)[codes])
+    (shard,) = encode_labels(whole(Dataset(x, np.array(labels)[codes]), comm.rank, comm.size), comm=comm)
+    assert list(shard.classes) == sorted(labels)
+    assert models.build("softmax", shard.labels).widths == (4, 3)
+    assert np.array_equal(np.array(shard.classes)[shard.dataset.y.astype(int)], np.array(labels)[codes])
     if labels == [0, 1, 2]:
-        assert share.dataset.y.dtype == np.int64, "labels that are codes already stay what they are"
+        assert shard.dataset.y.dtype == np.int64, "labels that are codes already stay what they are"
 
 
 @mpi
 def test_ranks_that_see_other_words(comm):
     y = np.array([["good"], ["bad", "worse"], [], ["good", "bad"]][comm.rank % 4])
-    share = from_local(Dataset(np.zeros((len(y), 2)), y), comm)
+    shard = from_local(Dataset(np.zeros((len(y), 2)), y), comm)
     words = sorted({word for part in comm.allgather_object(y.tolist()) for word in part})
-    assert share.classes == tuple(words)
-    assert [words[code] for code in share.dataset.y] == y.tolist()
+    assert shard.classes == tuple(words)
+    assert [words[code] for code in shard.dataset.y] == y.tolist()
     if comm.size > 1:
         mixed = Dataset(np.zeros((1, 2)), [1.0] if comm.rank == 0 else ["good"])
         with pytest.raises(DataError, match="some ranks are words, and those of others numbers"):
@@ -129,10 +129,10 @@ def test_targets_of_a_regression_are_no_classes():
     x, y = np.zeros((5000, 1)), np.random.default_rng(0).normal(size=5000)
     with pytest.raises(DataError, match="more than 1,000 different values .* take models.Linear"):
         encode_labels(whole(Dataset(x, y)), comm=Alone())
-    (share,) = encode_labels(whole(Dataset(x, (8 * y).round() / 16)), comm=Alone())
-    assert len(share.classes) == len(np.unique((8 * y).round()))
-    (share,) = encode_labels(whole(Dataset(np.zeros((600, 1)), np.arange(600) // 4)), comm=Alone())
-    assert share.notes == ("data: 150 classes of 600 rows: labels that are values take models.Linear",)
+    (shard,) = encode_labels(whole(Dataset(x, (8 * y).round() / 16)), comm=Alone())
+    assert len(shard.classes) == len(np.unique((8 * y).round()))
+    (shard,) = encode_labels(whole(Dataset(np.zeros((600, 1)), np.arange(600) // 4)), comm=Alone())
+    assert shard.notes == ("data: 150 classes of 600 rows: labels that are values take models.Linear",)
     words = whole(Dataset(np.zeros((2, 1)), ["a", "b"]))
     with pytest.raises(DataError, match="squared loss needs targets that are numbers, but the labels are words"):
         models.build("linear", words.labels)

@@ -316,10 +316,10 @@ def test_signatures_of_other_formats(folder, start, match):
 @pytest.mark.parametrize("way", [{"shuffle": "global"}, {"shuffle": "local"}])
 def test_compressed_text_on_ranks(comm, shared_folder, kind, way):
     folder = shared_folder(lambda path: ((path / "p").write_bytes(PACK[kind](CSV)), (path / "c").write_bytes(CSV)))
-    shares = [load(folder / name, comm, test_fraction=0, **way)[0] for name in "pc"]
-    assert shares[0].counts == shares[1].counts
-    assert np.array_equal(shares[0].dataset.x, shares[1].dataset.x)
-    assert np.array_equal(shares[0].dataset.y, shares[1].dataset.y)
+    shards = [load(folder / name, comm, test_fraction=0, **way)[0] for name in "pc"]
+    assert shards[0].counts == shards[1].counts
+    assert np.array_equal(shards[0].dataset.x, shards[1].dataset.x)
+    assert np.array_equal(shards[0].dataset.y, shards[1].dataset.y)
 
 
 @pytest.mark.mpi

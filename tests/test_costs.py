@@ -87,12 +87,12 @@ def test_all_ranks_get_the_same_bits_where_sums_round(name, size, dtype):
     np.testing.assert_allclose(x[0], expected, rtol=0, atol=8 * size * np.finfo(dtype).eps)
 
 
-def test_shares_are_those_of_the_ownership_table():
+def test_slice_sizes_are_those_of_the_ownership_table():
     for size in (0, 1, 15, 16, 17, 1000):
         for ranks in SIZES:
             for itemsize in (1, 2, 4, 8):
-                table = Ownership.sharded(size, ranks, itemsize)
-                assert costs.shares(size * itemsize, ranks) == [(s.stop - s.start) * itemsize for s in table.slices]
+                table = Ownership.sharded(size, ranks, itemsize).slices
+                assert costs.slice_sizes(size * itemsize, ranks) == [(s.stop - s.start) * itemsize for s in table]
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8, 64])

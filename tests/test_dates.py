@@ -180,9 +180,9 @@ def test_all_ranks_agree_on_the_order(comm, shared_path):
             if comm.rank == 0:
                 (shared_path / "a.csv").write_text("when,y\n" + DOUBTFUL + body)
             comm.barrier()
-            share = load_sets(shared_path / "a.csv", comm, dates="seconds", test_fraction=0, shuffle="global").train
-            assert share.dataset.x[:, 0].tolist() == numbers(tells.startswith("13"), DOUBTFUL + body)
-            assert share.date_orders == (("when", tells.startswith("13")),)
+            shard = load_sets(shared_path / "a.csv", comm, dates="seconds", test_fraction=0, shuffle="global").train
+            assert shard.dataset.x[:, 0].tolist() == numbers(tells.startswith("13"), DOUBTFUL + body)
+            assert shard.date_orders == (("when", tells.startswith("13")),)
     comm.barrier()
     if comm.rank == 0:
         (shared_path / "b.csv").write_text("when,y\n" + DOUBTFUL * 20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_device import FakeDevice
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 from second_order import METHODS, minimise, rows_for
 
 from distai_mpi import models, optim
@@ -23,9 +23,9 @@ def test_uneven_and_empty_shards_and_shards_of_one_class(comm, name):
     x, y = rows_for("logistic")
     order = np.argsort(y, kind="stable")  # ranks get rows of one class each
     x, y = x[order], y[order]
-    one = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
+    one = minimise(comm, whole_shard(x, y, comm), "logistic", METHODS[name]())
     counts = uneven(len(y), comm.size)
-    other = minimise(comm, local_share(x, y, comm, counts), "logistic", METHODS[name](sample=100))
+    other = minimise(comm, local_shard(x, y, comm, counts), "logistic", METHODS[name](sample=100))
     np.testing.assert_allclose(other.w, one.w, rtol=1e-7, atol=1e-8)
 
 
@@ -34,13 +34,13 @@ def test_uneven_and_empty_shards_and_shards_of_one_class(comm, name):
 def test_columns_that_repeat_or_never_change(comm, name):
     x, y = rows_for("logistic")
     x[:, 1], x[:, 3], x[:, 4] = x[:, 0], 0.0, 2.5
-    share = whole_share(x, y, comm)
-    result = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-7)
+    shard = whole_shard(x, y, comm)
+    result = minimise(comm, shard, "logistic", METHODS[name](), l2=0.0, tol=1e-7)
     assert result.status == "completed"
     assert result.converged
     x2 = np.delete(x, [1, 3, 4], axis=1)
     model = models.Logistic(3, dtype=np.float64)
-    plain = fit(model, whole_share(x2, y, comm), comm, optimizer=METHODS[name](), epochs=100, tol=1e-9)
+    plain = fit(model, whole_shard(x2, y, comm), comm, optimizer=METHODS[name](), epochs=100, tol=1e-9)
     assert result.train_loss == pytest.approx(plain.train_loss, rel=1e-8)
 
 
@@ -49,18 +49,18 @@ def test_columns_that_repeat_or_never_change(comm, name):
 def test_separable_rows_without_a_penalty_stop_and_say_so(comm, name, capsys):
     x, _ = rows_for("logistic")
     x[:, 0] += np.where(x[:, 0] > 0, 0.5, -0.5)  # so wide a gap is found in few iterations
-    share = whole_share(x, (x[:, 0] > 0).astype(np.int64), comm)
-    result = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-30, epochs=12)
+    shard = whole_shard(x, (x[:, 0] > 0).astype(np.int64), comm)
+    result = minimise(comm, shard, "logistic", METHODS[name](), l2=0.0, tol=1e-30, epochs=12)
     assert result.status == "completed"
     assert not result.converged
     assert result.stop_reason in ("iterations", "no further decrease")
     assert np.isfinite(result.w).all()
     assert "separable" in result.without_optimum
-    met = minimise(comm, share, "logistic", METHODS[name](), l2=0.0, tol=1e-2)
+    met = minimise(comm, shard, "logistic", METHODS[name](), l2=0.0, tol=1e-2)
     assert met.stop_reason == "tolerance"
     assert met.converged is False
     assert capsys.readouterr().err.count("separable") == 2 * (comm.rank == 0)
-    assert minimise(comm, share, "logistic", METHODS[name](), l2=1e-3).without_optimum is None
+    assert minimise(comm, shard, "logistic", METHODS[name](), l2=1e-3).without_optimum is None
     assert capsys.readouterr().err == ""
 
 
@@ -76,8 +76,8 @@ def test_what_is_separable_and_what_is_not(comm):
         (net, y, 0, False),
         (models.Linear(6, dtype=np.float64), x @ np.arange(6.0), 20, False),
     ):
-        share = whole_share(x, labels, comm)
-        result = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=max(epochs, 1), tol=1e-12, l2=0.0)
+        shard = whole_shard(x, labels, comm)
+        result = fit(model, shard, comm, optimizer=optim.LBFGS(), epochs=max(epochs, 1), tol=1e-12, l2=0.0)
         assert (result.without_optimum is not None) == expected
     wrong = corners.copy()
     wrong[5] = (wrong[5] + 1) % 3  # a row that does not count
@@ -86,8 +86,8 @@ def test_what_is_separable_and_what_is_not(comm):
     counts = uneven(90, comm.size)
     options = {"optimizer": optim.LBFGS(), "epochs": 60, "tol": 1e-12, "l2": 0.0}
     model = models.Softmax(6, 3, dtype=np.float64)
-    assert fit(model, local_share(x, wrong, comm, counts, weight), comm, **options).without_optimum is not None
-    assert fit(model, local_share(x, wrong, comm, counts), comm, **options).without_optimum is None
+    assert fit(model, local_shard(x, wrong, comm, counts, weight), comm, **options).without_optimum is not None
+    assert fit(model, local_shard(x, wrong, comm, counts), comm, **options).without_optimum is None
 
 
 @mpi
@@ -101,7 +101,7 @@ def test_what_margins_promise_is_looked_at(comm, monkeypatch):
 
     monkeypatch.setattr(MarginRows, "line", line)
     method = optim.LBFGS(search=optim.StrongWolfe(1e-4, 1e-3), sample=0)  # trials beyond the first are on margins
-    result = minimise(comm, whole_share(*rows_for("logistic"), comm), "logistic", method, epochs=20)
+    result = minimise(comm, whole_shard(*rows_for("logistic"), comm), "logistic", method, epochs=20)
     losses = [record["running_loss"] for record in result.history]
     assert asked
     assert all(after <= before * (1 + 1e-12) for before, after in pairwise(losses))
@@ -111,7 +111,7 @@ def test_what_margins_promise_is_looked_at(comm, monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_one_class_alone(comm, name):
     x, _ = rows_for("logistic")
-    result = minimise(comm, whole_share(x, np.ones(len(x), np.int64), comm), "logistic", METHODS[name](), epochs=30)
+    result = minimise(comm, whole_shard(x, np.ones(len(x), np.int64), comm), "logistic", METHODS[name](), epochs=30)
     assert result.status == "completed"
     assert result.train_loss < 0.05
     assert "all rows are of one class" in result.without_optimum
@@ -122,15 +122,15 @@ def test_classes_without_rows_that_count(comm):
     x, y = make_rows(rows=90)
     options = {"optimizer": optim.LBFGS(), "epochs": 30, "tol": 1e-6, "l2": 1e-2}
     model = models.Softmax(6, 4, dtype=np.float64)
-    assert "no row is of class 3" in fit(model, whole_share(x, y, comm), comm, **options).without_optimum
-    share = local_share(x, y, comm, uneven(90, comm.size), (y != 1).astype(float))
-    assert "no row is of class 1, 3" in fit(model, share, comm, **options).without_optimum
-    one = whole_share(x, np.zeros(90, np.int64), comm)
+    assert "no row is of class 3" in fit(model, whole_shard(x, y, comm), comm, **options).without_optimum
+    shard = local_shard(x, y, comm, uneven(90, comm.size), (y != 1).astype(float))
+    assert "no row is of class 1, 3" in fit(model, shard, comm, **options).without_optimum
+    one = whole_shard(x, np.zeros(90, np.int64), comm)
     assert fit(models.Softmax(6, 1, dtype=np.float64), one, comm, **options).without_optimum is None
     model = models.Softmax(6, 4, bias=False, dtype=np.float64)
-    assert fit(model, share, comm, **options).without_optimum is None
+    assert fit(model, shard, comm, **options).without_optimum is None
     model = models.Logistic(6, bias=False, dtype=np.float64)
-    nothing = whole_share(np.zeros((9, 6)), np.zeros(9, np.int64), comm)  # on no side
+    nothing = whole_shard(np.zeros((9, 6)), np.zeros(9, np.int64), comm)  # on no side
     assert fit(model, nothing, comm, **options | {"l2": 0.0}).without_optimum is None
 
 
@@ -139,7 +139,7 @@ def test_classes_without_rows_that_count(comm):
 def test_features_that_are_not_numbers(comm, name):
     x, y = rows_for("logistic")
     x[7, 2] = np.nan
-    result = minimise(comm, whole_share(x, y, comm), "logistic", METHODS[name]())
+    result = minimise(comm, whole_shard(x, y, comm), "logistic", METHODS[name]())
     assert (result.status, result.stop_reason) == ("diverged", "loss is not finite")
 
 
@@ -161,15 +161,15 @@ def rows_with_rare_columns(seed=3, rows=4000):
 @pytest.mark.parametrize("name", ["lbfgs", "newton-cg"])
 def test_columns_that_are_rare_in_the_sample(comm, name, kind, standard):
     x, y = rows_with_rare_columns()
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     if standard:
-        (share,) = standardize(share, comm=comm)
+        (shard,) = standardize(shard, comm=comm)
     build = {"linear": models.Linear, "logistic": models.Logistic, "softmax": lambda f, **o: models.Softmax(f, 2, **o)}
     model = build[kind](20, dtype=np.float32 if kind == "softmax" else np.float64)
     options = {"epochs": 60, "tol": 1e-5, "l2": 0.0}
-    best = fit(model, share, comm, optimizer=optim.LBFGS(sample=0), **options | {"epochs": 300, "tol": 1e-6})
+    best = fit(model, shard, comm, optimizer=optim.LBFGS(sample=0), **options | {"epochs": 300, "tol": 1e-6})
     for sample in (None, 30):
-        result = fit(model, share, comm, optimizer=METHODS[name](sample=sample), **options)
+        result = fit(model, shard, comm, optimizer=METHODS[name](sample=sample), **options)
         assert result.converged
         assert result.train_loss == pytest.approx(best.train_loss, rel=1e-6)
         assert result.evaluations <= (20 if sample is None else 30)
@@ -180,10 +180,10 @@ def test_columns_that_are_rare_in_the_sample(comm, name, kind, standard):
 def test_samples_of_rows_that_mostly_do_not_count(comm, name):
     x, y = rows_with_rare_columns()
     weight = np.where(np.arange(len(x)) % 50 == 7, 1.0, 0.0)
-    share = local_share(x[:, :10], y, comm, uneven(len(x), comm.size), weight)
+    shard = local_shard(x[:, :10], y, comm, uneven(len(x), comm.size), weight)
     model, options = models.Logistic(10, dtype=np.float64), {"epochs": 60, "tol": 1e-6, "l2": 1e-3}
-    result = fit(model, share, comm, optimizer=METHODS[name](), **options)
-    few = fit(model, whole_share(x[7::50, :10], y[7::50], comm), comm, optimizer=optim.Newton(sample=0), **options)
+    result = fit(model, shard, comm, optimizer=METHODS[name](), **options)
+    few = fit(model, whole_shard(x[7::50, :10], y[7::50], comm), comm, optimizer=optim.Newton(sample=0), **options)
     assert result.converged
     assert result.evaluations < 25
     np.testing.assert_allclose(result.w, few.w, rtol=1e-4, atol=1e-5)
@@ -196,7 +196,7 @@ def test_iterations_on_rounding_alone_end(comm, allreduce):
     scaled = x * np.array([1e6, 1, 1e-6, 1, 1, 1])
     method = optim.LBFGS(sample=0)
     result = minimise(
-        comm, whole_share(scaled, y, comm), "logistic", method, np.float32, l2=0.0, tol=1e-30, allreduce=allreduce
+        comm, whole_shard(scaled, y, comm), "logistic", method, np.float32, l2=0.0, tol=1e-30, allreduce=allreduce
     )
     assert result.status == "completed"
     assert result.stop_reason == "no further decrease"
@@ -205,9 +205,9 @@ def test_iterations_on_rounding_alone_end(comm, allreduce):
 
 @mpi
 def test_a_history_without_room_is_refused(comm):
-    share = whole_share(*rows_for("logistic"), comm)
+    shard = whole_shard(*rows_for("logistic"), comm)
     with pytest.raises(ConfigError, match="^memory 10000000000000: the pairs take .* GB"):
-        minimise(comm, share, "logistic", optim.LBFGS(memory=10**13))
+        minimise(comm, shard, "logistic", optim.LBFGS(memory=10**13))
 
 
 @mpi
@@ -215,14 +215,14 @@ def test_a_history_without_room_is_refused(comm):
 def test_features_too_large_for_their_squares(comm, name):
     x, y = rows_for("logistic")
     with pytest.raises(DataError, match="feature 0 .* too large"):
-        minimise(comm, whole_share(1e160 * x, y, comm), "logistic", METHODS[name](sample=0), epochs=9)
+        minimise(comm, whole_shard(1e160 * x, y, comm), "logistic", METHODS[name](sample=0), epochs=9)
 
 
 @mpi
 def test_columns_of_other_scales_without_a_sample(comm):
     x, y = rows_for("logistic")
     x[:, 2] *= 1e6
-    result = minimise(comm, whole_share(x, y, comm), "logistic", optim.LBFGS(sample=0), epochs=300, tol=1e-6)
+    result = minimise(comm, whole_shard(x, y, comm), "logistic", optim.LBFGS(sample=0), epochs=300, tol=1e-6)
     assert result.iterations > 3
     assert result.train_loss < 0.6
 
@@ -233,9 +233,9 @@ def test_columns_of_other_scales_without_a_sample(comm):
 def test_softmax_in_single_precision_with_a_sample(comm, name, seed):
     """Its biases may all grow alike: a null space, in which rounding must not be blown up."""
     x, y = make_rows(rows=4000, seed=seed)
-    share = whole_share(x, y, comm)
-    result = minimise(comm, share, "softmax", METHODS[name](), np.float32, l2=1e-3, tol=1e-5, epochs=60)
-    best = minimise(comm, share, "softmax", optim.LBFGS(sample=0), l2=1e-3)
+    shard = whole_shard(x, y, comm)
+    result = minimise(comm, shard, "softmax", METHODS[name](), np.float32, l2=1e-3, tol=1e-5, epochs=60)
+    best = minimise(comm, shard, "softmax", optim.LBFGS(sample=0), l2=1e-3)
     assert result.train_loss == pytest.approx(best.train_loss, rel=1e-6)
     assert np.abs(result.w).max() < 10 * np.abs(best.w).max()
     assert result.evaluations < 40
@@ -251,11 +251,11 @@ def test_bytes_and_standardized_columns_are_what_their_values_are(comm, name):
         (Dataset(pixels, y, scale=1 / 255), pixels / 255),
         (Dataset(3 * x + 7, y), (x - x.mean(axis=0)) / x.std(axis=0)),
     ):
-        share = whole(dataset, comm.rank, comm.size)
+        shard = whole(dataset, comm.rank, comm.size)
         if dataset.scale == 1:
-            (share,) = standardize(share, comm=comm)
-        result = minimise(comm, share, "logistic", METHODS[name](), **options)
-        plain = minimise(comm, whole_share(values, y, comm), "logistic", METHODS[name](), **options)
+            (shard,) = standardize(shard, comm=comm)
+        result = minimise(comm, shard, "logistic", METHODS[name](), **options)
+        plain = minimise(comm, whole_shard(values, y, comm), "logistic", METHODS[name](), **options)
         assert result.converged
         np.testing.assert_allclose(result.w, plain.w, rtol=1e-7, atol=1e-8)
 
@@ -266,9 +266,9 @@ def test_bytes_and_standardized_columns_are_what_their_values_are(comm, name):
 def test_several_nodes(nodes, name, allreduce):
     if name == "newton":
         allreduce = None  # it is for whole vectors
-    share = whole_share(*rows_for("softmax"), nodes)
-    result = minimise(nodes, share, "softmax", METHODS[name](), allreduce=allreduce)
-    plain = minimise(nodes, share, "softmax", optim.LBFGS(sample=0), allreduce="native")
+    shard = whole_shard(*rows_for("softmax"), nodes)
+    result = minimise(nodes, shard, "softmax", METHODS[name](), allreduce=allreduce)
+    plain = minimise(nodes, shard, "softmax", optim.LBFGS(sample=0), allreduce="native")
     assert result.converged
     assert result.train_loss == pytest.approx(plain.train_loss, rel=1e-12)
     np.testing.assert_allclose(result.w[:18], plain.w[:18], rtol=1e-6, atol=1e-7)
@@ -277,8 +277,8 @@ def test_several_nodes(nodes, name, allreduce):
 @mpi
 @pytest.mark.parametrize("name", METHODS)
 def test_devices_and_messages_that_they_cannot_use_are_refused(nodes, name):
-    comm, share = nodes, whole_share(*rows_for("logistic"), nodes)
+    comm, shard = nodes, whole_shard(*rows_for("logistic"), nodes)
     with pytest.raises(ConfigError, match=f"optimizer {name} is for the CPU"):
-        minimise(comm, share, "logistic", METHODS[name](), device=FakeDevice())
+        minimise(comm, shard, "logistic", METHODS[name](), device=FakeDevice())
     with pytest.raises(ConfigError, match=f"gradients, from which {name}"):  # on one node, too
-        minimise(comm, share, "logistic", METHODS[name](), np.float32, wire="float16", allreduce="hierarchical")
+        minimise(comm, shard, "logistic", METHODS[name](), np.float32, wire="float16", allreduce="hierarchical")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fake_device import FUNCTIONS, FakeArray, FakeDevice, HiddenTransfer
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import backend, models, optim
 from distai_mpi.backend import HOST, as_host, device_of, namespace, number
@@ -239,15 +239,15 @@ def test_updates_below_the_last_bit_are_not_lost(name, device):
 # --- training on one and more ranks
 
 
-def train(comm, name, dtype, device, *, share=whole_share, weighted=False, **options):
+def train(comm, name, dtype, device, *, shard=whole_shard, weighted=False, **options):
     kind = KINDS.get(name, "class")
     x, y = make_rows(rows=53, kind=kind)
-    if share is local_share:
-        data = local_share(x, y, comm, uneven(53, comm.size))
+    if shard is local_shard:
+        data = local_shard(x, y, comm, uneven(53, comm.size))
     elif weighted:
         data = whole(Dataset(x, y, weight=np.random.default_rng(2).random(53) + 0.5), comm.rank, comm.size)
     else:
-        data = whole_share(x, y, comm)
+        data = whole_shard(x, y, comm)
     options = {
         "epochs": 2,
         "global_batch_size": 16,
@@ -294,7 +294,7 @@ SETTINGS = {
     "clipped averaging": {"clip_norm": 0.05, "optimizer": OPTIMIZERS["average"]},
     "tolerance": {"optimizer": optim.GradientDescent(), "tol": 0.9, "epochs": 6},
     "one row a step": {"optimizer": optim.SGD(0.01), "global_batch_size": 1},
-    "own rows": {"share": local_share},
+    "own rows": {"shard": local_shard},
     "weights": {"weighted": True},
     "replicated": {"allreduce": "tree"},
     "ring": {"allreduce": "ring"},
@@ -316,7 +316,7 @@ def test_settings_of_training_work_on_a_device(settings, comm, device, tolerance
 def test_rows_of_classes_that_are_not_known_count_as_wrong_on_a_device(weighted, comm, device):
     x, y = make_rows(kind="class")
     other, weight = np.where(np.arange(len(y)) % 5, y, 9), np.arange(len(y)) + 1.0 if weighted else None
-    train, filled = encode_labels(whole_share(x, y, comm), comm=comm)[0], np.where(x > 1, np.nan, x)
+    train, filled = encode_labels(whole_shard(x, y, comm), comm=comm)[0], np.where(x > 1, np.nan, x)
     test = whole(Dataset(filled, other, weight), comm.rank, comm.size)
     (test,) = fill_missing(encode(test, train.classes, comm, "nobody has"), comm=comm, by="median")
     model, ends = models.Softmax(6, 3, dtype=np.float64), []
@@ -332,7 +332,7 @@ def test_rows_of_classes_that_are_not_known_count_as_wrong_on_a_device(weighted,
 @pytest.mark.mpi
 def test_early_stopping_keeps_the_best_on_a_device(comm, device, tolerance):
     x, y = make_rows(rows=40, seed=1)
-    options = {"valid": whole_share(x, y, comm), "metric": "accuracy", "patience": 2, "epochs": 8}
+    options = {"valid": whole_shard(x, y, comm), "metric": "accuracy", "patience": 2, "epochs": 8}
     theirs = train(comm, "mlp relu", np.float64, "cpu", **options)
     ours = train(comm, "mlp relu", np.float64, device, **options)
     assert ours.best_epoch == theirs.best_epoch
@@ -586,7 +586,7 @@ class HostModel:
 @pytest.mark.mpi
 def test_a_model_of_the_host_is_not_put_on_a_device(comm, device):
     x, y = make_rows(kind="value")
-    data = whole_share(x, y, comm)
+    data = whole_shard(x, y, comm)
     with pytest.raises(ConfigError, match="HostModel computes on the host alone"):
         fit(HostModel(), data, comm, device=device, epochs=1)
     assert fit(HostModel(), data, comm, device="auto", epochs=1, optimizer=optim.SGD(0.01)).status == "completed"

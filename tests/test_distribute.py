@@ -22,7 +22,7 @@ Y = np.arange(ROWS) % 4
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 12, 100])
-def test_even_shares(rows, ranks):
+def test_even_shards(rows, ranks):
     counts = Partition.even(ranks).counts(rows)
     assert (len(counts), sum(counts)) == (ranks, rows)
     assert max(counts) - min(counts) <= 1
@@ -97,28 +97,28 @@ def make_files(folder, comm=None):
     )
 
 
-def rows_held(share):
-    """Numbers of the file's rows that a share holds, in its order."""
-    start = share.first + (share.starts[share.rank] if share.shuffle == "local" else 0)
-    count = share.counts[share.rank] if share.shuffle == "local" else share.rows
+def rows_held(shard):
+    """Numbers of the file's rows that a shard holds, in its order."""
+    start = shard.first + (shard.starts[shard.rank] if shard.shuffle == "local" else 0)
+    count = shard.counts[shard.rank] if shard.shuffle == "local" else shard.rows
     places = np.arange(start, start + count)
-    return places if share.order is None else share.order.apply(places)
+    return places if shard.order is None else shard.order.apply(places)
 
 
-def check(share, x, y):
-    """The share's rows are those of the file, under either shuffle."""
-    rows = rows_held(share)
-    held = share.dataset
-    if share.shuffle == "local":
+def check(shard, x, y):
+    """The shard's rows are those of the file, under either shuffle."""
+    rows = rows_held(shard)
+    held = shard.dataset
+    if shard.shuffle == "local":
         assert np.array_equal(held.x, x[rows])
         assert np.array_equal(held.y, y[rows])
     else:
         assert np.array_equal(held.x, x)
         assert np.array_equal(held.y, y)
     assert held.x.dtype == x.dtype
-    assert share.features == 6
-    assert share.labels.rows == share.rows
-    assert (share.labels.low, share.labels.high) == (y.min(), y.max()), "of all rows of the file, split or not"
+    assert shard.features == 6
+    assert shard.labels.rows == shard.rows
+    assert (shard.labels.low, shard.labels.high) == (y.min(), y.max()), "of all rows of the file, split or not"
     return rows
 
 
@@ -245,10 +245,10 @@ def shared_files(comm, tmp_path):
     return make_files(tmp_path, comm)
 
 
-def everyones(comm, share):
+def everyones(comm, shard):
     """Rows held by all ranks together under the local shuffle."""
-    parts = comm.allgather_object(rows_held(share).tolist())
-    assert [len(part) for part in parts] == list(share.counts)
+    parts = comm.allgather_object(rows_held(shard).tolist())
+    assert [len(part) for part in parts] == list(shard.counts)
     return [row for part in parts for row in part]
 
 
@@ -387,8 +387,8 @@ def test_validation_rows_leave_the_test_rows_what_they_are(comm, shared_files, s
     options = {"shuffle": shuffle, "test_fraction": 0.25, "seed": 3}
     plain = load_sets(path, comm, **options)
     sets = load_sets(path, comm, valid=0.2, **options)
-    rows = [{row for part in comm.allgather_object(rows_held(share).tolist()) for row in part} for share in sets]
-    assert [len(r) for r in rows] == [share.rows for share in sets] == [ROWS - 10 - 8, 10, 8]
+    rows = [{row for part in comm.allgather_object(rows_held(shard).tolist()) for row in part} for shard in sets]
+    assert [len(r) for r in rows] == [shard.rows for shard in sets] == [ROWS - 10 - 8, 10, 8]
     assert set.union(*rows) == set(range(ROWS))
     assert rows[1] == {row for part in comm.allgather_object(rows_held(plain.test).tolist()) for row in part}
     assert plain.valid is None

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 from test_shared import sent_in_messages
 
 from distai_mpi import models, optim
@@ -40,14 +40,14 @@ class Watcher:
         return lambda *args: None
 
 
-def train(comm, early, share=None, *, model=None, dtype=np.float64, **options):
+def train(comm, early, shard=None, *, model=None, dtype=np.float64, **options):
     x, y = make_rows(rows=131, features=20)
     options = {"epochs": 2, "global_batch_size": 12, "optimizer": optim.Momentum(0.05), "l2": 0.01} | options
     options = {"allreduce": "hierarchical"} | options
     seen = Watcher()
     result = fit(
         model or models.MLP(20, 3, (24, 16, 9), dropout=0.2, dtype=dtype),
-        share or whole_share(x.astype(dtype), y, comm),
+        shard or whole_shard(x.astype(dtype), y, comm),
         comm,
         seed=3,
         factors=False,
@@ -85,7 +85,7 @@ def test_it_is_the_same_training(nodes, monkeypatch, least, clip):
 @mpi
 def test_ranks_with_few_rows_and_with_none(nodes):
     x, y = make_rows(rows=131, features=20)
-    compare(nodes, share=local_share(x, y, nodes, uneven(131, nodes.size)))
+    compare(nodes, shard=local_shard(x, y, nodes, uneven(131, nodes.size)))
     compare(nodes, global_batch_size=2)
 
 

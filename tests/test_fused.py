@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.comm import node_barrier
@@ -33,9 +33,9 @@ def taken(monkeypatch):
     return numbers
 
 
-def train(comm, share, size, model=None, optimizer=None, **options):
+def train(comm, shard, size, model=None, optimizer=None, **options):
     model, optimizer = model or KINDS["mlp"](), optimizer or optim.SGD(0.05)
-    return fit(model, share, comm, optimizer=optimizer, epochs=2, global_batch_size=size, seed=4, **options)
+    return fit(model, shard, comm, optimizer=optimizer, epochs=2, global_batch_size=size, seed=4, **options)
 
 
 def plainly(monkeypatch, *args, **options):
@@ -60,10 +60,10 @@ def agree(comm, ours, plain):
 def test_fused_steps_are_the_plain_ones(comm, monkeypatch, taken, kind, l2, size):
     """Also where a rank has no row of a step, and with a short last step."""
     x, y = make_rows(rows=67)
-    share = whole_share(x, y, comm)
-    plain = plainly(monkeypatch, comm, share, size, KINDS[kind](), l2=l2, factors=True)
+    shard = whole_shard(x, y, comm)
+    plain = plainly(monkeypatch, comm, shard, size, KINDS[kind](), l2=l2, factors=True)
     assert not taken
-    ours = train(comm, share, size, KINDS[kind](), l2=l2, factors=True)
+    ours = train(comm, shard, size, KINDS[kind](), l2=l2, factors=True)
     few = size <= (fused.MOST_ROWS_ALONE if comm.size == 1 else fused.MOST_ROWS)
     assert sum(taken) == 2 * (67 // size) * few
     agree(comm, ours, plain)
@@ -74,19 +74,19 @@ def test_fused_steps_are_the_plain_ones(comm, monkeypatch, taken, kind, l2, size
 @mpi
 def test_unequal_shards(comm, monkeypatch, taken):
     x, y = make_rows(rows=67)
-    share = whole(Dataset(x, y), comm.rank, comm.size, partition=Partition(tuple(range(1, comm.size + 1))))
-    sharded = local_share(x, y, comm, uneven(67, comm.size))
+    shard = whole(Dataset(x, y), comm.rank, comm.size, partition=Partition(tuple(range(1, comm.size + 1))))
+    sharded = local_shard(x, y, comm, uneven(67, comm.size))
     train(comm, sharded, 5, factors=True)
     assert not taken  # rows that were shuffled locally are no part of one order
-    agree(comm, train(comm, share, 5, factors=True), plainly(monkeypatch, comm, share, 5, factors=True))
+    agree(comm, train(comm, shard, 5, factors=True), plainly(monkeypatch, comm, shard, 5, factors=True))
 
 
 @mpi
 def test_who_waits_long_looks_at_mpi_and_goes_on(comm, monkeypatch, taken):
     """Ranks come late in turn, and nobody spins: the loop is left and entered again in the middle of a step."""
     x, y = make_rows(rows=300)
-    share = whole_share(x, y, comm)
-    plain = plainly(monkeypatch, comm, share, 2, factors=True)
+    shard = whole_shard(x, y, comm)
+    plain = plainly(monkeypatch, comm, shard, 2, factors=True)
     monkeypatch.setattr(node_barrier, "YIELDS", 0)
     begin, looks = fused.FusedSteps.take, []
 
@@ -98,7 +98,7 @@ def test_who_waits_long_looks_at_mpi_and_goes_on(comm, monkeypatch, taken):
         return begin(self, *args)
 
     monkeypatch.setattr(fused.FusedSteps, "take", late)
-    agree(comm, train(comm, share, 2, factors=True), plain)
+    agree(comm, train(comm, shard, 2, factors=True), plain)
     assert looks or comm.size == 1
 
 
@@ -123,25 +123,25 @@ def test_what_is_no_plain_sgd_in_small_steps_is_not_fused(comm, taken, options):
     options = {name: value for name, value in options.items() if name not in ("half", "wrapped", "large")}
     weight = np.random.default_rng(1).random(40) if options.pop("weighted", False) else None
     kind = options.pop("model", models.MLP)
-    share = whole(Dataset(x, y, weight=weight), comm.rank, comm.size)
-    train(comm, share, options.pop("size", 2), kind(6, 3, (4,), dtype=np.float64), **options)
+    shard = whole(Dataset(x, y, weight=weight), comm.rank, comm.size)
+    train(comm, shard, options.pop("size", 2), kind(6, 3, (4,), dtype=np.float64), **options)
     assert not taken
 
 
 @mpi
 def test_who_is_traced_fuses_nothing_with_others(comm, taken, tmp_path):
     x, y = make_rows(rows=40)
-    share = whole_share(x, y, comm)
-    train(comm, share, 2, factors=True, trace=comm.bcast_object(str(tmp_path / "trace.json")))
+    shard = whole_shard(x, y, comm)
+    train(comm, shard, 2, factors=True, trace=comm.bcast_object(str(tmp_path / "trace.json")))
     assert (sum(taken) > 0) == (comm.size == 1)
 
 
 @mpi
 def test_an_epoch_of_one_step_has_the_rows_of_a_plain_one(comm, monkeypatch, taken):
     x, y = make_rows(rows=4)
-    share = whole_share(x, y, comm)
-    plain = plainly(monkeypatch, comm, share, 4, factors=True)
-    agree(comm, train(comm, share, 4, factors=True), plain)
+    shard = whole_shard(x, y, comm)
+    plain = plainly(monkeypatch, comm, shard, 4, factors=True)
+    agree(comm, train(comm, shard, 4, factors=True), plain)
     assert taken
 
 
@@ -152,8 +152,8 @@ def test_ranks_that_cannot_share_take_plain_steps(comm, monkeypatch, taken, refu
     from distai_mpi.comm import memory
 
     x, y = make_rows(rows=40)
-    share = whole_share(x, y, comm)
-    plain = plainly(monkeypatch, comm, share, 2, factors=True)
+    shard = whole_shard(x, y, comm)
+    plain = plainly(monkeypatch, comm, shard, 2, factors=True)
     made, make, begin = [], memory._make, fused.FusedSteps.__init__
 
     def refuse(nbytes):
@@ -166,7 +166,7 @@ def test_ranks_that_cannot_share_take_plain_steps(comm, monkeypatch, taken, refu
             begin(self, objective)
 
     monkeypatch.setattr(fused.FusedSteps, "__init__", init)
-    agree(comm, train(comm, share, 2, factors=True), plain)
+    agree(comm, train(comm, shard, 2, factors=True), plain)
     assert bool(taken) == (comm.size == 1)
 
 
@@ -174,13 +174,13 @@ def test_ranks_that_cannot_share_take_plain_steps(comm, monkeypatch, taken, refu
 def test_what_rounding_takes_is_not_lost(comm, monkeypatch, taken):
     """Updates far below the last bit of float32 parameters add up as those of plain steps do."""
     x, y = make_rows(rows=400)
-    share, ways = whole_share(x.astype(np.float32), y, comm), {}
+    shard, ways = whole_shard(x.astype(np.float32), y, comm), {}
     size = models.MLP(6, 3, (8,)).layout.size
     start = np.random.default_rng(1).standard_normal(size).astype(np.float32)
     monkeypatch.setattr(models.MLP, "init", lambda self, rng: start.astype(self.dtype))
     for dtype in (np.float32, np.float64):
         model = models.MLP(6, 3, (8,), dropout=0.0, dtype=dtype)
-        result = fit(model, share, comm, optimizer=optim.SGD(1e-7), epochs=3, global_batch_size=2, seed=4, factors=True)
+        result = fit(model, shard, comm, optimizer=optim.SGD(1e-7), epochs=3, global_batch_size=2, seed=4, factors=True)
         ways[dtype] = result.w.astype(np.float64) - start
     assert taken
     assert np.linalg.norm(ways[np.float32] - ways[np.float64]) < 0.1 * np.linalg.norm(ways[np.float64])
@@ -199,5 +199,5 @@ def test_parameters_that_a_callback_holds_do_not_change(comm, taken):
                 np.testing.assert_array_equal(*held[-1])
             held.append((run.w, run.w.copy()))
 
-    train(comm, whole_share(x, y, comm), 2, factors=True, callbacks=[Hold()])
+    train(comm, whole_shard(x, y, comm), 2, factors=True, callbacks=[Hold()])
     assert len(taken) > 2

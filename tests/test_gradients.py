@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.comm import VectorExchange
@@ -22,10 +22,10 @@ def make_model(kind=models.MLP):
     return kind(6, 3, (8, 5), dropout=0.3, dtype=np.float64)
 
 
-def train(comm, share, *, size, optimizer=None, **options):
+def train(comm, shard, *, size, optimizer=None, **options):
     return fit(
         make_model(),
-        share,
+        shard,
         comm,
         optimizer=optimizer or optim.Momentum(0.05),
         epochs=2,
@@ -41,9 +41,9 @@ def train(comm, share, *, size, optimizer=None, **options):
 @pytest.mark.parametrize("size", [1, 5, 32])
 def test_factors_train_as_gradients_do(nodes, algorithm, size):
     x, y = make_rows(rows=67)
-    share = whole_share(x, y, nodes)
-    by_gradient = train(nodes, share, size=size, allreduce="native", factors=False)
-    by_factors = train(nodes, share, size=size, allreduce=algorithm, factors=True)
+    shard = whole_shard(x, y, nodes)
+    by_gradient = train(nodes, shard, size=size, allreduce="native", factors=False)
+    by_factors = train(nodes, shard, size=size, allreduce=algorithm, factors=True)
     np.testing.assert_allclose(by_factors.w, by_gradient.w, rtol=1e-10, atol=1e-12)
     assert by_factors.iterations == by_gradient.iterations
 
@@ -52,9 +52,9 @@ def test_factors_train_as_gradients_do(nodes, algorithm, size):
 @pytest.mark.parametrize("factors", [True, False])
 def test_uneven_and_empty_shards(nodes, factors):
     x, y = make_rows(rows=67)
-    share = local_share(x, y, nodes, uneven(67, nodes.size))
-    one = train(nodes, share, size=12, allreduce="native", factors=False)
-    other = train(nodes, share, size=12, allreduce="hierarchical", factors=factors)
+    shard = local_shard(x, y, nodes, uneven(67, nodes.size))
+    one = train(nodes, shard, size=12, allreduce="native", factors=False)
+    other = train(nodes, shard, size=12, allreduce="hierarchical", factors=factors)
     np.testing.assert_allclose(other.w, one.w, rtol=1e-10, atol=1e-12)
 
 
@@ -80,11 +80,11 @@ def test_long_slices_are_updated_part_by_part(nodes, monkeypatch):
 
     x, y = make_rows(rows=40)
     options = {"size": 8, "optimizer": optim.AdamW(0.01), "allreduce": "auto"}
-    whole_parts = [train(nodes, whole_share(x, y, nodes), factors=f, **options).w.copy() for f in (False, True)]
+    whole_parts = [train(nodes, whole_shard(x, y, nodes), factors=f, **options).w.copy() for f in (False, True)]
     monkeypatch.setattr(node, "PART_BYTES", 128)
     monkeypatch.setattr(gradients, "PART_BYTES", 128)
     for expected, factors in zip(whole_parts, (False, True), strict=True):
-        w = train(nodes, whole_share(x, y, nodes), factors=factors, **options).w
+        w = train(nodes, whole_shard(x, y, nodes), factors=factors, **options).w
         np.testing.assert_allclose(w, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -97,7 +97,7 @@ def test_factors_are_taken_where_they_are_shorter(comm):
     taken = []
     for size in (3, 4):
         seen = Watcher()
-        fit(model, whole_share(x, y, comm), comm, epochs=1, global_batch_size=size, callbacks=[seen])
+        fit(model, whole_shard(x, y, comm), comm, epochs=1, global_batch_size=size, callbacks=[seen])
         taken.append(seen.factors)
     assert taken == [True, False]
 
@@ -127,19 +127,19 @@ def test_what_allows_no_factors_is_named(comm, monkeypatch):
     x, y = make_rows(rows=67)
     options = {"epochs": 1, "global_batch_size": 2}
     with pytest.raises(ConfigError, match="no factors"):
-        fit(Own(), whole_share(x, y, comm), comm, factors=True, **options)
-    fit(Own(), whole_share(x, y, comm), comm, **options)
+        fit(Own(), whole_shard(x, y, comm), comm, factors=True, **options)
+    fit(Own(), whole_shard(x, y, comm), comm, **options)
     monkeypatch.setattr("distai_mpi.data.loader.BLOCK_BYTES", 0)
     x, y = make_rows(rows=700)
     with pytest.raises(ConfigError, match=f"{-(-600 // comm.size)} rows a step"):
-        fit(make_model(), whole_share(x, y, comm), comm, factors=True, epochs=1, global_batch_size=600)
+        fit(make_model(), whole_shard(x, y, comm), comm, factors=True, epochs=1, global_batch_size=600)
 
 
 @mpi
 def test_averaging_exchanges_no_factors(comm):
     x, y = make_rows(rows=67)
     with pytest.raises(ConfigError, match="^factors: local SGD"):
-        fit(make_model(), whole_share(x, y, comm), comm, factors=True, optimizer=optim.LocalSGD())
+        fit(make_model(), whole_shard(x, y, comm), comm, factors=True, optimizer=optim.LocalSGD())
 
 
 class First:
@@ -173,7 +173,7 @@ def test_an_exchange_is_made_before_the_first_step(nodes, monkeypatch, kind):
     factors = kind == "factors" or None if kind == "average" else kind == "factors"
     fit(
         make_model(),
-        whole_share(x, y, nodes),
+        whole_shard(x, y, nodes),
         nodes,
         epochs=1,
         optimizer=optimizer,
@@ -207,6 +207,6 @@ def test_an_overridden_step_is_taken(comm):
             super().step(w, grad, state, out, 2 * factor)
 
     x, y = make_rows(rows=40)
-    once = train(comm, whole_share(x, y, comm), size=8, optimizer=optim.SGD(0.1))
-    twice = train(comm, whole_share(x, y, comm), size=8, optimizer=Twice(0.05))
+    once = train(comm, whole_shard(x, y, comm), size=8, optimizer=optim.SGD(0.1))
+    twice = train(comm, whole_shard(x, y, comm), size=8, optimizer=Twice(0.05))
     np.testing.assert_allclose(twice.w, once.w, rtol=1e-12, atol=1e-14)

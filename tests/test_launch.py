@@ -19,7 +19,7 @@ from run import find_mpiexec, limit, mpi_environment, mpiexec_command
 from distai_mpi.cli.main import cli
 from distai_mpi.cli.overview import overview
 from distai_mpi.comm import launch, leaving
-from distai_mpi.comm.allocation import Allocation, allocation, idle_share
+from distai_mpi.comm.allocation import Allocation, allocation, idle_part
 from distai_mpi.comm.launch import Launcher, check_world, launcher
 from distai_mpi.errors import ConfigError
 
@@ -93,11 +93,11 @@ def test_allocation(env: dict[str, str], expected: Allocation | None) -> None:
     ("size", "nodes", "words"),
     [(8, 2, []), (9, 2, []), (2, 2, ["8 tasks", "2 ranks on 2 nodes"]), (8, 1, ["2 nodes", "8 ranks on 1 node"])],
 )
-def test_idle_share_names_what_is_left_over(size: int, nodes: int, words: list[str]) -> None:
-    told = idle_share(size, nodes, Allocation("7", 2, "n[1-2]", 8, 2))
+def test_idle_part_names_what_is_left_over(size: int, nodes: int, words: list[str]) -> None:
+    told = idle_part(size, nodes, Allocation("7", 2, "n[1-2]", 8, 2))
     assert (told is None) == (words == [])
     assert all(word in (told or "") for word in words)
-    assert idle_share(size, nodes, None) is None
+    assert idle_part(size, nodes, None) is None
 
 
 @pytest.mark.mpi
@@ -215,7 +215,7 @@ import sys
 import click
 from distai_mpi.cli import main as cli
 from distai_mpi.comm import launch
-from distai_mpi.comm.allocation import Allocation, allocation, idle_share
+from distai_mpi.comm.allocation import Allocation, allocation, idle_part
 from distai_mpi.errors import DataError
 
 @click.command()

@@ -6,7 +6,7 @@ import pytest
 
 from distai_mpi.perf import laws
 
-COUNTS, SHARES = (2, 3, 8, 1000), (0.0, 0.25, 0.9, 1.0)
+COUNTS, FRACTIONS = (2, 3, 8, 1000), (0.0, 0.25, 0.9, 1.0)
 
 
 def test_nodes_side_by_side_and_in_a_row():
@@ -22,22 +22,22 @@ def test_values_worked_out_by_hand():
     assert laws.efficiency(8, 6.0) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("p", SHARES)
+@pytest.mark.parametrize("p", FRACTIONS)
 @pytest.mark.parametrize("n", COUNTS)
-def test_inverses_give_the_share_back(n, p):
-    assert laws.amdahl_share(n, laws.amdahl(n, p)) == pytest.approx(p, abs=1e-12)
-    assert laws.gustafson_share(n, laws.gustafson(n, p)) == pytest.approx(p, abs=1e-12)
+def test_inverses_give_the_fraction_back(n, p):
+    assert laws.amdahl_fraction(n, laws.amdahl(n, p)) == pytest.approx(p, abs=1e-12)
+    assert laws.gustafson_fraction(n, laws.gustafson(n, p)) == pytest.approx(p, abs=1e-12)
     assert laws.amdahl(1, p) == laws.gustafson(1, p) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("p", SHARES)
-def test_fits_find_the_share_that_made_the_measurements(p):
+@pytest.mark.parametrize("p", FRACTIONS)
+def test_fits_find_the_fraction_that_made_the_measurements(p):
     counts = (1, *COUNTS)
     assert laws.fit_amdahl(counts, [laws.amdahl(n, p) for n in counts]) == pytest.approx(p, abs=1e-9)
     assert laws.fit_gustafson(counts, [laws.gustafson(n, p) for n in counts]) == pytest.approx(p, abs=1e-9)
 
 
-def test_a_fit_weighs_measurements_and_stays_a_share():
+def test_a_fit_weighs_measurements_and_stays_a_fraction():
     noisy = [laws.amdahl(n, 0.9) * factor for n, factor in zip((2, 4, 8), (1.02, 0.97, 1.01), strict=True)]
     assert laws.fit_amdahl((2, 4, 8), noisy) == pytest.approx(0.9, abs=0.03)
     assert laws.fit_amdahl((2, 4), (2.5, 5.0)) == 1.0
@@ -50,8 +50,8 @@ def test_a_fit_weighs_measurements_and_stays_a_share():
         lambda: laws.amdahl(0, 0.5),
         lambda: laws.amdahl(2, 1.5),
         lambda: laws.gustafson(2, -0.1),
-        lambda: laws.amdahl_share(1, 1.0),
-        lambda: laws.gustafson_share(2, math.nan),
+        lambda: laws.amdahl_fraction(1, 1.0),
+        lambda: laws.gustafson_fraction(2, math.nan),
         lambda: laws.throughput(2, math.inf),
         lambda: laws.fit_amdahl((1,), (1.0,)),
         lambda: laws.fit_amdahl((1, 2), (1.0,)),

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.errors import ConfigError
@@ -158,9 +158,9 @@ KINDS = {
 }
 
 
-def minimise(comm, share, kind, dtype=np.float64, **options):
+def minimise(comm, shard, kind, dtype=np.float64, **options):
     options = {"epochs": 200, "tol": 1e-9, "l2": 0.01, "seed": 3} | options
-    return fit(KINDS[kind](dtype), share, comm, optimizer=options.pop("optimizer", optim.LBFGS()), **options)
+    return fit(KINDS[kind](dtype), shard, comm, optimizer=options.pop("optimizer", optim.LBFGS()), **options)
 
 
 @mpi
@@ -168,14 +168,14 @@ def minimise(comm, share, kind, dtype=np.float64, **options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_optima_are_those_of_one_rank(comm, kind, algorithm):
     x, y = make_rows(rows=90)
-    share = whole_share(x, y, comm)
-    result = minimise(comm, share, kind, allreduce=algorithm, tol=1e-5 if kind == "mlp" else 1e-9)
+    shard = whole_shard(x, y, comm)
+    result = minimise(comm, shard, kind, allreduce=algorithm, tol=1e-5 if kind == "mlp" else 1e-9)
     assert result.converged
     assert result.stop_reason == "tolerance"
     part = comm.part([0])
     if part is not None:
         with part:
-            alone = minimise(part, whole_share(x, y, part), kind)
+            alone = minimise(part, whole_shard(x, y, part), kind)
         if kind != "mlp":  # whose optima are many
             np.testing.assert_allclose(result.w, alone.w, rtol=1e-7, atol=1e-8)
     comm.barrier_asleep()
@@ -186,8 +186,8 @@ def test_optima_are_those_of_one_rank(comm, kind, algorithm):
 @mpi
 def test_uneven_and_empty_shards(comm):
     x, y = make_rows(rows=67)
-    one = minimise(comm, whole_share(x, y, comm), "softmax")
-    other = minimise(comm, local_share(x, y, comm, uneven(67, comm.size)), "softmax")
+    one = minimise(comm, whole_shard(x, y, comm), "softmax")
+    other = minimise(comm, local_shard(x, y, comm, uneven(67, comm.size)), "softmax")
     np.testing.assert_allclose(other.w, one.w, rtol=1e-7, atol=1e-8)
 
 
@@ -197,7 +197,7 @@ def test_the_optimum_of_scipy(comm):
     x, y = make_rows(rows=120)
     y = (y > 0).astype(np.int64)
     model = models.Logistic(6, dtype=np.float64)
-    result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.LBFGS(), epochs=100, tol=1e-10, l2=0.01)
+    result = fit(model, whole_shard(x, y, comm), comm, optimizer=optim.LBFGS(), epochs=100, tol=1e-10, l2=0.01)
     sign = 2 * y - 1.0
 
     def objective(w):
@@ -215,12 +215,12 @@ def test_the_optimum_of_scipy(comm):
 @mpi
 def test_at_the_limit_it_says_so_and_single_precision_ends_too(comm):
     x, y = make_rows(rows=90)
-    share = whole_share(x, y, comm)
-    short = minimise(comm, share, "softmax", epochs=3)
+    shard = whole_shard(x, y, comm)
+    short = minimise(comm, shard, "softmax", epochs=3)
     assert (short.stop_reason, short.converged, short.iterations) == ("iterations", False, 3)
-    single = minimise(comm, share, "softmax", np.float32, tol=1e-30)
+    single = minimise(comm, shard, "softmax", np.float32, tol=1e-30)
     assert single.stop_reason in ("no further decrease", "iterations")
-    best = minimise(comm, share, "softmax")
+    best = minimise(comm, shard, "softmax")
     assert single.train_loss == pytest.approx(best.train_loss, rel=1e-6)
 
 
@@ -228,7 +228,7 @@ def test_at_the_limit_it_says_so_and_single_precision_ends_too(comm):
 def test_three_rounds_an_evaluation(comm):
     """The slices are published, the gradient is reduced, one small sum tells the rest: and nothing besides."""
     x, y = make_rows(rows=90)
-    result = minimise(comm, whole_share(x, y, comm), "softmax", epochs=20, tol=1e-30, allreduce="ring")
+    result = minimise(comm, whole_shard(x, y, comm), "softmax", epochs=20, tol=1e-30, allreduce="ring")
     if comm.size == 1:
         assert result.rounds == 0
     else:
@@ -245,7 +245,7 @@ def test_three_rounds_an_evaluation(comm):
 def test_what_is_nothing_for_a_search_is_refused(comm, options):
     x, y = make_rows(rows=30)
     with pytest.raises(ConfigError, match="leave it out"):
-        minimise(comm, whole_share(x, y, comm), "softmax", **options)
+        minimise(comm, whole_shard(x, y, comm), "softmax", **options)
 
 
 @mpi
@@ -253,15 +253,15 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
     from distai_mpi.train import Checkpoint
 
     x, y = make_rows(rows=90)
-    share, folder = whole_share(x, y, comm), comm.bcast_object(str(tmp_path / "saved"))
-    whole = minimise(comm, share, "softmax", epochs=14, tol=1e-30)
+    shard, folder = whole_shard(x, y, comm), comm.bcast_object(str(tmp_path / "saved"))
+    whole = minimise(comm, shard, "softmax", epochs=14, tol=1e-30)
     for epochs, resume in ((6, False), (14, True)):
-        made = minimise(comm, share, "softmax", epochs=epochs, tol=1e-30, checkpoint=Checkpoint(folder, 1, resume))
+        made = minimise(comm, shard, "softmax", epochs=epochs, tol=1e-30, checkpoint=Checkpoint(folder, 1, resume))
     assert made.iterations == 14
     np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-9)
     other = optim.LBFGS(4)  # whose history has other places
     with pytest.raises(ConfigError, match="give memory 10"):
-        minimise(comm, share, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
+        minimise(comm, shard, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
 
 
 def test_the_command_goes_on_and_can_be_repeated(run_command, tmp_path):

@@ -31,22 +31,22 @@ def dataset(rows, dtype=np.float32, features=5, scale=1.0):
     return Dataset(x, 3 * np.arange(rows), scale=scale)
 
 
-def local_shares(rows, ranks, sets=None):
-    """The shares of all ranks under the local shuffle, as `load` makes them."""
+def local_shards(rows, ranks, sets=None):
+    """The shards of all ranks under the local shuffle, as `load` makes them."""
     data, plan = dataset(rows), ShardingPlan(Permutation(rows, "sharding"), sets or (rows,), Partition.even(ranks))
-    shares = []
+    shards = []
     for rank in range(ranks):
         own = plan.rows_of(rank)[: plan.counts(0)[rank]]
         part = Dataset(data.x[own], data.y[own])
-        shares.append(ShardedDataset(part, plan.counts(0), rank, "local", summarize(part.y, 5), plan.order))
-    return shares
+        shards.append(ShardedDataset(part, plan.counts(0), rank, "local", summarize(part.y, 5), plan.order))
+    return shards
 
 
-def loaders(shares, size, seed=1, **options):
+def loaders(shards, size, seed=1, **options):
     """One loader for each rank."""
     kind = {"dtype": np.float32, "target_dtype": np.int64} | options
-    make = dict(ranks=len(shares), global_batch_size=size, seed=seed, **kind)
-    return [Loader(share, rank=rank, **make) for rank, share in enumerate(shares)]
+    make = dict(ranks=len(shards), global_batch_size=size, seed=seed, **kind)
+    return [Loader(shard, rank=rank, **make) for rank, shard in enumerate(shards)]
 
 
 def keep(batch):
@@ -78,9 +78,9 @@ def ids_of(batches):
 @pytest.mark.parametrize("ranks", RANKS)
 def test_global_batches_do_not_depend_on_the_number_of_ranks(ranks, rows, size):
     def order(ranks):
-        shares = [whole(dataset(rows), rank, ranks) for rank in range(ranks)]
+        shards = [whole(dataset(rows), rank, ranks) for rank in range(ranks)]
         found = []
-        for step, (announced, parts) in enumerate(epoch_of(loaders(shares, size), 3)):
+        for step, (announced, parts) in enumerate(epoch_of(loaders(shards, size), 3)):
             batches = [batch for part in parts for batch in part]
             place = step * size
             for batch in batches:
@@ -100,7 +100,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(ranks, rows, size):
 @pytest.mark.parametrize("rows", [1, 2, 3, 13, 64])
 @pytest.mark.parametrize("ranks", RANKS)
 def test_local_epochs_cover_every_row_once(ranks, rows, size):
-    some = loaders(local_shares(rows, ranks), size)
+    some = loaders(local_shards(rows, ranks), size)
     assert {loader.steps for loader in some} == {min(-(-rows // size), -(-rows // ranks))}
     seen, places = [], []
     for announced, parts in epoch_of(some):
@@ -114,7 +114,7 @@ def test_local_epochs_cover_every_row_once(ranks, rows, size):
 
 
 def test_local_rows_stay_with_their_rank():
-    some = loaders(local_shares(40, 3), 8)
+    some = loaders(local_shards(40, 3), 8)
     held = [{i for _, parts in epoch_of(some, e) for i in ids_of(parts[1])} for e in range(2)]
     assert held[0] == held[1]
     assert len(held[0]) == 13
@@ -135,8 +135,8 @@ def test_a_split_leaves_the_test_rows_out():
 @pytest.mark.parametrize("shuffle", ["global", "local"])
 def test_orders_change_with_epoch_and_seed_only(shuffle):
     def order(seed, epoch):
-        shares = [whole(dataset(60))] if shuffle == "global" else local_shares(60, 1)
-        return [i for _, (part,) in epoch_of(loaders(shares, 9, seed), epoch) for i in ids_of(part)]
+        shards = [whole(dataset(60))] if shuffle == "global" else local_shards(60, 1)
+        return [i for _, (part,) in epoch_of(loaders(shards, 9, seed), epoch) for i in ids_of(part)]
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
@@ -144,9 +144,9 @@ def test_orders_change_with_epoch_and_seed_only(shuffle):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_long_ranges_come_in_equal_blocks(ranks):
-    shares = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
-    blocks = list(epoch_of(loaders(shares, 40, block_rows=6)))
-    whole_ranges = list(epoch_of(loaders(shares, 40)))
+    shards = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
+    blocks = list(epoch_of(loaders(shards, 40, block_rows=6)))
+    whole_ranges = list(epoch_of(loaders(shards, 40)))
     for (_, parts), (_, expected) in zip(blocks, whole_ranges, strict=True):
         for part, (batch,) in zip(parts, expected, strict=True):
             lengths = [len(batch.ids) for batch in part]
@@ -201,8 +201,8 @@ def test_rows_at_odd_addresses():
 
 def test_nothing_is_copied_without_need():
     data = dataset(50)
-    for loader in loaders([whole(data)], 50, block_rows=20) + loaders(local_shares(50, 1), 50, block_rows=20):
-        held = loader.share.dataset
+    for loader in loaders([whole(data)], 50, block_rows=20) + loaders(local_shards(50, 1), 50, block_rows=20):
+        held = loader.shard.dataset
         for batches in (loader.sequential(), next(iter(loader.epoch(0)))[1]):
             for batch in batches:
                 assert np.shares_memory(batch.x, held.x)
@@ -217,8 +217,8 @@ def test_nothing_is_copied_without_need():
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("first", [0, 3])
 def test_small_steps_of_an_epoch_can_be_had_many_at_a_time(ranks, size, first):
-    shares = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
-    some = loaders(shares, size, block_rows=3)
+    shards = [whole(dataset(50), rank, ranks) for rank in range(ranks)]
+    some = loaders(shards, size, block_rows=3)
     single = [[ids_of(part) for part in parts] for rows, parts in epoch_of(some, 2) if rows == size][first:]
     for rank, loader in enumerate(some):
         runs = [(steps, keep(batch)) for steps, batch in loader.runs(2, 16, first)]
@@ -231,7 +231,7 @@ def test_small_steps_of_an_epoch_can_be_had_many_at_a_time(ranks, size, first):
 
 def test_runs_are_of_one_order():
     with pytest.raises(ValueError, match="locally"):
-        next(loaders(local_shares(50, 2), 1)[0].runs(0, 16))
+        next(loaders(local_shards(50, 2), 1)[0].runs(0, 16))
 
 
 def test_batches_carry_what_random_numbers_are_keyed_by():
@@ -245,7 +245,7 @@ def test_batches_carry_what_random_numbers_are_keyed_by():
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("make", [local_shares, lambda n, ranks: [whole(dataset(n), r, ranks) for r in range(ranks)]])
+@pytest.mark.parametrize("make", [local_shards, lambda n, ranks: [whole(dataset(n), r, ranks) for r in range(ranks)]])
 def test_sequential_covers_every_row_once(make, ranks):
     seen = [keep(batch) for loader in loaders(make(10, ranks), 3, block_rows=2) for batch in loader.sequential()]
     assert sorted(ids_of(seen)) == list(range(10))
@@ -256,7 +256,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ConfigError, match="global batch"):
         loaders([whole(dataset(3))], 0)
     with pytest.raises(ValueError, match="rank 0 of 1"):
-        loaders(local_shares(9, 2)[:1], 3)
+        loaders(local_shards(9, 2)[:1], 3)
 
 
 @pytest.fixture

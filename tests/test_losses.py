@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import local_share, uneven, whole_share
+from problems import local_shard, uneven, whole_shard
 from scipy import optimize
 
 from distai_mpi import data, fit, models, optim
@@ -122,10 +122,10 @@ OPTIMIZERS = {
 def test_every_optimizer_comes_to_the_optimum_on_any_ranks(comm, name, l2, split):
     x, y = rows_for(name)
     w, least = minimum(name, x, y, l2)
-    share = whole_share(x, y, comm) if split == "whole" else local_share(x, y, comm, uneven(len(y), comm.size))
+    shard = whole_shard(x, y, comm) if split == "whole" else local_shard(x, y, comm, uneven(len(y), comm.size))
     for optimizer, make in OPTIMIZERS.items():
         model = models.build(name, data.summarize(y, 5), dtype=np.float64)
-        found = fit(model, share, comm, optimizer=make(), **({"epochs": 400} if optimizer == "gd" else {}), l2=l2)
+        found = fit(model, shard, comm, optimizer=make(), **({"epochs": 400} if optimizer == "gd" else {}), l2=l2)
         loose = optimizer == "gd"
         np.testing.assert_allclose(found.params, w, rtol=0, atol=0.1 if loose else 1e-6)
         assert found.train_loss == pytest.approx(least, abs=1e-2 if loose else 1e-9)
@@ -143,7 +143,7 @@ def test_optima_that_are_hard_to_begin_at(comm):
     for name, y in (("poisson", counts), ("huber", far)):
         found = fit(
             models.build(name, data.summarize(y, 5), dtype=np.float64),
-            whole_share(x, y, comm),
+            whole_shard(x, y, comm),
             comm,
             optimizer=optim.Newton(tol=1e-8),
         )
@@ -154,7 +154,7 @@ def test_optima_that_are_hard_to_begin_at(comm):
             assert np.exp(x @ found.params[:-1] + found.params[-1]).mean() == pytest.approx(counts.mean(), rel=1e-9)
     separable = (x[:, 0] > 0).astype(np.int64)
     model = models.build("squared_hinge", data.summarize(separable, 5), dtype=np.float64)
-    found = fit(model, whole_share(x, separable, comm), comm, optimizer=optim.Newton(tol=1e-8))
+    found = fit(model, whole_shard(x, separable, comm), comm, optimizer=optim.Newton(tol=1e-8))
     assert found.train_loss == pytest.approx(0, abs=1e-12)
 
 
@@ -163,9 +163,9 @@ def test_optima_that_are_hard_to_begin_at(comm):
 def test_metrics_of_counts(comm):
     x, y = rows_for("poisson")
     model = models.build("poisson", data.summarize(y, 5), dtype=np.float64)
-    share, w = whole_share(x, y, comm), np.full(6, 0.1)
+    shard, w = whole_shard(x, y, comm), np.full(6, 0.1)
     mean = np.exp(x @ w[:5] + 0.1)
-    found = evaluate(model, w, make_loader(model, share, comm), comm, every_metric=True)
+    found = evaluate(model, w, make_loader(model, shard, comm), comm, every_metric=True)
     assert found.accuracy is None
     ratio = np.where(y > 0, y, 1) / mean
     assert found.metrics["poisson_deviance"] == pytest.approx(2 * np.mean(y * np.log(ratio) - (y - mean)), rel=1e-10)
@@ -229,7 +229,7 @@ def test_a_loss_of_a_users_own(comm):
     x, y = rows_for("huber")
     found = fit(
         models.LinearModel(5, loss=LogCosh(), dtype=np.float64),
-        whole_share(x, y, comm),
+        whole_shard(x, y, comm),
         comm,
         optimizer=optim.Newton(tol=1e-8),
     )

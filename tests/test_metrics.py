@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.errors import ConfigError
@@ -120,9 +120,9 @@ def test_errors_of_values(comm):
 )
 def test_every_metric_that_has_a_meaning(comm, kind, model, names):
     x, y = make_rows(kind=kind)
-    share, model = whole_share(x, y, comm), model(6)
+    shard, model = whole_shard(x, y, comm), model(6)
     w = np.random.default_rng(0).normal(size=model.layout.size).astype(model.dtype)
-    found = evaluate(model, w, make_loader(model, share, comm), comm, every_metric=True)
+    found = evaluate(model, w, make_loader(model, shard, comm), comm, every_metric=True)
     assert set(found.metrics) == names <= set(METRICS)
     assert all(value is not None for value in found.metrics.values())
     if "log_loss" in names:
@@ -147,27 +147,27 @@ def test_every_metric_that_has_a_meaning(comm, kind, model, names):
 def test_metrics_without_a_meaning_are_known_before_training(comm, kind, model, names):
     """What is let through gets a value, and nothing else does."""
     x, y = make_rows(kind=kind)
-    share, model = whole_share(x, y, comm), model(6)
+    shard, model = whole_shard(x, y, comm), model(6)
     found = evaluate(
-        model, model.init(np.random.default_rng(0)), make_loader(model, share, comm), comm, every_metric=True
+        model, model.init(np.random.default_rng(0)), make_loader(model, shard, comm), comm, every_metric=True
     )
     assert {"loss", *found.metrics} == set(names)
     for metric in METRICS:
         if metric in names:
-            check_metric(model, share, metric)
+            check_metric(model, shard, metric)
         else:
             with pytest.raises(ConfigError, match=rf"metric {metric} has no meaning .* choose {' or '.join(names)}"):
-                check_metric(model, share, metric)
+                check_metric(model, shard, metric)
 
 
 @mpi
 def test_rows_that_are_all_alike_define_fewer_metrics(comm):
     x, _ = make_rows()
-    share = whole_share(x, np.ones(len(x), np.int64), comm)
+    shard = whole_shard(x, np.ones(len(x), np.int64), comm)
     with pytest.raises(ConfigError, match="labels from 1 to 1: choose loss or accuracy or log_loss"):
-        check_metric(models.Logistic(6), share, "auc")
+        check_metric(models.Logistic(6), shard, "auc")
     with pytest.raises(ConfigError, match="values from 1 to 1: choose loss or mae or rmse"):
-        check_metric(models.Linear(6), share, "r2")
+        check_metric(models.Linear(6), shard, "r2")
 
 
 def test_early_stopping_keeps_the_best_and_counts():
@@ -198,11 +198,11 @@ def test_training_ends_with_the_best_parameters(comm, algorithm):
     """With so large a rate the loss on the validation rows rises after a while."""
     x, y = make_rows(rows=60, kind="binary")
     xv, yv = make_rows(rows=40, kind="binary", seed=1)
-    valid = local_share(xv, yv, comm, uneven(40, comm.size))
+    valid = local_shard(xv, yv, comm, uneven(40, comm.size))
     model = models.Logistic(6, dtype=np.float64)
     result = fit(
         model,
-        whole_share(x, y, comm),
+        whole_shard(x, y, comm),
         comm,
         valid=valid,
         test=valid,
@@ -234,12 +234,12 @@ def test_the_best_parameters_wait_for_who_reads_the_last(comm):
                 self.torn |= not np.array_equal(run.w, before)
 
     x, y = make_rows(rows=60, kind="binary")
-    share, reader = whole_share(x, y, comm), Reader()
+    shard, reader = whole_shard(x, y, comm), Reader()
     result = fit(
         models.Logistic(6, dtype=np.float64),
-        share,
+        shard,
         comm,
-        valid=share,
+        valid=shard,
         patience=2,
         optimizer=optim.SGD(50.0),
         global_batch_size=8,
@@ -263,8 +263,8 @@ def test_the_best_parameters_wait_for_who_reads_the_last(comm):
 )
 def test_values_that_cannot_work(comm, options, word):
     x, y = make_rows(kind="binary")
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     if "valid" in options:
-        options = options | {"valid": share}
+        options = options | {"valid": shard}
     with pytest.raises(ConfigError, match=word):
-        fit(models.Logistic(6), share, comm, **options)
+        fit(models.Logistic(6), shard, comm, **options)

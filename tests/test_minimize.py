@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import make_rows, whole_share
+from problems import make_rows, whole_shard
 
 from distai_mpi import Exchange, minimize, optim
 from distai_mpi.errors import ConfigError
@@ -215,7 +215,7 @@ def test_methods_that_need_more_than_a_gradient_are_refused(comm):
         with pytest.raises(ConfigError, match=r"minimize takes optim.LBFGS\(\)"):
             minimize(rosenbrock(comm), np.ones(SIZE), comm, method)
     with pytest.raises(ConfigError, match="EarlyStopping is nothing for minimize"):
-        minimize(rosenbrock(comm), np.ones(SIZE), comm, callbacks=[EarlyStopping(whole_share(*make_rows(), comm))])
+        minimize(rosenbrock(comm), np.ones(SIZE), comm, callbacks=[EarlyStopping(whole_shard(*make_rows(), comm))])
     for most in (0, -1, 10.0, "many"):
         with pytest.raises(ConfigError, match="max_iter of LBFGS must be a whole number from 1 up"):
             minimize(rosenbrock(comm), np.ones(SIZE), comm, optim.LBFGS(max_iter=most))

@@ -39,18 +39,18 @@ def expected(x, by, weight=None):
 def test_numbers_are_those_of_numpy(by, dtype, rows):
     x = holed(rows, dtype=dtype)
     x[0] = np.arange(6) - 3  # no column is missing everywhere
-    (share,) = fill_missing(whole(Dataset(x, np.zeros(rows))), comm=Alone(), by=by)
-    np.testing.assert_allclose(share.dataset.fill.values, expected(x, by), rtol=2e-16, atol=0)
-    values, _ = gathered(share)
-    assert np.array_equal(values, np.where(np.isnan(x), share.dataset.fill.values, x.astype(np.float64)))
+    (shard,) = fill_missing(whole(Dataset(x, np.zeros(rows))), comm=Alone(), by=by)
+    np.testing.assert_allclose(shard.dataset.fill.values, expected(x, by), rtol=2e-16, atol=0)
+    values, _ = gathered(shard)
+    assert np.array_equal(values, np.where(np.isnan(x), shard.dataset.fill.values, x.astype(np.float64)))
 
 
 @pytest.mark.parametrize("by", ["mean", "median"])
 def test_a_row_of_weight_two_counts_as_two(by):
     x, weight = holed(60), np.random.default_rng(1).integers(0, 4, 60)
     for scale in (1.0, 0.25, 2.0**40):
-        (share,) = fill_missing(whole(Dataset(x, np.zeros(60), scale * weight)), comm=Alone(), by=by)
-        np.testing.assert_allclose(share.dataset.fill.values, expected(x, by, weight), rtol=3e-16)
+        (shard,) = fill_missing(whole(Dataset(x, np.zeros(60), scale * weight)), comm=Alone(), by=by)
+        np.testing.assert_allclose(shard.dataset.fill.values, expected(x, by, weight), rtol=3e-16)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_row_of_weight_two_counts_as_two(by):
     ],
 )
 def test_signs_zeros_and_extremes_have_their_place_in_a_median(column, median):
-    share = whole(Dataset(np.array([column]).T, np.zeros(len(column))))
-    assert fill_missing(share, comm=Alone(), by="median")[0].dataset.fill.values == [median]
+    shard = whole(Dataset(np.array([column]).T, np.zeros(len(column))))
+    assert fill_missing(shard, comm=Alone(), by="median")[0].dataset.fill.values == [median]
 
 
 def test_indicators_are_features_that_are_standardized_too():
@@ -78,9 +78,9 @@ def test_indicators_are_features_that_are_standardized_too():
     assert nothing is None
     assert train.dataset.fill.indicators.tolist() == [0, 1, 3, 4], "the columns that have missing values in training"
     assert (train.features, test.features, train.labels.features) == (10, 10, 10)
-    for share, raw in ((train, x), (test, other)):
+    for shard, raw in ((train, x), (test, other)):
         filled = np.where(np.isnan(raw), train.dataset.fill.values, raw)
-        assert np.array_equal(gathered(share)[0], np.hstack([filled, np.isnan(raw)[:, [0, 1, 3, 4]]]))
+        assert np.array_equal(gathered(shard)[0], np.hstack([filled, np.isnan(raw)[:, [0, 1, 3, 4]]]))
     train, test = standardize(train, test, comm=Alone())
     values = gathered(train)[0]
     np.testing.assert_allclose(values.mean(0), 0, atol=1e-12)
@@ -97,8 +97,8 @@ def test_what_cannot_be_filled():
     x = np.array([[1e308], [1.5e308], [np.nan]])
     with pytest.raises(DataError, match="too large for a mean"):
         fill_missing(whole(Dataset(x, np.zeros(3))), comm=Alone())
-    (share,) = fill_missing(whole(Dataset(x, np.zeros(3))), comm=Alone(), by="median")
-    assert share.dataset.fill.values == [1.25e308]
+    (shard,) = fill_missing(whole(Dataset(x, np.zeros(3))), comm=Alone(), by="median")
+    assert shard.dataset.fill.values == [1.25e308]
     with pytest.raises(DataError, match="x holds nan in row"):
         from_local(Dataset(holed(), np.zeros(203)), Alone())
     x = holed()
@@ -108,7 +108,7 @@ def test_what_cannot_be_filled():
     with pytest.raises(DataError, match="y holds nan in row 1"):
         from_local(Dataset(np.ones((2, 1)), np.array([1, np.nan])), Alone(), keeps_missing=True)
     with pytest.raises(DataError, match="6 columns, but values for 2"):
-        Dataset(holed(), np.zeros(203), fill=share.dataset.fill.__class__(np.zeros(2), np.empty(0, np.int64)))
+        Dataset(holed(), np.zeros(203), fill=shard.dataset.fill.__class__(np.zeros(2), np.empty(0, np.int64)))
 
 
 @mpi
@@ -124,9 +124,9 @@ def test_any_ranks_and_any_shards_give_the_same_numbers(comm, by, weighted, rows
     mine = slice(start, start + counts[comm.rank])
     local = Dataset(x[mine], y[mine], None if weight is None else weight[mine])
     (alone,) = fill_missing(whole(Dataset(x, y, weight)), comm=Alone(), by=by)
-    for share in (whole(Dataset(x, y, weight), comm.rank, comm.size), from_local(local, comm, keeps_missing=True)):
-        (share,) = fill_missing(share, comm=comm, by=by)
-        assert share.dataset.fill.values.tobytes() == alone.dataset.fill.values.tobytes()
+    for shard in (whole(Dataset(x, y, weight), comm.rank, comm.size), from_local(local, comm, keeps_missing=True)):
+        (shard,) = fill_missing(shard, comm=comm, by=by)
+        assert shard.dataset.fill.values.tobytes() == alone.dataset.fill.values.tobytes()
 
 
 @mpi

@@ -135,7 +135,7 @@ def test_dropout_follows_its_stream():
     assert 0.3 < keep.mean() < 0.9
 
 
-def test_dropout_keeps_the_share_it_should():
+def test_dropout_keeps_the_fraction_it_should():
     from distai_mpi.models.kernels import cpu
 
     a, slope = np.ones((1000, 128)), np.ones((1000, 128))

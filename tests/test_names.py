@@ -102,13 +102,13 @@ def test_test_rows_follow_the_names_of_the_training_rows(comm, shared_path, kind
         save(test_path, ("y", "debt", "color", "age", "income"))
     comm.barrier()
     sets = load_sets(train_path, comm, test=test_path, valid=str(test_path), shuffle=shuffle)
-    for share in (sets.test, sets.valid):
-        assert (share.column_names, share.feature_names, share.label_name) == (NAMES[:3], NAMES[:3], "y")
-        own = share.own_rows()
-        ids = np.arange(300)[own] if shuffle == "global" else share.starts[comm.rank] + np.arange(share.dataset.rows)
-        np.testing.assert_array_equal(share.dataset.x[own], X[ids])
-        np.testing.assert_array_equal(share.dataset.y[own], Y[ids])
-        assert share.notes == (f"{test_path}: color left out, which the model does not know",)
+    for shard in (sets.test, sets.valid):
+        assert (shard.column_names, shard.feature_names, shard.label_name) == (NAMES[:3], NAMES[:3], "y")
+        own = shard.own_rows()
+        ids = np.arange(300)[own] if shuffle == "global" else shard.starts[comm.rank] + np.arange(shard.dataset.rows)
+        np.testing.assert_array_equal(shard.dataset.x[own], X[ids])
+        np.testing.assert_array_equal(shard.dataset.y[own], Y[ids])
+        assert shard.notes == (f"{test_path}: color left out, which the model does not know",)
 
 
 def test_rows_without_names_are_taken_by_their_places(tmp_path):
@@ -121,8 +121,8 @@ def test_rows_without_names_are_taken_by_their_places(tmp_path):
     )
     _, test = load(tmp_path / "test.csv", Alone(), test=tmp_path / "train.csv")
     assert test.notes == ()
-    share = load_features(tmp_path / "train.csv", required=NAMES[2::-1], label_name="y")
-    np.testing.assert_array_equal(share.dataset.x, X[:, ::-1])
+    shard = load_features(tmp_path / "train.csv", required=NAMES[2::-1], label_name="y")
+    np.testing.assert_array_equal(shard.dataset.x, X[:, ::-1])
 
 
 def command(*words, status=0, **kwargs):

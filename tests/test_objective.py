@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import Communicator, Objective, models, optim, world
 from distai_mpi.comm import CHOICES, Exchange
@@ -39,10 +39,10 @@ def serial_value(model, w, x, y, l2):
 @pytest.mark.parametrize("sharding", ["whole", "uneven"])
 def test_value_is_the_mean_over_all_rows_plus_the_penalty(comm, name, sharding):
     x, y = make_rows(kind=KINDS[name])
-    share = whole_share(x, y, comm) if sharding == "whole" else local_share(x, y, comm, uneven(len(y), comm.size))
+    shard = whole_shard(x, y, comm) if sharding == "whole" else local_shard(x, y, comm, uneven(len(y), comm.size))
     model = make_model(name)
     w = np.random.default_rng(1).normal(size=model.layout.size)
-    objective = Objective(model, make_loader(model, share, comm), comm, l2=0.3)
+    objective = Objective(model, make_loader(model, shard, comm), comm, l2=0.3)
     assert objective.value(w) == pytest.approx(serial_value(model, w, x, y, 0.3), rel=1e-12)
 
 
@@ -51,8 +51,8 @@ def test_value_is_the_mean_over_all_rows_plus_the_penalty(comm, name, sharding):
 def test_gradient_agrees_with_central_differences(comm, name, algorithm):
     x, y = make_rows(kind=KINDS[name])
     model = make_model(name)
-    share = local_share(x, y, comm, uneven(len(y), comm.size))
-    objective = Objective(model, make_loader(model, share, comm), comm, l2=0.3, asked=Exchange(algorithm))
+    shard = local_shard(x, y, comm, uneven(len(y), comm.size))
+    objective = Objective(model, make_loader(model, shard, comm), comm, l2=0.3, asked=Exchange(algorithm))
     w = np.random.default_rng(1).normal(size=model.layout.size)
     grad = np.full_like(w, np.nan)
     value = objective.value_and_grad(w, grad)
@@ -70,13 +70,13 @@ def test_ranks_that_share_rows_and_ranks_that_own_slices_may_be_others(comm, nam
     x, y = make_rows(kind=KINDS[name])
     model = make_model(name)
     w = np.random.default_rng(1).normal(size=model.layout.size)
-    whole = Objective(model, make_loader(model, whole_share(x, y, comm), comm), comm, l2=0.3)
+    whole = Objective(model, make_loader(model, whole_shard(x, y, comm), comm), comm, l2=0.3)
     expected, found = np.empty_like(w), np.empty_like(w)
     value = whole.value_and_grad(w, expected)
     # ranks 0 and 1 have the first rows, 2 and 3 the others; 0 and 2 own the first slice, 1 and 3 the second
     rows, owning = (Communicator(world().Split(color)) for color in (comm.rank % 2, comm.rank // 2))
-    share = local_share(x, y, rows, [60, len(y) - 60])
-    objective = Objective(model, make_loader(model, share, rows), rows, owning=owning, l2=0.3)
+    shard = local_shard(x, y, rows, [60, len(y) - 60])
+    objective = Objective(model, make_loader(model, shard, rows), rows, owning=owning, l2=0.3)
     assert 0 < objective.mine.stop - objective.mine.start < w.size
     assert objective.value_and_grad(w, found) == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
@@ -101,7 +101,7 @@ def test_many_blocks_give_the_gradient_of_one(comm):
     w = np.random.default_rng(1).normal(size=model.layout.size)
     gradients = []
     for block_rows in (1000, 7):
-        loader = make_loader(model, whole_share(x, y, comm), comm)
+        loader = make_loader(model, whole_shard(x, y, comm), comm)
         loader.block_rows = block_rows
         gradients.append(np.empty_like(w))
         Objective(model, loader, comm).value_and_grad(w, gradients[-1])
@@ -113,7 +113,7 @@ def test_gradient_descent_finds_the_closed_form_of_ridge_regression(comm):
     model = make_model("linear")
     result = fit(
         model,
-        local_share(x, y, comm, uneven(len(y), comm.size)),
+        local_shard(x, y, comm, uneven(len(y), comm.size)),
         comm,
         optimizer=optim.GradientDescent(lr=0.5),
         epochs=2000,
@@ -133,7 +133,7 @@ def test_gradient_descent_finds_the_optimum_that_scipy_finds(comm):
     x, y = make_rows()
     model = make_model("softmax")
     result = fit(
-        model, whole_share(x, y, comm), comm, optimizer=optim.GradientDescent(lr=1.0), epochs=5000, l2=0.05, tol=1e-8
+        model, whole_shard(x, y, comm), comm, optimizer=optim.GradientDescent(lr=1.0), epochs=5000, l2=0.05, tol=1e-8
     )
     best = scipy.optimize.minimize(lambda w: serial_value(model, w, x, y, 0.05), np.zeros(model.layout.size), tol=1e-10)
     assert result.converged
@@ -143,7 +143,7 @@ def test_gradient_descent_finds_the_optimum_that_scipy_finds(comm):
 def test_rounds_and_bytes_are_counted(comm):
     x, y = make_rows()
     model = make_model("softmax")
-    objective = Objective(model, make_loader(model, whole_share(x, y, comm), comm), comm, asked=Exchange("ring"))
+    objective = Objective(model, make_loader(model, whole_shard(x, y, comm), comm), comm, asked=Exchange("ring"))
     rounds, sent = objective.rounds, objective.bytes_moved
     objective.value_and_grad(model.init(np.random.default_rng(0)), np.empty(model.layout.size))
     alone = comm.size == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from commands import run_here
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 from second_order import METHODS
 
 from distai_mpi import models, optim
@@ -35,15 +35,15 @@ def least_squares(x, y):
 def logistic(x, y, l2=0.0, weight=None):
     """Parameters and objective at the optimum, by Newton's method on centred and scaled columns in float64."""
     x = x.astype(np.float64)
-    share = np.full(len(y), 1 / len(y)) if weight is None else weight / weight.sum()
+    fraction = np.full(len(y), 1 / len(y)) if weight is None else weight / weight.sum()
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     z = np.column_stack([(x - mean) / deviation, np.ones(len(y))])
     penalty, w = np.append(l2 / deviation**2, 0.0), np.zeros(z.shape[1])
     for _ in range(50):
         p = 1 / (1 + np.exp(-z @ w))
-        grad = z.T @ (share * (p - y)) + penalty * w
-        w = w - np.linalg.solve((z.T * (share * p * (1 - p))) @ z + np.diag(penalty), grad)
-    value = share @ np.logaddexp(0, np.where(y > 0, -1, 1) * (z @ w)) + 0.5 * penalty @ w**2
+        grad = z.T @ (fraction * (p - y)) + penalty * w
+        w = w - np.linalg.solve((z.T * (fraction * p * (1 - p))) @ z + np.diag(penalty), grad)
+    value = fraction @ np.logaddexp(0, np.where(y > 0, -1, 1) * (z @ w)) + 0.5 * penalty @ w**2
     slopes = w[:-1] / deviation
     return np.append(slopes, w[-1] - mean @ slopes), value
 
@@ -76,7 +76,7 @@ def test_least_squares_off_centre(comm, name, sample, dtype, shift, origin):
     x, y = x + shift, y + origin
     w, errors, loss = least_squares(x, y)
     method = ALL[name](sample=sample)
-    result = fit(models.Linear(3, dtype=dtype), whole_share(x, y, comm), comm, optimizer=method, epochs=50, tol=1e-5)
+    result = fit(models.Linear(3, dtype=dtype), whole_shard(x, y, comm), comm, optimizer=method, epochs=50, tol=1e-5)
     assert (np.abs(result.w[:3] - w) / errors).max() < 0.05
     assert result.relative_gap is not None
     if dtype == np.float64:
@@ -97,7 +97,7 @@ def test_one_large_column(comm, name, dtype, large):
     x, y = classes((1, 1, large), (0, 0, 5))
     x = x.astype(np.float32)
     _, best = logistic(x, y)
-    result = fit(models.Logistic(3, dtype=dtype), whole_share(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5)
+    result = fit(models.Logistic(3, dtype=dtype), whole_shard(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5)
     assert result.converged
     assert objective(x, y, result.w) == pytest.approx(best, rel=1e-9 if dtype == np.float64 else 1e-6)
 
@@ -112,14 +112,14 @@ def test_units_change_nothing(comm, name, allreduce):
     far = (x + offset) * scale
     options = {"optimizer": METHODS[name](sample=0), "tol": 1e-9, "allreduce": allreduce, "epochs": 200}
     plain, other = (
-        fit(models.Logistic(3, dtype=np.float64), whole_share(rows, y, comm), comm, **options) for rows in (x, far)
+        fit(models.Logistic(3, dtype=np.float64), whole_shard(rows, y, comm), comm, **options) for rows in (x, far)
     )
     assert plain.converged
     assert other.converged
     np.testing.assert_allclose(other.w[:3] * scale, plain.w[:3], rtol=1e-6)
     assert other.train_loss == pytest.approx(plain.train_loss, rel=1e-12)
     w, best = logistic(far, y, l2=1e-3)
-    penalised = fit(models.Logistic(3, dtype=np.float64), whole_share(far, y, comm), comm, l2=1e-3, **options)
+    penalised = fit(models.Logistic(3, dtype=np.float64), whole_shard(far, y, comm), comm, l2=1e-3, **options)
     assert penalised.converged
     np.testing.assert_allclose(penalised.w, w, rtol=1e-4, atol=1e-9)
     assert penalised.train_loss == pytest.approx(best, rel=1e-10)
@@ -135,12 +135,12 @@ def test_softmax_far_from_zero(comm, name):
     far = (x + np.array([0, 1e4, -1e3, 0, 30, 0])) * np.array([1, 1, 1, 1e7, 1e-6, 1])
     options = {"optimizer": METHODS[name](), "tol": 1e-7, "epochs": 100}
     plain, other = (
-        fit(models.Softmax(6, 3, dtype=np.float64), whole_share(rows, y, comm), comm, **options) for rows in (x, far)
+        fit(models.Softmax(6, 3, dtype=np.float64), whole_shard(rows, y, comm), comm, **options) for rows in (x, far)
     )
     assert other.converged
     assert other.train_loss == pytest.approx(plain.train_loss, rel=1e-9)
     single = fit(
-        models.Softmax(6, 3), standardize(whole_share(far, y, comm), comm=comm)[0], comm, **options | {"tol": 1e-5}
+        models.Softmax(6, 3), standardize(whole_shard(far, y, comm), comm=comm)[0], comm, **options | {"tol": 1e-5}
     )
     assert single.converged
     assert single.train_loss == pytest.approx(plain.train_loss, rel=1e-6)
@@ -152,7 +152,7 @@ def test_without_a_bias_columns_are_scaled_and_not_shifted(comm, name):
     x, y = classes((1e7, 1e-6, 1), rows=900)
     rows, model = x / [1e7, 1e-6, 1], models.Logistic(3, bias=False, dtype=np.float64)
     plain, other = (
-        fit(model, whole_share(each, y, comm), comm, optimizer=METHODS[name](), tol=1e-8) for each in (rows, x)
+        fit(model, whole_shard(each, y, comm), comm, optimizer=METHODS[name](), tol=1e-8) for each in (rows, x)
     )
     assert other.converged
     np.testing.assert_allclose(other.w * [1e7, 1e-6, 1], plain.w, rtol=1e-6)
@@ -166,26 +166,26 @@ def test_seconds_since_1970(comm):
     y = 0.05 * (t - t[0]) + 2 * x[:, 1] + rng.normal(size=600)
     w, errors, loss = least_squares(x, y)
     for name in ALL:
-        result = fit(models.Linear(2, dtype=np.float64), whole_share(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5)
+        result = fit(models.Linear(2, dtype=np.float64), whole_shard(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5)
         assert result.converged
         assert result.train_loss == pytest.approx(loss, rel=1e-8)
         assert (np.abs(result.w[:2] - w) / errors).max() < 0.01
-    (near,) = centre_far(whole_share(x, y, comm), comm=comm, dtype=np.float32)
+    (near,) = centre_far(whole_shard(x, y, comm), comm=comm, dtype=np.float32)
     assert (near.dataset.standard.deviation == 1).all()
     assert near.dataset.standard.mean[1] == 0
     single = fit(models.Linear(2), near, comm, optimizer=optim.Auto(), tol=1e-5)
     assert single.converged
     assert single.train_loss == pytest.approx(loss, rel=1e-5)
-    (same,) = centre_far(whole_share(x[:, 1:], y, comm), comm=comm, dtype=np.float32)
+    (same,) = centre_far(whole_shard(x[:, 1:], y, comm), comm=comm, dtype=np.float32)
     assert same.dataset.standard is None
-    (wide,) = centre_far(whole_share(x, y, comm), comm=comm, dtype=np.float64)
+    (wide,) = centre_far(whole_shard(x, y, comm), comm=comm, dtype=np.float64)
     assert wide.dataset.standard is None
 
 
 @mpi
 def test_what_float32_cannot_hold_is_not_called_converged(comm, capsys):
     x, y = classes((1, 1, 1), (0, 0, 3e6), rows=900)
-    result = fit(models.Logistic(3), whole_share(x, y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5)
+    result = fit(models.Logistic(3), whole_shard(x, y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5)
     _, best = logistic(x.astype(np.float32), y)
     assert not result.converged
     assert result.stop_reason == "rounding of the parameters"
@@ -201,12 +201,12 @@ def test_collinear_features_are_named(comm, name, dtype, capsys):
     x, y = off_centre()
     x = np.column_stack([x[:200], x[:200, 0] + 2 * x[:200, 1], np.full(200, 7.0)])
     y = y[:200]
-    result = fit(models.Linear(5, dtype=dtype), whole_share(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5)
+    result = fit(models.Linear(5, dtype=dtype), whole_shard(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5)
     assert result.converged
     assert result.collinear == [3, 4]
     assert result.train_loss == pytest.approx(least_squares(x[:, :3], y)[2], rel=1e-6)
     assert capsys.readouterr().err.count("features 3, 4 (counted from 0) are constant, or comb") == (comm.rank == 0)
-    ridge = fit(models.Linear(5, dtype=dtype), whole_share(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5, l2=0.1)
+    ridge = fit(models.Linear(5, dtype=dtype), whole_shard(x, y, comm), comm, optimizer=ALL[name](), tol=1e-5, l2=0.1)
     assert ridge.collinear == []
 
 
@@ -215,7 +215,7 @@ def test_a_sample_s_solution_is_no_optimum(comm):
     """Rows of which the sample sees another law: what all rows say counts."""
     x, y = classes(rows=9000)
     w, best = logistic(x, y)
-    result = fit(models.Logistic(3), whole_share(x, y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5)
+    result = fit(models.Logistic(3), whole_shard(x, y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5)
     assert result.converged
     assert result.iterations > 1
     assert objective(x, y, result.w) == pytest.approx(best, rel=1e-9)
@@ -229,16 +229,16 @@ def test_a_sample_s_solution_is_no_optimum(comm):
 @pytest.mark.parametrize(("allreduce", "name"), [("native", "lbfgs"), ("ring", "lbfgs"), ("native", "newton-cg")])
 def test_runs_in_other_units_go_on_with_the_same_bits(comm, tmp_path, allreduce, name):
     x, y = classes((1e6, 1, 1e-6), (0, 1e3, 0), rows=900)
-    share, folder = whole_share(x, y, comm), comm.bcast_object(str(tmp_path / "saved"))
+    shard, folder = whole_shard(x, y, comm), comm.bcast_object(str(tmp_path / "saved"))
     options = {"optimizer": METHODS[name](), "tol": 1e-9, "l2": 1e-3, "allreduce": allreduce}
-    straight = fit(models.Logistic(3), share, comm, epochs=9, **options)
+    straight = fit(models.Logistic(3), shard, comm, epochs=9, **options)
     for epochs, resume in ((2, False), (9, True)):
         result = fit(
-            models.Logistic(3), share, comm, epochs=epochs, checkpoint=Checkpoint(folder, 1, resume), **options
+            models.Logistic(3), shard, comm, epochs=epochs, checkpoint=Checkpoint(folder, 1, resume), **options
         )
     np.testing.assert_array_equal(result.w, straight.w)
     assert (result.iterations, result.converged) == (straight.iterations, straight.converged)
-    again = fit(models.Logistic(3), share, comm, epochs=9, checkpoint=Checkpoint(folder, 1, True), **options)
+    again = fit(models.Logistic(3), shard, comm, epochs=9, checkpoint=Checkpoint(folder, 1, True), **options)
     assert (again.converged, again.relative_gap) == (straight.converged, straight.relative_gap)
     np.testing.assert_array_equal(again.w, straight.w)
 
@@ -249,7 +249,7 @@ def test_methods_that_go_on_with_less_say_so(comm, monkeypatch, capsys):
 
     monkeypatch.setattr(Estimate, "of", staticmethod(lambda totals, everywhere: None))
     x, y = classes()
-    result = fit(models.Logistic(3, dtype=np.float64), whole_share(x, y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5)
+    result = fit(models.Logistic(3, dtype=np.float64), whole_shard(x, y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5)
     assert result.converged
     assert result.train_loss == pytest.approx(logistic(x, y)[1], rel=1e-9)
     assert capsys.readouterr().err.count("warning: the sample of the rows has no solution") == (comm.rank == 0)
@@ -261,7 +261,7 @@ def test_moments_of_large_columns_do_not_overflow(comm, large, capsys):
     """In float32 fourth powers of 1e10 are infinite, and squares of 1e20."""
     x, y = classes((1, 1, large), (0, 0, 5))
     result = fit(
-        models.Logistic(3), whole_share(x.astype(np.float32), y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5
+        models.Logistic(3), whole_shard(x.astype(np.float32), y, comm), comm, optimizer=optim.LBFGS(), tol=1e-5
     )
     assert result.converged
     assert result.evaluations < 20
@@ -273,7 +273,7 @@ def test_moments_of_large_columns_do_not_overflow(comm, large, capsys):
 def test_gaps_of_nets_are_not_known(comm):
     x, y = make_rows(rows=90)
     net = models.MLP(6, 3, (5,), activation="tanh", dtype=np.float64)
-    result = fit(net, whole_share(x, y, comm), comm, optimizer=optim.LBFGS(), epochs=5, tol=1e-5)
+    result = fit(net, whole_shard(x, y, comm), comm, optimizer=optim.LBFGS(), epochs=5, tol=1e-5)
     assert result.relative_gap is None
     assert result.collinear is None
 
@@ -289,12 +289,12 @@ def test_values_that_a_dtype_cannot_hold_are_told_by_row(comm, where):
     else:
         x[17, 2] = -1.79e308
         match = "feature 2 of row 17 .* is -1.79e\\+308, which float32 cannot hold"
-    share = local_share(x, y, comm, uneven(90, comm.size)) if where == "local" else whole_share(x, y, comm)
+    shard = local_shard(x, y, comm, uneven(90, comm.size)) if where == "local" else whole_shard(x, y, comm)
     for method in (optim.Momentum(), optim.LBFGS()):
         with pytest.raises(DataError, match=match):
-            fit(model, share, comm, optimizer=method, epochs=1)
+            fit(model, shard, comm, optimizer=method, epochs=1)
     with pytest.raises(DataError, match="too large"):  # standardized in float64, whose squares are too small for them
-        standardize(share if where != "target" else whole(Dataset(1e300 * x, y), comm.rank, comm.size), comm=comm)
+        standardize(shard if where != "target" else whole(Dataset(1e300 * x, y), comm.rank, comm.size), comm=comm)
 
 
 def test_units_there_and_back():
@@ -351,7 +351,7 @@ def test_no_reason_to_judge_by_the_hessian_twice(comm, monkeypatch):
     kept = State._precondition_by_all
     monkeypatch.setattr(State, "_precondition_by_all", lambda self, when: (made.append(when), kept(self, when)))
     x, y = classes(rows=100)
-    result = fit(models.Softmax(3, 2), whole_share(x, y, comm), comm, optimizer=optim.NewtonCG(), tol=1e-5)
+    result = fit(models.Softmax(3, 2), whole_shard(x, y, comm), comm, optimizer=optim.NewtonCG(), tol=1e-5)
     assert result.converged
     assert made == [1, 2]
 

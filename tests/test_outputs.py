@@ -32,13 +32,13 @@ def by_way(threads, x, w, bias, y, weight):
 
 
 def plain(x, w, bias, y, weight):
-    """Shares of the classes, the weighted rows' factors, losses and derivatives by the outputs; float64."""
+    """Probabilities of the classes, the weighted rows' factors, losses and derivatives by the outputs; float64."""
     z = x.astype(np.float64) @ w.astype(np.float64) + bias
     z -= z.max(axis=1, keepdims=True)
     total = np.exp(z).sum(axis=1, keepdims=True)
-    shares, label = np.exp(z) / total, np.eye(len(bias))[y]
+    chance, label = np.exp(z) / total, np.eye(len(bias))[y]
     factor = weight.astype(np.float64) if weight.size else np.ones(len(x))
-    return shares, factor, factor * (np.log(total[:, 0]) - (z * label).sum(1)), factor[:, None] * (shares - label)
+    return chance, factor, factor * (np.log(total[:, 0]) - (z * label).sum(1)), factor[:, None] * (chance - label)
 
 
 def close(got, expected, magnitude, tolerance):
@@ -52,7 +52,7 @@ def close(got, expected, magnitude, tolerance):
 def test_loss_gradient_and_product(way, dtype, weighted, shape):
     x, w, bias, y, weight = problem(*shape, dtype, weighted)
     loss, z, grad, bias_grad = by_way(WAYS[way], x, w, bias, y, weight)
-    shares, factor, losses, residual = plain(x, w, bias, y, weight)
+    chance, factor, losses, residual = plain(x, w, bias, y, weight)
     wide, tolerance = x.astype(np.float64), DTYPES[dtype]
     close(z, residual, 1, tolerance)
     close(loss, losses.sum(), losses.sum() + len(x), tolerance)
@@ -64,7 +64,7 @@ def test_loss_gradient_and_product(way, dtype, weighted, shape):
     batch = Batch(x, y, weight if weight.size else None, None, 0, train=False)
     passes.curved_by_outputs(batch, (weight, z), p, p_bias, u, out, bias_out, WAYS[way])
     along = wide @ p.astype(np.float64) + p_bias
-    curved = factor[:, None] * shares * (along - (shares * along).sum(axis=1, keepdims=True))
+    curved = factor[:, None] * chance * (along - (chance * along).sum(axis=1, keepdims=True))
     size = factor[:, None] * (np.abs(wide) @ np.abs(p) + np.abs(p_bias)).max(axis=1, keepdims=True, initial=0)
     close(u, curved, size, tolerance)
     close(out, wide.T @ curved, np.abs(wide).T @ size, tolerance)

@@ -497,21 +497,21 @@ def sets(comm, shared_folder):
 @pytest.mark.mpi
 @pytest.mark.parametrize("spec", ["csv", "parquet", "gz", "csv/part-*", "part-*.npz"])
 @pytest.mark.parametrize("way", [{"shuffle": "global"}, {"shuffle": "local"}, {"distribute": "scatter"}])
-def test_several_files_give_the_shares_of_one(comm, sets, spec, way, monkeypatch):
+def test_several_files_give_the_shards_of_one(comm, sets, spec, way, monkeypatch):
     monkeypatch.setattr(several, "PIECE_BYTES", 50)
     expected = load(sets / "whole.npz", comm, **way)
-    for share, other in zip(load(str(sets / spec), comm, **way), expected, strict=True):
-        assert share.counts == other.counts
-        assert np.array_equal(share.dataset.x, other.dataset.x)
-        assert np.array_equal(share.dataset.y, other.dataset.y)
-        assert share.labels == other.labels
+    for shard, other in zip(load(str(sets / spec), comm, **way), expected, strict=True):
+        assert shard.counts == other.counts
+        assert np.array_equal(shard.dataset.x, other.dataset.x)
+        assert np.array_equal(shard.dataset.y, other.dataset.y)
+        assert shard.labels == other.labels
 
 
 @pytest.mark.mpi
 def test_test_and_validation_rows_in_several_files(comm, sets):
     name = str(sets / "csv/part-0000[03]")
     got = load_sets(str(sets / "csv"), comm, test=name, valid=[sets / "csv/part-00004"])
-    assert [share.rows for share in got] == [60, 8, 29]
+    assert [shard.rows for shard in got] == [60, 8, 29]
     assert np.array_equal(load_features(str(sets / "csv"), label="label").dataset.x, X)
 
 
@@ -536,10 +536,10 @@ def test_words_over_lines_and_labels_of_two_kinds(comm, shared_folder, monkeypat
             rows = "".join(f"{row},{note},{label}\n" for row in range(10 * i, 10 * i + 10))
             (folder / f"{i}.csv").write_text("a,note,y\n" + rows)
 
-    share, _ = load(str(shared_folder(fill)), comm, drop="note", test_fraction=0)
-    assert share.dataset.x[:, 0].tolist() == list(range(30))
-    assert share.classes == ("1", "2", "good")
-    assert share.dataset.y.tolist() == [0] * 10 + [2] * 10 + [1] * 10
+    shard, _ = load(str(shared_folder(fill)), comm, drop="note", test_fraction=0)
+    assert shard.dataset.x[:, 0].tolist() == list(range(30))
+    assert shard.classes == ("1", "2", "good")
+    assert shard.dataset.y.tolist() == [0] * 10 + [2] * 10 + [1] * 10
 
 
 # --- commands

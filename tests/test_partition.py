@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven
+from problems import local_shard, make_rows, uneven
 
 from distai_mpi import models, optim
 from distai_mpi.data import (
@@ -34,7 +34,7 @@ WEIGHTS += [tuple(RNG.random(4)), tuple(RNG.random(9) * RNG.integers(0, 2, 9) + 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 13, 256, 10**6 + 1, 10**12])
-def test_shares_are_in_proportion(weights, rows):
+def test_shards_are_in_proportion(weights, rows):
     partition = Partition(weights)
     counts = partition.counts(rows)
     assert sum(counts) == rows
@@ -42,8 +42,8 @@ def test_shares_are_in_proportion(weights, rows):
         (sum(counts[:rank]), sum(counts[: rank + 1])) for rank in range(len(weights))
     ]
     exact = [rows * Fraction(w) / sum(map(Fraction, weights)) for w in weights]
-    for count, share, weight in zip(counts, exact, weights, strict=True):
-        assert int(share) <= count < share + len(weights)
+    for count, ideal, weight in zip(counts, exact, weights, strict=True):
+        assert int(ideal) <= count < ideal + len(weights)
         assert count == 0 or weight > 0
 
 
@@ -68,7 +68,7 @@ def test_the_last_rank_finishes_as_soon_as_it_can(weights, rows):
 
 @pytest.mark.parametrize("weight", [1, 0.3, 12300.0])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 9])
-def test_equal_weights_are_even_shares(ranks, weight):
+def test_equal_weights_are_even_shards(ranks, weight):
     for rows in (0, 1, 5, 41, 256):
         partition = Partition((weight,) * ranks)
         assert partition.counts(rows) == Partition.even(ranks).counts(rows)
@@ -87,7 +87,7 @@ def data_set(rows):
 
 
 def loaders(weights, rows, size, shuffle):
-    """The loaders of all ranks, each with its share of the rows, sharded by a permutation under the local shuffle."""
+    """The loaders of all ranks, each with its shard of the rows, drawn by a permutation under the local shuffle."""
     partition, data, made = Partition(weights), data_set(rows), []
     order = Permutation(rows, "sharding")
     counts = partition.counts(rows)
@@ -97,11 +97,11 @@ def loaders(weights, rows, size, shuffle):
             part = Dataset(data.x[own], data.y[own], data.weight[own])
             labels = summarize(part.y, 2)
             options = {"summed_weight": data.weight_sum, "partition": partition}
-            share = ShardedDataset(part, counts, rank, "local", labels, order, **options)
+            shard = ShardedDataset(part, counts, rank, "local", labels, order, **options)
         else:
-            share = whole(data, rank, len(weights), partition=partition)
+            shard = whole(data, rank, len(weights), partition=partition)
         kind = dict(dtype=np.float64, target_dtype=np.int64, seed=3, global_batch_size=size)
-        made.append(Loader(share, rank=rank, ranks=len(weights), **kind))
+        made.append(Loader(shard, rank=rank, ranks=len(weights), **kind))
     return made
 
 
@@ -149,9 +149,9 @@ def test_shards_change_nothing_but_rounding(comm, algorithm):
     kwargs = dict(optimizer=optim.Momentum(0.1), epochs=3, global_batch_size=32, l2=0.01, seed=7, allreduce=algorithm)
     results = []
     for partition in (None, Partition(weights_for(comm.size))):
-        share = whole(Dataset(x, y), comm.rank, comm.size, partition=partition)
+        shard = whole(Dataset(x, y), comm.rank, comm.size, partition=partition)
         model = models.MLP(6, 3, (8,), activation="tanh", dropout=0.3, dtype=np.float64)
-        results.append(fit(model, share, comm, test=share, **kwargs))
+        results.append(fit(model, shard, comm, test=shard, **kwargs))
     even, shared = results
     np.testing.assert_allclose(shared.w, even.w, rtol=0, atol=1e-12)
     assert shared.train_loss == pytest.approx(even.train_loss, rel=1e-12)
@@ -165,36 +165,36 @@ def test_rows_move_when_they_are_shared_out_again(comm, rows):
     x, y = x[:rows].astype(np.float32), y[:rows]
     counts = uneven(rows, comm.size)
     start = sum(counts[: comm.rank])
-    share = local_share(x, y, comm, counts, weight=np.arange(rows) + 1.0)
+    shard = local_shard(x, y, comm, counts, weight=np.arange(rows) + 1.0)
     for weights in (weights_for(comm.size), (1.0,) * comm.size, weights_for(comm.size)[::-1]):
         partition = Partition(weights)
-        share = repartition(share, partition, comm)
-        assert share.counts == partition.counts(rows)
-        assert share.partition is partition
+        shard = repartition(shard, partition, comm)
+        assert shard.counts == partition.counts(rows)
+        assert shard.partition is partition
         start, stop = partition.range_of(rows, comm.rank)
-        assert np.array_equal(share.dataset.x, x[start:stop])
-        assert np.array_equal(share.dataset.y, y[start:stop])
-        assert np.array_equal(share.dataset.weight, np.arange(start, stop) + 1)
-        assert share.dataset.x.dtype == np.float32
-        assert share.total_weight == rows * (rows + 1) / 2
+        assert np.array_equal(shard.dataset.x, x[start:stop])
+        assert np.array_equal(shard.dataset.y, y[start:stop])
+        assert np.array_equal(shard.dataset.weight, np.arange(start, stop) + 1)
+        assert shard.dataset.x.dtype == np.float32
+        assert shard.total_weight == rows * (rows + 1) / 2
     model = models.Softmax(6, 3, dtype=np.float64)
-    done = fit(model, without_weights(share), comm, optimizer=optim.Momentum(0.1), epochs=3, global_batch_size=32)
+    done = fit(model, without_weights(shard), comm, optimizer=optim.Momentum(0.1), epochs=3, global_batch_size=32)
     assert done.status == "completed"
 
 
-def without_weights(share):
-    return replace(share, dataset=replace(share.dataset, weight=None), summed_weight=None)
+def without_weights(shard):
+    return replace(shard, dataset=replace(shard.dataset, weight=None), summed_weight=None)
 
 
 @mpi
 def test_nothing_moves_under_the_global_shuffle(comm):
     x, y = make_rows()
-    share = whole(Dataset(x, y), comm.rank, comm.size)
+    shard = whole(Dataset(x, y), comm.rank, comm.size)
     partition = Partition(weights_for(comm.size))
     sent = comm.bytes_sent
-    again = repartition(share, partition, comm)
+    again = repartition(shard, partition, comm)
     assert again.counts == partition.counts(len(y))
-    assert again.dataset is share.dataset
+    assert again.dataset is shard.dataset
     assert comm.bytes_sent == sent
 
 
@@ -211,10 +211,10 @@ def test_files_are_shared_out_by_weight(comm, tmp_path, options):
     partition = Partition(weights_for(comm.size))
     sets = load(path, comm, shards=partition, **options)
     seen = []
-    for share in sets:
-        assert share.counts == partition.counts(share.rows)
+    for shard in sets:
+        assert shard.counts == partition.counts(shard.rows)
         kind = dict(dtype=np.float64, target_dtype=np.int64, seed=3, global_batch_size=20)
-        loader = Loader(share, rank=comm.rank, ranks=comm.size, **kind)
+        loader = Loader(shard, rank=comm.rank, ranks=comm.size, **kind)
         ids = [batch.ids.copy() for _, batches in loader.epoch(0) for batch in batches]
         for batch in loader.sequential():
             assert np.array_equal(batch.x, x[batch.ids])
@@ -244,13 +244,13 @@ def test_rows_of_several_types_move_as_the_type_that_holds_all(comm):
     own = slice(*Partition((0.0,) + (1.0,) * (comm.size - 1)).range_of(20, comm.rank))
     kinds = (np.float64, np.uint8, np.float32)  # of rank 0, 1 and the others
     kind = kinds[min(comm.rank, 2)]
-    share = from_local(Dataset(x[own].astype(kind), y[own], scale=0.5 if comm.rank else 1.0), comm)
-    share = repartition(share, Partition.even(comm.size), comm)
+    shard = from_local(Dataset(x[own].astype(kind), y[own], scale=0.5 if comm.rank else 1.0), comm)
+    shard = repartition(shard, Partition.even(comm.size), comm)
     start, stop = Partition.even(comm.size).range_of(20, comm.rank)
-    assert np.array_equal(share.dataset.x, x[start:stop])
-    assert np.array_equal(share.dataset.y, y[start:stop])
-    assert share.dataset.scale == 0.5
-    assert share.dataset.x.dtype == (np.uint8 if comm.size == 2 else np.float32)
+    assert np.array_equal(shard.dataset.x, x[start:stop])
+    assert np.array_equal(shard.dataset.y, y[start:stop])
+    assert shard.dataset.scale == 0.5
+    assert shard.dataset.x.dtype == (np.uint8 if comm.size == 2 else np.float32)
     differing = from_local(Dataset(x, y, scale=1.0 + comm.rank), comm)
     with pytest.raises(DataError, match="scale their features"):
         repartition(differing, Partition((1.0,) + (0.0,) * (comm.size - 1)), comm)

@@ -43,10 +43,10 @@ def test_orders_depend_on_the_whole_key_and_on_nothing_else():
     assert np.array_equal(orders[3], Permutation(100, 0, "a").positions(0, 100))
 
 
-def sigmas(counts, freedom=None, shares=1.0):
-    """Chi-square of counts that should be in proportion to ``shares``, in standard deviations from its mean."""
+def sigmas(counts, freedom=None, fractions=1.0):
+    """Chi-square of counts that should be in proportion to ``fractions``, in standard deviations from its mean."""
     freedom = counts.size - 1 if freedom is None else freedom
-    expected = shares * counts.sum() / np.sum(shares * np.ones_like(counts))
+    expected = fractions * counts.sum() / np.sum(fractions * np.ones_like(counts))
     return (((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom)
 
 
@@ -81,7 +81,7 @@ def test_neighbours_are_independent(n):
     counts = np.bincount(np.concatenate(steps), minlength=n)[1:]
     assert abs(sigmas(counts)) < 5
     both_alike = np.full((8, 8), n / 8) - np.eye(8)  # a row cannot follow itself
-    assert abs(sigmas(pairs, shares=both_alike)) < 5
+    assert abs(sigmas(pairs, fractions=both_alike)) < 5
 
 
 @pytest.mark.parametrize("n", [1000, 1024])

@@ -62,7 +62,7 @@ def test_the_line_of_an_iteration():
 
 def run_of(searches):
     known = {"searches": searches, "first_norm": 1.0 if searches else None}
-    loader = SimpleNamespace(share=SimpleNamespace(rows=300))
+    loader = SimpleNamespace(shard=SimpleNamespace(rows=300))
     return SimpleNamespace(**known, epochs=100, epoch=4, rows=1200, loader=loader)
 
 

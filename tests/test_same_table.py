@@ -230,14 +230,14 @@ def load(form: Form, folder: Path, comm: Any, dtype: str, **how: Any) -> Any:
     return data.load_sets(path, comm, test_fraction=0, dtype=dtype, **form.options, **how).train
 
 
-def trained(share: Any, comm: Any, dtype: str, standardized: bool) -> tuple[bytes, ...]:
+def trained(shard: Any, comm: Any, dtype: str, standardized: bool) -> tuple[bytes, ...]:
     """The bits of the weights by a full-batch method and, of features of like size, by momentum."""
     if standardized:
-        (share,) = data.standardize(share, comm=comm)
-    model = models.build("logistic", share.labels, dtype=np.dtype(dtype))
-    runs = [fit(model, share, comm, optimizer=optim.LBFGS(), epochs=6, l2=1e-3, tol=1e-9)]
+        (shard,) = data.standardize(shard, comm=comm)
+    model = models.build("logistic", shard.labels, dtype=np.dtype(dtype))
+    runs = [fit(model, shard, comm, optimizer=optim.LBFGS(), epochs=6, l2=1e-3, tol=1e-9)]
     if standardized:
-        runs.append(fit(model, share, comm, optimizer=optim.Momentum(0.1), epochs=2, global_batch_size=64))
+        runs.append(fit(model, shard, comm, optimizer=optim.Momentum(0.1), epochs=2, global_batch_size=64))
     return tuple(np.asarray(run.w).tobytes() for run in runs)
 
 
@@ -248,8 +248,8 @@ KINDS = [(dtype, standardized) for dtype in ("float32", "float64") for standardi
 @pytest.fixture(scope="module")
 def expected(comm):
     """The bits of the table that was never in a file."""
-    share = data.whole(data.Dataset(*make_table()), comm.rank, comm.size)
-    found = {kind: trained(share, comm, *kind) for kind in KINDS}
+    shard = data.whole(data.Dataset(*make_table()), comm.rank, comm.size)
+    found = {kind: trained(shard, comm, *kind) for kind in KINDS}
     for weights in found.values():
         assert all(np.isfinite(np.frombuffer(each, np.float32)).all() for each in weights if len(each) == 32)
     assert len({weights[0] for weights in found.values()}) == len(KINDS)
@@ -260,18 +260,18 @@ def expected(comm):
 def test_weights_do_not_depend_on_the_format(comm, shared_folder, expected, form):
     folder = shared_folder(form.write)
     for dtype, standardized in KINDS:
-        share = load(form, folder, comm, "float64" if standardized else dtype)
-        assert (share.rows, share.features) == (ROWS, FEATURES)
-        assert trained(share, comm, dtype, standardized) == expected[dtype, standardized], (dtype, standardized)
+        shard = load(form, folder, comm, "float64" if standardized else dtype)
+        assert (shard.rows, shard.features) == (ROWS, FEATURES)
+        assert trained(shard, comm, dtype, standardized) == expected[dtype, standardized], (dtype, standardized)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_numbers_and_their_order_are_those_of_the_table(comm, shared_folder, form):
     x, y = make_table()
-    share = load(form, shared_folder(form.write), comm, "float64")
-    place = share.starts[comm.rank]
-    mine = slice(place, place + share.counts[comm.rank])
-    held = share.dataset if share.shuffle == "local" else share.dataset.part(mine.start, mine.stop)
+    shard = load(form, shared_folder(form.write), comm, "float64")
+    place = shard.starts[comm.rank]
+    mine = slice(place, place + shard.counts[comm.rank])
+    held = shard.dataset if shard.shuffle == "local" else shard.dataset.part(mine.start, mine.stop)
     np.testing.assert_array_equal(held.x, x[mine])
     np.testing.assert_array_equal(held.y, y[mine])
 
@@ -280,15 +280,15 @@ def test_numbers_and_their_order_are_those_of_the_table(comm, shared_folder, for
 def moved(request, comm, shared_folder):
     """A way in which rows come to other ranks, and the bits of the weights of an .npz file that came by it."""
     form = FORMS["npz"]
-    share = load(form, shared_folder(form.write), comm, "float64", **request.param)
-    return request.param, trained(share, comm, "float32", True)
+    shard = load(form, shared_folder(form.write), comm, "float64", **request.param)
+    return request.param, trained(shard, comm, "float32", True)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_nor_do_they_where_rows_move(comm, shared_folder, moved, form):
     how, weights = moved
-    share = load(form, shared_folder(form.write), comm, "float64", **how)
-    assert trained(share, comm, "float32", True) == weights
+    shard = load(form, shared_folder(form.write), comm, "float64", **how)
+    assert trained(shard, comm, "float32", True) == weights
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_packed_fills_node_after_node():
 
 @pytest.mark.parametrize("kind", ["strong", "weak"])
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.9, 1.0])
-def test_the_fit_finds_the_share_that_made_the_rates(kind, p):
+def test_the_fit_finds_the_fraction_that_made_the_rates(kind, p):
     law = laws.amdahl if kind == "strong" else laws.gustafson
     drift = (1.0, 0.5, 2.0)  # of the machine, from turn to turn: ratios within a turn do not see it
     rates = {n: [1000 * law(n, p) * d for d in drift] for n in (1, 2, 3, 8)}
@@ -47,13 +47,13 @@ def test_the_fit_finds_the_share_that_made_the_rates(kind, p):
 
 
 @pytest.mark.parametrize("kind", ["strong", "weak"])
-@pytest.mark.parametrize(("speedup", "share"), [(2.5, 1.0), (0.5, 0.0)])
-def test_a_speedup_that_no_share_explains_is_shown_as_it_is(kind, speedup, share):
+@pytest.mark.parametrize(("speedup", "fraction"), [(2.5, 1.0), (0.5, 0.0)])
+def test_a_speedup_that_no_fraction_explains_is_shown_as_it_is(kind, speedup, fraction):
     found = curve(kind, {1: [10.0], 2: [10 * speedup]})
-    assert (found.share, found.at_bound) == (share, True)
+    assert (found.share, found.at_bound) == (fraction, True)
     last = found.points[-1]
     assert last.speedup == speedup
-    assert last.share == LAWS[kind].share(2, speedup)
+    assert last.share == LAWS[kind].fraction(2, speedup)
     assert not 0 <= last.share <= 1
     told = command.verdict(found)
     assert "from one ratio alone" in told
@@ -62,7 +62,7 @@ def test_a_speedup_that_no_share_explains_is_shown_as_it_is(kind, speedup, share
 
 def test_the_verdict_names_amdahls_limit():
     told = command.verdict(curve("strong", {n: [laws.amdahl(n, 0.9)] for n in (1, 2, 4)}))
-    assert told == "Amdahl: parallel share p = 0.9000; at most 10.0 times one rank, however many work"
+    assert told == "Amdahl: parallel fraction p = 0.9000; at most 10.0 times one rank, however many work"
 
 
 @pytest.mark.parametrize("rates", [{1: [1.0]}, {2: [1.0], 4: [2.0]}])
@@ -166,14 +166,14 @@ def test_same_rows_are_each_ranks_own_and_disjoint(shuffle):
     for rank in range(3):
         comm = Alone()
         comm.rank = rank if shuffle == "global" else 0
-        share = data.whole(whole) if shuffle == "global" else data.from_local(whole, Alone())
-        own = command.same_rows(share, comm, 3)
+        shard = data.whole(whole) if shuffle == "global" else data.from_local(whole, Alone())
+        own = command.same_rows(shard, comm, 3)
         assert own.shuffle == "local"
         assert own.dataset.scale == 0.5
         taken.append(own.dataset.x[:, 0].tolist())
     assert taken == ([[0, 2, 4], [6, 8, 10], [12, 14, 16]] if shuffle == "global" else [[0, 2, 4]] * 3)
     with pytest.raises(ConfigError, match="a row for each rank"):
-        command.same_rows(share, Alone(), 0)
+        command.same_rows(shard, Alone(), 0)
 
 
 # --- parts of a communicator
@@ -228,8 +228,8 @@ def test_all_counts_do_the_work_they_should(comm, rows, kind, monkeypatch):
 
     seen = []
 
-    def fit(model, share, part, *, global_batch_size, **options):
-        seen.append((part.size, share.rows, share.counts[part.rank], global_batch_size, options["epochs"]))
+    def fit(model, shard, part, *, global_batch_size, **options):
+        seen.append((part.size, shard.rows, shard.counts[part.rank], global_batch_size, options["epochs"]))
         return SimpleNamespace(status="completed", samples_per_second=100.0 * part.size)
 
     monkeypatch.setattr(train, "fit", fit)
@@ -241,8 +241,8 @@ def test_all_counts_do_the_work_they_should(comm, rows, kind, monkeypatch):
     counts = [n for n in default_counts(comm.size) if comm.rank < n]
     rows, batch = 400, 240
     if kind == "strong":
-        shares = {n: rows * (comm.rank + 1) // n - rows * comm.rank // n for n in counts}
-        expected = [(n, rows, shares[n], batch) for n in counts]
+        shards = {n: rows * (comm.rank + 1) // n - rows * comm.rank // n for n in counts}
+        expected = [(n, rows, shards[n], batch) for n in counts]
     else:
         each = rows // comm.size
         expected = [(n, n * each, each, batch // comm.size * n) for n in counts]
@@ -261,7 +261,7 @@ def test_bench_scaling(comm, rows):
     flags = ["--data", rows, "--model", "softmax", "--epochs", 2, "--batch-size", 8]
     run = run_here("bench", "scaling", *files, "--repeats", 2, *flags)
     assert run.returncode == 0, run.stderr
-    for words in ("strong scaling", "weak scaling", "Amdahl: parallel share p =", "Gustafson: parallel share p ="):
+    for words in ("strong scaling", "weak scaling", "Amdahl: parallel fraction p", "Gustafson: parallel fraction p"):
         assert run.stdout.count(words) == 1
     report = json.loads((folder / "s.json").read_text())
     assert report["placement"] == "packed"

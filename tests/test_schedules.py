@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from fits import fit
-from problems import make_rows, whole_share
+from problems import make_rows, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.data import Permutation
@@ -63,8 +63,8 @@ def test_training_follows_the_schedule(comm):
     x, y = make_rows(kind="value")
     model = models.Linear(6, bias=True, dtype=np.float64)
     schedule = optim.WarmUp(2, optim.Cosine(4))
-    share = whole_share(np.zeros_like(x), y, comm)
-    result = fit(model, share, comm, optimizer=optim.GradientDescent(0.3), schedule=schedule, epochs=5)
+    shard = whole_shard(np.zeros_like(x), y, comm)
+    result = fit(model, shard, comm, optimizer=optim.GradientDescent(0.3), schedule=schedule, epochs=5)
     left = math.prod(1 - 0.3 * schedule(t) for t in range(5))
     assert result.w[-1] == pytest.approx(y.mean() * (1 - left), rel=1e-12)
 
@@ -73,9 +73,9 @@ def test_training_follows_the_schedule(comm):
 def test_one_row_steps_with_a_schedule_are_not_fused_at_one_rate(comm):
     x, y = make_rows(rows=20, kind="value")
     model = models.Linear(6, dtype=np.float64)
-    share = whole_share(np.zeros_like(x), y, comm)
+    shard = whole_shard(np.zeros_like(x), y, comm)
     options = {"optimizer": optim.SGD(0.5), "schedule": optim.Step(1, 0.5), "epochs": 1, "global_batch_size": 1}
-    result = fit(model, share, comm, **options)
+    result = fit(model, shard, comm, **options)
     w = 0.0
     for step, row in enumerate(Permutation(20, 0, "shuffle", 0).positions(0, 20)):
         w -= 0.5 * 0.5**step * (w - y[row])

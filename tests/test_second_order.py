@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, whole_share
+from problems import local_shard, make_rows, whole_shard
 from second_order import KINDS, METHODS, minimise, rows_for
 
 from distai_mpi import Exchange, Objective, models, optim
@@ -118,12 +118,12 @@ def test_softmax_has_one_optimum(comm, name, l2):
     x[:, 1], x[:, 3] = x[:, 0], 0.0 if l2 else x[:, 3]  # a repeated column, and one of zeros
     rng = np.random.default_rng(1)
     y = (x @ rng.normal(size=(6, 3)) + 2 * rng.gumbel(size=(600, 3))).argmax(1)
-    result = minimise(comm, whole_share(x, y, comm), "softmax", METHODS[name](sample=300), l2=l2)
+    result = minimise(comm, whole_shard(x, y, comm), "softmax", METHODS[name](sample=300), l2=l2)
     assert result.converged
     part = comm.part([0])
     if part is not None:
         with part:
-            alone = minimise(part, whole_share(x, y, part), "softmax", optim.LBFGS(sample=0), l2=l2, tol=1e-11)
+            alone = minimise(part, whole_shard(x, y, part), "softmax", optim.LBFGS(sample=0), l2=l2, tol=1e-11)
         if l2:
             np.testing.assert_allclose(result.w, alone.w, rtol=1e-7, atol=1e-8)
         assert result.train_loss == pytest.approx(alone.train_loss, rel=1e-12)
@@ -136,7 +136,7 @@ def test_diagonals_of_many_parameters_leave_sums_of_biases_alone(comm):
     x, _ = make_rows(rows=300, features=400)
     y = np.arange(300) % 3
     model = models.Softmax(400, 3, dtype=np.float64)
-    result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.NewtonCG(), epochs=50, l2=0.1, tol=1e-9)
+    result = fit(model, whole_shard(x, y, comm), comm, optimizer=optim.NewtonCG(), epochs=50, l2=0.1, tol=1e-9)
     assert result.converged
     assert abs(result.w[-3:].sum()) < 1e-12
 
@@ -151,8 +151,8 @@ def test_weights_may_be_summed_in_the_dtype_of_the_rows(comm):
     rows = 30_000 * comm.size
     x, y = make_rows(rows=rows, kind="binary")
     weight = np.random.default_rng(0).random(rows).astype(np.float32)
-    share = local_share(x, y, comm, [30_000] * comm.size, weight)
-    assert fit(Own(6), share, comm, optimizer=optim.LBFGS(), epochs=3).iterations == 3
+    shard = local_shard(x, y, comm, [30_000] * comm.size, weight)
+    assert fit(Own(6), shard, comm, optimizer=optim.LBFGS(), epochs=3).iterations == 3
 
 
 @mpi
@@ -171,7 +171,7 @@ def test_newton_compiles_nothing_once_it_runs(comm, kind, monkeypatch):
             self.before = list(made)
 
     look = Look()
-    minimise(comm, whole_share(*rows_for(kind), comm), kind, optim.Newton(sample=0), epochs=2, callbacks=[look])
+    minimise(comm, whole_shard(*rows_for(kind), comm), kind, optim.Newton(sample=0), epochs=2, callbacks=[look])
     assert look.before  # every kernel that a Hessian takes has run,
     assert max(look.before) <= 1  # on a row
     assert len(made) > len(look.before)
@@ -186,9 +186,9 @@ def test_models_that_give_means_are_told_so(comm, allreduce):
             grad /= sums.weight or 1.0
             return models.Sums(sums.loss / (sums.weight or 1.0), 1.0)
 
-    share = whole_share(*rows_for("logistic"), comm)
+    shard = whole_shard(*rows_for("logistic"), comm)
     with pytest.raises(ConfigError, match="must be the sum of the rows' weights"):
-        fit(Mean(6, dtype=np.float64), share, comm, optimizer=optim.LBFGS(), epochs=3, allreduce=allreduce)
+        fit(Mean(6, dtype=np.float64), shard, comm, optimizer=optim.LBFGS(), epochs=3, allreduce=allreduce)
 
 
 @mpi
@@ -199,14 +199,14 @@ def test_models_that_give_means_are_told_so(comm, allreduce):
 def test_optima_are_those_of_one_rank(comm, kind, name, sample, allreduce):
     if name == "newton" and allreduce == "ring" and comm.size > 0:
         allreduce = "auto"
-    share = whole_share(*rows_for(kind), comm)
-    result = minimise(comm, share, kind, METHODS[name](sample=sample), allreduce=allreduce)
+    shard = whole_shard(*rows_for(kind), comm)
+    result = minimise(comm, shard, kind, METHODS[name](sample=sample), allreduce=allreduce)
     assert result.converged
     part = comm.part([0])
     if part is not None:
         with part:
             x, y = rows_for(kind)
-            alone = minimise(part, whole_share(x, y, part), kind, optim.LBFGS(sample=0), tol=1e-11)
+            alone = minimise(part, whole_shard(x, y, part), kind, optim.LBFGS(sample=0), tol=1e-11)
         np.testing.assert_allclose(result.w, alone.w, rtol=1e-7, atol=1e-8)
     if kind == "softmax":  # its biases may all grow alike, and don't
         assert abs(result.w[18:].sum()) < 1e-9
@@ -218,22 +218,22 @@ def test_optima_are_those_of_one_rank(comm, kind, name, sample, allreduce):
 
 @mpi
 def test_rounds_of_few_parameters_are_evaluations_and_products(comm):
-    share = whole_share(*rows_for("logistic"), comm)
+    shard = whole_shard(*rows_for("logistic"), comm)
     for name, method in METHODS.items():
-        result = minimise(comm, share, "logistic", method(sample=0), tol=1e-8, allreduce="native")
+        result = minimise(comm, shard, "logistic", method(sample=0), tol=1e-8, allreduce="native")
         expected = result.evaluations + result.products
         assert result.calls.get("allreduce", 0) <= (expected + 12) * (comm.size > 1)  # and the trials of searches
         if name == "newton-cg":  # and the Hessian that confirms the optimum
             assert result.calls == ({"allreduce": expected + 1} if comm.size > 1 else {})
             assert result.products > 0
         assert result.rounds == sum(result.calls.values())
-        sampled = minimise(comm, share, "logistic", method(sample=100), tol=1e-8, allreduce="native")
+        sampled = minimise(comm, shard, "logistic", method(sample=100), tol=1e-8, allreduce="native")
         assert sampled.calls.get("alltoall", 0) == (comm.size > 1)
 
 
 @mpi
 def test_trials_of_a_search_need_no_pass_where_there_are_margins(comm):
-    share = whole_share(*rows_for("logistic"), comm)
+    shard = whole_shard(*rows_for("logistic"), comm)
 
     class Counting(models.Logistic):
         passes = 0
@@ -244,11 +244,11 @@ def test_trials_of_a_search_need_no_pass_where_there_are_margins(comm):
 
     model = Counting(6, dtype=np.float64)
     search = optim.StrongWolfe(1e-4, 1e-3)  # wants an exact minimum along the line
-    result = fit(model, share, comm, optimizer=optim.LBFGS(search=search, sample=0), epochs=8, l2=0.01, tol=1e-30)
+    result = fit(model, shard, comm, optimizer=optim.LBFGS(search=search, sample=0), epochs=8, l2=0.01, tol=1e-30)
     if comm.size > 1:
         assert result.calls["allreduce"] > result.evaluations
     assert result.evaluations <= 1 + 2 * result.iterations
-    free = minimise(comm, share, "softmax", optim.LBFGS(search=search, sample=0), epochs=8, tol=1e-30)
+    free = minimise(comm, shard, "softmax", optim.LBFGS(search=search, sample=0), epochs=8, tol=1e-30)
     assert free.evaluations > 0
 
 
@@ -256,11 +256,11 @@ def test_trials_of_a_search_need_no_pass_where_there_are_margins(comm):
 def test_the_sample_is_of_all_ranks_rows_and_the_same_every_time(comm):
     x, y = rows_for("logistic", 400)
     order = np.argsort(y, kind="stable")
-    share = whole_share(x[order], y[order], comm)
+    shard = whole_shard(x[order], y[order], comm)
     from distai_mpi.train.evaluation import make_loader
 
     model = models.Logistic(6, dtype=np.float64)
-    objective = Objective(model, make_loader(model, share, comm, 400, 0), comm, l2=0.01, whole=True)
+    objective = Objective(model, make_loader(model, shard, comm, 400, 0), comm, l2=0.01, whole=True)
     assert sample_size(objective, None) == 50
     assert sample_size(objective, 0) == 0
     assert sample_size(objective, 10_000) == 400
@@ -272,7 +272,7 @@ def test_the_sample_is_of_all_ranks_rows_and_the_same_every_time(comm):
     np.testing.assert_allclose(parts[0].everywhere, [*np.square(x).mean(axis=0), 1], rtol=1e-10)
     w, matrix = Estimate.of(comm.sum(parts[0].message()), parts[0].everywhere)
     matrix += np.diag([0.01] * 6 + [0])
-    best = minimise(comm, share, "logistic", optim.Newton(sample=0))
+    best = minimise(comm, shard, "logistic", optim.Newton(sample=0))
     assert objective.value(w) < objective.value(np.zeros(7))
     ratio = np.linalg.eigvals(np.linalg.solve(matrix, hessian(objective, best.w))).real
     assert 0.1 < ratio.min()
@@ -285,7 +285,7 @@ def hessian(objective, w):
     for batch in objective.loader.sequential():
         _, kept = model.linearize(w, batch, np.empty(size))
         kept.add_matrix(batch, matrix)
-    total = objective.comm.sum(matrix.ravel()).reshape(size, size) / objective.loader.share.total_weight
+    total = objective.comm.sum(matrix.ravel()).reshape(size, size) / objective.loader.shard.total_weight
     return total + np.diag(np.append(np.full(size - 1, objective.l2), 0.0))
 
 
@@ -294,11 +294,11 @@ def hessian(objective, w):
 def test_newton_cg_trains_a_net(comm, allreduce):
     x, y = make_rows(rows=120)
     model = models.MLP(6, 3, (5,), activation="tanh", dtype=np.float64)
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     result = fit(
-        model, share, comm, optimizer=optim.NewtonCG(), epochs=60, l2=0.01, tol=1e-8, seed=3, allreduce=allreduce
+        model, shard, comm, optimizer=optim.NewtonCG(), epochs=60, l2=0.01, tol=1e-8, seed=3, allreduce=allreduce
     )
-    best = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=200, l2=0.01, tol=1e-6, seed=3)
+    best = fit(model, shard, comm, optimizer=optim.LBFGS(), epochs=200, l2=0.01, tol=1e-6, seed=3)
     assert best.train_loss < result.train_loss < 1.02 * best.train_loss < 0.4 * result.history[0]["running_loss"]
     falls = np.diff([record["running_loss"] for record in result.history])
     assert (falls <= 1e-12).all()
@@ -340,8 +340,8 @@ class Cosines:
 @pytest.mark.parametrize("allreduce", ["native", "ring"])
 def test_newton_cg_on_a_model_that_is_not_convex(comm, allreduce):
     x, y = make_rows(rows=200, kind="value")
-    model, share = Cosines(), whole_share(x, y, comm)
-    result = fit(model, share, comm, optimizer=optim.NewtonCG(), epochs=80, tol=1e-9, l2=0.01, allreduce=allreduce)
+    model, shard = Cosines(), whole_shard(x, y, comm)
+    result = fit(model, shard, comm, optimizer=optim.NewtonCG(), epochs=80, tol=1e-9, l2=0.01, allreduce=allreduce)
     assert result.converged
     falls = np.diff([record["running_loss"] for record in result.history])
     assert (falls <= 1e-12).all()
@@ -351,11 +351,11 @@ def test_newton_cg_on_a_model_that_is_not_convex(comm, allreduce):
 
 @mpi
 def test_newton_is_refused_where_it_cannot_be(comm):
-    share = whole_share(*make_rows(rows=60), comm)
+    shard = whole_shard(*make_rows(rows=60), comm)
     with pytest.raises(ConfigError, match="newton-cg"):
-        fit(models.MLP(6, 3, (5,)), share, comm, optimizer=optim.Newton(), epochs=3)
+        fit(models.MLP(6, 3, (5,)), shard, comm, optimizer=optim.Newton(), epochs=3)
     with pytest.raises(ConfigError, match="newton-cg"):
-        fit(models.Softmax(6, 3), share, comm, optimizer=optim.Newton(), epochs=3, allreduce="ring")
+        fit(models.Softmax(6, 3), shard, comm, optimizer=optim.Newton(), epochs=3, allreduce="ring")
 
 
 @mpi
@@ -363,12 +363,12 @@ def test_newton_is_refused_where_it_cannot_be(comm):
 def test_a_run_goes_on_where_it_was_saved(comm, tmp_path, name):
     from distai_mpi.train import Checkpoint
 
-    share, folder = whole_share(*rows_for("logistic"), comm), comm.bcast_object(str(tmp_path / "saved"))
+    shard, folder = whole_shard(*rows_for("logistic"), comm), comm.bcast_object(str(tmp_path / "saved"))
     method = METHODS[name](sample=100)
-    whole = minimise(comm, share, "logistic", method, epochs=9, tol=1e-30)
+    whole = minimise(comm, shard, "logistic", method, epochs=9, tol=1e-30)
     for epochs, resume in ((2, False), (9, True)):
         checkpoint = Checkpoint(folder, 1, resume)
-        made = minimise(comm, share, "logistic", method, epochs=epochs, tol=1e-30, checkpoint=checkpoint)
+        made = minimise(comm, shard, "logistic", method, epochs=epochs, tol=1e-30, checkpoint=checkpoint)
     assert made.iterations <= 9
     assert made.evaluations >= made.iterations
     np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-8)
@@ -380,11 +380,11 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path, name):
 def test_a_run_goes_on_under_another_exchange(comm, tmp_path, name, ways):
     from distai_mpi.train import Checkpoint
 
-    share, folder = whole_share(*rows_for("logistic"), comm), comm.bcast_object(str(tmp_path / "saved"))
+    shard, folder = whole_shard(*rows_for("logistic"), comm), comm.bcast_object(str(tmp_path / "saved"))
     for epochs, resume, allreduce in ((3, False, ways[0]), (60, True, ways[1])):
         method, checkpoint = METHODS[name](), Checkpoint(folder, 1, resume)
         options = {"epochs": epochs, "tol": 1e-4, "allreduce": allreduce, "checkpoint": checkpoint}
-        made = minimise(comm, share, "logistic", method, np.float32, **options)
+        made = minimise(comm, shard, "logistic", method, np.float32, **options)
     assert made.converged
     assert made.rounds == sum(made.calls.values())
     if comm.size > 1:  # those of both, the sample's exchange perhaps besides
@@ -400,20 +400,20 @@ def test_a_model_that_overrides_its_loss_alone_keeps_it(comm, name):
             grad *= 2
             return models.Sums(2 * sums.loss, sums.weight)
 
-    share, model = whole_share(*rows_for("logistic"), comm), Doubled(6, dtype=np.float64)
+    shard, model = whole_shard(*rows_for("logistic"), comm), Doubled(6, dtype=np.float64)
     if name != "lbfgs":
         with pytest.raises(ConfigError, match="optimizer newton"):
-            fit(model, share, comm, optimizer=METHODS[name](), epochs=9)
+            fit(model, shard, comm, optimizer=METHODS[name](), epochs=9)
         return
-    result = fit(model, share, comm, optimizer=optim.LBFGS(), epochs=100, l2=0.02, tol=1e-10)
-    plain = minimise(comm, share, "logistic", optim.LBFGS())
+    result = fit(model, shard, comm, optimizer=optim.LBFGS(), epochs=100, l2=0.02, tol=1e-10)
+    plain = minimise(comm, shard, "logistic", optim.LBFGS())
     np.testing.assert_allclose(result.w, plain.w, rtol=1e-6, atol=1e-8)
 
 
 @mpi
 def test_the_best_of_an_earlier_iteration_has_not_converged(comm):
     x, y = make_rows(rows=60, seed=4)
-    train, valid = whole_share(x[:25], y[:25], comm), whole_share(x[25:], y[25:], comm)
+    train, valid = whole_shard(x[:25], y[:25], comm), whole_shard(x[25:], y[25:], comm)
     result = minimise(comm, train, "softmax", optim.LBFGS(sample=0), l2=1e-6, valid=valid)
     assert result.best_epoch is not None
     assert result.best_epoch < result.epochs
@@ -424,20 +424,20 @@ def test_the_best_of_an_earlier_iteration_has_not_converged(comm):
 
 @mpi
 def test_small_decrease_ends_a_run(comm):
-    share = whole_share(*rows_for("softmax"), comm)
-    result = minimise(comm, share, "softmax", optim.LBFGS(sample=0), tol=1e-30, min_decrease=1e-3)
+    shard = whole_shard(*rows_for("softmax"), comm)
+    result = minimise(comm, shard, "softmax", optim.LBFGS(sample=0), tol=1e-30, min_decrease=1e-3)
     assert result.stop_reason == "small decrease"
     losses = [record["running_loss"] for record in result.history]
     assert losses[-2] - losses[-1] < 1e-3 * losses[-1] <= losses[-3] - losses[-2]
     with pytest.raises(ConfigError, match="SGD has no parameter min_decrease"):
-        minimise(comm, share, "softmax", optim.SGD(0.1), tol=None, min_decrease=1e-3)
+        minimise(comm, shard, "softmax", optim.SGD(0.1), tol=None, min_decrease=1e-3)
 
 
 @mpi
 @pytest.mark.parametrize("name", METHODS)
 def test_records_tell_the_work_and_the_gradient(comm, name):
-    share = whole_share(*rows_for("logistic"), comm)
-    result = minimise(comm, share, "logistic", METHODS[name](sample=0), tol=1e-8)
+    shard = whole_shard(*rows_for("logistic"), comm)
+    result = minimise(comm, shard, "logistic", METHODS[name](sample=0), tol=1e-8)
     last = result.history[-1]
     assert last["gradient_norm"] == result.gradient_norm
     assert (last["evaluations"], last["products"]) == (result.evaluations, result.products)
@@ -446,16 +446,16 @@ def test_records_tell_the_work_and_the_gradient(comm, name):
         assert counts == sorted(counts)
     figures = [[record[key] for key in ("gradient_norm", "evaluations", "products")] for record in result.history]
     assert all(other == figures for other in comm.allgather_object(figures))
-    plain = minimise(comm, share, "logistic", optim.GradientDescent(0.1), epochs=2)
+    plain = minimise(comm, shard, "logistic", optim.GradientDescent(0.1), epochs=2)
     assert "gradient_norm" not in plain.history[0]
 
 
 @mpi
 def test_float16_messages_are_refused_on_one_node_too(comm):
-    share = whole_share(*rows_for("logistic"), comm)
+    shard = whole_shard(*rows_for("logistic"), comm)
     for name, method in METHODS.items():
         with pytest.raises(ConfigError, match=f"dtype float16 rounds gradients, from which {name}"):
-            minimise(comm, share, "logistic", method(), np.float32, wire="float16")
+            minimise(comm, shard, "logistic", method(), np.float32, wire="float16")
 
 
 def test_the_command(run_command, tmp_path):

@@ -163,9 +163,9 @@ def test_tables_cover_the_vector(nodes, size):
             covered[plan.parts[rank]] += 1
         assert (covered == 1).all()
     for rail, column in enumerate(plan.columns):
-        for ranks, share in zip(topology.nodes, plan.by_node[rail], strict=True):
+        for ranks, part in zip(topology.nodes, plan.by_node[rail], strict=True):
             owned = sum(plan.owners.slices[r].stop - plan.owners.slices[r].start for r in ranks[rail :: topology.rails])
-            assert owned == share.stop - share.start
+            assert owned == part.stop - part.start
         assert plan.by_node[rail][-1].stop == column.stop - column.start
 
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from fits import fit
-from problems import make_rows, whole_share
+from problems import make_rows, whole_shard
 
 from distai_mpi import models
 from distai_mpi.trace import COMPUTE, EXCHANGE, STEP, WAIT
@@ -74,7 +74,7 @@ def test_a_traced_run_tells_of_its_stall(comm, shared_path, capfd):
     x, y = make_rows()
     path = shared_path / "trace.json"
     model = models.MLP(6, 3, (8,), dtype=np.float64)
-    fit(model, whole_share(x, y, comm), comm, epochs=6, global_batch_size=32, trace=str(path), callbacks=[Sleep()])
+    fit(model, whole_shard(x, y, comm), comm, epochs=6, global_batch_size=32, trace=str(path), callbacks=[Sleep()])
     told = capfd.readouterr().err
     if comm.rank == 0:
         assert f" in step 20 for rank {comm.size - 1}" in told
@@ -88,7 +88,7 @@ def test_a_traced_run_tells_of_its_stall(comm, shared_path, capfd):
 def test_the_rate_of_an_epoch_is_its_own(comm):
     x, y = make_rows()
     model = models.MLP(6, 3, (8,), dtype=np.float64)
-    result = fit(model, whole_share(x, y, comm), comm, epochs=6, global_batch_size=32, callbacks=[Sleep()])
+    result = fit(model, whole_shard(x, y, comm), comm, epochs=6, global_batch_size=32, callbacks=[Sleep()])
     slow = 20 // 7  # epochs have 7 steps
     seconds = np.diff([0, *(record["seconds"] for record in result.history)])
     rates = [record["samples_per_second"] for record in result.history]

@@ -29,20 +29,20 @@ mpi = pytest.mark.mpi
 pytestmark = pytest.mark.ranks(3)
 
 
-def gathered(share, rank=0, ranks=1, dtype=np.float64, epoch=None):
+def gathered(shard, rank=0, ranks=1, dtype=np.float64, epoch=None):
     """All rows that a rank's loader hands out, with their numbers."""
     kind = dict(seed=0, dtype=dtype, target_dtype=np.float64, global_batch_size=9, block_rows=5)
-    loader = Loader(share, rank=rank, ranks=ranks, **kind)
+    loader = Loader(shard, rank=rank, ranks=ranks, **kind)
     streams = [loader.sequential()] if epoch is None else [batches for _, batches in loader.epoch(epoch)]
     parts = [(b.x.copy(), b.ids.copy()) for stream in streams for b in stream]
-    empty = (np.empty((0, share.features), dtype), np.empty(0, np.int64))
+    empty = (np.empty((0, shard.features), dtype), np.empty(0, np.int64))
     return tuple(np.concatenate(each) for each in zip(empty, *parts, strict=True))
 
 
 def one(x, weight=None, **options):
-    """A share of one rank, standardized."""
-    (share,) = standardize(whole(Dataset(x, np.zeros(len(x)), weight, **options)), comm=Alone())
-    return share
+    """A shard of one rank, standardized."""
+    (shard,) = standardize(whole(Dataset(x, np.zeros(len(x)), weight, **options)), comm=Alone())
+    return shard
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, -1e9])
@@ -59,25 +59,25 @@ def one(x, weight=None, **options):
 def test_numbers_are_those_of_numpy_in_float64(stored, dtype, offset):
     raw = np.random.default_rng(0).normal(100, 30, size=(1003, 7))
     x = np.clip(raw, 0, 255).astype(stored) if stored == np.uint8 else (raw + offset).astype(stored)
-    share = one(x)
+    shard = one(x)
     exact = x.astype(np.longdouble)  # at -1e9 NumPy's own mean in float64 is wrong by 2e-6
     mean, deviation = exact.mean(0), exact.std(0)
-    np.testing.assert_allclose(share.dataset.standard.mean, mean.astype(float), rtol=3e-16, atol=1e-12)
-    np.testing.assert_allclose(share.dataset.standard.deviation, deviation.astype(float), rtol=1e-12)
+    np.testing.assert_allclose(shard.dataset.standard.mean, mean.astype(float), rtol=3e-16, atol=1e-12)
+    np.testing.assert_allclose(shard.dataset.standard.deviation, deviation.astype(float), rtol=1e-12)
     expected = ((exact - mean) / deviation).astype(float)
     for epoch in (None, 1):
-        values, ids = gathered(share, dtype=dtype, epoch=epoch)
+        values, ids = gathered(shard, dtype=dtype, epoch=epoch)
         assert values.dtype == dtype
         np.testing.assert_allclose(values, expected[ids], rtol=1e-6, atol=1e-6 if dtype == np.float32 else 1e-7)
-    assert np.shares_memory(share.dataset.x, x), "the rows stay as they are"
+    assert np.shares_memory(shard.dataset.x, x), "the rows stay as they are"
 
 
 def test_a_mean_of_a_million_costs_no_digits():
     x = 1e6 + np.random.default_rng(0).normal(size=(50000, 3))
-    share = one(x)
+    shard = one(x)
     exact = (x - 1e6).astype(np.longdouble)
-    assert np.abs(share.dataset.standard.mean - (1e6 + exact.mean(0))).max() < 3e-10  # two units in the last place
-    np.testing.assert_allclose(share.dataset.standard.deviation, exact.std(0).astype(float), rtol=1e-13)
+    assert np.abs(shard.dataset.standard.mean - (1e6 + exact.mean(0))).max() < 3e-10  # two units in the last place
+    np.testing.assert_allclose(shard.dataset.standard.deviation, exact.std(0).astype(float), rtol=1e-13)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6 + 0.1, -1e-30])
@@ -88,18 +88,18 @@ def test_constant_features_become_zero(value, weighted):
     weight = np.arange(301.0) / 7 if weighted else None
     if weighted:
         x[0, 1] = 99.0  # a row of weight 0
-    share = one(x, weight)
-    assert share.dataset.standard.mean[1] == value
-    assert share.dataset.standard.deviation[1] == 1
-    assert not gathered(share)[0][1:, 1].any()
+    shard = one(x, weight)
+    assert shard.dataset.standard.mean[1] == value
+    assert shard.dataset.standard.deviation[1] == 1
+    assert not gathered(shard)[0][1:, 1].any()
 
 
 def test_scaled_bytes_are_standardized_as_values():
     x = np.random.default_rng(0).integers(0, 256, (90, 4), dtype=np.uint8)
-    share = one(x, scale=1 / 255)
-    np.testing.assert_allclose(share.dataset.standard.mean, (x / 255).mean(0), rtol=1e-13)
+    shard = one(x, scale=1 / 255)
+    np.testing.assert_allclose(shard.dataset.standard.mean, (x / 255).mean(0), rtol=1e-13)
     values = x / 255.0
-    np.testing.assert_allclose(gathered(share)[0], (values - values.mean(0)) / values.std(0), atol=1e-12)
+    np.testing.assert_allclose(gathered(shard)[0], (values - values.mean(0)) / values.std(0), atol=1e-12)
 
 
 def test_weights_count_as_so_many_rows():
@@ -127,9 +127,9 @@ def test_the_training_rows_alone_give_the_numbers():
 def test_what_cannot_be_standardized():
     with pytest.raises(DataError, match="feature 1 .* too large"):
         one(np.array([[1.0, 1e200], [2.0, -1e200]]))
-    share = one(np.zeros((3, 2)))
+    shard = one(np.zeros((3, 2)))
     with pytest.raises(DataError, match="3 features, but are to be standardized as 2"):
-        Dataset(np.zeros((4, 3)), np.zeros(4), standard=share.dataset.standard)
+        Dataset(np.zeros((4, 3)), np.zeros(4), standard=shard.dataset.standard)
     empty = one(np.zeros((0, 2)))
     assert np.array_equal(empty.dataset.standard.deviation, [1, 1])
 
@@ -148,8 +148,8 @@ def test_every_rank_has_the_same_numbers(comm, rows, weighted):
     mean = np.average(x, axis=0, weights=weight)
     deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weight))
     deviation[(x == x[0]).all(0)] = 1
-    for share in (whole(Dataset(x, y, weight), comm.rank, comm.size), local):
-        standard = standardize(share, comm=comm)[0].dataset.standard
+    for shard in (whole(Dataset(x, y, weight), comm.rank, comm.size), local):
+        standard = standardize(shard, comm=comm)[0].dataset.standard
         np.testing.assert_allclose(standard.mean, mean, rtol=1e-15, atol=0)
         np.testing.assert_allclose(standard.deviation, deviation, rtol=1e-8)
         assert (standard.mean[2], standard.deviation[2]) == (0.1, 1)
@@ -164,12 +164,12 @@ def test_training_on_standardized_rows_is_training_on_rows_standardized_before(c
     before = (x - x.mean(0)) / x.std(0)
     results = []
     for values, on_the_way in ((before, False), (x, True)):
-        share = whole(Dataset(values, y), comm.rank, comm.size)
+        shard = whole(Dataset(values, y), comm.rank, comm.size)
         if on_the_way:
-            (share,) = standardize(share, comm=comm)
+            (shard,) = standardize(shard, comm=comm)
         model = models.Softmax(6, 3, dtype=np.float64)
-        result = fit(model, share, comm, optimizer=optim.SGD(0.5), epochs=3, global_batch_size=32)
-        results.append((result.w, evaluate(model, result.w, make_loader(model, share, comm), comm).loss))
+        result = fit(model, shard, comm, optimizer=optim.SGD(0.5), epochs=3, global_batch_size=32)
+        results.append((result.w, evaluate(model, result.w, make_loader(model, shard, comm), comm).loss))
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-9, atol=1e-11)
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-10)
 

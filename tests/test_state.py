@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import make_rows, whole_share
+from problems import make_rows, whole_shard
 
 from distai_mpi import EarlyStopping, fit, models, optim
 from distai_mpi.errors import ConfigError
@@ -34,19 +34,19 @@ def test_a_run_goes_on_on_the_same_ranks_and_on_one(comm, name):
     model, method = models.MLP(6, 3, (5,), dropout=0.2, dtype=np.float64), METHODS[name]
     if name != "adam":
         model = models.Softmax(6, 3, dtype=np.float64)
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     options = {"optimizer": method, "l2": 0.01, "seed": 3} | ({"epochs": 6} if name == "adam" else {})
     keep = Keep()
-    straight = fit(model, share, comm, callbacks=[keep, EarlyStopping(share)], **options)
+    straight = fit(model, shard, comm, callbacks=[keep, EarlyStopping(shard)], **options)
     assert keep.state.saved.common["epoch"] == 2
-    again = fit(model, share, comm, callbacks=[EarlyStopping(share)], state=keep.state, **options)
+    again = fit(model, shard, comm, callbacks=[EarlyStopping(shard)], state=keep.state, **options)
     assert again.iterations == straight.iterations
     assert [record["epoch"] for record in again.history] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(again.params, straight.params)
     part = comm.part([0])
     if part is not None:
         with part:
-            alone = whole_share(x, y, part)
+            alone = whole_shard(x, y, part)
             fewer = fit(model, alone, part, callbacks=[EarlyStopping(alone)], state=keep.state, **options)
         np.testing.assert_allclose(fewer.params, straight.params, rtol=1e-6, atol=1e-8)
     comm.barrier()
@@ -56,7 +56,7 @@ def test_a_run_goes_on_on_the_same_ranks_and_on_one(comm, name):
 @pytest.mark.ranks(1, 2)
 def test_the_state_of_another_run_is_refused(comm):
     x, y = make_rows()
-    share, keep = whole_share(x, y, comm), Keep()
-    fit(models.Softmax(6, 3), share, comm, epochs=2, callbacks=[keep])
+    shard, keep = whole_shard(x, y, comm), Keep()
+    fit(models.Softmax(6, 3), shard, comm, epochs=2, callbacks=[keep])
     with pytest.raises(ConfigError, match="seed 0, not 1"):
-        fit(models.Softmax(6, 3), share, comm, epochs=3, seed=1, state=keep.state)
+        fit(models.Softmax(6, 3), shard, comm, epochs=3, seed=1, state=keep.state)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.comm import Communicator
@@ -40,7 +40,7 @@ def clipped(grad, most):
 def test_clipping_is_by_the_norm_of_the_whole_gradient(comm, algorithm, most):
     x, y = make_rows()
     options = {"epochs": EPOCHS, "global_batch_size": SIZE, "l2": L2, "seed": SEED, "allreduce": algorithm}
-    result = fit(make_model(), whole_share(x, y, comm), comm, optimizer=optim.SGD(0.3), clip_norm=most, **options)
+    result = fit(make_model(), whole_shard(x, y, comm), comm, optimizer=optim.SGD(0.3), clip_norm=most, **options)
     model = make_model()
     w = model.init(np.random.default_rng(SEED))
     for epoch in range(EPOCHS):
@@ -103,7 +103,7 @@ def test_averaging_is_what_its_formula_says_on_uneven_and_empty_shards(comm, alg
     counts = uneven(len(y), comm.size)
     result = fit(
         make_model(),
-        local_share(x, y, comm, counts),
+        local_shard(x, y, comm, counts),
         comm,
         optimizer=method,
         epochs=EPOCHS,
@@ -124,9 +124,9 @@ def test_averaging_on_one_rank_is_its_inner_optimizer():
     x, y = make_rows()
     plain, method = optim.Momentum(0.05), optim.LocalSGD(optim.Momentum(0.05), sync_every=2)
     with Communicator(MPI.COMM_SELF) as alone:
-        share = local_share(x, y, alone, [len(y)])
+        shard = local_shard(x, y, alone, [len(y)])
         ends = [
-            fit(make_model(), share, alone, optimizer=o, epochs=2, global_batch_size=SIZE).w for o in (plain, method)
+            fit(make_model(), shard, alone, optimizer=o, epochs=2, global_batch_size=SIZE).w for o in (plain, method)
         ]
     np.testing.assert_allclose(*ends, rtol=1e-11, atol=1e-12)
 
@@ -137,9 +137,9 @@ def test_averaging_exchanges_nothing_between_averages(comm):
     rounds = []
     for every in (1, 7):
         method = optim.LocalSGD(optim.SGD(0.1), sync_every=every)
-        share = local_share(x, y, comm, uneven(len(y), comm.size))
+        shard = local_shard(x, y, comm, uneven(len(y), comm.size))
         options = {"epochs": 1, "global_batch_size": SIZE, "allreduce": "native"}
-        result = fit(make_model(), share, comm, optimizer=method, **options)
+        result = fit(make_model(), shard, comm, optimizer=method, **options)
         rounds.append(result.rounds)
     averages = 7 - 1  # steps of the epoch, and one average
     assert rounds[0] - rounds[1] == (3 * averages if comm.size > 1 else 0)

@@ -263,17 +263,17 @@ def columns_of(kind):
     return named if kind in TABLES else {}
 
 
-def check_same(shares, others):
-    for share, other in zip(shares, others, strict=True):
-        assert np.array_equal(share.dataset.x, other.dataset.x)
-        assert np.array_equal(share.dataset.y, other.dataset.y)
-        assert np.array_equal(share.dataset.weight, other.dataset.weight)
-        assert (share.counts, share.first, share.shuffle) == (other.counts, other.first, other.shuffle)
-        assert share.total_weight == pytest.approx(other.total_weight, rel=1e-15)
-        assert share.labels == other.labels
-        places = np.arange(share.rows)
-        if share.order is not None:
-            assert np.array_equal(share.order.apply(places), other.order.apply(places))
+def check_same(shards, others):
+    for shard, other in zip(shards, others, strict=True):
+        assert np.array_equal(shard.dataset.x, other.dataset.x)
+        assert np.array_equal(shard.dataset.y, other.dataset.y)
+        assert np.array_equal(shard.dataset.weight, other.dataset.weight)
+        assert (shard.counts, shard.first, shard.shuffle) == (other.counts, other.first, other.shuffle)
+        assert shard.total_weight == pytest.approx(other.total_weight, rel=1e-15)
+        assert shard.labels == other.labels
+        places = np.arange(shard.rows)
+        if shard.order is not None:
+            assert np.array_equal(shard.order.apply(places), other.order.apply(places))
 
 
 WAYS = [{"shuffle": "global"}, {"shuffle": "local"}, {"distribute": "scatter"}]

@@ -166,8 +166,8 @@ def test_columns_by_name_and_number(folder):
     assert np.array_equal(y, X[:, 4])
     assert find_features("a.csv").features == 7
     assert find_features("a.csv", Columns("y", "w")).feature_names == tuple("abcde")
-    share = load_features("a.csv", label="y", weight="6")
-    assert np.array_equal(share.dataset.x, X)
+    shard = load_features("a.csv", label="y", weight="6")
+    assert np.array_equal(shard.dataset.x, X)
     for columns, match in [
         (Columns("z"), "--label z: there is no such column; there are y, a, b"),
         (Columns("7"), "--label 7: there is no such column"),
@@ -182,8 +182,8 @@ def test_columns_by_name_and_number(folder):
 
 def test_labels_that_are_left_out_may_be_words(folder):
     (folder / "a.csv").write_text('1,cat,2\n3,"dog, old",4\n5,,6\n')
-    share = load_features("a.csv", label="1")
-    assert share.dataset.x.tolist() == [[1, 2], [3, 4], [5, 6]]
+    shard = load_features("a.csv", label="1")
+    assert shard.dataset.x.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
 def test_columns_are_refused_where_there_are_none(folder):

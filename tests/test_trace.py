@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.comm import Communicator
@@ -256,13 +256,13 @@ class Tired(models.Softmax):
         return super().loss_and_grad(w, batch, grad)
 
 
-def train(comm, path, algorithm="native", optimizer=None, seconds=0.0, share=None, **options):
+def train(comm, path, algorithm="native", optimizer=None, seconds=0.0, shard=None, **options):
     x, y = make_rows()
     model = options.pop("model", None) or Tired(6, 3, dtype=np.float64)
     model.seconds = seconds
-    share = share or whole_share(x, y, comm)
-    options = {"epochs": EPOCHS, "global_batch_size": SIZE, "test": whole_share(x, y, comm)} | options
-    return fit(model, share, comm, optimizer=optimizer, allreduce=algorithm, trace=path, **options)
+    shard = shard or whole_shard(x, y, comm)
+    options = {"epochs": EPOCHS, "global_batch_size": SIZE, "test": whole_shard(x, y, comm)} | options
+    return fit(model, shard, comm, optimizer=optimizer, allreduce=algorithm, trace=path, **options)
 
 
 def read(path):
@@ -363,11 +363,11 @@ def test_other_messages_between_nodes_are_told_from_waiting_too(folder, options)
     path = os.path.join(folder, f"{'-'.join(options)}.json")
     x, y = make_rows()
     with Communicator(MPI.COMM_WORLD, nodes=nodes) as comm:
-        share = whole_share(x.astype(np.float32), y, comm)
+        shard = whole_shard(x.astype(np.float32), y, comm)
         options = {"epochs": 1, "global_batch_size": SIZE, "factors": False, "callbacks": [Pause()], **options}
         model = models.MLP(6, 3, (8,), dtype=np.float32)
-        fit(model, share, comm, epochs=1, global_batch_size=SIZE, factors=False)  # compiles what would take the time
-        time = fit(model, share, comm, allreduce="hierarchical", trace=path, **options).time
+        fit(model, shard, comm, epochs=1, global_batch_size=SIZE, factors=False)  # compiles what would take the time
+        time = fit(model, shard, comm, allreduce="hierarchical", trace=path, **options).time
     if comm.rank > 0 or comm.size == 1:
         return
     assert "rank 1 is slow: other" in balance(time)
@@ -385,8 +385,8 @@ def test_averaging_on_uneven_shards_is_traced_too(comm, folder):
     path = os.path.join(folder, "average.json")
     x, y = make_rows()
     method = optim.LocalSGD(optim.SGD(0.1), sync_every=3)
-    share = local_share(x, y, comm, uneven(len(y), comm.size))
-    train(comm, path, "shared", method, share=share)
+    shard = local_shard(x, y, comm, uneven(len(y), comm.size))
+    train(comm, path, "shared", method, shard=shard)
     if comm.rank == 0:
         whole, of_ranks = read(path)
         for events in of_ranks.values():
@@ -405,9 +405,9 @@ def test_gradients_from_factors_and_in_many_parts_are_traced_alike(comm, folder,
     path = os.path.join(folder, f"parts-{algorithm}-{factors}.json")
     x, y = make_rows()
     model = models.MLP(6, 3, (8,), dtype=np.float64)
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     options = {"epochs": 1, "global_batch_size": SIZE, "allreduce": algorithm, "factors": factors}
-    fit(model, share, comm, trace=path, **options)
+    fit(model, shard, comm, trace=path, **options)
     if comm.rank == 0:
         _, of_ranks = read(path)
         for events in of_ranks.values():
@@ -436,8 +436,8 @@ def test_messages_of_all_kinds_are_exchange(folder, monkeypatch, wire, early):
                 time.sleep(0.02 * (comm.rank == last))
                 return work(*args, on_ready)
 
-        share = whole_share(x.astype(np.float32), y, comm)
-        result = train(comm, os.path.join(folder, f"{wire}.json"), "hierarchical", share=share, test=None, wire=wire,
+        shard = whole_shard(x.astype(np.float32), y, comm)
+        result = train(comm, os.path.join(folder, f"{wire}.json"), "hierarchical", shard=shard, test=None, wire=wire,
                        early=early, factors=False, model=Late(6, 3, (8,), dtype=np.float32))  # fmt: skip
     first = {name: seconds[0] for name, seconds in result.time.items()}
     assert first["exchange"] > 0
@@ -493,7 +493,7 @@ def test_a_run_that_diverges_is_traced(comm, folder):
     path = os.path.join(folder, "lost.json")
     x, y = make_rows(kind="value")
     model = models.Linear(6, dtype=np.float64)
-    result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.SGD(1e200), epochs=3, trace=path)
+    result = fit(model, whole_shard(x, y, comm), comm, optimizer=optim.SGD(1e200), epochs=3, trace=path)
     assert result.status == "diverged"
     if comm.rank == 0:
         assert read(path)[0]["otherData"]["status"] == "diverged"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import Objective, models, optim
 from distai_mpi.comm import CHOICES
@@ -62,7 +62,7 @@ def test_training_on_ranks_is_training_on_one(comm, algorithm, name):
     optimizer = optim.OPTIMIZERS[name](lr=LR)
     result = fit(
         make_model(),
-        whole_share(x, y, comm),
+        whole_shard(x, y, comm),
         comm,
         optimizer=optimizer,
         epochs=EPOCHS,
@@ -94,7 +94,7 @@ def test_every_optimizer_updates_slices_as_the_whole(comm, algorithm, name):
     optimizer = optim.OPTIMIZERS[name](lr=0.05)
     result = fit(
         make_model(),
-        whole_share(x, y, comm),
+        whole_shard(x, y, comm),
         comm,
         optimizer=optimizer,
         epochs=EPOCHS,
@@ -112,7 +112,7 @@ def test_float32_stays_close_to_float64(comm):
     results = [
         fit(
             make_model(dtype),
-            whole_share(x, y, comm),
+            whole_shard(x, y, comm),
             comm,
             optimizer=optim.Momentum(LR / 4),
             epochs=2,
@@ -130,7 +130,7 @@ def test_one_row_steps_equal_the_reference_fused_or_not(comm):
     x, y = make_rows(rows=57)
     result = fit(
         make_model(),
-        whole_share(x, y, comm),
+        whole_shard(x, y, comm),
         comm,
         optimizer=optim.SGD(LR),
         epochs=EPOCHS,
@@ -147,9 +147,9 @@ def test_one_row_steps_equal_the_reference_fused_or_not(comm):
 def test_shards_of_any_length_train_under_the_local_shuffle(comm, rows):
     x, y = make_rows(rows=max(rows, 3))
     x, y = x[:rows], y[:rows]
-    share = local_share(x, y, comm, uneven(rows, comm.size))
+    shard = local_shard(x, y, comm, uneven(rows, comm.size))
     model = models.Softmax(6, 3, dtype=np.float64)
-    result = fit(model, share, comm, optimizer=optim.Momentum(0.1), epochs=30, global_batch_size=SIZE)
+    result = fit(model, shard, comm, optimizer=optim.Momentum(0.1), epochs=30, global_batch_size=SIZE)
     assert result.status == "completed"
     assert result.train_loss < math.log(3) / 2  # of the start, where all classes are equally likely
     weights = comm.allgather_object(result.w)
@@ -160,7 +160,7 @@ def test_shards_of_any_length_train_under_the_local_shuffle(comm, rows):
 def test_more_ranks_than_rows_of_a_batch(comm):
     x, y = make_rows(rows=40)
     kwargs = {"optimizer": optim.SGD(LR), "epochs": EPOCHS, "global_batch_size": 2, "l2": L2, "seed": SEED}
-    result = fit(make_model(), whole_share(x, y, comm), comm, **kwargs)
+    result = fit(make_model(), whole_shard(x, y, comm), comm, **kwargs)
     np.testing.assert_allclose(result.w, reference(x, y, 0.0, size=2), rtol=1e-10, atol=1e-11)
 
 
@@ -186,8 +186,8 @@ class Recorder(Callback):
 def test_callbacks_and_history_tell_the_run(comm):
     x, y = make_rows()
     recorder = Recorder()
-    share = whole_share(x, y, comm)
-    result = fit(make_model(), share, comm, test=share, epochs=3, global_batch_size=SIZE, callbacks=[recorder])
+    shard = whole_shard(x, y, comm)
+    result = fit(make_model(), shard, comm, test=shard, epochs=3, global_batch_size=SIZE, callbacks=[recorder])
     assert recorder.calls == ["start", 1, 2, 3, "end"]
     assert recorder.steps == result.iterations == 21
     assert [record["epoch"] for record in result.history] == [1, 2, 3]
@@ -201,7 +201,7 @@ def test_callbacks_and_history_tell_the_run(comm):
 def test_a_run_that_diverges_says_so_on_all_ranks(comm):
     x, y = make_rows(kind="value")
     result = fit(
-        models.Linear(6), whole_share(x, y, comm), comm, optimizer=optim.SGD(1e4), epochs=20, global_batch_size=SIZE
+        models.Linear(6), whole_shard(x, y, comm), comm, optimizer=optim.SGD(1e4), epochs=20, global_batch_size=SIZE
     )
     assert result.status == "diverged"
     assert result.epochs < 20
@@ -226,7 +226,7 @@ def test_a_run_that_diverges_says_so_on_all_ranks(comm):
 def test_values_that_cannot_work_are_refused_on_all_ranks(comm, wrong, name):
     x, y = make_rows()
     with pytest.raises(ConfigError, match=name):
-        fit(make_model(), whole_share(x, y, comm), comm, **wrong)
+        fit(make_model(), whole_shard(x, y, comm), comm, **wrong)
 
 
 @pytest.mark.mpi(min_size=2)
@@ -242,7 +242,7 @@ def test_values_that_cannot_work_are_refused_on_all_ranks(comm, wrong, name):
 def test_ranks_that_want_different_things_are_told_so(comm, name, value):
     x, y = make_rows()
     with pytest.raises(ConfigError, match=f"{name} is .* on rank 0 and .* on rank 1"):
-        fit(make_model(), whole_share(x, y, comm), comm, **{name: value(comm.rank)})
+        fit(make_model(), whole_shard(x, y, comm), comm, **{name: value(comm.rank)})
 
 
 @mpi
@@ -250,7 +250,7 @@ def test_functions_among_the_settings_are_no_difference(comm):
     """Their addresses differ between ranks."""
     x, y = make_rows()
     schedule = optim.WarmUp(2, lambda step: 1 / (1 + step))
-    result = fit(make_model(), whole_share(x, y, comm), comm, schedule=schedule, epochs=1, global_batch_size=SIZE)
+    result = fit(make_model(), whole_shard(x, y, comm), comm, schedule=schedule, epochs=1, global_batch_size=SIZE)
     assert result.status == "completed"
 
 
@@ -280,8 +280,8 @@ class Mean:
 @mpi
 def test_a_users_own_model_trains(comm):
     x, y = make_rows(kind="value")
-    share = whole_share(x, y, comm)
-    result = fit(Mean(), share, comm, test=share, optimizer=optim.GradientDescent(0.5), epochs=60)
+    shard = whole_shard(x, y, comm)
+    result = fit(Mean(), shard, comm, test=shard, optimizer=optim.GradientDescent(0.5), epochs=60)
     assert result.w[0] == pytest.approx(y.mean(), rel=1e-10)
     assert result.test_loss == pytest.approx(0.5 * y.var(), rel=1e-9)
     assert result.test_accuracy is None
@@ -299,7 +299,7 @@ class Weighty(Mean):
 def test_weights_that_training_would_ignore_are_refused(comm):
     x, y = make_rows(kind="value")
     with pytest.raises(ConfigError, match="weight"):
-        fit(Weighty(), whole_share(x, y, comm), comm)
+        fit(Weighty(), whole_shard(x, y, comm), comm)
 
 
 @mpi
@@ -307,7 +307,7 @@ def test_real_targets_reach_a_model_that_says_nothing_of_them(comm):
     x, y = make_rows(kind="value")
     model = Mean()
     del model.target_dtype
-    result = fit(model, whole_share(x, y, comm), comm, optimizer=optim.GradientDescent(0.5), epochs=60)
+    result = fit(model, whole_shard(x, y, comm), comm, optimizer=optim.GradientDescent(0.5), epochs=60)
     assert result.w[0] == pytest.approx(y.mean(), rel=1e-10)
 
 
@@ -323,24 +323,24 @@ def test_real_targets_reach_a_model_that_says_nothing_of_them(comm):
 )
 def test_data_that_does_not_fit_the_model_is_refused_before_any_kernel_sees_it(comm, model, kind, word):
     x, y = make_rows(kind=kind)
-    share = whole_share(x, y, comm)
+    shard = whole_shard(x, y, comm)
     with pytest.raises(DataError, match=word):
-        fit(model(), share, comm)
+        fit(model(), shard, comm)
     with pytest.raises(DataError, match=word):
-        Objective(model(), make_loader(model(), share, comm), comm)
+        Objective(model(), make_loader(model(), shard, comm), comm)
     with pytest.raises(DataError, match=word):
-        evaluate(model(), np.zeros(model().layout.size, np.float32), make_loader(model(), share, comm), comm)
+        evaluate(model(), np.zeros(model().layout.size, np.float32), make_loader(model(), shard, comm), comm)
     x, y = make_rows(kind={"value": "value", "class": "binary"}[kind])
     wrong = make_rows(features=7)
     with pytest.raises(DataError):
-        fit(model(), whole_share(x, y, comm), comm, test=whole_share(*wrong, comm))
+        fit(model(), whole_shard(x, y, comm), comm, test=whole_shard(*wrong, comm))
 
 
 @mpi
 @pytest.mark.parametrize("model", [lambda: models.Linear(6), lambda: models.MLP(6, 3, dropout=0.0)])
 def test_a_run_that_diverges_in_its_last_step_says_so(comm, model):
     x, y = make_rows(kind="value" if isinstance(model(), models.Linear) else "class")
-    result = fit(model(), whole_share(x, y, comm), comm, optimizer=optim.GradientDescent(1e38), epochs=1)
+    result = fit(model(), whole_shard(x, y, comm), comm, optimizer=optim.GradientDescent(1e38), epochs=1)
     assert result.status == "diverged"
     assert result.train_loss is None
 
@@ -351,10 +351,10 @@ def test_rows_that_ranks_hold_already(comm):
     counts = uneven(len(y), comm.size)
     start = sum(counts[: comm.rank])
     mine = slice(start, start + counts[comm.rank])
-    share = from_local(Dataset(x[mine], y[mine]), comm)
-    assert share.counts == tuple(counts)
-    assert share.labels.classes == 3
-    result = fit(models.Softmax(6, 3), share, comm, epochs=3, global_batch_size=SIZE)
+    shard = from_local(Dataset(x[mine], y[mine]), comm)
+    assert shard.counts == tuple(counts)
+    assert shard.labels.classes == 3
+    result = fit(models.Softmax(6, 3), shard, comm, epochs=3, global_batch_size=SIZE)
     assert result.status == "completed"
     broken = x.copy()
     broken[-1, 2] = np.nan  # on the last rank alone

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fits import fit
-from problems import make_rows, uneven, whole_share
+from problems import make_rows, uneven, whole_shard
 
 from distai_mpi import Objective, models, optim
 from distai_mpi.data import Dataset, Loader, Permutation, ShardedDataset, from_local, standardize, summarize, whole
@@ -56,18 +56,18 @@ def test_weights_that_are_all_zero_are_refused():
     assert whole(Dataset(np.zeros((0, 2)), np.zeros(0), np.zeros(0))).total_weight == 0
 
 
-def test_a_share_knows_the_summed_weight():
+def test_a_shard_knows_the_summed_weight():
     x, y, weight = weighted_rows()
-    share = whole(Dataset(x, y, weight), 1, 3)
-    assert share.total_weight == weight.sum()
+    shard = whole(Dataset(x, y, weight), 1, 3)
+    assert shard.total_weight == weight.sum()
     assert whole(Dataset(x, y)).total_weight == len(y)
     with pytest.raises(ValueError, match="summed weight"):
-        ShardedDataset(share.dataset, share.counts, 0, "global", share.labels)
+        ShardedDataset(shard.dataset, shard.counts, 0, "global", shard.labels)
 
 
-def loaders(share, ranks, dtype, **options):
+def loaders(shard, ranks, dtype, **options):
     make = dict(ranks=ranks, global_batch_size=10, seed=1, dtype=dtype, target_dtype=np.int64) | options
-    return [Loader(share, rank=rank, **make) for rank in range(ranks)]
+    return [Loader(shard, rank=rank, **make) for rank in range(ranks)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -76,8 +76,8 @@ def loaders(share, ranks, dtype, **options):
 def test_batches_carry_the_weights_of_their_rows(ranks, order, dtype):
     x, y, weight = weighted_rows()
     held = Dataset(x, y, weight / 3)
-    share = ShardedDataset(held, (80,), 0, "global", summarize(y, 6), order, first=5, summed_weight=1.0)
-    for loader in loaders(share, ranks, dtype, block_rows=4):
+    shard = ShardedDataset(held, (80,), 0, "global", summarize(y, 6), order, first=5, summed_weight=1.0)
+    for loader in loaders(shard, ranks, dtype, block_rows=4):
         streams = [loader.sequential(), *(batches for _, batches in loader.epoch(0))]
         streams += [(batch for _, batch in loader.runs(0, 7))]
         for batch in (batch for stream in streams for batch in stream):
@@ -92,7 +92,7 @@ def held_by(comm, counts, *arrays):
     return [array[start : start + counts[comm.rank]] for array in arrays]
 
 
-def shares(comm, x, y, weight):
+def shards(comm, x, y, weight):
     """The same rows under the global and under the local shuffle, there on unequal shards."""
     local = from_local(Dataset(*held_by(comm, uneven(len(y), comm.size), x, y, weight)), comm)
     return [whole(Dataset(x, y, weight), comm.rank, comm.size), local]
@@ -108,12 +108,12 @@ def test_a_weight_counts_as_so_many_rows(comm, name):
     w = model.init(np.random.default_rng(3))
     expected, expected_grad = evaluate(model, w, make_loader(model, repeated, comm), comm), np.empty_like(w)
     value = Objective(model, make_loader(model, repeated, comm), comm, l2=0.1).value_and_grad(w, expected_grad)
-    for share in shares(comm, x, y, weight):
-        assert share.total_weight == weight.sum()
-        found = evaluate(model, w, make_loader(model, share, comm), comm)
+    for shard in shards(comm, x, y, weight):
+        assert shard.total_weight == weight.sum()
+        found = evaluate(model, w, make_loader(model, shard, comm), comm)
         assert found.loss == pytest.approx(expected.loss, rel=1e-12)
         assert found.accuracy == (None if name == "linear" else pytest.approx(expected.accuracy, rel=1e-12))
-        objective, grad = Objective(model, make_loader(model, share, comm), comm, l2=0.1), np.empty_like(w)
+        objective, grad = Objective(model, make_loader(model, shard, comm), comm, l2=0.1), np.empty_like(w)
         assert objective.value_and_grad(w, grad) == pytest.approx(value, rel=1e-12)
         np.testing.assert_allclose(grad, expected_grad, rtol=1e-9, atol=1e-12)
 
@@ -142,8 +142,8 @@ def test_the_unit_of_weights_changes_nothing(comm, optimizer, unit):
     weight = np.random.default_rng(0).lognormal(size=len(y))
     made = []
     for each in (weight, weight * unit):
-        share = whole(Dataset(x, y, each), comm.rank, comm.size)
-        made.append(fit(models.Logistic(6), share, comm, optimizer=optimizer, epochs=3, l2=1e-3))
+        shard = whole(Dataset(x, y, each), comm.rank, comm.size)
+        made.append(fit(models.Logistic(6), shard, comm, optimizer=optimizer, epochs=3, l2=1e-3))
     np.testing.assert_allclose(made[1].w, made[0].w, rtol=1e-4, atol=1e-5)
     assert made[1].train_loss == pytest.approx(made[0].train_loss, rel=1e-5)
 
@@ -151,14 +151,14 @@ def test_the_unit_of_weights_changes_nothing(comm, optimizer, unit):
 @mpi
 def test_weights_whose_sum_is_beyond_float64_are_refused(comm):
     x, y = make_rows(kind="binary")
-    share = whole(Dataset(x, y, np.full(len(y), 1e308)), comm.rank, comm.size)
+    shard = whole(Dataset(x, y, np.full(len(y), 1e308)), comm.rank, comm.size)
     with pytest.raises(DataError, match="training rows: their weights add up to more than float64 holds"):
-        fit(models.Logistic(6), share, comm, epochs=1)
+        fit(models.Logistic(6), shard, comm, epochs=1)
 
 
 @mpi
 def test_test_rows_that_weigh_nothing_have_no_figures(comm):
     x, y = make_rows(kind="value")
-    train, weightless = whole_share(x, y, comm), from_local(Dataset(x[:9], y[:9], np.zeros(9)), comm)
+    train, weightless = whole_shard(x, y, comm), from_local(Dataset(x[:9], y[:9], np.zeros(9)), comm)
     result = fit(models.Linear(x.shape[1]), train, comm, test=weightless, optimizer=optim.SGD(0.01), epochs=1)
     assert (result.status, result.test_loss, result.metrics) == ("completed", None, {})

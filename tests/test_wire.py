@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from fits import fit
-from problems import local_share, make_rows, uneven, whole_share
+from problems import local_shard, make_rows, uneven, whole_shard
 from test_shared import sent_in_messages
 
 from distai_mpi import models, optim
@@ -22,13 +22,13 @@ def problem():
     return x.astype(np.float32), y
 
 
-def train(comm, wire, share=None, *, dtype=np.float32, hidden=(64,), **options):
+def train(comm, wire, shard=None, *, dtype=np.float32, hidden=(64,), **options):
     options = {"epochs": 3, "global_batch_size": 16, "optimizer": optim.Momentum(0.05), "factors": False} | options
     options = {"allreduce": "hierarchical"} | options
     model = models.MLP(40, 3, hidden, activation="tanh", dtype=dtype)
-    share = share or whole_share(*problem(), comm)
+    shard = shard or whole_shard(*problem(), comm)
     before = sent_in_messages(comm)
-    result = fit(model, share, comm, seed=3, wire=wire, **options)
+    result = fit(model, shard, comm, seed=3, wire=wire, **options)
     return result, sent_in_messages(comm) - before
 
 
@@ -42,9 +42,9 @@ METHODS = {
 @mpi
 @pytest.mark.parametrize("method", METHODS)
 def test_training_stays_close_in_half_the_bytes(nodes, method):
-    share = local_share(*problem(), nodes, uneven(131, nodes.size))
-    exact, whole = train(nodes, "float32", share, optimizer=METHODS[method])
-    rounded, half = train(nodes, "float16", share, optimizer=METHODS[method])
+    shard = local_shard(*problem(), nodes, uneven(131, nodes.size))
+    exact, whole = train(nodes, "float32", shard, optimizer=METHODS[method])
+    rounded, half = train(nodes, "float16", shard, optimizer=METHODS[method])
     moved = exact.w - models.MLP(40, 3, (64,), activation="tanh").init(np.random.default_rng(3))
     assert np.linalg.norm(rounded.w - exact.w) < 5e-3 * np.linalg.norm(moved)
     assert len(set(nodes.allgather_object(rounded.w.tobytes()))) == 1

@@ -34,7 +34,7 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
     if loss.classifies:
         sets = data.Sets(*data.encode_labels(*sets, comm=comm))
     elif not sets.train.labels.words:  # False and True are the numbers 0 and 1
-        others = [share and replace(share, classes=None) for share in sets[1:]]
+        others = [shard and replace(shard, classes=None) for shard in sets[1:]]
         sets = data.Sets(replace(sets.train, classes=None), *others)
     if loss.classifies and not loss.several:
         check_two(sets.train)
@@ -63,24 +63,24 @@ def centred(sets: Any, comm: Any, settings: dict[str, Any]) -> Any:
     return sets
 
 
-def check_two(share: Any) -> None:
-    """Raise `DataError` unless the labels of ``share`` are of two classes."""
+def check_two(shard: Any) -> None:
+    """Raise `DataError` unless the labels of ``shard`` are of two classes."""
     from ..data.labels import listed
 
-    if share.classes is None or len(share.classes) == 2:
+    if shard.classes is None or len(shard.classes) == 2:
         return
-    found = f"{share.name}: this model is of two classes, but the labels are {listed(share.classes)}"
-    if len(share.classes) == 1:
+    found = f"{shard.name}: this model is of two classes, but the labels are {listed(shard.classes)}"
+    if len(shard.classes) == 1:
         raise DataError(f"{found} alone; name the column of the labels by --label")
     hint = "; -1 beside 0 and 1 often stands for rows without a label: leave them out"
-    raise DataError(f"{found}: take --model softmax{hint if set(share.classes) == {-1, 0, 1} else ''}")
+    raise DataError(f"{found}: take --model softmax{hint if set(shard.classes) == {-1, 0, 1} else ''}")
 
 
-def tell_notes(*shares: Any) -> None:
+def tell_notes(*shards: Any) -> None:
     """Say on this rank what a user is to know of the data, each sentence once."""
     from ..messages import tell
 
-    for note in dict.fromkeys(note for share in shares if share is not None for note in share.notes):
+    for note in dict.fromkeys(note for shard in shards if shard is not None for note in shard.notes):
         tell(note)
 
 
@@ -97,31 +97,31 @@ def column_options(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in names} | others
 
 
-def kept_of_table(settings: dict[str, Any], share: Any) -> dict[str, Any]:
+def kept_of_table(settings: dict[str, Any], shard: Any) -> dict[str, Any]:
     """What a model's file keeps of the table that it was trained on, so that others are read in the same way."""
     kept = column_options(settings) | {
-        "column_names": share.column_names,
-        "feature_names": share.feature_names,
-        "label_name": share.label_name,
-        "date_orders": share.date_orders,
-        "row_names": share.row_names,
-        "classes": share.classes,
+        "column_names": shard.column_names,
+        "feature_names": shard.feature_names,
+        "label_name": shard.label_name,
+        "date_orders": shard.date_orders,
+        "row_names": shard.row_names,
+        "classes": shard.classes,
     }
-    if share.dataset.fill is not None:
-        kept |= {"fill": share.dataset.fill.values, "indicators": share.dataset.fill.indicators}
+    if shard.dataset.fill is not None:
+        kept |= {"fill": shard.dataset.fill.values, "indicators": shard.dataset.fill.indicators}
     return kept
 
 
-def fit_options(settings: dict[str, Any], share: Any, rows: int) -> dict[str, Any]:
-    """What the flags say of the steps on the rows of ``share``, ``rows`` each, as `train.fit` takes it."""
+def fit_options(settings: dict[str, Any], shard: Any, rows: int) -> dict[str, Any]:
+    """What the flags say of the steps on the rows of ``shard``, ``rows`` each, as `train.fit` takes it."""
     from .. import data
     from ..comm import Exchange
 
-    optimizer = make_optimizer(settings, data.steps_per_epoch(share, rows))
+    optimizer = make_optimizer(settings, data.steps_per_epoch(shard, rows))
     return {
         "optimizer": optimizer,
         "epochs": None if settings["optimizer_name"] in SOLVERS else epochs(settings),
-        "global_batch_size": share.rows if optimizer.full_batch else rows,
+        "global_batch_size": shard.rows if optimizer.full_batch else rows,
         "l2": settings["l2"],
         "seed": settings["seed"],
         "exchange": Exchange(
@@ -165,10 +165,10 @@ def make_callbacks(settings: dict[str, Any], sets: Any, rank: int, again: str | 
         callbacks.append(EarlyStopping(sets.valid, settings["metric"] or "loss", settings["patience"]))
     if settings["trace"]:
         callbacks.append(Trace(settings["trace"]))
-    share = sets.train
-    fields = {"data": settings["data"], "model": settings["model_name"], "classes": written(share.classes)}
+    shard = sets.train
+    fields = {"data": settings["data"], "model": settings["model_name"], "classes": written(shard.classes)}
     if settings["out"]:
-        dataset, valid = share.dataset, validation(settings)
+        dataset, valid = shard.dataset, validation(settings)
         byte_scale = float(dataset.scale) if dataset.x.dtype == "uint8" else None
         kept = {
             "data": absolute(settings["data"]),
@@ -176,9 +176,9 @@ def make_callbacks(settings: dict[str, Any], sets: Any, rank: int, again: str | 
             "test_fraction": settings["test_fraction"],
             "valid": valid if isinstance(valid, float) else None,
             "seed": settings["seed"],
-            "base": share.base,
+            "base": shard.base,
             "byte_scale": byte_scale,
-        } | kept_of_table(settings, share)
+        } | kept_of_table(settings, shard)
         if dataset.standard is not None:
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again, settings["spare"], checkpoints(settings)))
@@ -296,7 +296,7 @@ def epochs(settings: dict[str, Any]) -> int:
 
 
 def validation(settings: dict[str, Any]) -> Any:
-    """``--valid`` as `data.load_sets` takes it: a share of the rows, or the name of data."""
+    """``--valid`` as `data.load_sets` takes it: a fraction of the rows, or the name of data."""
     try:
         return float(settings["valid"])
     except (TypeError, ValueError):

@@ -69,16 +69,16 @@ def evaluate(
         training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
-    share, which = (training, "train") if test is None or rows == "train" else (test, "test")
-    check_features(name, share, model)
+    shard, which = (training, "train") if test is None or rows == "train" else (test, "test")
+    check_features(name, shard, model)
     classes = classes_of(extra)
     if classes is not None:
-        share = data.encode(share, classes, comm, "the model was not trained on")
-    share = scaled(share, extra)
-    result = evaluate_rows(model, w, make_loader(model, share, comm), comm, every_metric=True)
+        shard = data.encode(shard, classes, comm, "the model was not trained on")
+    shard = scaled(shard, extra)
+    result = evaluate_rows(model, w, make_loader(model, shard, comm), comm, every_metric=True)
     if comm.rank == 0:
-        tell_notes(share)
-        show(name, which, share.rows, result, as_json)
+        tell_notes(shard)
+        show(name, which, shard.rows, result, as_json)
 
 
 def show(name: str, which: str, rows: int, result: Any, as_json: bool) -> None:

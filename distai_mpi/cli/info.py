@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..comm import launch
-from ..comm.allocation import Allocation, allocation, idle_share
+from ..comm.allocation import Allocation, allocation, idle_part
 from ..perf import machine
 
 SHOWN_SIZES = (500, 100_000)  # numbers of parameters for which the exchange is shown
@@ -156,7 +156,7 @@ def find_trouble(ranks: Sequence[Facts], started: launch.Launcher, given: Alloca
     except launch.ConfigError as error:
         found.append(str(error))
     else:
-        idle = idle_share(len(ranks), len(_by_node(ranks)), given)
+        idle = idle_part(len(ranks), len(_by_node(ranks)), given)
         found += [idle] if idle else []
     for members in _by_node(ranks).values():
         first = ranks[members[0]]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..comm.allocation import allocation, idle_share, narrow_binding
+from ..comm.allocation import allocation, idle_part, narrow_binding
 from ..messages import tell
 from ..perf import machine
 from ..signals import Signals
@@ -52,7 +52,7 @@ def note(status: str, out: str | None) -> None:
 def what_to_warn_of(comm: Communicator, settings: dict[str, Any]) -> list[str]:
     """What is amiss between this run and its Slurm job, in words; collective."""
     given, cpus = allocation(), comm.allgather_object(len(machine.affinity()))
-    told = [idle_share(comm.size, len(comm.leaders), given), narrow_binding(cpus, given)]
+    told = [idle_part(comm.size, len(comm.leaders), given), narrow_binding(cpus, given)]
     if given is not None and not settings["out"]:
         told.append(
             "without --out nothing is saved, neither a model nor checkpoints: what is not done at the job's time limit"

@@ -217,7 +217,7 @@ def by_speed(sets: Any, model: Any, comm: Any, settings: dict[str, Any], device:
     partition = calibrate(model, sets.train, comm, rows, seed=settings["seed"], device=device)
     if comm.rank == 0 and not settings["quiet"]:
         print(speeds(partition), flush=True)
-    return data.Sets(*(share and data.repartition(share, partition, comm) for share in sets))
+    return data.Sets(*(shard and data.repartition(shard, partition, comm) for shard in sets))
 
 
 def speeds(partition: Any) -> str:
@@ -229,8 +229,8 @@ def speeds(partition: Any) -> str:
         told = " to ".join(f"rank {rank} {rate:,.0f}" for rank, rate in ends)
     else:
         told = ", ".join(f"rank {rank} {rate:,.0f}" for rank, rate in enumerate(rates))
-    shares = ", ".join(f"{rate / sum(rates):.1%}" for rate in rates[:MOST_SPEEDS])
-    return f"speed: {told} rows/s, shards {shares}{', ...' if len(rates) > MOST_SPEEDS else ''}"
+    fractions = ", ".join(f"{rate / sum(rates):.1%}" for rate in rates[:MOST_SPEEDS])
+    return f"speed: {told} rows/s, shards {fractions}{', ...' if len(rates) > MOST_SPEEDS else ''}"
 
 
 def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:

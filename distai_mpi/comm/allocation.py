@@ -39,7 +39,7 @@ def allocation(env: Mapping[str, str] | None = None) -> Allocation | None:
     return Allocation(env["SLURM_JOB_ID"], nodes, env.get("SLURM_JOB_NODELIST", ""), tasks, cpus)
 
 
-def idle_share(size: int, nodes: int, given: Allocation | None) -> str | None:
+def idle_part(size: int, nodes: int, given: Allocation | None) -> str | None:
     """What a run of ``size`` ranks on ``nodes`` nodes leaves idle of its Slurm job, in words; None if nothing."""
     if given is None or (size >= given.tasks and nodes >= given.nodes):
         return None

@@ -42,7 +42,7 @@ class Plan:
         owners: the slice of each rank.
         columns: the range of each rail.
         by_node: for each rail the slices of its column, one a node, counted from the column's start.
-        parts: for each rank, the range that it sums over its node's vectors: a share of its column.
+        parts: for each rank, the range that it sums over its node's vectors: a part of its column.
     """
 
     owners: Ownership
@@ -87,12 +87,12 @@ class Topology:
         columns = cut(slice(0, size), self.rails, unit)
         by_node = []
         for rail, column in enumerate(columns):
-            shares = cut(column, len(self.nodes), unit)
-            by_node.append(tuple(slice(s.start - column.start, s.stop - column.start) for s in shares))
-            for ranks, share in zip(self.nodes, shares, strict=True):
+            slices = cut(column, len(self.nodes), unit)
+            by_node.append(tuple(slice(s.start - column.start, s.stop - column.start) for s in slices))
+            for ranks, node_slice in zip(self.nodes, slices, strict=True):
                 helpers = ranks[rail :: self.rails]
                 for rank, mine, part in zip(
-                    helpers, cut(share, len(helpers), unit), cut(column, len(helpers), unit), strict=True
+                    helpers, cut(node_slice, len(helpers), unit), cut(column, len(helpers), unit), strict=True
                 ):
                     owned[rank], parts[rank] = mine, part
         return Plan(Ownership(size, tuple(owned)), tuple(columns), tuple(by_node), tuple(parts))

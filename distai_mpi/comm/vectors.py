@@ -117,9 +117,9 @@ class Vectors:
 
         Memory that is asked for next must be really free.
         """
-        share = vector.size // self._node.size
-        start = share * self._node.rank
-        vector[start : vector.size if self._node.rank == self._node.size - 1 else start + share] = 0
+        part = vector.size // self._node.size
+        start = part * self._node.rank
+        vector[start : vector.size if self._node.rank == self._node.size - 1 else start + part] = 0
 
     def _begin(self) -> bool:
         """Set up the barrier of each node's ranks; false on all ranks where a node cannot."""

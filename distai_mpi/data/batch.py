@@ -49,5 +49,5 @@ class Batch(NamedTuple):
 
 def zeros_row(loader: Any) -> Batch:
     """A row of zeros, as ``loader`` would hand it out."""
-    x, y = np.zeros((1, loader.share.features), loader.dtype), np.zeros(1, loader.target_dtype)
+    x, y = np.zeros((1, loader.shard.features), loader.dtype), np.zeros(1, loader.target_dtype)
     return Batch(x, y, None, np.zeros(1, np.int64), 0, train=True)

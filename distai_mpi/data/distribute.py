@@ -36,7 +36,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 16 << 20  # read and sent at a time
 ENDS_BYTES = 64 << 10  # of a file that are compared to tell whether two ranks see the same
 MOST_COMPARED = 256  # files of a data set whose ends are compared: every n-th, of all others the lengths
-MEMORY_SHARE = 4  # the global shuffle is the default while the data takes at most 1/4 of the memory left
+MEMORY_DIVISOR = 4  # the global shuffle is the default while the data takes at most 1/4 of the memory left
 
 
 class Sets(NamedTuple):
@@ -80,17 +80,17 @@ def load_sets(
             `formats.ACCEPTED`.
         comm: the ranks, a `comm.Communicator`; it must live as long as the data is used.
         test: test data, named likewise; else the test set in ``data``, else rows split off.
-        valid: validation data, named likewise, or the share of the training rows that is split off for it; None:
+        valid: validation data, named likewise, or the fraction of the training rows that is split off for it; None:
             there is none.
         distribute: ``read``: each rank reads its rows; ``scatter``: rank 0 reads and sends them.
             None: read where the format allows slices and all ranks see the file, else scatter.
         shuffle: ``global``: any rank may get any row in each epoch; ``local``: rows are shuffled
             once and stay with their rank.  None: global while the data takes at most
             ``memory_limit``.
-        test_fraction: share of the rows split off where there is no test set; 0: none is.
+        test_fraction: fraction of the rows split off where there is no test set; 0: none is.
             The rows split off depend on the seed alone, not on ranks or the way of shuffling.
         seed: of the order in which rows are scattered.
-        shards: the rank's shares of the rows and of every global batch; None: the same for all ranks.
+        shards: the ranks' fractions of the rows and of every global batch; None: the same for all ranks.
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
             standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.
@@ -118,7 +118,7 @@ def load_sets(
         "test": 0.0 if "test" in found else test_fraction,
     }
     if memory_limit is None:
-        memory_limit = min(comm.allgather_object(memory_left())) // MEMORY_SHARE
+        memory_limit = min(comm.allgather_object(memory_left())) // MEMORY_DIVISOR
     visible = _who_sees(list(found.values()), comm)
     if distribute == "read" and not all(visible):
         raise ConfigError(
@@ -245,7 +245,7 @@ def _check_choices(
     if not 0 <= test_fraction < 1:
         raise ConfigError(f"the test fraction must be at least 0 and less than 1, not {test_fraction}")
     if isinstance(valid, float) and not 0 < valid < 1:
-        raise ConfigError(f"the share of validation rows must lie between 0 and 1, not {valid:g}")
+        raise ConfigError(f"the fraction of validation rows must lie between 0 and 1, not {valid:g}")
 
 
 def check_kinds(specs: dict[str, Any], dtype: DTypeLike) -> None:

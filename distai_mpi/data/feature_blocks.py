@@ -87,9 +87,9 @@ def feature_blocks(
         rows = _parsed(found, features, base, block_bytes)
     first = 0
     for x in rows:
-        share = features_of(x, spec_name(data), found.scale, first, table.keeps_missing)
-        share = by_place(replace(share, **known, notes=tuple(getattr(found, "notes", ()))), share, table)
-        yield share if fill is None else apply_fill(share, fill)
+        shard = features_of(x, spec_name(data), found.scale, first, table.keeps_missing)
+        shard = by_place(replace(shard, **known, notes=tuple(getattr(found, "notes", ()))), shard, table)
+        yield shard if fill is None else apply_fill(shard, fill)
         first += len(x)
     if first == 0 and not isinstance(found, ArrayFile):
         raise DataError(f"{found.path}: holds no rows")

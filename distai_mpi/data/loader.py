@@ -37,7 +37,7 @@ class Loader:
     Nothing here communicates: what other ranks do follows from the counts.
 
     Args:
-        share: what this rank holds.
+        shard: what this rank holds.
         rank, ranks: this rank and how many there are.
         global_batch_size: rows of a step on all ranks together.
         seed: names the orders.
@@ -52,7 +52,7 @@ class Loader:
 
     def __init__(
         self,
-        share: ShardedDataset,
+        shard: ShardedDataset,
         *,
         rank: int,
         ranks: int,
@@ -65,15 +65,15 @@ class Loader:
     ) -> None:
         if global_batch_size < 1:
             raise ConfigError(f"a global batch needs at least 1 row, not {global_batch_size}")
-        if share.shuffle == "local" and (rank, ranks) != (share.rank, len(share.counts)):
-            raise ValueError(f"rank {rank} of {ranks} cannot use rows of rank {share.rank} of {len(share.counts)}")
-        self.share, self.rank, self.ranks, self.seed = share, rank, ranks, seed
+        if shard.shuffle == "local" and (rank, ranks) != (shard.rank, len(shard.counts)):
+            raise ValueError(f"rank {rank} of {ranks} cannot use rows of rank {shard.rank} of {len(shard.counts)}")
+        self.shard, self.rank, self.ranks, self.seed = shard, rank, ranks, seed
         self.dtype, self.target_dtype = np.dtype(dtype), np.dtype(target_dtype)
         self.global_batch_size, self.device = global_batch_size, device
         self._upload = None if device is HOST else Upload(device)
-        row_bytes = max(1, share.features * self.dtype.itemsize)
+        row_bytes = max(1, shard.features * self.dtype.itemsize)
         self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
-        data = share.dataset
+        data = shard.dataset
         self._choose_kernels(data)
         self._x_as_is = (
             data.scale == 1
@@ -83,16 +83,16 @@ class Loader:
             and data.x.flags.aligned
         )
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
-        self._local = share.shuffle == "local"
-        unit = unit_of_weight(share)
-        self.total_weight = share.total_weight / unit
+        self._local = shard.shuffle == "local"
+        unit = unit_of_weight(shard)
+        self.total_weight = shard.total_weight / unit
         self._all_weights = data.weight if data.weight is None or unit == 1 else data.weight / unit
-        self._start = share.starts[rank] if self._local else 0
+        self._start = shard.starts[rank] if self._local else 0
         self._held: tuple[int, Array, Array] | None = None  # first place, x and y of the rows of `sequential`
-        self._partition = share.partition or Partition.even(ranks)
+        self._partition = shard.partition or Partition.even(ranks)
         self._partition.check_ranks(ranks)
-        self._lengths, self._alike = np.unique(share.counts, return_counts=True)
-        self._reserve(min(self.block_rows, share.rows))
+        self._lengths, self._alike = np.unique(shard.counts, return_counts=True)
+        self._reserve(min(self.block_rows, shard.rows))
 
     def _choose_kernels(self, data: Dataset) -> None:
         """What copies rows into the buffers, and what it takes besides them."""
@@ -117,9 +117,9 @@ class Loader:
         self._counting = np.arange(rows)
         self._rows, self._ids = np.empty(rows, np.int64), np.empty(rows, np.int64)
         empty = self.device.host_empty
-        self._x = empty((rows, self.share.features), self.dtype)
+        self._x = empty((rows, self.shard.features), self.dtype)
         self._y = empty(rows, self.target_dtype)
-        self._weight = None if self.share.dataset.weight is None else empty(rows, self.dtype)
+        self._weight = None if self.shard.dataset.weight is None else empty(rows, self.dtype)
 
     @property
     def steps(self) -> int:
@@ -127,18 +127,18 @@ class Loader:
 
         Under the local shuffle no more than the largest shard has rows: no step is then without any.
         """
-        return steps_per_epoch(self.share, self.global_batch_size)
+        return steps_per_epoch(self.shard, self.global_batch_size)
 
     def rows_of_step(self, rank: int) -> int:
         """Most rows that ``rank`` takes in a step."""
         if self._local:
-            return -(-self.share.counts[rank] // self.steps) if self.steps else 0
+            return -(-self.shard.counts[rank] // self.steps) if self.steps else 0
         low, high = self.range_of(rank)
         return high - low
 
     def range_of(self, rank: int) -> tuple[int, int]:
         """First row, and the one after the last, that ``rank`` takes of a global batch (not of the local shuffle)."""
-        return self._partition.range_of(min(self.global_batch_size, self.share.rows), rank)
+        return self._partition.range_of(min(self.global_batch_size, self.shard.rows), rank)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
@@ -147,13 +147,13 @@ class Loader:
         """
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
-        total, size = self.share.rows, self.global_batch_size
+        total, size = self.shard.rows, self.global_batch_size
         of_full = (0, 0) if self._local else self._partition.range_of(size, self.rank)  # looked up once, not every step
         for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
                 rows = int(of_each @ self._alike)
-                start, stop = even_range(self.share.counts[self.rank], steps, step)
+                start, stop = even_range(self.shard.counts[self.rank], steps, step)
             else:
                 first = step * size
                 rows = min(size, total - first)
@@ -167,7 +167,7 @@ class Loader:
         For ranks that fuse small steps.  A short last step is left out.  The Batch's position is that of the first
         row of the first step on any rank.
         """
-        size, full = self.global_batch_size, self.share.rows // self.global_batch_size
+        size, full = self.global_batch_size, self.shard.rows // self.global_batch_size
         if self._local and (self.ranks > 1 or size > 1):
             raise ValueError("steps on rows that were shuffled locally are no ranges of one order")
         low, high = self._partition.range_of(size, self.rank)
@@ -195,8 +195,8 @@ class Loader:
         For those who go through them many times: rows that have to be converted or reordered are so once.
         """
         start, stop = self._own(self.rank)
-        rows, features = stop - start, self.share.features
-        as_is = self._x_as_is and self._y_as_is and (self._local or self.share.order is None)
+        rows, features = stop - start, self.shard.features
+        as_is = self._x_as_is and self._y_as_is and (self._local or self.shard.order is None)
         if as_is or self._upload is not None or rows * features * self.dtype.itemsize > most_bytes:
             return
         x, y = np.empty((rows, features), self.dtype), np.empty(rows, self.target_dtype)
@@ -225,8 +225,8 @@ class Loader:
         rng = np.random.default_rng(stream_key(self.seed, "sample", self.rank))
         places = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
         rows, _ = self._rows_at(start, places, None)
-        x, y = np.empty((count, self.share.features), self.dtype), np.empty(count, self.target_dtype)
-        data, weight = self.share.dataset, None
+        x, y = np.empty((count, self.shard.features), self.dtype), np.empty(count, self.target_dtype)
+        data, weight = self.shard.dataset, None
         self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
         if data.weight is not None:
             weight = np.empty(count, self.dtype)
@@ -236,14 +236,14 @@ class Loader:
     def _own(self, rank: int) -> tuple[int, int]:
         """First place, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
         if self._local:
-            return 0, self.share.counts[rank]
-        return self._partition.range_of(self.share.rows, rank)
+            return 0, self.shard.counts[rank]
+        return self._partition.range_of(self.shard.rows, rank)
 
     def _shuffle(self, epoch: int) -> Permutation:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
         if self._local:
-            return Permutation(self.share.counts[self.rank], self.seed, "shuffle", epoch, self.rank)
-        return Permutation(self.share.rows, self.seed, "shuffle", epoch)
+            return Permutation(self.shard.counts[self.rank], self.seed, "shuffle", epoch, self.rank)
+        return Permutation(self.shard.rows, self.seed, "shuffle", epoch)
 
     def _blocks(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Iterator[Batch]:
         """Batches of places ``start`` to ``stop - 1`` of the epoch's order.
@@ -268,22 +268,22 @@ class Loader:
             part = slice(start - first, stop - first)
             weights = self._weights(rows)
             return self.place(Batch(held_x[part], held_y[part], weights, ids, self._start + start, train, key))
-        in_a_row = order is None and (self._local or self.share.order is None)
+        in_a_row = order is None and (self._local or self.shard.order is None)
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
         return self.place(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
 
     def _rows_at(self, start: int, places: Array, order: Permutation | None) -> tuple[Array, Array]:
         """Which rows of the data the places start + ``places`` of the epoch's order are, and their ids."""
-        share, count = self.share, places.size
+        shard, count = self.shard, places.size
         rows, ids = self._rows[:count], self._ids[:count]
         if order is None:
             np.add(places, start, out=rows)
         else:
             order.apply(places, rows, start)
-        if share.order is None:
+        if shard.order is None:
             ids = np.add(rows, self._start, out=ids) if self._start else rows
         else:
-            share.order.apply(rows, ids, share.first + self._start)
+            shard.order.apply(rows, ids, shard.first + self._start)
         return (rows if self._local else ids), ids
 
     def place(self, batch: Batch) -> Batch:
@@ -292,7 +292,7 @@ class Loader:
 
     def _stretch(self, start: int, stop: int) -> tuple[Array, Array]:
         """Rows that lie together: views where nothing has to be converted."""
-        data = self.share.dataset
+        data = self.shard.dataset
         if not self._x_as_is:
             return self._gather(self._rows[: stop - start])
         if self._y_as_is:
@@ -303,7 +303,7 @@ class Loader:
 
     def _gather(self, rows: Array) -> tuple[Array, Array]:
         """Copy rows of the data, scaled and converted, into the buffers."""
-        data = self.share.dataset
+        data = self.shard.dataset
         x, y = self._x[: rows.size], self._y[: rows.size]
         self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
         return x, y
@@ -317,17 +317,17 @@ class Loader:
         return weight
 
 
-def unit_of_weight(share: ShardedDataset) -> float:
-    """What the weights of the rows of ``share`` are divided by, in float64, before they are handed out; replicated.
+def unit_of_weight(shard: ShardedDataset) -> float:
+    """What the weights of the rows of ``shard`` are divided by, in float64, before they are handed out; replicated.
 
     1, unless weights are so small or large on average that float32 might not hold them or their sums: then the mean.
     The objective is a weighted mean, which no common factor changes.
     """
-    mean = share.total_weight / share.rows if share.rows else 1.0
+    mean = shard.total_weight / shard.rows if shard.rows else 1.0
     return 1.0 if 1.0 / MEAN_WEIGHT <= mean <= MEAN_WEIGHT or mean == 0 else mean
 
 
-def steps_per_epoch(share: ShardedDataset, global_batch_size: int) -> int:
-    """Steps in which a `Loader` goes through ``share``, the same on every rank."""
-    steps = -(-share.rows // global_batch_size)
-    return min(steps, max(share.counts)) if share.shuffle == "local" else steps
+def steps_per_epoch(shard: ShardedDataset, global_batch_size: int) -> int:
+    """Steps in which a `Loader` goes through ``shard``, the same on every rank."""
+    steps = -(-shard.rows // global_batch_size)
+    return min(steps, max(shard.counts)) if shard.shuffle == "local" else steps

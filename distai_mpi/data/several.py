@@ -17,7 +17,7 @@ from .readers.csv_text import CsvFile
 
 Array = Any
 
-PIECES = 32  # of a rank's share that files are cut into: a share is off by at most half a piece at either end, 3 %
+PIECES = 32  # of a rank's part that files are cut into: a part is off by at most half a piece at either end, 3 %
 PIECE_BYTES = 4 << 20  # smaller ones are not worth opening a file for
 
 
@@ -89,7 +89,7 @@ class SeveralFiles:
         return self._completed(0, self.members[0].empty())
 
     def read(self, part: int, parts: int) -> Chunk:
-        """Rows of the pieces whose middle lies in the ``part``-th of ``parts`` shares of all bytes."""
+        """Rows of the pieces whose middle lies in the ``part``-th of ``parts`` ranges of all bytes."""
         read = [self._completed(i, self.members[i].read(k, n)) for i, k, n in self._pieces(part, parts)]
         return concatenate(read, self.empty())
 

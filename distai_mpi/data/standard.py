@@ -44,9 +44,9 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
     """``train`` and ``others``, with features centred where rounding to ``dtype`` would lose too much; collective.
 
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
-    in ``dtype`` is a share of `SPACING` of their deviation, and they are held in a wider type, their means on the rows
-    of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.  Whether
-    that is so is estimated from some rows.
+    in ``dtype`` is the fraction `SPACING` of their deviation, and they are held in a wider type, their means on the
+    rows of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.
+    Whether that is so is estimated from some rows.
 
     Args:
         train, others, comm: see `standardize`.
@@ -124,7 +124,7 @@ def mean_and_variance(loader: Loader, comm: Any) -> tuple[Array, Array]:
     wild = np.flatnonzero(~np.isfinite(mean + variance))
     if wild.size:
         raise DataError(
-            f"{loader.share.name}: values of feature {wild[0]} (counted from 0) are too large: the square of their"
+            f"{loader.shard.name}: values of feature {wild[0]} (counted from 0) are too large: the square of their"
             " spread is beyond float64; scale them down"
         )
     return mean, variance
@@ -139,7 +139,7 @@ def _origin(loader: Loader, comm: Any) -> Array:
             found = batch.x[counting[0]].astype(np.float64)
             break
     holders = [rank for rank, has in enumerate(comm.allgather_object(found is not None)) if has]
-    origin = np.zeros(loader.share.features) if found is None else found
+    origin = np.zeros(loader.shard.features) if found is None else found
     if holders:
         comm.bcast(origin, holders[0])
     return origin

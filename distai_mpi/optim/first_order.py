@@ -105,7 +105,7 @@ class GradientDescent(SGD):
 
     Attributes:
         tol: stop when the norm of the gradient is at most ``tol`` times that of the first step; None: never.
-        min_decrease: stop when a step lowers the objective by less than this share of it; None: never.
+        min_decrease: stop when a step lowers the objective by less than this fraction of it; None: never.
     """
 
     tol: float | None = setting(OPTIONS["tol"], default=None, kw_only=True)

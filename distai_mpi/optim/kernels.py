@@ -94,7 +94,7 @@ def adam(w, grad, mean, square, carry, rate, beta1, beta2, correction, epsilon, 
     """mean and square ← decaying means of grad and grad²; w moves against mean / (√(square / correction) + epsilon).
 
     ``rate`` includes the correction of the mean, 1 / (1 - beta1^t); ``correction`` is 1 - beta2^t.  ``decay``
-    is the share of w that decoupled weight decay takes away besides.
+    is the fraction of w that decoupled weight decay takes away besides.
     """
     if out.ctypes.data == w.ctypes.data:
         _adam(w, grad, mean, square, carry, rate, beta1, beta2, correction, epsilon, decay, w)

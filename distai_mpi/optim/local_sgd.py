@@ -22,7 +22,7 @@ class LocalSGD:
     momentum it is DiLoCo (Douillard et al. 2023, algorithm 1).
 
     Attributes:
-        inner: the method of each rank's own steps, at the rank's own share of the global batch.
+        inner: the method of each rank's own steps, at the rank's own part of the global batch.
         sync_every: steps of every rank between two averages; the end of an epoch averages too.
         keep_state: whether the inner method keeps its state (velocity, moments) when parameters are averaged.
         outer_lr: learning rate of the outer step.

@@ -63,7 +63,7 @@ class Path:
         return self.messages * latency + self.sent / bandwidth + self.summed / reduce_rate
 
 
-def shares(nbytes: int, parts: int) -> list[int]:
+def slice_sizes(nbytes: int, parts: int) -> list[int]:
     """Share ``nbytes`` out evenly over ``parts``, cut at multiples of 64 bytes, as an ownership table does."""
     units = -(-nbytes // ALIGNMENT)
     cuts = [min(nbytes, units * part // parts * ALIGNMENT) for part in range(parts + 1)]
@@ -81,13 +81,13 @@ def sent(
     """Return what each rank sends in one collective over ``nbytes`` bytes.
 
     ``slices`` are the sizes of the owned slices, one per rank, for
-    reduce_scatter and allgather; by default `shares`.  ``segment`` is the
+    reduce_scatter and allgather; by default `slice_sizes`.  ``segment`` is the
     largest message of the phases that sum (None: no limit); copies travel
     whole, empty slices not at all.  ``compressed`` fills half a segment with a message,
     in both phases.  Raises ValueError for unknown names.
     """
     _check(collective, algorithm)
-    sizes = shares(nbytes, ranks) if slices is None else list(slices)
+    sizes = slice_sizes(nbytes, ranks) if slices is None else list(slices)
     if len(sizes) != ranks or sum(sizes) != nbytes:
         raise ValueError(f"slices {sizes} do not make up {nbytes} bytes on {ranks} ranks")
     if algorithm == "tree":
@@ -116,7 +116,7 @@ def path(collective: str, algorithm: str, ranks: int, nbytes: float) -> Path:
     _check(collective, algorithm)
     if ranks == 1:
         return Path(0, 0, 0)
-    share = (ranks - 1) / ranks * nbytes
+    moved = (ranks - 1) / ranks * nbytes
     levels = (ranks - 1).bit_length()
     core = 1 << (ranks.bit_length() - 1)
     doublings = core.bit_length() - 1
@@ -127,12 +127,12 @@ def path(collective: str, algorithm: str, ranks: int, nbytes: float) -> Path:
         fold = Path(2, 2 * nbytes, nbytes) if folded else Path(0, 0, 0)
         return fold + Path(doublings, doublings * nbytes, doublings * nbytes)
     if algorithm == COMPRESSED:
-        down, up = Path(ranks - 1, share / 2, share), Path(ranks - 1, share / 2, 0)
+        down, up = Path(ranks - 1, moved / 2, moved), Path(ranks - 1, moved / 2, 0)
     elif algorithm == "ring":
-        down, up = Path(ranks - 1, share, share), Path(ranks - 1, share, 0)
+        down, up = Path(ranks - 1, moved, moved), Path(ranks - 1, moved, 0)
     else:
-        share = (core - 1) / core * nbytes
-        down, up = Path(doublings, share, share), Path(doublings, share, 0)
+        moved = (core - 1) / core * nbytes
+        down, up = Path(doublings, moved, moved), Path(doublings, moved, 0)
         if folded:  # halves are swapped and one handed over; at the end the odd rank is sent the whole
             handed = Path(1, nbytes / ranks, 0) if collective != "allreduce" else Path(0, 0, 0)
             down += Path(2, nbytes, nbytes / 2) + handed
@@ -231,7 +231,7 @@ def _rabenseifner_sent(collective: str, sizes: list[int], segment: int | None) -
     core = 1 << (ranks.bit_length() - 1)
     pairs = ranks - core
     if collective == "allreduce":
-        merged = shares(nbytes, core)
+        merged = slice_sizes(nbytes, core)
     else:
         merged = [sizes[r] + sizes[r + 1] for r in range(0, 2 * pairs, 2)] + sizes[2 * pairs :]
     low = sum(merged[: core // 2])

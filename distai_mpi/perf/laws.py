@@ -1,8 +1,8 @@
-"""Laws of scaling, and the parallel share that explains a measurement.
+"""Laws of scaling, and the parallel fraction that explains a measurement.
 
-``n`` is the number of nodes (or ranks), ``p`` the parallel share of the work, between 0 and 1, in both
-laws of speed-up.  Texts differ: some write Gustafson's law with the letter for the *serial* share; here
-(1 - p) + n·p is the speed-up of work whose parallel share, as timed on the n nodes, is p.
+``n`` is the number of nodes (or ranks), ``p`` the parallel fraction of the work, between 0 and 1, in both
+laws of speed-up.  Texts differ: some write Gustafson's law with the letter for the *serial* fraction; here
+(1 - p) + n·p is the speed-up of work whose parallel fraction, as timed on the n nodes, is p.
 
     throughput   T = n · rate                    nodes side by side
     Amdahl       S = 1 / ((1 - p) + p / n)       the same work on more nodes (strong scaling)
@@ -25,19 +25,19 @@ def throughput(n: float, rate: float) -> float:
 
 
 def amdahl(n: float, p: float) -> float:
-    """Speed-up over one node when the same work, of parallel share ``p``, runs on ``n`` nodes."""
-    return 1 / ((1 - _share(p)) + p / _count(n))
+    """Speed-up over one node when the same work, of parallel fraction ``p``, runs on ``n`` nodes."""
+    return 1 / ((1 - _fraction(p)) + p / _count(n))
 
 
 def amdahl_limit(p: float) -> float:
     """Speed-up on infinitely many nodes, 1 / (1 - p); infinity for p = 1."""
-    return math.inf if _share(p) == 1 else 1 / (1 - p)
+    return math.inf if _fraction(p) == 1 else 1 / (1 - p)
 
 
-def amdahl_share(n: float, speedup: float) -> float:
-    """The parallel share that explains a measured ``speedup`` on ``n`` > 1 nodes: the inverse of `amdahl`.
+def amdahl_fraction(n: float, speedup: float) -> float:
+    """The parallel fraction that explains a measured ``speedup`` on ``n`` > 1 nodes: the inverse of `amdahl`.
 
-    Above 1 where the speed-up is greater than n, below 0 where it is smaller than 1: no share explains those.
+    Above 1 where the speed-up is greater than n, below 0 where it is smaller than 1: no fraction explains those.
     """
     return (1 - 1 / _positive(speedup, "speedup")) / (1 - 1 / _several(n))
 
@@ -45,13 +45,13 @@ def amdahl_share(n: float, speedup: float) -> float:
 def gustafson(n: float, p: float) -> float:
     """Scaled speed-up on ``n`` nodes: how much longer one node would take for the work that they do.
 
-    ``p`` is the parallel share of the time on the n nodes.
+    ``p`` is the parallel fraction of the time on the n nodes.
     """
-    return (1 - _share(p)) + _count(n) * p
+    return (1 - _fraction(p)) + _count(n) * p
 
 
-def gustafson_share(n: float, speedup: float) -> float:
-    """The parallel share that explains a measured scaled ``speedup`` on ``n`` > 1 nodes: the inverse of `gustafson`."""
+def gustafson_fraction(n: float, speedup: float) -> float:
+    """The parallel fraction that explains a scaled ``speedup`` on ``n`` > 1 nodes: the inverse of `gustafson`."""
     return (_positive(speedup, "speedup") - 1) / (_several(n) - 1)
 
 
@@ -61,7 +61,7 @@ def efficiency(n: float, speedup: float) -> float:
 
 
 def fit_amdahl(counts: Sequence[float], speedups: Sequence[float]) -> float:
-    """The parallel share, between 0 and 1, that fits several speed-ups of the same work best.
+    """The parallel fraction, between 0 and 1, that fits several speed-ups of the same work best.
 
     Least squares on 1/S = 1 - p (1 - 1/n), which is linear in p; counts of 1 tell nothing and do not matter.
     """
@@ -97,13 +97,13 @@ def _count(n: float) -> float:
 
 def _several(n: float) -> float:
     if not n > 1:
-        raise ValueError(f"one node tells nothing of the parallel share; need more than 1, got {n}")
+        raise ValueError(f"one node tells nothing of the parallel fraction; need more than 1, got {n}")
     return n
 
 
-def _share(p: float) -> float:
+def _fraction(p: float) -> float:
     if not 0 <= p <= 1:
-        raise ValueError(f"the parallel share must lie between 0 and 1, got {p}")
+        raise ValueError(f"the parallel fraction must lie between 0 and 1, got {p}")
     return p
 
 

@@ -111,7 +111,7 @@ def blas_threads(
 ) -> int:
     """BLAS threads for each of ``ranks_on_node`` ranks, at least 1.
 
-    A rank gets its share of the node's cores, but no more than the affinity ``mask`` lets it use.  The quota
+    A rank gets its part of the node's cores, but no more than the affinity ``mask`` lets it use.  The quota
     of a control group belongs to all ranks in it, so it is shared out too.  ``mask``, ``cores`` and ``quota``
     are counts of CPUs; by default those of this process and machine.
     """
@@ -138,7 +138,7 @@ def user_environment() -> dict[str, str]:
 
 
 def set_blas_threads(ranks_on_node: int) -> None:
-    """Give this process its share of BLAS threads, unless the user has chosen; call before NumPy is loaded.
+    """Give this process its BLAS threads, unless the user has chosen; call before NumPy is loaded.
 
     A BLAS starts its threads when it is loaded, so the environment is the place.  Numba's own thread pool gets
     the same size.  For a BLAS that is already loaded use `limited_blas`.
@@ -154,7 +154,7 @@ def set_blas_threads(ranks_on_node: int) -> None:
 
 @contextlib.contextmanager
 def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int]:
-    """Hold the BLAS already loaded to this process's share of threads, unless the user has chosen; yields its threads.
+    """Hold the BLAS already loaded to this process's number of threads, unless the user has chosen; yields its threads.
 
     ``cpus`` counts the CPUs that the node's ranks may use together, where these are fewer than its cores.
     """
@@ -171,7 +171,7 @@ def limited_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def held_blas(ranks_on_node: int, cpus: int | None = None) -> Iterator[int]:
-    """As `limited_blas`, and for blocks inside that would take a share of their own: fewer ranks get no more."""
+    """As `limited_blas`, and for blocks inside that would set a number of their own: fewer ranks get no more."""
     with limited_blas(ranks_on_node, cpus) as threads:
         if chosen_by_user():
             yield threads

@@ -21,13 +21,13 @@ class Law:
 
     name: str
     speedup: Any
-    share: Any
+    fraction: Any
     fit: Any
 
 
 LAWS: dict[str, Law] = {
-    "strong": Law("Amdahl", laws.amdahl, laws.amdahl_share, laws.fit_amdahl),
-    "weak": Law("Gustafson", laws.gustafson, laws.gustafson_share, laws.fit_gustafson),
+    "strong": Law("Amdahl", laws.amdahl, laws.amdahl_fraction, laws.fit_amdahl),
+    "weak": Law("Gustafson", laws.gustafson, laws.gustafson_fraction, laws.fit_gustafson),
 }
 
 
@@ -54,9 +54,9 @@ class Point:
         speedup: median over the turns of the rate to that of one rank in the same turn.  With the same work
             for each rank that is the scaled speed-up: how much longer one rank would take for all of it.
         efficiency: speed-up for each rank.
-        share: the parallel share p that explains this speed-up alone; None on one rank.  Outside [0, 1]
-            where no share can: a speed-up above the number of ranks, or below 1.
-        law: speed-up by the law, with the share fitted to all points.
+        share: the parallel fraction p that explains this speed-up alone; None on one rank.  Outside [0, 1]
+            where no fraction can: a speed-up above the number of ranks, or below 1.
+        law: speed-up by the law, with the fraction fitted to all points.
         side_by_side: what so many ranks of the speed of one would reach without each other.
     """
 
@@ -72,7 +72,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A kind of scaling, measured: its points by growing count, and the parallel share fitted to them.
+    """A kind of scaling, measured: its points by growing count, and the parallel fraction fitted to them.
 
     ``share`` lies in [0, 1], for the law is made for these alone; ``at_bound`` is true where the best fit lay
     outside.
@@ -101,7 +101,7 @@ def curve(kind: Kind, rates: dict[int, Sequence[float]]) -> Curve:
         raise ValueError(f"scaling needs the rates of one rank and of others, got those of {counts}")
     speedups = [statistics.median(a / b for a, b in zip(rates[n], alone, strict=True)) for n in counts]
     fitted = law.fit(counts, speedups)
-    shares = [law.share(n, speedup) if n > 1 else None for n, speedup in zip(counts, speedups, strict=True)]
+    fractions = [law.fraction(n, speedup) if n > 1 else None for n, speedup in zip(counts, speedups, strict=True)]
     points = tuple(
         Point(
             ranks=n,
@@ -109,11 +109,11 @@ def curve(kind: Kind, rates: dict[int, Sequence[float]]) -> Curve:
             rate=statistics.median(rates[n]),
             speedup=speedup,
             efficiency=laws.efficiency(n, speedup),
-            share=share,
+            share=fraction,
             law=law.speedup(n, fitted),
             side_by_side=laws.throughput(n, statistics.median(alone)),
         )
-        for n, speedup, share in zip(counts, speedups, shares, strict=True)
+        for n, speedup, fraction in zip(counts, speedups, fractions, strict=True)
     )
-    outside = any(share is not None and not 0 <= share <= 1 for share in shares)
+    outside = any(fraction is not None and not 0 <= fraction <= 1 for fraction in fractions)
     return Curve(kind, points, fitted, outside and fitted in (0.0, 1.0))

@@ -90,7 +90,7 @@ def _endless(loader: Loader, rows: int) -> Iterator[Batch]:
                 yield batch
         epoch += 1
         if not found:
-            x, y = np.zeros((min(rows, loader.block_rows), loader.share.features), loader.dtype), loader.target_dtype
+            x, y = np.zeros((min(rows, loader.block_rows), loader.shard.features), loader.dtype), loader.target_dtype
             batch = loader.place(Batch(x, np.zeros(len(x), y), None, np.zeros(len(x), np.int64), 0, train=True))
             while True:
                 yield batch

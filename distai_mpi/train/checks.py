@@ -67,43 +67,43 @@ def check_metric(model: Model, valid: ShardedDataset, metric: str) -> None:
     )
 
 
-def check_rows(model: Model, share: ShardedDataset, which: str) -> None:
+def check_rows(model: Model, shard: ShardedDataset, which: str) -> None:
     """Raise `DataError` if the model can tell that the rows do not fit it."""
     check = Abilities.of(model).data_check
-    if check is not None and not share.labels.unlabelled:
+    if check is not None and not shard.labels.unlabelled:
         try:
-            check.check_data(share.labels)
+            check.check_data(shard.labels)
         except DataError as error:
-            raise DataError(f"{share.name}, {which} rows: {error}") from None
-    if not math.isfinite(share.total_weight):
+            raise DataError(f"{shard.name}, {which} rows: {error}") from None
+    if not math.isfinite(shard.total_weight):
         raise DataError(
-            f"{share.name}, {which} rows: their weights add up to more than float64 holds; divide all weights by the"
+            f"{shard.name}, {which} rows: their weights add up to more than float64 holds; divide all weights by the"
             " same number"
         )
 
 
-def check_range(model: Model, share: ShardedDataset, which: str, comm: Communicator) -> None:
-    """Raise `DataError` on all ranks if ``share`` has a value that the model's dtype cannot hold; collective.
+def check_range(model: Model, shard: ShardedDataset, which: str, comm: Communicator) -> None:
+    """Raise `DataError` on all ranks if ``shard`` has a value that the model's dtype cannot hold; collective.
 
     It is looked for once, before rows are converted: an infinity in the middle of training tells nobody its place.
     Features that are to be standardized are converted after that.
     """
-    data, dtype = share.dataset, np.dtype(model.dtype)
-    start, stop = (0, data.rows) if share.shuffle == "local" else even_range(data.rows, comm.size, comm.rank)
+    data, dtype = shard.dataset, np.dtype(model.dtype)
+    start, stop = (0, data.rows) if shard.shuffle == "local" else even_range(data.rows, comm.size, comm.rank)
     found = None if data.standard is not None else first_beyond(data.x[start:stop], dtype)
     what = "feature"
-    if found is None and target_dtype(model, share).kind == "f":
+    if found is None and target_dtype(model, shard).kind == "f":
         found, what = first_beyond(data.y[start:stop, None], dtype), "target"
     if found is not None:
         row = start + found[0]
-        if share.shuffle == "local":  # where the file has it
-            place = np.array([share.first + share.starts[share.rank] + row])
-            row = int(place[0] if share.order is None else share.order.apply(place)[0])
+        if shard.shuffle == "local":  # where the file has it
+            place = np.array([shard.first + shard.starts[shard.rank] + row])
+            row = int(place[0] if shard.order is None else shard.order.apply(place)[0])
         told = f"feature {found[1]}" if what == "feature" else "the target"
     with comm.agreed():
         if found is not None:
             raise DataError(
-                f"{share.name}, {which} rows: {told} of row {row} (both counted from 0) is {found[2]:g}, which {dtype}"
+                f"{shard.name}, {which} rows: {told} of row {row} (both counted from 0) is {found[2]:g}, which {dtype}"
                 f" cannot hold; {worded('give the model dtype float64', 'give --dtype float64')}, or correct it"
             )
 

@@ -23,7 +23,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         loss: mean loss; None where there are no rows.
-        accuracy: share of rows with the right label; None for models that predict values.
+        accuracy: fraction of rows with the right label; None for models that predict values.
         metrics: by name of `options.METRICS`, those that were asked for and have a meaning for the model.
     """
 
@@ -32,28 +32,28 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float | None] = {}  # noqa: RUF012 - never written to
 
 
-def target_dtype(model: Model, share: ShardedDataset) -> np.dtype:
-    """The type in which ``model`` takes the labels or targets of ``share``."""
-    return Abilities.of(model).target_dtype or np.dtype(np.int64 if share.labels.integral else model.dtype)
+def target_dtype(model: Model, shard: ShardedDataset) -> np.dtype:
+    """The type in which ``model`` takes the labels or targets of ``shard``."""
+    return Abilities.of(model).target_dtype or np.dtype(np.int64 if shard.labels.integral else model.dtype)
 
 
 def make_loader(
     model: Model,
-    share: ShardedDataset,
+    shard: ShardedDataset,
     comm: Communicator,
     global_batch_size: int = 1,
     seed: int = 0,
     device: Device = HOST,
 ) -> Loader:
-    """A loader of this rank's rows of ``share``, in the types that ``model`` takes."""
+    """A loader of this rank's rows of ``shard``, in the types that ``model`` takes."""
     return Loader(
-        share,
+        shard,
         rank=comm.rank,
         ranks=comm.size,
         global_batch_size=global_batch_size,
         seed=seed,
         dtype=model.dtype,
-        target_dtype=target_dtype(model, share),
+        target_dtype=target_dtype(model, shard),
         device=device,
     )
 
@@ -65,7 +65,7 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
     labels have none.  A row whose label is none of the model's classes counts as wrong; only the accuracy is
     then defined, for the loss would be infinite.
     """
-    labels = loader.share.labels
+    labels = loader.shard.labels
     if labels.unlabelled:
         return Evaluation(None, None)
     able = Abilities.of(model)
@@ -79,7 +79,7 @@ def evaluate(model: Model, w: Array, loader: Loader, comm: Communicator, *, ever
         totals = [total + part for total, part in zip(totals, (*sums, correct), strict=True)]
     loss, weight, correct = comm.sum(totals).tolist()
     if labels.unknown:
-        weight = loader.share.total_weight
+        weight = loader.shard.total_weight
         return _accuracy_alone(correct / weight if weight else math.nan, every_metric)
     if weight == 0:
         return Evaluation(None, None)

@@ -126,10 +126,10 @@ def fit(
         optimizer = choose(optimizer, model, data.rows, comm, exchange)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
     valid = None if early is None else early.valid
-    for share, which in ((data, "training"), (valid, "validation"), (test, "test")):
-        if share is not None:
-            check_rows(model, share, which)
-            check_range(model, share, which, comm)
+    for shard, which in ((data, "training"), (valid, "validation"), (test, "test")):
+        if shard is not None:
+            check_rows(model, shard, which)
+            check_range(model, shard, which, comm)
     if early is not None:
         check_metric(model, early.valid, early.metric)
     place = agree_on_device(device, model, comm)
@@ -141,7 +141,7 @@ def fit(
         if (threaded := Abilities.of(model).threads) is not None:
             threaded.limit_threads(threads)
         sets = {"valid": valid, "test": test}.items()
-        watched = {name: make_loader(model, share, comm, device=place) for name, share in sets if share is not None}
+        watched = {name: make_loader(model, shard, comm, device=place) for name, shard in sets if shard is not None}
         new = TrainState(model, optimizer, epochs, rows, l2, seed, place, exchange, early, saved)
         return new.bind(comm, data), watched
 

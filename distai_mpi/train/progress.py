@@ -57,7 +57,7 @@ def distance(record: dict[str, Any], first_norm: float | None) -> str:
 
 
 def relative(norm: float, first: float | None) -> str:
-    """The gradient's norm beside the first one, which a tolerance is a share of."""
+    """The gradient's norm beside the first one, which a tolerance is a fraction of."""
     return f"gradient {norm / first:.1e} of the first" if first else f"gradient {norm:.1e}"
 
 
@@ -136,7 +136,7 @@ class Bar(Callback):
             start = f"iteration {run.epoch + 1}/{run.epochs}"
             self._task = self._progress.add_task(start, total=run.epochs, completed=run.epoch, rate="")
         else:
-            total = run.epochs * run.loader.share.rows
+            total = run.epochs * run.loader.shard.rows
             self._task = self._progress.add_task("epoch 1", total=total, rate="")
         self._looked, self._rows = time.perf_counter(), run.rows
 

@@ -198,7 +198,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
     comm, objective, model = run.comm, run.objective, run.objective.model
     run.origin.setdefault("ended", utc())
     flops = getattr(model, "flops_per_row", None)
-    rate, partition, names = result.samples_per_second, run.loader.share.partition, run.loader.share.feature_names
+    rate, partition, names = result.samples_per_second, run.loader.shard.partition, run.loader.shard.feature_names
     collinear: list[Any] | None = result.collinear
     if collinear and names:
         collinear = [names[feature] for feature in collinear]

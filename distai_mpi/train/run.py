@@ -48,7 +48,7 @@ class Result:
             products with their curvature; None of others.
         gradient_norm: of a full-batch solver, at ``params``; None where that is of an earlier epoch.
         relative_gap: of a full-batch solver on a linear model, an estimate of how far the objective at ``params`` is
-            above its optimum, as a share of it; None of others, and where ``params`` is of an earlier epoch.
+            above its optimum, as a fraction of it; None of others, and where ``params`` is of an earlier epoch.
         collinear: numbers from 0 of features that were found to be constant or combinations of those before them;
             None where nobody looked (only the Hessian of all rows tells).
         rounds: collective calls made while training.
@@ -268,7 +268,7 @@ class Run:
         Where ranks are recorded they fuse nothing, for they wait for each other inside of fused steps.
         """
         training, loader, size = self.training, self.loader, self.loader.global_batch_size
-        row_weight = loader.total_weight / loader.share.rows
+        row_weight = loader.total_weight / loader.shard.rows
         if self.fuses:
             for steps, batch in loader.runs(self.epoch, max(1, RUN_ROWS // size), self.epoch_steps):
                 self._begin_step()

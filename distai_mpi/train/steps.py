@@ -251,10 +251,10 @@ class AveragingSteps(Steps):
         """The outer step; collective."""
         objective, comm, mine = self.objective, self.objective.comm, self.objective.mine
         total = comm.sum([self.since["rows"]])[0]
-        share = self._grad.dtype.type(self.since["rows"] / total)
+        fraction = self._grad.dtype.type(self.since["rows"] / total)
         self._grad[:] = self._w
         self._grad -= self._local
-        self._grad *= share
+        self._grad *= fraction
         objective.mark(REDUCE)
         self._reduce()
         objective.mark(UPDATE)

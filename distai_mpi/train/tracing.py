@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROWS = 400_000  # of all ranks together: some 35 MB, which viewers still take
 FEWEST_ROWS = 200  # of a rank, however many there are
 TICK = 125  # nanoseconds; see `_Clock`
-UNEVEN = 0.05  # share of the time by which a rank's own work must exceed the others' for it to be called slow
+UNEVEN = 0.05  # fraction of the time by which a rank's own work must exceed the others' for it to be called slow
 
 Array = Any
 
@@ -246,8 +246,8 @@ def balance(time: dict[str, list[float]]) -> str:
     """
     table = np.array([time[name] for name in PHASES])  # (phases, ranks)
     total = table.sum(axis=0)
-    shares = table.sum(axis=1) / total.sum()
-    parts = [f"{name} {share:.0%}" for name, share in zip(PHASES, shares, strict=True) if share >= 0.005]
+    fractions = table.sum(axis=1) / total.sum()
+    parts = [f"{name} {fraction:.0%}" for name, fraction in zip(PHASES, fractions, strict=True) if fraction >= 0.005]
     text = "time: " + ", ".join(parts).replace("%", " %")
     if len(total) == 1:
         return text

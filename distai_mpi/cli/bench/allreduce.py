@@ -139,13 +139,13 @@ def run(
     cases = [(dtype, length // dtype.itemsize * dtype.itemsize) for dtype in dtypes for length in lengths]
     end = time.perf_counter() + seconds
     for number, (dtype, length) in enumerate(cases):
-        share = comm.bcast_object(end - time.perf_counter()) / (len(cases) - number)
+        budget = comm.bcast_object(end - time.perf_counter()) / (len(cases) - number)
         where = {"bytes": length, "dtype": str(dtype)}
         reason = lacking_memory(comm, length)
         if reason is not None:
             report["skipped"].append({**where, "algorithm": None, "reason": reason})
             continue
-        rows, memory, skipped = measure(comm, mpi_comm, length, dtype, names, share)
+        rows, memory, skipped = measure(comm, mpi_comm, length, dtype, names, budget)
         report["rows"] += rows
         report["memory"] += memory
         report["skipped"] += [{**where, "algorithm": name, "reason": why} for name, why in skipped.items()]

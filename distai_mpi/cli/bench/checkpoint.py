@@ -158,8 +158,8 @@ def make_run(parameters: int, comm: Any) -> Any:
         dtype = np.dtype(np.float32)
 
     model: Any = Parameters()
-    share = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
-    objective = Objective(model, make_loader(model, share, comm), comm)
+    shard = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
+    objective = Objective(model, make_loader(model, shard, comm), comm)
     optimizer = optim.Momentum()
     steps = SynchronousSteps(objective, optimizer, np.ones(1, np.float32))
     steps.owned["w"][:] = np.random.default_rng(comm.rank).random(steps.owned["w"].size, np.float32)

@@ -24,7 +24,7 @@ def command(json_file: str | None) -> None:
     """Check a GPU against the CPU and time it, in at most 6 minutes: distai-mpi bench gpu.
 
     Every model is trained for a few steps by every first-order optimizer on both, and the parameters are compared:
-    the largest difference as a share of the largest parameter, against a stated tolerance.  Two ranks that share the
+    the largest difference as a fraction of the largest parameter, against a stated tolerance.  Two ranks that share the
     GPU (a job of its own; or the ranks of mpiexec -n N distai-mpi bench gpu) do the same by every exchange.
 
     The speeds stand beside the device's copy bandwidth, measured in the same run: a copy inside the device's

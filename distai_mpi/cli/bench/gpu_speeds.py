@@ -120,12 +120,12 @@ def steps(comm: Any, where: Any, name: str, sizes: Sizes, batch: int) -> dict[st
     rng = np.random.default_rng(0)
     rows = min(8 * batch, 32_768) // batch * batch
     data = Dataset(rng.integers(0, 256, (rows, 784), np.uint8), rng.integers(0, 10, rows), scale=1 / 255)
-    model, share = MLP(784, 10, sizes.hidden), whole(data, comm.rank, comm.size)
+    model, shard = MLP(784, 10, sizes.hidden), whole(data, comm.rank, comm.size)
     options: Any = {"global_batch_size": batch, "optimizer": Momentum(0.01), "device": where}
-    fit(model, share, comm, epochs=1, **options)  # compiles
-    pilot: float = fit(model, share, comm, epochs=1, **options).seconds
+    fit(model, shard, comm, epochs=1, **options)  # compiles
+    pilot: float = fit(model, shard, comm, epochs=1, **options).seconds
     epochs = max(1, min(200, int(sizes.seconds / max(pilot, 1e-4))))
-    result: Any = fit(model, share, comm, epochs=epochs, **options)
+    result: Any = fit(model, shard, comm, epochs=epochs, **options)
     return row(f"MNIST MLP step, batch {batch}, {name}", batch / result.samples_per_second, samples=batch)
 
 

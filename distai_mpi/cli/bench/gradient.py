@@ -72,7 +72,7 @@ class Problem:
         classes = (self.outputs,) if self.model == "softmax" else ()
         return MODELS[self.model](self.features, *classes, bias=False, dtype=self.dtype)
 
-    def make_share(self, comm: Any) -> Any:
+    def make_shard(self, comm: Any) -> Any:
         """Random rows of this rank, normally distributed; collective."""
         import numpy as np
 
@@ -89,7 +89,7 @@ class Problem:
 class Training:
     """Loss and gradient as methods that see all rows take them, on so many threads."""
 
-    def __init__(self, comm: Any, problem: Problem, share: Any, w: Any, threads: int) -> None:
+    def __init__(self, comm: Any, problem: Problem, shard: Any, w: Any, threads: int) -> None:
         import numpy as np
 
         from ...objective import Objective
@@ -97,7 +97,7 @@ class Training:
 
         model = problem.make_model()
         model.limit_threads(threads)
-        self._objective, self._w = Objective(model, make_loader(model, share, comm), comm), w
+        self._objective, self._w = Objective(model, make_loader(model, shard, comm), comm), w
         self.grad = np.empty(model.layout.size, problem.dtype)
 
     def __call__(self) -> float:
@@ -108,8 +108,8 @@ class Training:
 class Numpy:
     """The same in plain NumPy, all rows at once."""
 
-    def __init__(self, problem: Problem, share: Any, w: Any) -> None:
-        self._x, self._y, self._model = share.dataset.x, share.dataset.y, problem.model
+    def __init__(self, problem: Problem, shard: Any, w: Any) -> None:
+        self._x, self._y, self._model = shard.dataset.x, shard.dataset.y, problem.model
         self._w = w.reshape(problem.features, problem.outputs)
         self.grad: Any = None
 
@@ -134,12 +134,12 @@ class Numpy:
 
         rows, y = np.arange(len(z)), self._y
         z = z - z.max(axis=1, keepdims=True)
-        shares = np.exp(z)
-        total = shares.sum(axis=1, keepdims=True)
+        probabilities = np.exp(z)
+        total = probabilities.sum(axis=1, keepdims=True)
         loss = float((np.log(total[:, 0]) - z[rows, y]).sum())
-        shares /= total
-        shares[rows, y] -= 1
-        return loss, shares
+        probabilities /= total
+        probabilities[rows, y] -= 1
+        return loss, probabilities
 
 
 def run(comm: Any, problem: Problem, repeats: int) -> dict[str, Any]:
@@ -153,16 +153,16 @@ def run(comm: Any, problem: Problem, repeats: int) -> dict[str, Any]:
     check_memory(comm, problem)
     cpus = node_cpus(comm)
     with limited_blas(comm.node.size, cpus) as threads:
-        share = problem.make_share(comm)
+        shard = problem.make_shard(comm)
         w = np.random.default_rng(0).standard_normal(problem.features * problem.outputs) / problem.features
         w = w.astype(problem.dtype)
         w.flags.writeable = False
-        ways: dict[str, Any] = {TRAINING: Training(comm, problem, share, w, threads)}
+        ways: dict[str, Any] = {TRAINING: Training(comm, problem, shard, w, threads)}
         if problem.outputs == 1:
-            ways[ONE_PASS] = Training(comm, problem, share, w, ALWAYS)
-        ways[NUMPY] = Numpy(problem, share, w)
+            ways[ONE_PASS] = Training(comm, problem, shard, w, ALWAYS)
+        ways[NUMPY] = Numpy(problem, shard, w)
         check(comm, ways)
-        calls: dict[str, Callable[[], object]] = {**ways, FLOOR: partial(total, share.dataset.x.reshape(-1))}
+        calls: dict[str, Callable[[], object]] = {**ways, FLOOR: partial(total, shard.dataset.x.reshape(-1))}
         candidates = [Candidate(name, call, nothing) for name, call in calls.items()]
         in_turn(comm, candidates, 0.0, fewest=repeats, most=repeats)
     report: dict[str, Any] = {"ranks": comm.size, "nodes": len(comm.leaders), "load": os.getloadavg()[0]}

@@ -151,29 +151,29 @@ class Bench:
 
         most = max(self.counts)
         batch = batch_size(self.settings, most)
-        share = load_data(self.settings, part).train
-        model = make_model(self.settings, share.labels)
+        shard = load_data(self.settings, part).train
+        model = make_model(self.settings, shard.labels)
         if kind == "weak":
             batch = max(1, batch // most) * part.size
-            share = same_rows(share, part, share.rows // most)
-        options = fit_options(self.settings, share, batch)
+            shard = same_rows(shard, part, shard.rows // most)
+        options = fit_options(self.settings, shard, batch)
         options["epochs"] = epochs or options["epochs"]
-        result = fit(model, share, part, device=self.settings["device"], **options)
+        result = fit(model, shard, part, device=self.settings["device"], **options)
         if result.status != "completed":
             raise ConfigError(f"training {result.status} on {part.size} ranks: the {result.stop_reason}; lower --lr")
         return float(result.samples_per_second)  # type: ignore[arg-type]  # a completed run has one
 
 
-def same_rows(share: Any, comm: Any, rows: int) -> Any:
-    """``rows`` rows of the data for each rank, as a share of its own that is shuffled locally; collective."""
+def same_rows(shard: Any, comm: Any, rows: int) -> Any:
+    """``rows`` rows of the data for each rank, as a shard of its own that is shuffled locally; collective."""
     from ... import data
 
     if rows == 0:
-        raise ConfigError(f"{share.name}: weak scaling needs a row for each rank at least, and there are {share.rows}")
-    start = comm.rank * rows if share.shuffle == "global" else 0
-    own, held = slice(start, start + rows), share.dataset
+        raise ConfigError(f"{shard.name}: weak scaling needs a row for each rank at least, and there are {shard.rows}")
+    start = comm.rank * rows if shard.shuffle == "global" else 0
+    own, held = slice(start, start + rows), shard.dataset
     weight = None if held.weight is None else held.weight[own]
-    return data.from_local(replace(held, x=held.x[own], y=held.y[own], weight=weight), comm, share.name)
+    return data.from_local(replace(held, x=held.x[own], y=held.y[own], weight=weight), comm, shard.name)
 
 
 def report(
@@ -229,10 +229,10 @@ def show(curve: Any) -> None:
 
 
 def verdict(curve: Any) -> str:
-    """The fitted share in words, and how far it can be trusted."""
+    """The fitted fraction in words, and how far it can be trusted."""
     from ...perf.laws import amdahl_limit
 
-    text = f"{curve.law.name}: parallel share p = {curve.share:.4f}"
+    text = f"{curve.law.name}: parallel fraction p = {curve.share:.4f}"
     if len(curve.points) == 2:
         text += ", from one ratio alone: more counts of ranks would test the law"
     if curve.at_bound:

@@ -94,8 +94,8 @@ def measure(slow: float, delay: float, global_batch_size: int, repeats: int) -> 
         turns = []
         for _ in range(repeats):
             partition = calibrate(model, even, comm, global_batch_size)
-            shares = {"even": even, "speed": data.repartition(even, partition, comm)}
-            times = {name: step_time(model, share, comm, global_batch_size) for name, share in shares.items()}
+            shards = {"even": even, "speed": data.repartition(even, partition, comm)}
+            times = {name: step_time(model, shard, comm, global_batch_size) for name, shard in shards.items()}
             turns.append({**times, "shards": list(partition.weights)})
         if comm.rank == 0:
             report = {"ranks": comm.size, "slow": slow, "delay": delay, "global_batch_size": global_batch_size}
@@ -124,7 +124,7 @@ class Delayed:
         return sums
 
 
-def step_time(model: Any, share: Any, comm: Any, global_batch_size: int) -> float:
+def step_time(model: Any, shard: Any, comm: Any, global_batch_size: int) -> float:
     """Median time of a step in seconds, the same on every rank."""
     from ...train import Callback, fit
 
@@ -136,7 +136,7 @@ def step_time(model: Any, share: Any, comm: Any, global_batch_size: int) -> floa
             self.times.append(time.perf_counter())
 
     clock = Clock()
-    fit(model, share, comm, epochs=1, global_batch_size=global_batch_size, callbacks=[clock])
+    fit(model, shard, comm, epochs=1, global_batch_size=global_batch_size, callbacks=[clock])
     steps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
     return comm.bcast_object(statistics.median(steps))
 

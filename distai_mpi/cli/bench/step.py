@@ -108,8 +108,8 @@ class TrainingStep:
 
         model: Any = Given(parameters, dtype, comm.rank)
         self._model, self._comm = model, comm
-        share = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
-        objective = Objective(model, make_loader(model, share, comm), comm, asked=Exchange(algorithm))
+        shard = data.whole(data.Dataset(np.zeros((2, 1)), np.zeros(2)), comm.rank, comm.size)
+        objective = Objective(model, make_loader(model, shard, comm), comm, asked=Exchange(algorithm))
         self._steps = SynchronousSteps(objective, optimizer, np.ones(1, dtype))
 
     @property
@@ -184,14 +184,14 @@ class FloorStep:
         from ...comm.exchange.node import PART_BYTES
         from ...perf import pattern
 
-        self._optimizer, share = optimizer, -(-parameters // comm.size)
-        self.grad = comm.empty(comm.size * share, dtype, shared=False)  # the ranks' slices, one after another
-        self._rows = self.grad.reshape(comm.size, share)
-        self.w, self._w_next = (comm.empty(share, dtype, shared=False) for _ in range(2))
+        self._optimizer, elements = optimizer, -(-parameters // comm.size)
+        self.grad = comm.empty(comm.size * elements, dtype, shared=False)  # the ranks' slices, one after another
+        self._rows = self.grad.reshape(comm.size, elements)
+        self.w, self._w_next = (comm.empty(elements, dtype, shared=False) for _ in range(2))
         self.w[:] = 1
         for rank, row in enumerate(self._rows):
             pattern.write(row, rank)
-        self._state, self._part = optimizer.init(self.w, [(0, share)]), PART_BYTES // self.w.itemsize
+        self._state, self._part = optimizer.init(self.w, [(0, elements)]), PART_BYTES // self.w.itemsize
 
     def __call__(self) -> None:
         """Sum the slices into the first of them and update, part by part; local."""

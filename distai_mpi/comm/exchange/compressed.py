@@ -28,9 +28,9 @@ class CompressedExchange(HierarchicalExchange):
         self._plain = plain
         if self._carries:
             plan = self._topology.plan(size, np.dtype(np.float32).itemsize)
-            share = plan.by_node[self._rail_number][self._node_number]
-            start = plan.columns[self._rail_number].start + share.start
-            self.state["remainder"] = np.zeros(share.stop - share.start, np.float32), start
+            owned = plan.by_node[self._rail_number][self._node_number]
+            start = plan.columns[self._rail_number].start + owned.start
+            self.state["remainder"] = np.zeros(owned.stop - owned.start, np.float32), start
         _compile()
 
     @property

@@ -113,7 +113,7 @@ class OverlappedReduction:
     def _lay_out(self, plan: Any, rail: int) -> None:
         """The pieces that are sent and received, and the memory that they need."""
         column, me, nodes = plan.columns[rail], self._rail.rank, self._rail.size
-        shares = [slice(column.start + s.start, column.start + s.stop) for s in plan.by_node[rail]]
+        slices = [slice(column.start + s.start, column.start + s.stop) for s in plan.by_node[rail]]
         self._stages: list[Stage] = []
         self._receives: list[tuple[int, Array]] = []
         added: dict[int, list[tuple[Array, Array]]] = {}  # by the number of nodes that they are away
@@ -121,17 +121,17 @@ class OverlappedReduction:
             sends = []
             for away in range(1, nodes):
                 dest, source = (me + away) % nodes, (me - away) % nodes
-                for piece in self._pieces(span, shares[dest]):
+                for piece in self._pieces(span, slices[dest]):
                     sends.append((dest, self._x[piece], self._message(piece) if self._compressed else self._x[piece]))
-                for piece in self._pieces(span, shares[me]):
+                for piece in self._pieces(span, slices[me]):
                     message = self._message(piece)
                     self._receives.append((source, message))
                     added.setdefault(away, []).append((message, self._x[piece]))
             self._stages.append(Stage(_common(span, column), sends))
         self._added = [pair for away in sorted(added) for pair in added[away]]
 
-    def _pieces(self, span: slice, share: slice) -> Iterator[slice]:
-        part, step = _common(span, share), max(1, PIECE_BYTES // self._x.itemsize)
+    def _pieces(self, span: slice, owned: slice) -> Iterator[slice]:
+        part, step = _common(span, owned), max(1, PIECE_BYTES // self._x.itemsize)
         for start in range(part.start, part.stop, step):
             yield slice(start, min(start + step, part.stop))
 

@@ -311,7 +311,7 @@ class VariablesFile:
         return TRUTH_WORDS if variable is not None and variable.dtype.kind == "b" else None
 
     def read(self, part: int, parts: int) -> Chunk:
-        """Rows of the chunks that are the ``part``-th of ``parts`` shares of all."""
+        """Rows of the chunks that are the ``part``-th of ``parts`` ranges of all."""
         variables = self._all
         rows, chunk = variables[0].rows, max(variable.chunk for variable in variables)
         start, stop = (min(rows, round(rows * p / parts / chunk) * chunk) for p in (part, part + 1))

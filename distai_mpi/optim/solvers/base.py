@@ -22,7 +22,7 @@ class FullBatchSolver:
             its gap must be at most tol / 100 of f.  Neither shift nor scale of features or targets changes that.
             Everything else ends when the norm of the gradient is at most ``tol`` times that of the start.  None: there
             is no tolerance.
-        min_decrease: stop when an iteration lowers the objective by less than this share of it; None: never.
+        min_decrease: stop when an iteration lowers the objective by less than this fraction of it; None: never.
         sample: linear models of few parameters begin at the solution of so many rows, over all ranks, and their
             Hessian preconditions: an iteration then gains as much as several.  None: as many as serve; 0: none.
     """

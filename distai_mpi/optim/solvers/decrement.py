@@ -40,7 +40,7 @@ class Decrement:
         return math.nan if self.metric is None else self.metric.inverse_square(problem.grad)
 
     def gap(self, problem: Problem, at: Evaluation, more: float = 0.0) -> float | None:
-        """The gap to the optimum as a share of the objective, ``more`` added to the decrement's square."""
+        """The gap to the optimum as a fraction of the objective, ``more`` added to the decrement's square."""
         gap, excess = 0.5 * (self.root**2 + more), problem.excess(at)
         return gap / excess if math.isfinite(gap) and excess > 0 else None
 

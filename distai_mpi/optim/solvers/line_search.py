@@ -46,7 +46,7 @@ class Search(Protocol):
     def find(self, evaluate: Evaluate, start: Point, t: float, precision: float) -> Found:
         """Search from ``start``, t = 0, first at ``t``.
 
-        ``precision`` is how exact values are, as a share of them: smaller differences are rounding.  Values that are
+        ``precision`` is how exact values are, as a fraction of them: smaller differences are rounding.  Values that are
         not finite count as too large.
         """
         ...

@@ -16,7 +16,7 @@ from .state import State
 
 Array = Any
 Dots = Callable[..., list[float]]
-FIRST_SHARE = 0.1  # of the gradient, at most, where conjugate gradients end
+FIRST_FRACTION = 0.1  # of the gradient, at most, where conjugate gradients end
 SPARE = 0.3  # of what the tolerance asks for: the last step need not be better
 MOST_TRIALS = 20  # of an iteration, in ever smaller regions
 
@@ -67,12 +67,12 @@ class NewtonCGState(State):
         assert self.at is not None
         problem, region, precision = self.problem, self.region, 10.0 * float(np.finfo(self.problem.parameter_dtype).eps)
         for _ in range(MOST_TRIALS if self.at.square else 0):
-            radius, share = region["radius"], self._share()
+            radius, fraction = region["radius"], self._fraction()
             step = steihaug(
                 problem.product,
                 problem.grad,
                 radius,
-                share,
+                fraction,
                 self._most,
                 problem.dots,
                 self.preconditioner,
@@ -100,18 +100,18 @@ class NewtonCGState(State):
                 return
         self._stop()
 
-    def _share(self) -> float:
-        """The share of the gradient that conjugate gradients may leave (Nocedal & Wright 2006, equation 7.3)."""
+    def _fraction(self) -> float:
+        """The fraction of the gradient that conjugate gradients may leave (Nocedal & Wright 2006, equation 7.3)."""
         assert self.at is not None
         progress, tol = self.progress, self.solver.tol or 0.0
         assert progress.first_norm is not None
         assert progress.first_value is not None
         if self.decrement.root > 0:  # known, of linear models
             tol, left = tol * math.sqrt(2 * self.problem.excess(self.at)), self.decrement.root
-            share = left / math.sqrt(2 * progress.first_value)
+            fraction = left / math.sqrt(2 * progress.first_value)
         else:
-            left = share = self.gradient_norm / progress.first_norm
-        return max(min(FIRST_SHARE, math.sqrt(share)), min(FIRST_SHARE, SPARE * tol / left))
+            left = fraction = self.gradient_norm / progress.first_norm
+        return max(min(FIRST_FRACTION, math.sqrt(fraction)), min(FIRST_FRACTION, SPARE * tol / left))
 
     def _decrement_square(self) -> float:
         return super()._decrement_square() * (1.0 if self.decrement.exact else self.region["longer"])
@@ -139,7 +139,7 @@ def steihaug(
     product: Callable[[Array, Array], None],
     grad: Array,
     radius: float,
-    share: float,
+    fraction: float,
     most: int,
     dots: Dots,
     preconditioner: Preconditioner | None,
@@ -153,7 +153,7 @@ def steihaug(
         product: (v, out): out ← H v, all slices.
         grad: g, a slice.
         radius: infinite: that of the whole of the first step.
-        share: ends where ‖residual‖, in the norm of M⁻¹, is at most this share of the gradient's.
+        fraction: ends where ‖residual‖, in the norm of M⁻¹, is at most this fraction of the gradient's.
         most: products.
         dots: inner products of pairs of slices, over all ranks.
         preconditioner: M; None: the identity.
@@ -163,7 +163,7 @@ def steihaug(
     residual = -grad
     z = _solved(preconditioner, residual)
     rz = dots((residual, z))[0]
-    enough, p, curved = share * share * rz, z.copy(), np.empty_like(out)
+    enough, p, curved = fraction * fraction * rz, z.copy(), np.empty_like(out)
     length, along, square, decrease = 0.0, 0.0, rz, 0.0  # ‖s‖², sᵀMp and ‖p‖² of step s and direction p
     for _ in range(most):
         product(p, curved)

@@ -38,12 +38,12 @@ def dot(a, b):
 def balance(b, diagonal, groups):
     """Make the elements of ``b`` sum to 0 in each of the ``groups`` of places, in proportion to 1 / ``diagonal``."""
     for group in groups:
-        total, shares = 0.0, 0.0
+        total, weight = 0.0, 0.0
         for i in group:
             total += b[i]
-            shares += 1.0 / diagonal[i]
+            weight += 1.0 / diagonal[i]
         for i in group:
-            b[i] -= total / (shares * diagonal[i])
+            b[i] -= total / (weight * diagonal[i])
 
 
 @kernel(fastmath=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 Array = Any
 SMALLEST_PIVOT, FIRST_ADDED = 10, 100  # as multiples of the rounding of what the matrix was summed from
-MOST_ADDED = 1e9  # as a share of the diagonal, beyond which nothing else counts
+MOST_ADDED = 1e9  # relative to the diagonal, beyond which nothing else counts
 EPSILON = float(np.finfo(np.float64).eps)
 LEAST_PIVOT = 1e-13  # of columns of length 1 in float64: what is left of one nearer to those before it is rounding
 NOISE = 4.0  # up to so many times its rounding, what is left of a column beside those before it is rounding
@@ -72,7 +72,7 @@ class Diagonal:
 class Factored:
     """M is dense, and kept as its Cholesky factor, of rows and columns scaled to a diagonal of ones.
 
-    Where it is not positive definite to rounding (constant or duplicate columns without a penalty), shares of its
+    Where it is not positive definite to rounding (constant or duplicate columns without a penalty), fractions of its
     diagonal are added to it until it is (Marquardt 1963, "An algorithm for least-squares estimation of nonlinear
     parameters").
 
@@ -83,7 +83,7 @@ class Factored:
             length: it gets some.
 
     Attributes:
-        added: which share.
+        added: which fraction.
         finite: whether the matrix was; one that is not counts as the identity.
     """
 
@@ -105,9 +105,9 @@ class Factored:
         from .ordered import cholesky
 
         rounding = max(LEAST_ROUNDING, float(np.finfo(dtype).eps))
-        diagonal, share = self.factor.diagonal().copy(), FIRST_ADDED * rounding
+        diagonal, fraction = self.factor.diagonal().copy(), FIRST_ADDED * rounding
         while not cholesky(self.factor, SMALLEST_PIVOT * rounding):
-            self.added, share = share, share * 100
+            self.added, fraction = fraction, fraction * 100
             lower = np.tril(self.factor, -1)  # which is as it was
             lower *= self.added < MOST_ADDED
             self.factor[:] = lower + lower.T
@@ -146,8 +146,8 @@ class RankFactored(Factored):
 
     Args:
         matrix, dtype, free: see `Factored`.
-        noise: how much of the rows is rounding: in the column that each parameter belongs to, as a share of the root of
-            its mean square, shape (n,).
+        noise: how much of the rows is rounding: in the column that each parameter belongs to, as a fraction of the root
+            of its mean square, shape (n,).
         biases: so many of the last parameters count as the first ones.
 
     Attributes:

@@ -81,7 +81,7 @@ class Problem(ABC):
     hessian_products = math.inf
 
     def excess(self, at: Evaluation) -> float:
-        """The objective above `least_value`: what gaps and tolerances are shares of; local."""
+        """The objective above `least_value`: what gaps and tolerances are fractions of; local."""
         return max(0.0, at.value - self.least_value)
 
     @property

@@ -31,7 +31,7 @@ class Progress:
     Attributes:
         first_norm, first_value: ‖gradient‖, and objective above the least value, at the start of the first run.
         factored: where the Hessian of all rows was made.
-        gap: of the current point to the optimum, as a share of the objective; None: nothing tells.
+        gap: of the current point to the optimum, as a fraction of the objective; None: nothing tells.
         met, tol: whether that tolerance was met there; None: nobody looked.
     """
 

@@ -30,7 +30,7 @@ def parts_to_write(run: Run) -> list[Part]:
     """This rank's ranges of all vectors: together the ranks write every element of one once."""
     owners, comm = run.objective.owners, run.comm
     mine = owners.slices[comm.rank]
-    if owners.replicated:  # every rank has the whole: each writes a share of it
+    if owners.replicated:  # every rank has the whole: each writes a part of it
         mine = Ownership.sharded(owners.size, comm.size, run.objective.dtype.itemsize).slices[comm.rank]
     first = owners.slices[comm.rank].start
     return [
@@ -165,29 +165,29 @@ def identity(run: Run) -> dict[str, Any]:
 
 def _of_rows(run: Run) -> dict[str, Any]:
     """What must be the same of the rows and of how they are dealt out; collective."""
-    share, averages = run.loader.share, isinstance(run.optimizer, LocalSGD)
+    shard, averages = run.loader.shard, isinstance(run.optimizer, LocalSGD)
     return {
         "data": {
-            "rows": share.rows,
-            "features": share.features,
+            "rows": shard.rows,
+            "features": shard.features,
             "sample": data_sample(run),
-            "standardized": share.dataset.standard is not None,
-            **_table(share),
+            "standardized": shard.dataset.standard is not None,
+            **_table(shard),
         },
-        "shuffle": share.shuffle,
-        "rows_of_ranks": list(share.counts) if averages or share.shuffle == "local" else None,
+        "shuffle": shard.shuffle,
+        "rows_of_ranks": list(shard.counts) if averages or shard.shuffle == "local" else None,
     }
 
 
-def _table(share: ShardedDataset) -> dict[str, str]:
+def _table(shard: ShardedDataset) -> dict[str, str]:
     """What must be the same of the table that the rows are from, where there is any of it."""
     facts = {
-        "classes": share.classes and ", ".join(map(str, share.classes)),
-        "weights of classes": share.class_weights and ", ".join(f"{weight:g}" for weight in share.class_weights),
-        "feature names": share.feature_names and ", ".join(share.feature_names),
+        "classes": shard.classes and ", ".join(map(str, shard.classes)),
+        "weights of classes": shard.class_weights and ", ".join(f"{weight:g}" for weight in shard.class_weights),
+        "feature names": shard.feature_names and ", ".join(shard.feature_names),
     }
-    if share.dataset.fill is not None:
-        facts["values in place of missing ones"] = ", ".join(map(str, share.dataset.fill.values.tolist()))
+    if shard.dataset.fill is not None:
+        facts["values in place of missing ones"] = ", ".join(map(str, shard.dataset.fill.values.tolist()))
     return {name: _shortened(text) for name, text in facts.items() if text}
 
 
@@ -198,7 +198,7 @@ def _shortened(text: str) -> str:
 
 def variable(run: Run) -> dict[str, Any]:
     """What may change when a run goes on, as a person reads it."""
-    partition = run.loader and run.loader.share.partition
+    partition = run.loader and run.loader.shard.partition
     return {
         "ranks": run.comm.size,
         "epochs": run.epochs,
@@ -215,16 +215,16 @@ def data_sample(run: Run) -> int:
 
     The CRC-32 of up to `SAMPLE` rows spread over the set, as they are held, with place, label, weight and scale.
     """
-    share, comm = run.loader.share, run.comm
-    local, data, total = share.shuffle == "local", share.dataset, 0
-    first = share.starts[comm.rank] if local else 0
-    low, high = (first, first + share.counts[comm.rank]) if local else even_range(share.rows, comm.size, comm.rank)
-    places = {share.rows * i // SAMPLE for i in range(SAMPLE)}
+    shard, comm = run.loader.shard, run.comm
+    local, data, total = shard.shuffle == "local", shard.dataset, 0
+    first = shard.starts[comm.rank] if local else 0
+    low, high = (first, first + shard.counts[comm.rank]) if local else even_range(shard.rows, comm.size, comm.rank)
+    places = {shard.rows * i // SAMPLE for i in range(SAMPLE)}
     for place in sorted(place for place in places if low <= place < high):
         row = place - first
         if not local:
-            row = share.first + place
-            row = row if share.order is None else int(share.order.positions(row, row + 1)[0])
+            row = shard.first + place
+            row = row if shard.order is None else int(shard.order.positions(row, row + 1)[0])
         check = zlib.crc32(np.ascontiguousarray(data.x[row]).tobytes(), place & 0xFFFFFFFF)
         check = zlib.crc32(np.float64(data.y[row]).tobytes(), check)
         if data.weight is not None:

@@ -70,7 +70,7 @@ class RowsProblem(ExchangedProblem):
         self.linearizes, self.units, self._columns = linearizes, units, columns
         self.rows: list[Any] = []
         self.trial_rows: list[Any] = []
-        self.weight, self.terms = objective.loader.total_weight, objective.loader.share.rows
+        self.weight, self.terms = objective.loader.total_weight, objective.loader.shard.rows
         self.least_value = least_loss(objective.abilities.loss, objective.loader, objective.comm)
         self._outward: Array | None = None  # the current point in the units of the rows
         self.is_linear = is_linear(model)
@@ -234,12 +234,12 @@ class RowsProblem(ExchangedProblem):
         if not made.finite:
             scale = worded("scale or standardize them", "scale them, or --standardize")
             self.warn(f"the Hessian is not finite: features or parameters are too large; {scale}")
-        first, share = self.collinear is None, self.objective.loader.share
+        first, shard = self.collinear is None, self.objective.loader.shard
         columns = np.unique(np.flatnonzero(made.dropped) // model.widths[-1])
-        self.collinear = [int(c) for c in columns if c < share.features]
+        self.collinear = [int(c) for c in columns if c < shard.features]
         if first and self.collinear:
             self.warn(
-                f"{share.called(self.collinear)} are constant, or combinations of the features before them, to the"
+                f"{shard.called(self.collinear)} are constant, or combinations of the features before them, to the"
                 f" precision of {self.parameter_dtype}: they add nothing, and their parameters stay as they are"
             )
         return made

@@ -144,7 +144,7 @@ class Estimate(NamedTuple):
 
 def sample_size(objective: Objective, asked: int | None) -> int:
     """Rows of the sample, over all ranks: 0 where there is none; the same on every rank."""
-    model, rows = objective.model, objective.loader.share.rows
+    model, rows = objective.model, objective.loader.shard.rows
     size = model.layout.size
     if asked == 0 or not objective.whole or not is_linear(model):
         return 0
@@ -220,7 +220,7 @@ def compile_passes(objective: Objective) -> None:
     """Compile what `spread_of` and `diagonal_of_all` need, on a row of zeros, and what takes a sample; local."""
     model, loader = objective.model, objective.loader
     row = zeros_row(loader)
-    _squares(row, np.empty(loader.share.features, loader.dtype))
+    _squares(row, np.empty(loader.shard.features, loader.dtype))
     _add_diagonal(model, row, np.zeros(model.layout.size))
     loader.sample(0)
 
@@ -269,9 +269,9 @@ def symmetric(triangle: Array, diagonal: Array) -> Array:
 def precise(objective: Objective) -> np.dtype:
     """The dtype in which products of rows are summed for a Hessian: float64 where it costs little.
 
-    In float32 what is left of a column beside those before it can be told to a share of 1e-6 alone.
+    In float32 what is left of a column beside those before it can be told to a fraction of 1e-6 alone.
     """
-    size, rows = objective.model.layout.size, objective.loader.share.rows / objective.comm.size
+    size, rows = objective.model.layout.size, objective.loader.shard.rows / objective.comm.size
     quadratic = objective.model.loss_function.quadratic  # type: ignore[attr-defined]
     if quadratic or rows * size * size <= CHEAP_PRODUCTS:  # of a quadratic loss it is made once
         return np.dtype(np.float64)
@@ -296,8 +296,8 @@ def spread_of(objective: Objective) -> Array:
     The same bits on every rank.  Squares beyond the dtype of the rows make them infinite, and smaller ones 0.
     """
     loader = objective.loader
-    total, weight = np.zeros(loader.share.features + 1), 0.0
-    part = np.empty(loader.share.features, loader.dtype)
+    total, weight = np.zeros(loader.shard.features + 1), 0.0
+    part = np.empty(loader.shard.features, loader.dtype)
     for batch in loader.sequential():
         _squares(batch, part)
         total[:-1] += part
@@ -316,7 +316,7 @@ def _parts(objective: Objective, count: int) -> list[int]:
 
 
 def _exchange(objective: Objective, parts: Sequence[int]) -> Batch:
-    """Give each rank a like share of every rank's part of the sample, so that all have rows of all kinds."""
+    """Give each rank a like part of every rank's rows of the sample, so that all have rows of all kinds."""
     loader, comm = objective.loader, objective.comm
     batch = loader.sample(parts[comm.rank])
     features = batch.rows.shape[1]

@@ -78,11 +78,11 @@ class OtherRows:
 
     def __init__(self, loader: Loader, units: Units, most_bytes: int) -> None:
         self._loader, self.units = loader, units
-        self.share, self.device, self.dtype = loader.share, loader.device, loader.dtype
+        self.shard, self.device, self.dtype = loader.shard, loader.device, loader.dtype
         self.total_weight, self.target_dtype = loader.total_weight, loader.target_dtype
         self._inverse = 1.0 / units.scale
         self._held: list[Batch] | None = None
-        if loader.rows_of(loader.rank) * loader.share.features * loader.dtype.itemsize <= most_bytes:
+        if loader.rows_of(loader.rank) * loader.shard.features * loader.dtype.itemsize <= most_bytes:
             loader.release()
             self._held = [self._own(batch) for batch in loader.sequential()]
 
@@ -150,7 +150,7 @@ def in_other_units(objective: Objective, spread: Array) -> tuple[Objective, Unit
 
 
 def rounding_of(loader: Any, spread: Array, units: Units | None) -> Array:
-    """How much of the features is rounding, as a share of the roots of their mean squares; shape (features,); local.
+    """How much of the features is rounding, as a fraction of the roots of their mean squares; shape (features,); local.
 
     Args:
         loader: hands the rows out, in ``units`` if there are.
@@ -162,7 +162,7 @@ def rounding_of(loader: Any, spread: Array, units: Units | None) -> Array:
     if units is not None:
         largest = largest + np.abs(units.mean) / units.scale
     found = 0.5 * np.finfo(dtype).eps * largest / size
-    data = loader.share.dataset
+    data = loader.shard.dataset
     if data.standard is not None and data.x.dtype.kind == "f":  # of what was there before
         away = np.abs(data.standard.mean) / data.standard.deviation / (1.0 if units is None else units.scale)
         found = found + 0.5 * np.finfo(data.x.dtype).eps * away / size
@@ -178,12 +178,12 @@ def power_of_two(values: Array) -> Array:
 def _look(objective: Objective) -> tuple[Array, Array, float, float]:
     """Mean and deviation of features, shape (features,), and of targets, by `LOOK` rows; collective, one small sum.
 
-    Between ranks deviations are told to a share of 1e-8 of the mean, which is enough to tell what is far from 0.
+    Between ranks deviations are told to a fraction of 1e-8 of the mean, which is enough to tell what is far from 0.
     """
     loader, comm = objective.loader, objective.comm
-    own, rows = loader.rows_of(comm.rank), loader.share.rows
+    own, rows = loader.rows_of(comm.rank), loader.shard.rows
     batch = loader.sample(min(own, -(-LOOK * own // max(1, rows))))
-    table = np.empty((len(batch.y), loader.share.features + 1))
+    table = np.empty((len(batch.y), loader.shard.features + 1))
     batch.rows.fill(table[:, :-1])
     table[:, -1] = batch.y
     if batch.weight is not None:

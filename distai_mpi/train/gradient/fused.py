@@ -117,10 +117,10 @@ def make_fused(
 
 def _few(loader: Loader) -> bool:
     """Whether rows, of weight 1 on average, are few in a step, and steps are ranges of one order."""
-    share, size = loader.share, loader.global_batch_size
-    ordered = share.shuffle == "global" or loader.ranks == size == 1
-    most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, share.rows)
-    return ordered and loader.device.compiled and share.total_weight == share.rows and size <= most
+    shard, size = loader.shard, loader.global_batch_size
+    ordered = shard.shuffle == "global" or loader.ranks == size == 1
+    most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, shard.rows)
+    return ordered and loader.device.compiled and shard.total_weight == shard.rows and size <= most
 
 
 def _small(objective: Objective) -> bool:
