@@ -146,12 +146,12 @@ def _rows(times: Array, phases: Array, steps: Array) -> Array:
     following = np.append(first[1:], len(phases))[: len(first)]
     end = np.minimum(np.append(others, len(phases))[np.searchsorted(others, first)], following)
     rows = np.zeros((len(first) + len(named), 4), np.int64)
-    place = np.arange(len(named)) + np.searchsorted(first, named, "right")
+    at = np.arange(len(named)) + np.searchsorted(first, named, "right")
     for column, values in ((0, phases[named]), (2, times[named]), (3, times[named + 1])):
-        rows[place, column] = values
-    place = np.arange(len(first)) + np.searchsorted(named, first)
+        rows[at, column] = values
+    at = np.arange(len(first)) + np.searchsorted(named, first)
     for column, values in enumerate((STEP, number, times[first], times[end])):
-        rows[place, column] = values
+        rows[at, column] = values
     return rows
 
 

@@ -59,8 +59,8 @@ def prefetch(_, pointer, index):
         byte, number = ir.IntType(8), ir.IntType(32)
         kinds = [byte.as_pointer(), number, number, number]
         ask = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
-        place = builder.bitcast(builder.gep(args[0], [args[1]]), kinds[0])
-        builder.call(ask, [place, number(0), number(NEARNESS), number(1)])  # to read; data
+        at = builder.bitcast(builder.gep(args[0], [args[1]]), kinds[0])
+        builder.call(ask, [at, number(0), number(NEARNESS), number(1)])  # to read; data
         return context.get_dummy_value()
 
     return types.void(pointer, index), generate
@@ -90,10 +90,10 @@ def load(_, pointer, index, count):
     lanes = _Lanes(pointer.dtype)
 
     def generate(context, builder, signature, args):
-        place, align = _vector_at(context, builder, pointer.dtype, *args[:2])
-        vector, number = builder.load(place, **align), ir.IntType(32)
-        places = ir.Constant(ir.VectorType(number, lanes.count), list(range(lanes.count)))
-        inside = builder.icmp_unsigned("<", places, _repeat(builder, builder.trunc(args[2], number), lanes.count))
+        at, align = _vector_at(context, builder, pointer.dtype, *args[:2])
+        vector, number = builder.load(at, **align), ir.IntType(32)
+        indices = ir.Constant(ir.VectorType(number, lanes.count), list(range(lanes.count)))
+        inside = builder.icmp_unsigned("<", indices, _repeat(builder, builder.trunc(args[2], number), lanes.count))
         return builder.select(inside, vector, ir.Constant(vector.type, None))
 
     return lanes(pointer, index, count), generate
@@ -104,8 +104,8 @@ def increase(_, pointer, index, lanes):
     """Add a vector to the elements from ``index`` on."""
 
     def generate(context, builder, signature, args):
-        place, align = _vector_at(context, builder, pointer.dtype, *args[:2])
-        builder.store(builder.fadd(builder.load(place, **align), args[2]), place, **align)
+        at, align = _vector_at(context, builder, pointer.dtype, *args[:2])
+        builder.store(builder.fadd(builder.load(at, **align), args[2]), at, **align)
         return context.get_dummy_value()
 
     return types.void(pointer, index, lanes), generate
@@ -131,8 +131,8 @@ def add_sums(_, a, b, pointer, index):
             numbers = ir.VectorType(ir.IntType(32), 2 * half)
             starts = [ir.Constant(numbers, [r + k for r in (s, s + 2 * half) for k in range(half)]) for s in (0, half)]
             both, half = [builder.fadd(*(builder.shuffle_vector(*both, s) for s in starts))] * 2, half // 2
-        place = builder.bitcast(builder.gep(args[2], [args[3]]), both[0].type.as_pointer())
-        builder.store(builder.fadd(builder.load(place, align=align), both[0]), place, align=align)
+        at = builder.bitcast(builder.gep(args[2], [args[3]]), both[0].type.as_pointer())
+        builder.store(builder.fadd(builder.load(at, align=align), both[0]), at, align=align)
         return context.get_dummy_value()
 
     return types.void(a, b, pointer, index), generate

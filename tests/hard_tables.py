@@ -65,9 +65,9 @@ def draw(seed: int, number: int, attempt: int = 0) -> Problem | None:
 
     Every 48 problems in a row are of all models, methods and dtypes, with and without standardizing.
     """
-    block, place = divmod(number, len(KINDS))
+    block, position = divmod(number, len(KINDS))
     order = np.random.default_rng([seed, block]).permutation(len(KINDS))
-    model, method, dtype, standardize = KINDS[order[place]]
+    model, method, dtype, standardize = KINDS[order[position]]
     rng = np.random.default_rng([seed, number, attempt])
     rows, columns = int(10 ** rng.uniform(np.log10(200), np.log10(3000))), int(rng.integers(1, 13))
     traits: list[str] = []

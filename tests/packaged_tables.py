@@ -121,7 +121,7 @@ def read_by_pandas(path: Path, entry: dict[str, Any]) -> Any:
 def chosen(frame: Any, flags: dict[str, str]) -> tuple[Any, Any]:
     """The columns that are features or label, and which is the label."""
     names = {str(name): name for name in frame.columns}
-    numbers = {str(place): name for place, name in enumerate(frame.columns)}
+    numbers = {str(i): name for i, name in enumerate(frame.columns)}
 
     def named(flag: str) -> list[Any]:
         return [names[word] if word in names else numbers[word] for word in listed(flags.get(flag))]

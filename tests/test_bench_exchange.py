@@ -209,10 +209,10 @@ def test_the_pattern_sees_every_wrong_element(dtype, size):
     summed = np.add.reduce(vectors, dtype=dtype)
     expected = pattern.total(3, dtype)
     assert pattern.repeats(summed, expected)
-    for place in {0, size // 2, size - 1}:
-        summed[place] += 1
+    for element in {0, size // 2, size - 1}:
+        summed[element] += 1
         assert not pattern.repeats(summed, expected)
-        summed[place] -= 1
+        summed[element] -= 1
     assert pattern.repeats(summed, expected)
     assert not pattern.repeats(vectors[0], expected)
 

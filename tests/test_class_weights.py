@@ -1,4 +1,4 @@
-"""Weights of classes, by label or balanced over all ranks; blocks of passes at fixed places."""
+"""Weights of classes, by label or balanced over all ranks; blocks of passes at fixed positions."""
 
 import numpy as np
 import pytest
@@ -60,14 +60,14 @@ def test_weights_by_label_multiply_those_of_rows(comm):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
-def test_blocks_of_full_passes_end_at_fixed_places(ranks):
+def test_blocks_of_full_passes_end_at_fixed_positions(ranks):
     shard, ends = data.whole(Dataset(np.zeros((103, 2)), np.zeros(103)), 0, ranks), set()
     for rank in range(ranks):
         options = {"global_batch_size": 103, "seed": 0, "dtype": np.float64, "target_dtype": np.float64}
         loader = Loader(shard, rank=rank, ranks=ranks, block_rows=10, **options)
         first, stop = 103 * rank // ranks, 103 * (rank + 1) // ranks
         starts = [batch.position for batch in loader.sequential()]
-        assert starts == [first, *(place for place in range(0, 103, 10) if first < place < stop)]
+        assert starts == [first, *(position for position in range(0, 103, 10) if first < position < stop)]
         assert sum(len(batch.y) for batch in loader.sequential()) == stop - first
         ends |= set(starts)
     assert ends >= set(range(0, 103, 10))

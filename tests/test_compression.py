@@ -82,13 +82,13 @@ def test_all_words_are_read_as_numpy_reads_them():
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize("place", [0, 16, BLOCK - 1, BLOCK, BLOCK + 6])
-def test_what_is_not_finite_arrives_so(value, place):
+@pytest.mark.parametrize("position", [0, 16, BLOCK - 1, BLOCK, BLOCK + 6])
+def test_what_is_not_finite_arrives_so(value, position):
     x = np.ones(BLOCK + 7, np.float32)
-    x[place] = value
+    x[position] = value
     arrived = received(x)
-    np.testing.assert_equal(arrived[place], np.float32(value))
-    elsewhere = np.arange(x.size) // BLOCK != place // BLOCK
+    np.testing.assert_equal(arrived[position], np.float32(value))
+    elsewhere = np.arange(x.size) // BLOCK != position // BLOCK
     np.testing.assert_array_equal(arrived[elsewhere], 1)
 
 

@@ -320,10 +320,10 @@ def test_rows_of_classes_that_are_not_known_count_as_wrong_on_a_device(weighted,
     test = whole(Dataset(filled, other, weight), comm.rank, comm.size)
     (test,) = fill_missing(encode(test, train.classes, comm, "nobody has"), comm=comm, by="median")
     model, ends = models.Softmax(6, 3, dtype=np.float64), []
-    for place in (HOST, device):
-        w = place.zeros(model.layout.size, model.dtype)
-        place.put(np.random.default_rng(0).normal(size=w.shape), w)
-        ends.append(evaluate(model, w, make_loader(model, test, comm, device=place), comm, every_metric=True))
+    for chosen in (HOST, device):
+        w = chosen.zeros(model.layout.size, model.dtype)
+        chosen.put(np.random.default_rng(0).normal(size=w.shape), w)
+        ends.append(evaluate(model, w, make_loader(model, test, comm, device=chosen), comm, every_metric=True))
     assert ends[0] == ends[1]
     assert ends[0].loss is None
     assert 0 < ends[0].accuracy < 0.8

@@ -101,8 +101,8 @@ def rows_held(shard):
     """Numbers of the file's rows that a shard holds, in its order."""
     start = shard.first + (shard.starts[shard.rank] if shard.shuffle == "local" else 0)
     count = shard.counts[shard.rank] if shard.shuffle == "local" else shard.rows
-    places = np.arange(start, start + count)
-    return places if shard.order is None else shard.order.apply(places)
+    positions = np.arange(start, start + count)
+    return positions if shard.order is None else shard.order.apply(positions)
 
 
 def check(shard, x, y):

@@ -56,7 +56,7 @@ def test_directions_are_those_of_the_two_loops(memory, size):
         grad = after
     again = ShardedHistory(memory, size, np.float64)
     again.steps[:], again.changes[:] = history.steps, history.changes
-    again.place.update(history.place)
+    again.slots.update(history.slots)
     again.load(again.products(grad))
     other = np.empty(size)
     again.direction(grad, grad @ grad, other)
@@ -116,7 +116,7 @@ def test_pairs_whose_products_vanish_are_not_kept():
     assert history.products(small).size == 0
     told = history.propose(1.0, np.ones(4, np.float32), small, np.zeros(4, np.float32))
     assert not history.accept(told, 1e-8)
-    assert history.place["count"] == 0
+    assert history.slots["count"] == 0
 
 
 @pytest.mark.parametrize("search", [optim.StrongWolfe(), optim.Armijo()], ids=lambda one: type(one).__name__)
@@ -259,7 +259,7 @@ def test_a_run_goes_on_where_it_was_saved(comm, tmp_path):
         made = minimise(comm, shard, "softmax", epochs=epochs, tol=1e-30, checkpoint=Checkpoint(folder, 1, resume))
     assert made.iterations == 14
     np.testing.assert_allclose(made.w, whole.w, rtol=1e-6, atol=1e-9)
-    other = optim.LBFGS(4)  # whose history has other places
+    other = optim.LBFGS(4)  # whose history has other slots
     with pytest.raises(ConfigError, match="give memory 10"):
         minimise(comm, shard, "softmax", optimizer=other, checkpoint=Checkpoint(folder, 1, True))
 

@@ -82,10 +82,10 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(ranks, rows, size):
         found = []
         for step, (announced, parts) in enumerate(epoch_of(loaders(shards, size), 3)):
             batches = [batch for part in parts for batch in part]
-            place = step * size
+            position = step * size
             for batch in batches:
-                assert batch.position == place
-                place += len(batch.ids)
+                assert batch.position == position
+                position += len(batch.ids)
             found.append(ids_of(batches))
             assert announced == len(found[-1]) == min(size, rows - step * size)
             lengths = [len(ids_of(part)) for part in parts]
@@ -102,15 +102,15 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(ranks, rows, size):
 def test_local_epochs_cover_every_row_once(ranks, rows, size):
     some = loaders(local_shards(rows, ranks), size)
     assert {loader.steps for loader in some} == {min(-(-rows // size), -(-rows // ranks))}
-    seen, places = [], []
+    seen, positions = [], []
     for announced, parts in epoch_of(some):
         assert announced > 0
         assert announced == sum(len(ids_of(part)) for part in parts)
         for part in parts:
             seen += ids_of(part)
-            places += [b.position + i for b in part for i in range(len(b.ids))]
+            positions += [b.position + i for b in part for i in range(len(b.ids))]
     assert sorted(seen) == list(range(rows))
-    assert sorted(places) == list(range(rows))
+    assert sorted(positions) == list(range(rows))
 
 
 def test_local_rows_stay_with_their_rank():

@@ -111,7 +111,7 @@ def test_test_rows_follow_the_names_of_the_training_rows(comm, shared_path, kind
         assert shard.notes == (f"{test_path}: color left out, which the model does not know",)
 
 
-def test_rows_without_names_are_taken_by_their_places(tmp_path):
+def test_rows_without_names_are_taken_by_their_positions(tmp_path):
     save(tmp_path / "train.csv", NAMES)
     save(tmp_path / "test.csv", NAMES, header=False)
     _, test = load(tmp_path / "train.csv", Alone(), test=tmp_path / "test.csv")
@@ -139,7 +139,7 @@ def test_a_model_takes_its_features_by_name(comm, shared_path, kind):
         save(shared_path / f"new.{kind}", ("color", "debt", "y", "age", "income"))
         save(shared_path / f"bare.{kind}", ("income", "debt", "age"))
         save(shared_path / f"less.{kind}", ("income", "y", "age"))
-        save(shared_path / "places.csv", NAMES, header=False)
+        save(shared_path / "positions.csv", NAMES, header=False)
         np.savez(shared_path / "arrays.npz", x=X, y=Y)
     comm.barrier()
     at = {"cwd": shared_path}
@@ -150,14 +150,14 @@ def test_a_model_takes_its_features_by_name(comm, shared_path, kind):
     assert (kept["column_names"], kept["label_name"], kept["classes"]) == (list(NAMES[:3]), "y", [0, 1])
 
     ends = {}
-    for name in (f"train.{kind}", f"new.{kind}", "places.csv", "arrays.npz"):
+    for name in (f"train.{kind}", f"new.{kind}", "positions.csv", "arrays.npz"):
         done = command("evaluate", "run", "--data", name, "--json", **at)
         ends[name] = json.loads(done.stdout)["loss"], done.stderr
     own = command("evaluate", "run", "--json", **at)
     assert {loss for loss, _ in ends.values()} == {json.loads(own.stdout)["loss"]}
     assert ends[f"train.{kind}"][1] == ""
     assert ends[f"new.{kind}"][1] == f"distai-mpi: new.{kind}: color left out, which the model does not know\n"
-    for name in ("places.csv", "arrays.npz"):
+    for name in ("positions.csv", "arrays.npz"):
         assert "its columns have no names" in ends[name][1]
 
     answers = []
@@ -170,7 +170,7 @@ def test_a_model_takes_its_features_by_name(comm, shared_path, kind):
         assert f"less.{kind}: the model takes debt" in told
     told = command("evaluate", "run", "--data", f"bare.{kind}", status=2, **at)
     assert "labels were in column y in training" in told
-    told = command("predict", "run", "--data", "places.csv", "--out", "no.npy", status=2, **at)
+    told = command("predict", "run", "--data", "positions.csv", "--out", "no.npy", status=2, **at)
     assert "4 features, but the model takes 3" in told
 
 

@@ -113,7 +113,7 @@ def test_an_epoch_has_every_row_once(weights, rows, size, shuffle):
     some = loaders(weights, rows, size, shuffle)
     steps = {loader.steps for loader in some}
     assert len(steps) == 1
-    ids, places = [], []
+    ids, positions = [], []
     for step in zip(*(loader.epoch(1) for loader in some), strict=True):
         announced, seen = {n for n, _ in step}, []
         for rank, (_, batches) in enumerate(step):
@@ -123,7 +123,7 @@ def test_an_epoch_has_every_row_once(weights, rows, size, shuffle):
                 assert np.array_equal(batch.x[:, 0], 2 * batch.ids)
                 assert np.array_equal(batch.weight, batch.ids + 1)
                 mine += batch.ids.tolist()
-                places += range(batch.position, batch.position + len(batch.ids))
+                positions += range(batch.position, batch.position + len(batch.ids))
             seen += mine
             assert weights[rank] > 0 or not mine
             if shuffle == "global":
@@ -132,7 +132,7 @@ def test_an_epoch_has_every_row_once(weights, rows, size, shuffle):
         assert seen
         ids += seen
     assert sorted(ids) == list(range(rows))
-    assert sorted(places) == list(range(rows))
+    assert sorted(positions) == list(range(rows))
     tested = [int(i) for loader in some for batch in loader.sequential() for i in batch.ids]
     assert sorted(tested) == list(range(rows))
 

@@ -18,12 +18,12 @@ def test_it_is_a_bijection_with_an_inverse(n):
 @pytest.mark.parametrize("n", [2**31 + 11, 2**45 - 1])
 def test_more_rows_than_fit_32_bits(n):
     order = Permutation(n, 1)
-    places = np.array([0, 1, n // 2, n - 2, n - 1])
-    images = order.apply(places)
+    positions = np.array([0, 1, n // 2, n - 2, n - 1])
+    images = order.apply(positions)
     assert images.min() >= 0
     assert images.max() < n
     assert images.max() > n // 2
-    assert np.array_equal(order.inverse(images), places)
+    assert np.array_equal(order.inverse(images), positions)
 
 
 def test_any_range_can_be_computed_alone():
@@ -32,9 +32,9 @@ def test_any_range_can_be_computed_alone():
     assert np.array_equal(order.positions(123, 456), whole[123:456])
     assert np.array_equal(order.apply(np.array([7, 999, 0])), whole[[7, 999, 0]])
     assert np.array_equal(order.apply(np.arange(5), shift=40), whole[40:45])
-    places = np.arange(1000)
-    assert order.apply(places, out=places) is places
-    assert np.array_equal(places, whole)
+    positions = np.arange(1000)
+    assert order.apply(positions, out=positions) is positions
+    assert np.array_equal(positions, whole)
 
 
 def test_orders_depend_on_the_whole_key_and_on_nothing_else():
@@ -57,7 +57,7 @@ def sample():
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 6000), (7, 7000), (64, 6400), (100, 6000)])
-def test_every_row_is_equally_likely_at_every_place(sample, n, m):
+def test_every_row_is_equally_likely_at_every_position(sample, n, m):
     orders = sample(n, m)
     table = np.stack([np.bincount(column, minlength=n) for column in orders.T])
     assert abs(sigmas(table, freedom=(n - 1) ** 2)) < 5

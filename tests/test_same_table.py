@@ -269,8 +269,8 @@ def test_weights_do_not_depend_on_the_format(comm, shared_folder, expected, form
 def test_numbers_and_their_order_are_those_of_the_table(comm, shared_folder, form):
     x, y = make_table()
     shard = load(form, shared_folder(form.write), comm, "float64")
-    place = shard.starts[comm.rank]
-    mine = slice(place, place + shard.counts[comm.rank])
+    first = shard.starts[comm.rank]
+    mine = slice(first, first + shard.counts[comm.rank])
     held = shard.dataset if shard.shuffle == "local" else shard.dataset.part(mine.start, mine.stop)
     np.testing.assert_array_equal(held.x, x[mine])
     np.testing.assert_array_equal(held.y, y[mine])

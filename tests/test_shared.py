@@ -451,22 +451,22 @@ def test_sums_made_again_are_checked_and_counted_as_the_first(comm):
     other = comm.empty(1000, np.float64, one_copy=True)
     expected, counted = comm.size * (comm.size + 1) / 2, []
     for turn in range(3):
-        for place in (None, out, other):
+        for into in (None, out, other):
             before = comm.rounds, comm.bytes_sent
             x[:] = comm.rank + 1
             comm.barrier()
-            comm.allreduce(x, "hierarchical", out=place)
-            np.testing.assert_array_equal(x if place is None else place, expected)
+            comm.allreduce(x, "hierarchical", out=into)
+            np.testing.assert_array_equal(x if into is None else into, expected)
             counted.append((turn, comm.rounds - before[0], comm.bytes_sent - before[1]))
             comm.barrier()
     assert [row[1:] for row in counted[:3]] == [row[1:] for row in counted[3:6]] == [row[1:] for row in counted[6:]]
     frozen = x.view()
     frozen.flags.writeable = False
     pairs = [(x[::-1], None), (frozen, None), (x, out[::-1]), (x, comm.empty(1000, np.float32))]
-    for wrong, place in (*pairs, (x.reshape(2, -1), None), (x, out.reshape(2, -1))):
+    for wrong, into in (*pairs, (x.reshape(2, -1), None), (x, out.reshape(2, -1))):
         with pytest.raises(ValueError, match=r"contiguous|read-only|cannot sum"):
-            comm.allreduce(wrong, "hierarchical", out=place)
-    del out, place
+            comm.allreduce(wrong, "hierarchical", out=into)
+    del out, into
     again = comm.empty(1000, np.float64, one_copy=True)  # may lie where the other did
     x[:] = 1
     comm.barrier()

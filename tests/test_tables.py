@@ -271,9 +271,9 @@ def check_same(shards, others):
         assert (shard.counts, shard.first, shard.shuffle) == (other.counts, other.first, other.shuffle)
         assert shard.total_weight == pytest.approx(other.total_weight, rel=1e-15)
         assert shard.labels == other.labels
-        places = np.arange(shard.rows)
+        positions = np.arange(shard.rows)
         if shard.order is not None:
-            assert np.array_equal(shard.order.apply(places), other.order.apply(places))
+            assert np.array_equal(shard.order.apply(positions), other.order.apply(positions))
 
 
 WAYS = [{"shuffle": "global"}, {"shuffle": "local"}, {"distribute": "scatter"}]

@@ -381,11 +381,11 @@ def test_random_damage_is_an_error_or_makes_other_rows(folder, write):
     for _ in range(300):
         data = bytearray(whole)
         for _ in range(rng.randrange(1, 4)):
-            place = rng.randrange(len(data))
+            offset = rng.randrange(len(data))
             if rng.random() < 0.3:
-                del data[place : place + rng.randrange(1, 40)]
+                del data[offset : offset + rng.randrange(1, 40)]
             else:
-                data[place : place + rng.randrange(2)] = rng.choice(
+                data[offset : offset + rng.randrange(2)] = rng.choice(
                     [b"\n", b",", b":", b"e", b"-", b'"', b"\xff", b"#", b" ", b"9"]
                 )
         (folder / "a").write_bytes(data)

@@ -334,7 +334,7 @@ def test_labels_may_be_words(folder, blocks, first):
             if piece.label_names is None:
                 got += [str(int(value)) for value in piece.y]
             else:
-                got += [piece.label_names[int(place)] for place in piece.y]
+                got += [piece.label_names[int(index)] for index in piece.y]
         assert got == expected
     assert found.read(0, 1).x[:, 0].tolist() == list(range(60))
     assert found.empty().label_names == (() if first == 0 else None)

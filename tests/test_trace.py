@@ -282,11 +282,11 @@ def check_events(events, steps):
     for before, after in pairwise(phases):
         assert before["ts"] + before["dur"] <= after["ts"]
     assert [e["args"]["number"] for e in events if e["name"] == "step"] == list(steps)
-    for place, step in enumerate(events):
+    for i, step in enumerate(events):
         if step["name"] == "step":
             end = step["ts"] + step["dur"]
-            assert events[place + 1]["ts"] == step["ts"]
-            assert events[place + 1]["name"] == "compute"
+            assert events[i + 1]["ts"] == step["ts"]
+            assert events[i + 1]["name"] == "compute"
             inside = [e for e in phases if step["ts"] <= e["ts"] < end]
             assert all(e["ts"] + e["dur"] <= end for e in inside)
             assert {"compute", "reduce", "update", "publish"} <= {e["name"] for e in inside}
@@ -323,8 +323,8 @@ def test_a_traced_run_is_the_same_run_and_leaves_a_trace(exchange, folder):
     named = {(e["pid"], e["tid"]): e["args"]["name"] for e in whole["traceEvents"] if e["name"] == "thread_name"}
     nodes = comm.topology.nodes
     assert named == {(node, rank + 1): f"rank {rank}" for node, ranks in enumerate(nodes, 1) for rank in ranks}
-    places = {(e["pid"], e["tid"]) for e in whole["traceEvents"] if e["ph"] == "X"}
-    assert places == set(named)
+    tracks = {(e["pid"], e["tid"]) for e in whole["traceEvents"] if e["ph"] == "X"}
+    assert tracks == set(named)
     hosts = [e["args"]["name"] for e in whole["traceEvents"] if e["name"] == "process_name"]
     assert [host.split(" (")[0] for host in hosts] == [f"node {node}" for node in range(len(nodes))]
 

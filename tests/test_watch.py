@@ -18,7 +18,7 @@ from distai_mpi.comm import Communicator, processes, watch
 from distai_mpi.comm.node_beacon import NodeBeacon
 from distai_mpi.comm.processes import Process
 from distai_mpi.comm.verdict import LEFT_SECONDS, STOPPED_SECONDS, WORK_SECONDS, judge, late_ranks, names, stall_text
-from distai_mpi.comm.watch_page import PLACE_BYTES, ROW, bytes_of, text_of
+from distai_mpi.comm.watch_page import LOCATION_BYTES, ROW, bytes_of, text_of
 from distai_mpi.comm.whereabouts import Activity, Kind, kind_of, look_at, whereabouts
 from distai_mpi.errors import ConfigError
 from distai_mpi.exit_codes import EX_STUCK
@@ -52,8 +52,8 @@ def test_a_thread_is_found_in_the_program_that_it_runs():
     end.set()
     thread.join()
     assert found.activity is Activity.USER
-    assert found.place.startswith("test_watch.py:")
-    assert found.place.endswith(" in sit")
+    assert found.location.startswith("test_watch.py:")
+    assert found.location.endswith(" in sit")
     assert look_at(thread.ident).activity is Activity.LEFT
 
 
@@ -68,7 +68,7 @@ def test_what_a_rank_does_by_its_innermost_frame():
     comm, package = os.path.dirname(watch.__file__), os.path.dirname(sys.modules["distai_mpi.errors"].__file__)
     waits = whereabouts(frame_in(f"{comm}/meeting.py", "def barrier(): found()\nbarrier()"))
     assert waits.activity is Activity.WAITING
-    assert waits.place.startswith("<module> called at test_watch.py:")
+    assert waits.location.startswith("<module> called at test_watch.py:")
     assert whereabouts(frame_in(f"{package}/data/readers/text.py", "found()")).activity is Activity.WORKING
     assert whereabouts(frame_in("/x/numba/core/dispatcher.py", "found()")).activity is Activity.COMPILING
     assert whereabouts(frame_in("/x/bdb.py", "found()")).activity is Activity.DEBUGGED
@@ -115,7 +115,7 @@ def rows(*told):
     table = np.zeros(len(told), ROW)
     for row, (activity, state, busy, step) in zip(table, told, strict=True):
         row["activity"], row["state"], row["busy"], row["step"] = activity, ord(state) if state else 0, busy, step
-        row["place"] = bytes_of("here.py:7 in f")
+        row["location"] = bytes_of("here.py:7 in f")
     return table
 
 
@@ -181,8 +181,8 @@ def test_names_of_many_ranks():
     assert names(range(10)) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
 
 
-def test_places_fit_a_row():
-    assert text_of(bytes_of("é" * PLACE_BYTES)).startswith("é" * (PLACE_BYTES // 2))
+def test_locations_fit_a_row():
+    assert text_of(bytes_of("é" * LOCATION_BYTES)).startswith("é" * (LOCATION_BYTES // 2))
 
 
 @pytest.mark.parametrize("text", ["-1", "soon", "inf", "nan"])
@@ -218,7 +218,7 @@ def test_nodes_hear_of_each_other(comm):
     page = Alone()
     beacon = NodeBeacon(comm, page)
     others = [rank for rank in range(comm.size) if rank != comm.rank]
-    page.rows[comm.rank]["step"], page.rows[comm.rank]["place"] = 10 + comm.rank, b"here"
+    page.rows[comm.rank]["step"], page.rows[comm.rank]["location"] = 10 + comm.rank, b"here"
     deadline = time.monotonic() + 20
     while page.rows[others]["step"].min() < 10 and time.monotonic() < deadline:
         beacon.send(np.zeros(comm.size))

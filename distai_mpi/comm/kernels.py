@@ -71,8 +71,8 @@ def _stream_sum(typing, out, first, second):
 @numba.njit(inline="always")
 def _row(base, stride, row, start, stop, like):
     """Elements ``start`` to ``stop - 1`` of a row, of the type of the array ``like``."""
-    place = base + stride * row + start * like.itemsize
-    return numba.carray(_pointer(place), (stop - start,), like.dtype)
+    at = base + stride * row + start * like.itemsize
+    return numba.carray(_pointer(at), (stop - start,), like.dtype)
 
 
 # --- sums

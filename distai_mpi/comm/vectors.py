@@ -132,8 +132,8 @@ class Vectors:
         self._flags = np.frombuffer(made, np.uint8)
         cpus = set().union(*self._node.allgather(affinity()))
         crowded = len(cpus) < self._node.size
-        place = memory.address(self._flags)
-        self.ranks.set_node_barrier(NodeBarrier(place, self._node.rank, self._node.size, crowded, self._node.Iprobe))
+        address = memory.address(self._flags)
+        self.ranks.set_node_barrier(NodeBarrier(address, self._node.rank, self._node.size, crowded, self._node.Iprobe))
         return True
 
     def _warn(self, reason: str) -> None:

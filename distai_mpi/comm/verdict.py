@@ -84,20 +84,20 @@ def judge(rows: Array, late: Sequence[int], silent: Array, seconds: float) -> Ve
             limit = max(seconds, WORK_SECONDS)
         left = left and activity is Activity.LEFT
         limits.append(limit)
-        reasons[rank] = _reason(activity, state, bool(silent[rank]), text_of(row["place"]), int(row["step"]))
+        reasons[rank] = _reason(activity, state, bool(silent[rank]), text_of(row["location"]), int(row["step"]))
     # a fault ends the wait, whoever else is late for a good reason; a person in a debugger holds everybody
     limit = float("inf") if np.inf in limits else min(limits, default=seconds)
     return Verdict(limit, warn, 1 if left else EX_STUCK, reasons)
 
 
-def _reason(activity: Activity, state: str, silent: bool, place: str, step: int) -> str:
-    where = f"step {step}, {place}" if step >= 0 and activity is not Activity.LEFT else place
+def _reason(activity: Activity, state: str, silent: bool, location: str, step: int) -> str:
+    where = f"step {step}, {location}" if step >= 0 and activity is not Activity.LEFT else location
     if state and state in STOPPED:
         return f"is stopped (process state T), last seen in {where}"
     if state and state in ENDED and activity is not Activity.LEFT:
         return f"has died (process state {state}), last seen in {where}"
     if silent and not state:
-        seen = f"last seen in {where}" if place else "never seen"
+        seen = f"last seen in {where}" if location else "never seen"
         return f"has not been heard of ({seen}): it is stopped, or its node is cut off"
     if state == "D":
         return f"waits for a device or a file system (process state D) in {where}"
@@ -121,5 +121,5 @@ def stall_text(late: Sequence[int], rows: Array, waited: float, size: int) -> st
     if step < 0 or not late:
         return None
     who = f"{'all other ranks' if len(late) < size else 'ranks'} waited {waited:.0f} s in step {step}"
-    place = text_of(rows[late[0]]["place"])
-    return f"{who} for {names(late)} ({place})"
+    location = text_of(rows[late[0]]["location"])
+    return f"{who} for {names(late)} ({location})"

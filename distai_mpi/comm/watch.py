@@ -165,7 +165,7 @@ class Watch:
             self._page.rows[self.rank]["beat"] += 1
         else:
             found = look_at(self.thread)
-            self._tell(found.activity, found.place, passed)
+            self._tell(found.activity, found.location, passed)
         if self._page.leader:
             self._beacon.receive()
         self._observe(passed)
@@ -184,12 +184,12 @@ class Watch:
         self._waited = float(self._unmoved.min())
         self._judge()
 
-    def _tell(self, activity: Activity, place: str, passed: float = 0.0) -> None:
+    def _tell(self, activity: Activity, location: str, passed: float = 0.0) -> None:
         row, count = self._page.rows[self.rank], exchanges()
         still = row["still"] + passed if count == self._exchanges else 0.0
         self._exchanges = count
         row["busy"] = self._is_busy() if still >= 1 else 1
-        row["place"] = bytes_of(place)
+        row["location"] = bytes_of(location)
         row["step"] = self.position() if self.position is not None else -1
         row["activity"], row["exchanges"], row["still"] = activity, count, still
         row["beat"] += 1
@@ -270,9 +270,9 @@ class Watch:
         told = f"{names(waiting)} {'has' if len(waiting) == 1 else 'have'} waited {self._waited:.0f} s"
         told += f" in step {step}" if step >= 0 else ""
         if not late:
-            calls = sorted({f"{text_of(rows[rank]['place'])} (rank {rank})" for rank in waiting[:8]})
+            calls = sorted({f"{text_of(rows[rank]['location'])} (rank {rank})" for rank in waiting[:8]})
             return f"{told} for each other: in {'; in '.join(calls)}"
-        told += f" in {text_of(rows[self.rank]['place'])} for "
+        told += f" in {text_of(rows[self.rank]['location'])} for "
         return told + "; for ".join(verdict.about(rank, hosts[rank]) for rank in late[:8])
 
     def _end_of_stall(self) -> None:

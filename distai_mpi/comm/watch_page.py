@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .ranks import Ranks
 
-PLACE_BYTES = 184
+LOCATION_BYTES = 184
 ROW = np.dtype(
     [
         ("beat", "i8"),  # grows while the rank's watch runs
@@ -31,7 +31,7 @@ ROW = np.dtype(
         ("pid", "i8"),
         ("alarm", "i8"),  # whether the rank has given up waiting
         ("still", "f8"),  # seconds for which it has exchanged nothing, by its own clock
-        ("place", f"S{PLACE_BYTES}"),
+        ("location", f"S{LOCATION_BYTES}"),
     ]
 )
 
@@ -62,11 +62,11 @@ class Page:
         self.hosts: Sequence[str] = comm.allgather_object(os.uname().nodename)
 
 
-def text_of(place: Any) -> str:
-    """The place of a row as text."""
-    return bytes(place).decode(errors="replace")
+def text_of(location: Any) -> str:
+    """The location of a row as text."""
+    return bytes(location).decode(errors="replace")
 
 
-def bytes_of(place: str) -> bytes:
-    """A place as a row holds it."""
-    return place.encode()[:PLACE_BYTES]
+def bytes_of(location: str) -> bytes:
+    """A location as a row holds it."""
+    return location.encode()[:LOCATION_BYTES]

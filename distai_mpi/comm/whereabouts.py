@@ -32,7 +32,7 @@ class Whereabouts(NamedTuple):
     """What a thread does, and where: file, line and function of the innermost frame that tells."""
 
     activity: Activity
-    place: str
+    location: str
 
 
 class Kind(IntEnum):
@@ -88,7 +88,7 @@ def whereabouts(frame: FrameType) -> Whereabouts:
     activity = {Kind.COMPILER: Activity.COMPILING, Kind.PACKAGE: Activity.WORKING}.get(owner, Activity.USER)
     if owner is Kind.COMPILER:  # what is compiled is for the first frame outside
         at = next((at for kind, at in stack if kind in (Kind.COMM, Kind.PACKAGE, Kind.USER)), at)
-    return Whereabouts(activity, _place(at))
+    return Whereabouts(activity, _location(at))
 
 
 def _in_call(at: FrameType) -> Whereabouts:
@@ -100,10 +100,10 @@ def _in_call(at: FrameType) -> Whereabouts:
         caller = caller.f_back
     name = outer.f_code.co_name
     activity = Activity.LEFT if at.f_code.co_name == "leave_together" else Activity.WAITING
-    return Whereabouts(activity, name if caller is None else f"{name} called at {_place(caller)}")
+    return Whereabouts(activity, name if caller is None else f"{name} called at {_location(caller)}")
 
 
-def _place(frame: FrameType) -> str:
+def _location(frame: FrameType) -> str:
     file = frame.f_code.co_filename
     name = file[len(PACKAGE) :] if file.startswith(PACKAGE) else os.path.basename(file)
     return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"

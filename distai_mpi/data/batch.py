@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         y: targets, shape (rows,): int64 labels, or values in the model's dtype.
         weight: weight of each row, shape (rows,), in the model's dtype, or None where all are 1.
         ids: number of each row in the data set, shape (rows,), int64.
-        position: place of the first row in the epoch's order of all rows; the others follow it.
+        position: of the first row in the epoch's order of all rows; the others follow it.
             Random numbers of a row are keyed by it, and so do not depend on the number of ranks.
         train: whether dropout and the like are on.
         key: stream key of (seed, epoch), an unsigned 64-bit integer; see `data.streams`.

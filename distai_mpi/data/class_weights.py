@@ -76,20 +76,20 @@ def _table(
 ) -> np.ndarray:
     """The weight of each code, shape (count,); ``plain``: the codes are the labels themselves."""
     codes = [int(label) for label in classes] if plain else range(len(classes))
-    places: dict[Any, int] = dict(zip(keys(classes), codes, strict=True)) | dict(
+    code_of: dict[Any, int] = dict(zip(keys(classes), codes, strict=True)) | dict(
         zip(map(spelled, classes), codes, strict=True)
     )
     table, seen = np.ones(count), set[int]()
     for label, value in given:
-        place = places.get(label, places.get(number(label), places.get(spelled(label))))
-        if place is None:
+        code = code_of.get(label, code_of.get(number(label), code_of.get(spelled(label))))
+        if code is None:
             near = get_close_matches(spelled(label), [spelled(known) for known in classes], n=1)
             hint = f"did you mean {near[0]}?" if near else f"they are {listed(classes)}"
             raise ConfigError(f"{name}: {spelled(label)} is none of the classes: {hint}")
-        if place in seen:
+        if code in seen:
             raise ConfigError(f"{name}: {spelled(label)} is given twice: give each class one weight")
-        seen.add(place)
+        seen.add(code)
         if not (isinstance(value, numbers.Real) and 0 <= value < math.inf):
             raise ConfigError(f"{name}: the weight of {spelled(label)} must be a number from 0 up, got {value!r}")
-        table[place] = value
+        table[code] = value
     return table

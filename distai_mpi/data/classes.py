@@ -124,10 +124,10 @@ def _note(shard: ShardedDataset, lost: Sequence[Label], unknown: int, classes: S
 
 def _codes(labels: Sequence[Label], classes: Sequence[Label]) -> list[int]:
     """The index in ``classes`` of each of ``labels``, -1 where it is none of them."""
-    place = {key: code for code, key in enumerate(keys(classes))} | {label: code for code, label in enumerate(classes)}
+    code_of = {key: i for i, key in enumerate(keys(classes))} | {label: i for i, label in enumerate(classes)}
     truths = {str(label).casefold(): code for code, label in enumerate(classes) if are_truths([label])}
     return [
-        place.get(label, place.get(key, truths.get(str(label).casefold(), -1)))
+        code_of.get(label, code_of.get(key, truths.get(str(label).casefold(), -1)))
         for label, key in zip(labels, keys(labels), strict=True)
     ]
 
@@ -169,16 +169,16 @@ def merge_words(names: Sequence[str] | None, y: Array, comm: Any, what: str) -> 
     if not any(comm.allgather_object(names is not None)):
         return y, None
     with comm.agreed():
-        words, places = as_words(names, y)
+        words, indices = as_words(names, y)
         if len(words) > MOST_WORDS:
             raise DataError(
                 f"{what}: the labels are more than {MOST_WORDS:,} different words; name the column of the labels by"
                 " --label"
             )
     everywhere = tuple(sorted(set().union(*comm.allgather_object(set(words)))))
-    place = {word: float(code) for code, word in enumerate(everywhere)}
-    table = np.array([*(place[word] for word in words), np.nan])
-    return table[places], everywhere
+    code_of = {word: float(code) for code, word in enumerate(everywhere)}
+    table = np.array([*(code_of[word] for word in words), np.nan])
+    return table[indices], everywhere
 
 
 def as_words(names: Sequence[str] | None, y: Array) -> tuple[list[str], Array]:
@@ -186,10 +186,10 @@ def as_words(names: Sequence[str] | None, y: Array) -> tuple[list[str], Array]:
 
     A word may stand there twice.  -1 is the index of a label that is missing: NaN, and -1 among codes.
     """
-    places = y.astype(np.float64)
+    indices = y.astype(np.float64)
     own: list[Label] = list(names or ())
     if names is None:
-        values = np.unique(places[~np.isnan(places)])
-        own, places = values.tolist(), np.where(np.isnan(places), -1, np.searchsorted(values, places))
+        values = np.unique(indices[~np.isnan(indices)])
+        own, indices = values.tolist(), np.where(np.isnan(indices), -1, np.searchsorted(values, indices))
     words = [spelled(label if number(label) is None else number(label)) for label in own]  # type: ignore[arg-type]
-    return words, np.where(np.isnan(places), -1, places).astype(np.int64)
+    return words, np.where(np.isnan(indices), -1, indices).astype(np.int64)

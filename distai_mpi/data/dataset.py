@@ -61,7 +61,7 @@ class Dataset:
     Attributes:
         x: features, shape (rows, columns), any real type, C-contiguous (else it is copied);
             may be mapped from a file, or shared by the ranks of a node.
-        y: labels or targets, shape (rows,), any real type; or words, which become their places among
+        y: labels or targets, shape (rows,), any real type; or words, which become their indices in
             ``label_names``.
         weight: weight of each row, shape (rows,), float64, finite and not negative: a row of weight 2
             counts as two.  None: all are 1.

@@ -146,8 +146,8 @@ def load_sets(
 
 def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     """The sets with the same codes for words and the same replacements of missing values; collective."""
-    train = by_place(sets.train, sets.train, table)
-    others: list[Any] = [shard and by_place(shard, sets.train, table) for shard in sets[1:]]
+    train = by_position(sets.train, sets.train, table)
+    others: list[Any] = [shard and by_position(shard, sets.train, table) for shard in sets[1:]]
     if any(shard is not None and shard.classes is not None for shard in sets):
         train, *others = encode_labels(train, *others, comm=comm)
         words = train.classes is not None and not are_truths(train.classes)
@@ -159,7 +159,7 @@ def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
     return Sets(train, *others)
 
 
-def by_place(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
+def by_position(shard: ShardedDataset, train: ShardedDataset, table: Columns) -> ShardedDataset:
     """``shard`` with a note where its features are taken by position, though the training rows had names."""
     if shard.column_names is not None or (train.column_names is None and table.required is None):
         return shard

@@ -17,7 +17,7 @@ from .array_file import ArrayFile
 from .checks import first_not_finite
 from .dataset import Dataset, Fill
 from .date_orders import order_dates
-from .distribute import by_place, check_kinds
+from .distribute import by_position, check_kinds
 from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
@@ -88,7 +88,7 @@ def feature_blocks(
     first = 0
     for x in rows:
         shard = features_of(x, spec_name(data), found.scale, first, table.keeps_missing)
-        shard = by_place(replace(shard, **known, notes=tuple(getattr(found, "notes", ()))), shard, table)
+        shard = by_position(replace(shard, **known, notes=tuple(getattr(found, "notes", ()))), shard, table)
         yield shard if fill is None else apply_fill(shard, fill)
         first += len(x)
     if first == 0 and not isinstance(found, ArrayFile):

@@ -77,7 +77,7 @@ class FolderValues:
     Attributes:
         features: names of the columns that are features.
         values: of these columns, shape (files, columns), float64, NaN where there is none.
-        labels: of each file, as numbers, or as places in ``words``; None where the file has the labels.
+        labels: of each file, as numbers, or as indices in ``words``; None where the file has the labels.
         words: the labels, where they are words.
         weights: of each file; None where the folders say nothing of them.
     """

@@ -70,21 +70,21 @@ def _backward(value, left_bits, right_bits, keys):
 
 
 @kernel()
-def permute(places, shift, n, left_bits, right_bits, keys, out):
-    """``out[i]`` = image of ``places[i] + shift``; see `data.permutation.Permutation`.
+def permute(positions, shift, n, left_bits, right_bits, keys, out):
+    """``out[i]`` = image of ``positions[i] + shift``; see `data.permutation.Permutation`.
 
     Two passes, so that the first, which nearly settles all, is vector code.
     """
-    for i in range(places.size):
-        out[i] = _forward(places[i] + shift, left_bits, right_bits, keys)
-    for i in range(places.size):
+    for i in range(positions.size):
+        out[i] = _forward(positions[i] + shift, left_bits, right_bits, keys)
+    for i in range(positions.size):
         while out[i] >= n:
             out[i] = _forward(out[i], left_bits, right_bits, keys)
 
 
 @kernel()
 def unpermute(images, n, left_bits, right_bits, keys, out):
-    """``out[i]`` = the place whose image is ``images[i]``: the inverse of `permute`."""
+    """``out[i]`` = the position whose image is ``images[i]``: the inverse of `permute`."""
     for i in range(images.size):
         out[i] = _backward(images[i], left_bits, right_bits, keys)
     for i in range(images.size):

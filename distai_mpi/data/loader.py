@@ -88,7 +88,7 @@ class Loader:
         self.total_weight = shard.total_weight / unit
         self._all_weights = data.weight if data.weight is None or unit == 1 else data.weight / unit
         self._start = shard.starts[rank] if self._local else 0
-        self._held: tuple[int, Array, Array] | None = None  # first place, x and y of the rows of `sequential`
+        self._held: tuple[int, Array, Array] | None = None  # first position, x and y of the rows of `sequential`
         self._partition = shard.partition or Partition.even(ranks)
         self._partition.check_ranks(ranks)
         self._lengths, self._alike = np.unique(shard.counts, return_counts=True)
@@ -171,15 +171,15 @@ class Loader:
         if self._local and (self.ranks > 1 or size > 1):
             raise ValueError("steps on rows that were shuffled locally are no ranges of one order")
         low, high = self._partition.range_of(size, self.rank)
-        places = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
-        if places.size > self._capacity:
-            self._reserve(places.size)
+        positions = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
+        if positions.size > self._capacity:
+            self._reserve(positions.size)
         key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch) if self.steps > 1 else None
         for step in range(first_step, full, most):
             steps = min(most, full - step)
-            rows, ids = self._rows_at(step * size, places[: steps * (high - low)], order)
+            rows, ids = self._rows_at(step * size, positions[: steps * (high - low)], order)
             x, y = self._gather(rows)
-            yield steps, self.place(Batch(x, y, self._weights(rows), ids, step * size, True, key))
+            yield steps, self.to_device(Batch(x, y, self._weights(rows), ids, step * size, True, key))
 
     def sequential(self, *, train: bool = False, epoch: int = 0) -> Iterator[Batch]:
         """Yield this rank's rows, unshuffled: for evaluation, and for full-batch methods.
@@ -223,8 +223,8 @@ class Loader:
             self._reserve(count)
         start, stop = self._own(self.rank)
         rng = np.random.default_rng(stream_key(self.seed, "sample", self.rank))
-        places = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
-        rows, _ = self._rows_at(start, places, None)
+        positions = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
+        rows, _ = self._rows_at(start, positions, None)
         x, y = np.empty((count, self.shard.features), self.dtype), np.empty(count, self.target_dtype)
         data, weight = self.shard.dataset, None
         self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
@@ -234,7 +234,7 @@ class Loader:
         return Batch(x, y, weight, rows.copy(), 0, False)
 
     def _own(self, rank: int) -> tuple[int, int]:
-        """First place, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
+        """First position, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
         if self._local:
             return 0, self.shard.counts[rank]
         return self._partition.range_of(self.shard.rows, rank)
@@ -246,9 +246,9 @@ class Loader:
         return Permutation(self.shard.rows, self.seed, "shuffle", epoch)
 
     def _blocks(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Iterator[Batch]:
-        """Batches of places ``start`` to ``stop - 1`` of the epoch's order.
+        """Batches of positions ``start`` to ``stop - 1`` of the epoch's order.
 
-        Of a pass in the rows' own order they end at fixed places of all rows, whoever has them, so that sums over
+        Of a pass in the rows' own order they end at fixed positions of all rows, whoever has them, so that sums over
         blocks do not depend on the number of ranks; of a shuffled one they are of nearly equal lengths.
         """
         rows, size, first = stop - start, self.block_rows, self._start + start
@@ -261,32 +261,32 @@ class Loader:
             yield self._batch(start + low, start + high, order, train, key)
 
     def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:
-        """The Batch of places ``start`` to ``stop - 1``, which must fit the buffers."""
+        """The Batch of positions ``start`` to ``stop - 1``, which must fit the buffers."""
         rows, ids = self._rows_at(start, self._counting[: stop - start], order)
         if self._held is not None and order is None:
             first, held_x, held_y = self._held
             part = slice(start - first, stop - first)
             weights = self._weights(rows)
-            return self.place(Batch(held_x[part], held_y[part], weights, ids, self._start + start, train, key))
+            return self.to_device(Batch(held_x[part], held_y[part], weights, ids, self._start + start, train, key))
         in_a_row = order is None and (self._local or self.shard.order is None)
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
-        return self.place(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
+        return self.to_device(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
 
-    def _rows_at(self, start: int, places: Array, order: Permutation | None) -> tuple[Array, Array]:
-        """Which rows of the data the places start + ``places`` of the epoch's order are, and their ids."""
-        shard, count = self.shard, places.size
+    def _rows_at(self, start: int, positions: Array, order: Permutation | None) -> tuple[Array, Array]:
+        """Which rows of the data stand at start + ``positions`` of the epoch's order, and their ids."""
+        shard, count = self.shard, positions.size
         rows, ids = self._rows[:count], self._ids[:count]
         if order is None:
-            np.add(places, start, out=rows)
+            np.add(positions, start, out=rows)
         else:
-            order.apply(places, rows, start)
+            order.apply(positions, rows, start)
         if shard.order is None:
             ids = np.add(rows, self._start, out=ids) if self._start else rows
         else:
             shard.order.apply(rows, ids, shard.first + self._start)
         return (rows if self._local else ids), ids
 
-    def place(self, batch: Batch) -> Batch:
+    def to_device(self, batch: Batch) -> Batch:
         """``batch``, which is on the host, where Batches are handed out; holds until the next one is."""
         return batch if self._upload is None else self._upload(batch)
 

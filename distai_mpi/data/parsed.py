@@ -273,8 +273,8 @@ def join(source: Parsed, arrays: Sequence[Array], holders: Sequence[int], comm: 
             comm.alltoallv(np.tile(values.reshape(-1), len(others)), counts[0], arrived.reshape(-1), counts[1])
             at = 0
             for rank in np.flatnonzero(takes).tolist():
-                place = source.starts[rank] + begin
-                target[place : place + takes[rank]] = arrived[at : at + takes[rank]]
+                position = source.starts[rank] + begin
+                target[position : position + takes[rank]] = arrived[at : at + takes[rank]]
                 at += takes[rank]
     comm.barrier()
 

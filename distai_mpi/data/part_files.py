@@ -87,7 +87,7 @@ def _joined(
         taken = columns.required or (*roles.names, *values.features)
         label = roles.label_name if columns.label_key is None else columns.label_key
         roles = roles._replace(names=tuple(taken), label_name=label)
-        names = tuple((*names, *values.features)[place] for place in order)
+        names = tuple((*names, *values.features)[index] for index in order)
     return SeveralFiles(name, members, sizes, values, order, names, roles, notes)
 
 

@@ -34,22 +34,22 @@ class Permutation:
         keys = np.array([mix(start + GOLDEN * i) for i in range(1, ROUNDS + 1)], dtype=np.uint64)
         self._network = (n, bits // 2, bits - bits // 2, keys)
 
-    def apply(self, places: Array, out: Array | None = None, shift: int = 0) -> Array:
-        """Images of ``places + shift``, shape (rows,), int64, each in 0 .. n-1 (not checked).
+    def apply(self, positions: Array, out: Array | None = None, shift: int = 0) -> Array:
+        """Images of ``positions + shift``, shape (rows,), int64, each in 0 .. n-1 (not checked).
 
-        ``out`` may be ``places`` itself.
+        ``out`` may be ``positions`` itself.
         """
-        out = np.empty_like(places) if out is None else out
-        self._permute(places, shift, *self._network, out)
+        out = np.empty_like(positions) if out is None else out
+        self._permute(positions, shift, *self._network, out)
         return out
 
     def positions(self, start: int, stop: int) -> Array:
         """Images of start .. stop-1, shape (stop - start,), int64: a range of the order."""
-        places = np.arange(start, stop, dtype=np.int64)
-        return self.apply(places, out=places)
+        positions = np.arange(start, stop, dtype=np.int64)
+        return self.apply(positions, out=positions)
 
     def inverse(self, images: Array) -> Array:
-        """The places whose images are ``images``, shape (rows,), int64."""
+        """The positions whose images are ``images``, shape (rows,), int64."""
         out = np.empty_like(images)
         self._unpermute(images, *self._network, out)
         return out

@@ -114,8 +114,8 @@ class SeveralFiles:
             assert values is not None
             full = np.empty((rows.rows, len(self.order)), self.dtype)
             given = self.members[0].features or 0
-            for column, place in enumerate(self.order):
-                full[:, column] = x[:, place] if place < given else values.values[i, place - given]  # type: ignore[call-overload]
+            for column, index in enumerate(self.order):
+                full[:, column] = x[:, index] if index < given else values.values[i, index - given]  # type: ignore[call-overload]
             x = full
         elif not isinstance(x, Csr):
             x = x.astype(self.dtype, copy=False)
@@ -154,11 +154,11 @@ def _one_table(tables: Sequence[Array | Csr]) -> Array | Csr:
 
 
 def _one_vocabulary(parts: Sequence[Chunk]) -> tuple[tuple[str, ...] | None, list[Array]]:
-    """The words that are labels in any of ``parts``, and the labels of each as places among them."""
+    """The words that are labels in any of ``parts``, and the labels of each as indices among them."""
     if all(part.label_names is None for part in parts):
         return None, [part.y for part in parts]
     own = [as_words(part.label_names, part.y) for part in parts]
     names = sorted(set().union(*(words for words, _ in own)))
-    place = {name: i for i, name in enumerate(names)}
-    labels = [np.array([*(place[word] for word in words), -1])[places] for words, places in own]
+    code_of = {name: code for code, name in enumerate(names)}
+    labels = [np.array([*(code_of[word] for word in words), -1])[codes] for words, codes in own]
     return tuple(names), labels

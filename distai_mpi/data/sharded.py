@@ -28,7 +28,7 @@ Transfer = Literal["read", "scatter", "node", "copy"]
 class ShardedDataset:
     """One rank's shard of a training, validation or test set.
 
-    The set is a range of the file's rows: those at places ``first`` to ``first + rows - 1``
+    The set is a range of the file's rows: those at positions ``first`` to ``first + rows - 1``
     of ``order``, which is the order of the file itself where ``order`` is None.
 
     Attributes:
@@ -39,7 +39,7 @@ class ShardedDataset:
         shuffle: whether rows go to any rank in each epoch, or stay with theirs.
         labels: summary of the labels of the file's rows (`LabelSummary.rows` counts those of the set); replicated.
         order: the order of the file's rows that was drawn once, for a split or for shards.
-        first: place in ``order`` of the set's first row.
+        first: position in ``order`` of the set's first row.
         transfer: how the rows came to this rank: ``read`` (mapped or read from the file), ``scatter`` (sent
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
@@ -120,7 +120,7 @@ class ShardedDataset:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """Place in the set of each rank's first row."""
+        """Position in the set of each rank's first row."""
         return (0, *accumulate(self.counts))[:-1]
 
 
@@ -186,8 +186,8 @@ def _same_words(dataset: Dataset, comm: Any, name: str) -> Dataset:
     if len(kinds) > 1:
         raise DataError(f"{name}: the labels of some ranks are words, and those of others numbers; give all the same")
     words = tuple(sorted(set().union(*(names or () for _, names in facts))))
-    place = {word: code for code, word in enumerate(words)}
-    table = np.array([place[word] for word in dataset.label_names or ()], np.int64)
+    code_of = {word: code for code, word in enumerate(words)}
+    table = np.array([code_of[word] for word in dataset.label_names or ()], np.int64)
     y = table[dataset.y] if dataset.rows else np.empty(0, np.int64)
     return replace(dataset, y=y, label_names=words)
 

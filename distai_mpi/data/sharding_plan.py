@@ -40,23 +40,23 @@ class ShardingPlan:
         return self.partition.counts(self.sets[which])
 
     def first(self, which: int) -> int:
-        """Place in the order of the first row of set ``which``."""
+        """Position in the order of the first row of set ``which``."""
         return sum(self.sets[:which])
 
     def rows_of(self, rank: int) -> Array:
         """The file's rows that ``rank`` keeps, int64, in the order in which it keeps them."""
         starts = self._starts[:, rank]
         ranges = [np.arange(start, start + n) for start, n in zip(starts, self._counts[:, rank], strict=True)]
-        places = np.concatenate(ranges)
-        return places if self.order is None else self.order.apply(places, out=places)
+        positions = np.concatenate(ranges)
+        return positions if self.order is None else self.order.apply(positions, out=positions)
 
     def destinations(self, start: int, stop: int) -> tuple[Array, Array]:
         """Of the file's rows ``start`` to ``stop - 1``: the rank that keeps it, and the index there (both int64)."""
         rows = np.arange(start, stop)
-        places = rows if self.order is None else self.order.inverse(rows)
-        at = np.searchsorted(self._starts.ravel(), places, side="right") - 1
+        positions = rows if self.order is None else self.order.inverse(rows)
+        at = np.searchsorted(self._starts.ravel(), positions, side="right") - 1
         kept_before = np.cumsum(self._counts, axis=0) - self._counts  # rows of earlier sets on the same rank
-        return at % self.partition.ranks, places - self._starts.ravel()[at] + kept_before.ravel()[at]
+        return at % self.partition.ranks, positions - self._starts.ravel()[at] + kept_before.ravel()[at]
 
     @cached_property
     def _counts(self) -> Array:
@@ -65,6 +65,6 @@ class ShardingPlan:
 
     @cached_property
     def _starts(self) -> Array:
-        """Place of the first of these rows, shape (sets, ranks); ascending when flattened."""
+        """Position of the first of these rows, shape (sets, ranks); ascending when flattened."""
         flat = self._counts.ravel()
         return (np.cumsum(flat) - flat).reshape(self._counts.shape)

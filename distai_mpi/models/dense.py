@@ -60,13 +60,13 @@ class DenseModel:
         self.layout = self._layout()
         self.target_dtype = self.loss_function.target_dtype(self.dtype)
         starts = {slot.name: slot.start for slot in self.layout.slots}
-        self._places = np.array(  # of each layer: inputs, units, and where its matrix and its bias (-1: none) start
+        self._table = np.array(  # of each layer: inputs, units, and where its matrix and its bias (-1: none) start
             [
                 (inputs, units, starts[f"layer{i}.weight"], starts.get(f"layer{i}.bias", -1))
                 for i, (inputs, units) in enumerate(pairwise(self.widths), start=1)
             ]
         )
-        self._starts = [*self._places[:, 2].tolist(), self.layout.size]
+        self._starts = [*self._table[:, 2].tolist(), self.layout.size]
         self.threads = 1
         self._workspaces: dict[Device, Workspace] = {}
         self._factors: Factors | None = None
@@ -205,7 +205,7 @@ class DenseModel:
     @property
     def row_shape(self) -> tuple[int, int]:
         """(layers, width) of what ranks that take `sgd_step` together show each other of a row."""
-        return self._workspace(self._places).row_shape
+        return self._workspace(self._table).row_shape
 
     def sgd_step(
         self,
@@ -274,7 +274,7 @@ class DenseModel:
         if self._factors is None:
             from .factors import Factors  # loads Numba
 
-            self._factors = Factors(self._places, self.dtype)
+            self._factors = Factors(self._table, self.dtype)
         return self._factors
 
     def _row_settings(self, space: Workspace, batch: Batch) -> tuple[Any, ...]:
@@ -282,7 +282,7 @@ class DenseModel:
         threshold, scale = self._keep(batch.train)
         weight = space.no_weights if batch.weight is None else batch.weight
         return (
-            dense(batch.rows), batch.y, weight, self._places, self.code,
+            dense(batch.rows), batch.y, weight, self._table, self.code,
             self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
         )  # fmt: skip
 

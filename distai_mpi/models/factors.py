@@ -31,13 +31,13 @@ class Factors:
     instance serves one thread.
 
     Args:
-        places: of the layers, shape (layers, 4); see `kernels.factors`.
+        table: of the layers, shape (layers, 4); see `kernels.factors`.
         dtype: of factors and gradient.
     """
 
-    def __init__(self, places: Array, dtype: np.dtype) -> None:
-        self._places, self._layers = places, places.tolist()
-        self._size = int(places[:, :2].sum())  # numbers per row
+    def __init__(self, table: Array, dtype: np.dtype) -> None:
+        self._table, self._layers = table, table.tolist()
+        self._size = int(table[:, :2].sum())  # numbers per row
         self._stack = np.empty(0, dtype)
 
     def views(self, flat: Array, rows: int) -> tuple[list[Array], list[Array]]:
@@ -70,7 +70,7 @@ class Factors:
         elif rows <= FEW_ROWS:
             height = HEIGHTS[rows]
             stack = self._gather(filled, height, rows < height, start, stop)
-            kernels.sum_outer(stack, height, self._places, start, stop, out)
+            kernels.sum_outer(stack, height, self._table, start, stop, out)
         else:
             # stacked, all rows take one product; without it every source but the first would need another and a sum
             stack = filled[0][0] if len(filled) == 1 else self._gather(filled, rows, False, start, stop)
@@ -86,7 +86,7 @@ class Factors:
         at = 0
         for flat, rows in sources:
             self.check(flat, rows)
-            kernels.gather(flat, rows, stack, height, at, self._places, start, stop)
+            kernels.gather(flat, rows, stack, height, at, self._table, start, stop)
             at += rows
         return stack
 

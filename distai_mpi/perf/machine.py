@@ -40,10 +40,10 @@ def _cgroup_folders(controller: str, root: Path, membership: Path) -> Iterator[P
             continue
         mount = root / controller if controllers else root
         folder = mount / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            if place.is_dir():
-                yield place
-            if place == mount:
+        for level in (folder, *folder.parents):
+            if level.is_dir():
+                yield level
+            if level == mount:
                 break
 
 

@@ -63,19 +63,19 @@ def calibrate(
     if able.data_check is not None:
         able.data_check.check_data(share.labels)
     cpus = node_cpus(comm)
-    place = agree_on_device(device, model, comm)
-    loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, place)
+    chosen = agree_on_device(device, model, comm)
+    loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, chosen)
     with limited_blas(comm.node.size, cpus) as threads, np.errstate(over="ignore", invalid="ignore"):
         if able.threads is not None:
             able.threads.limit_threads(threads)
         with comm.agreed():
             start = np.array(model.init(np.random.default_rng(seed)), model.dtype)
-            w, grad = place.zeros(start.shape, start.dtype), place.zeros(start.shape, start.dtype)
-            place.put(start, w)
+            w, grad = chosen.zeros(start.shape, start.dtype), chosen.zeros(start.shape, start.dtype)
+            chosen.put(start, w)
         batches = _endless(loader, max(1, global_batch_size // comm.size))
         model.loss_and_grad(w, next(batches), grad)
         comm.barrier()
-        rate = _rate(model, w, grad, batches, place)
+        rate = _rate(model, w, grad, batches, chosen)
     return Partition(tuple(float(f"{r:.{DIGITS}g}") for r in comm.allgather_object(rate)))
 
 
@@ -91,12 +91,12 @@ def _endless(loader: Loader, rows: int) -> Iterator[Batch]:
         epoch += 1
         if not found:
             x, y = np.zeros((min(rows, loader.block_rows), loader.shard.features), loader.dtype), loader.target_dtype
-            batch = loader.place(Batch(x, np.zeros(len(x), y), None, np.zeros(len(x), np.int64), 0, train=True))
+            batch = loader.to_device(Batch(x, np.zeros(len(x), y), None, np.zeros(len(x), np.int64), 0, train=True))
             while True:
                 yield batch
 
 
-def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch], place: Device) -> float:
+def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch], device: Device) -> float:
     """Rows per second, the median of short intervals; local."""
     rates = []
     now = time.perf_counter()
@@ -107,7 +107,7 @@ def _rate(model: Model, w: Array, grad: Array, batches: Iterator[Batch], place: 
             batch = next(batches)
             model.loss_and_grad(w, batch, grad)
             rows += len(batch.y)
-            place.synchronize()
+            device.synchronize()
             now = time.perf_counter()
         rates.append(rows / (now - began))
     return statistics.median(rates)

@@ -85,7 +85,7 @@ def check_rows(model: Model, shard: ShardedDataset, which: str) -> None:
 def check_range(model: Model, shard: ShardedDataset, which: str, comm: Communicator) -> None:
     """Raise `DataError` on all ranks if ``shard`` has a value that the model's dtype cannot hold; collective.
 
-    It is looked for once, before rows are converted: an infinity in the middle of training tells nobody its place.
+    It is looked for once, before rows are converted: an infinity in the middle of training tells nobody its position.
     Features that are to be standardized are converted after that.
     """
     data, dtype = shard.dataset, np.dtype(model.dtype)
@@ -97,8 +97,8 @@ def check_range(model: Model, shard: ShardedDataset, which: str, comm: Communica
     if found is not None:
         row = start + found[0]
         if shard.shuffle == "local":  # where the file has it
-            place = np.array([shard.first + shard.starts[shard.rank] + row])
-            row = int(place[0] if shard.order is None else shard.order.apply(place)[0])
+            position = np.array([shard.first + shard.starts[shard.rank] + row])
+            row = int(position[0] if shard.order is None else shard.order.apply(position)[0])
         told = f"feature {found[1]}" if what == "feature" else "the target"
     with comm.agreed():
         if found is not None:

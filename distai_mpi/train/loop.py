@@ -132,7 +132,7 @@ def fit(
             check_range(model, shard, which, comm)
     if early is not None:
         check_metric(model, early.valid, early.metric)
-    place = agree_on_device(device, model, comm)
+    chosen = agree_on_device(device, model, comm)
     rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * comm.size or BATCH_SIZE
     epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
     saved = None if state is None else state.saved
@@ -141,8 +141,8 @@ def fit(
         if (threaded := Abilities.of(model).threads) is not None:
             threaded.limit_threads(threads)
         sets = {"valid": valid, "test": test}.items()
-        watched = {name: make_loader(model, shard, comm, device=place) for name, shard in sets if shard is not None}
-        new = TrainState(model, optimizer, epochs, rows, l2, seed, place, exchange, early, saved)
+        watched = {name: make_loader(model, shard, comm, device=chosen) for name, shard in sets if shard is not None}
+        new = TrainState(model, optimizer, epochs, rows, l2, seed, chosen, exchange, early, saved)
         return new.bind(comm, data), watched
 
     return drive(make, comm, watching, watch, saved)

@@ -310,7 +310,7 @@ class Run:
                 self.training.warm_up(batch)
                 break
             break
-        row = loader.place(zeros_row(loader))
+        row = loader.to_device(zeros_row(loader))
         self.training.warm_up(row)
         for _, batches in loader.epoch(0):
             self.training.settle(next(iter(batches), row))

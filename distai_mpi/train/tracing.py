@@ -202,7 +202,7 @@ def _version() -> str | None:
         return None
 
 
-def _place(node: int, rank: int) -> str:
+def _track(node: int, rank: int) -> str:
     """Process and thread of a rank: numbers from 1, for Perfetto takes 0 for the idle task of an operating system."""
     return f'"pid":{node + 1},"tid":{rank + 1}'
 
@@ -217,7 +217,7 @@ def _names(node: int, ranks: Sequence[int], host: str) -> list[str]:
         names.append(("thread_name", rank, {"name": f"rank {rank}"}))
         names.append(("thread_sort_index", rank, {"sort_index": rank}))
     return [
-        f'{{"ph":"M",{_place(node, rank)},"name":"{name}","args":{json.dumps(args, ensure_ascii=False)}}}'
+        f'{{"ph":"M",{_track(node, rank)},"name":"{name}","args":{json.dumps(args, ensure_ascii=False)}}}'
         for name, rank, args in names
     ]
 
@@ -225,12 +225,12 @@ def _names(node: int, ranks: Sequence[int], host: str) -> list[str]:
 def _stall_event(stall: Stall, node: int, zero: int) -> str:
     """A mark across the whole picture, at a stall's beginning."""
     time, name = (stall.begin - zero) * (TICK / 1000), json.dumps(stall.text(TICK * 1e-9))
-    return f'{{"ph":"i","s":"g",{_place(node, stall.rank)},"name":{name},"ts":{time}}}'
+    return f'{{"ph":"i","s":"g",{_track(node, stall.rank)},"name":{name},"ts":{time}}}'
 
 
 def _events(rows: Array, node: int, rank: int, zero: int) -> Iterator[str]:
     """Complete events of a rank's rows, whose times are in ticks."""
-    heads = [f'{{"ph":"X",{_place(node, rank)},"name":"{name}","ts":' for name in (*PHASES, "step", "steps left out")]
+    heads = [f'{{"ph":"X",{_track(node, rank)},"name":"{name}","ts":' for name in (*PHASES, "step", "steps left out")]
     times = ((rows[:, 2] - zero) * (TICK / 1000)).tolist()
     lengths = ((rows[:, 3] - rows[:, 2]) * (TICK / 1000)).tolist()
     for kind, value, ts, dur in zip(rows[:, 0].tolist(), rows[:, 1].tolist(), times, lengths, strict=True):

@@ -161,7 +161,7 @@ def show(report: dict[str, Any]) -> None:
     watched = launch.on_terminal()  # mpiexec makes every output look like one
     console = Console(force_terminal=watched, width=None if watched else 100, highlight=False)
     for dtype in dict.fromkeys(row["dtype"] for row in report["rows"]):
-        table = Table(title=f"sums of {dtype}, {places(report)}", title_justify="left", box=SIMPLE)
+        table = Table(title=f"sums of {dtype}, {ranks_on_nodes(report)}", title_justify="left", box=SIMPLE)
         for title in ("bytes", "algorithm", "µs", "GB/s", "× native", "× floor"):
             table.add_column(title, justify="left" if title == "algorithm" else "right")
         for cells, last in lines([row for row in (*report["rows"], *report["memory"]) if row["dtype"] == dtype]):
@@ -185,7 +185,7 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[list[str], bool]]:
         yield cells, after is None or after["bytes"] != row["bytes"]
 
 
-def places(report: dict[str, Any]) -> str:
+def ranks_on_nodes(report: dict[str, Any]) -> str:
     """How many ranks there are, and on how many nodes."""
     ranks, nodes = report["ranks"], report["nodes"]
     return f"{ranks} rank{'' if ranks == 1 else 's'} on {nodes} node{'' if nodes == 1 else 's'}"
@@ -220,5 +220,5 @@ def write(report: dict[str, Any], json_file: str | None, plot_file: str | None) 
     if plot_file:
         from ...perf.charts import exchange_chart
 
-        chart = exchange_chart(report["rows"], report["memory"], f"sums over {places(report)}")
+        chart = exchange_chart(report["rows"], report["memory"], f"sums over {ranks_on_nodes(report)}")
         write_whole(plot_file, lambda file: file.write(chart))

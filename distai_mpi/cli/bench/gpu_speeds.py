@@ -60,11 +60,11 @@ def speeds(comm: Any, device: Any, sizes: Sizes) -> list[dict[str, Any]]:
         *copies(device, sizes),
         update(device, sizes),
         gradient(device, sizes),
-        *(steps(comm, where, name, sizes, batch) for batch in sizes.batches for name, where in places(device)),
+        *(steps(comm, where, name, sizes, batch) for batch in sizes.batches for name, where in devices(device)),
     ]
 
 
-def places(device: Any) -> tuple[tuple[str, Any], ...]:
+def devices(device: Any) -> tuple[tuple[str, Any], ...]:
     """The device and, for comparison, the CPU."""
     return ("device", device), ("CPU", HOST)
 

@@ -12,7 +12,7 @@ import click
 
 from ...comm import launch
 from ...errors import ConfigError, DistaiError
-from .allreduce import crowding, places
+from .allreduce import crowding, ranks_on_nodes
 from .checkpoint import Count
 
 TRAINING, ONE_PASS, NUMPY, FLOOR = "training", "one-pass", "numpy", "floor"
@@ -220,7 +220,7 @@ def show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    what = f"{report['model']}, {report['rows']:,} × {report['features']:,} {report['dtype']}, {places(report)}"
+    what = f"{report['model']}, {report['rows']:,} × {report['features']:,} {report['dtype']}, {ranks_on_nodes(report)}"
     table = Table(box=SIMPLE)
     for title in ("way", "ms", "× floor", "GB/s"):
         table.add_column(title, justify="left" if title == "way" else "right")

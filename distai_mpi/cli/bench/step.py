@@ -13,7 +13,7 @@ import click
 
 from ...comm import launch
 from ...errors import ConfigError, DistaiError
-from .allreduce import crowding, places
+from .allreduce import crowding, ranks_on_nodes
 from .checkpoint import Count
 
 REPLICA, KEPT, FLOOR = "native-replica", "native-replica-kept", "floor"
@@ -316,7 +316,7 @@ def show(report: dict[str, Any]) -> None:
 
     rows = report["rows"]
     what = f"{rows[0]['parameters']:,} parameters of {rows[0]['dtype']}, {rows[0]['optimizer']}"
-    table = Table(title=f"steps of {what}, {places(report)}", title_justify="left", box=SIMPLE)
+    table = Table(title=f"steps of {what}, {ranks_on_nodes(report)}", title_justify="left", box=SIMPLE)
     for title in ("algorithm", "ms", "× native", *FIELDS):
         table.add_column(title, justify="left" if title == "algorithm" else "right")
     for row in rows:

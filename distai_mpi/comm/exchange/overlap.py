@@ -107,7 +107,7 @@ class OverlappedReduction:
         node = self._ranks.node
         self._flags = self._exchange._vectors.array((node.size * LINE,), np.dtype(np.uint8))
         self._flags[node.rank * LINE : (node.rank + 1) * LINE] = 0
-        self._place = address(self._flags)
+        self._address = address(self._flags)
         self._ranks.barrier()
 
     def _lay_out(self, plan: Any, rail: int) -> None:
@@ -193,7 +193,7 @@ class OverlappedReduction:
 
         self._made = made
         if self._several:
-            announce(self._place, self._ranks.node.rank, self._before + made)
+            announce(self._address, self._ranks.node.rank, self._before + made)
 
     def give_up(self) -> None:
         """End the thread, and take back what was to come: the pass has failed, and others may not send."""
@@ -248,7 +248,7 @@ class OverlappedReduction:
             return self._made > self._sent
         from ...shared_barrier import wait_for
 
-        return wait_for(self._place, self._ranks.node.size, self._before + self._sent + 1, 0, yields)
+        return wait_for(self._address, self._ranks.node.size, self._before + self._sent + 1, 0, yields)
 
     def _send_next(self) -> None:
         stage = self._stages[self._sent]

@@ -132,14 +132,14 @@ class ArrowColumn:
             array = array.dictionary_encode()
         numbers = np.empty(len(array.dictionary) + 1)
         numbers[-1] = np.nan
-        places = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
-        for place in np.unique(places).tolist():
-            if place < len(array.dictionary):
-                row = first + int(np.argmax(places == place))
+        indices = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
+        for index in np.unique(indices).tolist():
+            if index < len(array.dictionary):
+                row = first + int(np.argmax(indices == index))
                 where = f"column {self.name}, row {row} (counted from 0)"
-                text = label_word(word(array.dictionary[place].as_py()), keep, path, where)
-                numbers[place] = np.nan if text is None else words.setdefault(text, len(words))
-        return numbers[places]
+                text = label_word(word(array.dictionary[index].as_py()), keep, path, where)
+                numbers[index] = np.nan if text is None else words.setdefault(text, len(words))
+        return numbers[indices]
 
 
 def word(value: Any) -> str:

@@ -50,7 +50,7 @@ class Chunk(NamedTuple):
         x: features, shape (rows, features), or the same as `Csr`.
         y: labels or targets, shape (rows,).
         weight: weights of the rows, shape (rows,), float64, or None where the file gives none.
-        label_names: where labels are words, the words that occur here; y then holds places in it, and -1 for a label
+        label_names: where labels are words, the words that occur here; y then holds indices in it, and -1 for a label
             that is missing.  None: y holds the labels' own numbers.
     """
 

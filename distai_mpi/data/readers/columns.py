@@ -266,24 +266,24 @@ class Columns:
         Of several columns of one name the model takes all that it was trained on, in their order, or none.
         """
         assert self.required is not None
-        places: dict[str, list[int]] = {}
+        positions: dict[str, list[int]] = {}
         for column, name in enumerate(names):
             if column not in taken:
-                places.setdefault(name, []).append(column)
+                positions.setdefault(name, []).append(column)
         wanted = Counter(self.required)
-        lost = [name for name in wanted if name not in places]
+        lost = [name for name in wanted if name not in positions]
         if lost:
             raise DataError(
                 f"{path}: the model takes {_listed(lost)}, which {'is' if len(lost) == 1 else 'are'} not among the"
                 f" columns {_listed(names)}; name the columns as in training"
             )
         for name, number in wanted.items():
-            if len(places[name]) != number:
+            if len(positions[name]) != number:
                 raise DataError(
-                    f"{path}: {len(places[name])} columns are called {name}, and the model was trained on {number};"
+                    f"{path}: {len(positions[name])} columns are called {name}, and the model was trained on {number};"
                     " give each column a name of its own"
                 )
-        following = {name: iter(columns) for name, columns in places.items()}
+        following = {name: iter(columns) for name, columns in positions.items()}
         found = [next(following[name]) for name in self.required]
         extra = [names[column] for column in features if names[column] not in wanted]
         notes = (f"{path}: {_listed(extra)} left out, which the model does not know",) if extra else ()

@@ -113,7 +113,7 @@ class _Streams(io.RawIOBase):
 
     def _rewind(self) -> None:
         self._file.seek(0)
-        self._decoder, self._place, self._pending = self.make(), 0, b""
+        self._decoder, self._position, self._pending = self.make(), 0, b""
 
     def close(self) -> None:
         """Close the file."""
@@ -130,12 +130,12 @@ class _Streams(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a byte of what is unpacked, from the beginning or from here; backwards everything is read again."""
-        target = offset + (self._place if whence == os.SEEK_CUR else 0)
-        if target < self._place:
+        target = offset + (self._position if whence == os.SEEK_CUR else 0)
+        if target < self._position:
             self._rewind()
-        while self._place < target and self._next(min(READ_BYTES, target - self._place)):
+        while self._position < target and self._next(min(READ_BYTES, target - self._position)):
             pass
-        return self._place
+        return self._position
 
     def readinto(self, out: Any) -> int:
         """Fill ``out``, or less of it; 0 at the end."""
@@ -161,7 +161,7 @@ class _Streams(io.RawIOBase):
             except Exception as error:  # each library raises its own
                 raise EOFError(str(error)) from None
             if found:
-                self._place += len(found)
+                self._position += len(found)
                 return found
         return b""
 

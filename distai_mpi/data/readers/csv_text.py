@@ -197,12 +197,12 @@ class CsvFile(TextFile):
         return Chunk(x, y, weight, tuple(words) if self._labels_are_words else None)
 
     def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch, words: dict[str, int]) -> Chunk:
-        fault, place, column, block = self._parse(text, stop, scratch, words)
+        fault, offset, column, block = self._parse(text, stop, scratch, words)
         if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
             text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
             return replace(self, returns=True)._read_block(text, stop, position, scratch, words)
         if fault != codes.FINE:
-            self._explain(fault, text, place, position, column)
+            self._explain(fault, text, offset, position, column)
         return block
 
     def _parse(self, text: Array, stop: int, scratch: Scratch, words: dict[str, int]) -> tuple[int, int, int, Chunk]:
@@ -220,19 +220,19 @@ class CsvFile(TextFile):
         while True:
             y[:] = 0  # where there are no labels
             hard = np.empty((capacity, 4), np.int64)
-            rows, count, fault, place, column = read_csv(
+            rows, count, fault, offset, column = read_csv(
                 numbers, 0, stop, self.delimiter, slots, self._keep, *forms, x, y, weight, spans, hard
             )
             if count <= capacity:
                 break
             capacity = count
-        faults = [] if fault == codes.FINE else [(place, fault, column)]
+        faults = [] if fault == codes.FINE else [(offset, fault, column)]
         faults += self._settle(numbers, hard[:count].tolist(), slots, x, y, weight)
         for which, column in enumerate(texts):
             faults += self._fill(text, column, spans[which, :rows], x[:rows], y[:rows], words)
-        place, fault, column = min(faults, default=(0, codes.FINE, 0))
+        offset, fault, column = min(faults, default=(0, codes.FINE, 0))
         own_weight = weight[:rows].copy() if self.roles.weight is not None else None
-        return fault, place, column, Chunk(x[:rows].copy(), y[:rows].copy(), own_weight)
+        return fault, offset, column, Chunk(x[:rows].copy(), y[:rows].copy(), own_weight)
 
     def _settle(
         self, text: Array, hard: list[list[int]], slots: Array, x: Array, y: Array, weight: Array
@@ -283,15 +283,15 @@ class CsvFile(TextFile):
         return [(int(spans[row, 0]), fault, column)] if fault else []
 
     def _read_words(self, text: Array, spans: Array, y: Array, words: dict[str, int]) -> tuple[int, int]:
-        """Write the places of words in ``words``, which grow, into ``y``; row and kind of the first fault.
+        """Write the indices of words in ``words``, which grow, into ``y``; row and kind of the first fault.
 
         A number is the same word however it is written; -1 stands for a word that is not there.
         """
-        raw, places = text.tobytes(), dict[bytes, int]()
+        raw, indices = text.tobytes(), dict[bytes, int]()
         for row, (start, stop) in enumerate(spans.tolist()):
             field = raw[start:stop]
-            place = places.get(field)
-            if place is None:
+            index = indices.get(field)
+            if index is None:
                 word = _plain(decode(field))
                 fault = codes.NO_NUMBER if INFINITE.fullmatch(word) else codes.FINE
                 if word in MISSING and not self._keep & codes.KEEP_LABEL:
@@ -302,15 +302,15 @@ class CsvFile(TextFile):
                     fault = codes.TOO_LARGE if word == "inf" else fault
                 if fault:
                     return row, fault
-                place = places[field] = -1 if word in MISSING else words.setdefault(word, len(words))
-            y[row] = place
+                index = indices[field] = -1 if word in MISSING else words.setdefault(word, len(words))
+            y[row] = index
         return 0, codes.FINE
 
-    def _explain(self, fault: int, text: Array, place: int, position: int, column: int) -> None:
-        """Raise the DataError about ``fault`` in ``column``, at byte ``place`` of ``text``, itself at ``position``."""
+    def _explain(self, fault: int, text: Array, offset: int, position: int, column: int) -> None:
+        """Raise the DataError about ``fault`` in ``column``, at byte ``offset`` of ``text``, itself at ``position``."""
         name = self.names[column] if self.names is not None and column < self.columns else ""
         where = f", column {name} (number {column}, counted from 0)" if name else f", column {column} (counted from 0)"
-        found = field_at(text, place, b" \t" if self.delimiter == codes.SPACE else bytes([self.delimiter]))
+        found = field_at(text, offset, b" \t" if self.delimiter == codes.SPACE else bytes([self.delimiter]))
         label, weight = column == self.roles.label, column == self.roles.weight
         if (
             fault == codes.NO_NUMBER
@@ -320,7 +320,7 @@ class CsvFile(TextFile):
         ):
             raise _WordAsLabel
         if fault == codes.OPEN_QUOTE and not self.multiline:
-            line = self.line_of(position + place)
+            line = self.line_of(position + offset)
             raise Unsplittable(f"{self.path}: line {line}{where}: a quote begins here that this line does not close")
         fill = ADVICE if weight else LABEL_ADVICE if label else FILL_ADVICE
         advice = self._advice(found, column) if fault == codes.NO_NUMBER else ADVICE
@@ -340,7 +340,7 @@ class CsvFile(TextFile):
             codes.NOT_EMPTY: f"{where}: {found} stands in a column that is empty in the first lines, without a name:"
             " mend the line, or name the column in the first line",
         }[fault]
-        self.fail(position + place, message)
+        self.fail(position + offset, message)
 
     def _date_form(self, column: int) -> str:
         """How dates of a column are written, in words."""

@@ -249,9 +249,9 @@ class Hdf5Variable(Variable):
         if self.dtype.kind == "U":
             return Block(first, values.astype(str))
         if self.words is not None:
-            places = np.searchsorted(self.codes, values).clip(0, len(self.codes) - 1)
-            unknown = np.asarray(self.codes)[places] != values
-            return Block(first, places, unknown if unknown.any() else None)
+            indices = np.searchsorted(self.codes, values).clip(0, len(self.codes) - 1)
+            unknown = np.asarray(self.codes)[indices] != values
+            return Block(first, indices, unknown if unknown.any() else None)
         if self.packing is None:
             return Block(first, values)
         return Block(first, *self.packing.unpack(values))

@@ -150,6 +150,6 @@ def _beside(home: str, name: str) -> str:
     """Where HDF5 looks for a source: by its environment variable, beside the file, or as named."""
     folder = os.path.dirname(os.path.abspath(home))
     prefix = os.environ.get("HDF5_VDS_PREFIX", "").replace("${ORIGIN}", folder)
-    places = [os.path.join(prefix, name)] if prefix else []
-    places += [os.path.join(folder, name), name, os.path.join(folder, os.path.basename(name))]
-    return next((place for place in places if os.path.exists(place)), name)
+    paths = [os.path.join(prefix, name)] if prefix else []
+    paths += [os.path.join(folder, name), name, os.path.join(folder, os.path.basename(name))]
+    return next((path for path in paths if os.path.exists(path)), name)

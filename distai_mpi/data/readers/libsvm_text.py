@@ -51,12 +51,12 @@ class LibsvmFile(TextFile):
         return Chunk(x, whole([block.y for block in blocks], none.y), weight)
 
     def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch) -> Chunk:
-        fault, place, block = self._parse(text, stop, scratch)
+        fault, offset, block = self._parse(text, stop, scratch)
         if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
             text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
             return replace(self, returns=True)._read_block(text, stop, position, scratch)
         if fault != codes.FINE:
-            self._explain(fault, text, place, position)
+            self._explain(fault, text, offset, position)
         return block
 
     def _parse(self, text: Array, stop: int, scratch: Scratch) -> tuple[int, int, Chunk]:
@@ -70,7 +70,7 @@ class LibsvmFile(TextFile):
         capacity = HARD_NUMBERS
         while True:
             hard = np.empty((capacity, 4), np.int64)
-            rows, taken, weighted, count, fault, place = read_libsvm(
+            rows, taken, weighted, count, fault, offset = read_libsvm(
                 text, 0, stop, y, weight, ends, indices, values, hard
             )
             if count <= capacity:
@@ -81,14 +81,14 @@ class LibsvmFile(TextFile):
             with np.errstate(over="ignore"):
                 target[at] = float(text[begin:end].tobytes())
             if np.isinf(target[at]):
-                fault, place = codes.TOO_LARGE, begin
+                fault, offset = codes.TOO_LARGE, begin
                 break
         x = Csr(ends[:rows].copy(), indices[:taken].copy(), values[:taken].copy())
-        return fault, place, Chunk(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
+        return fault, offset, Chunk(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
 
-    def _explain(self, fault: int, text: Array, place: int, position: int) -> None:
-        """Raise the DataError about ``fault`` at byte ``place`` of ``text``, which is at ``position`` of the file."""
-        found, line = field_at(text, place, b" \t\r#"), "a line is: label index:value index:value ..."
+    def _explain(self, fault: int, text: Array, offset: int, position: int) -> None:
+        """Raise the DataError about ``fault`` at byte ``offset`` of ``text``, which is at ``position`` of the file."""
+        found, line = field_at(text, offset, b" \t\r#"), "a line is: label index:value index:value ..."
         message = {
             codes.NO_NUMBER: f"{found} is no finite number; {line}",
             codes.NEGATIVE: f"{found} is a weight below 0; weights are 0 or more",
@@ -98,4 +98,4 @@ class LibsvmFile(TextFile):
             codes.NOT_ASCENDING: f"the index of {found} is not greater than the one before; indices must ascend",
             codes.HUGE_INDEX: f"the index of {found} is greater than {codes.LARGEST_INDEX}",
         }[fault]
-        self.fail(position + place, f": {message}")
+        self.fail(position + offset, f": {message}")

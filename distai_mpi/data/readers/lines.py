@@ -154,17 +154,17 @@ def fields_of(line: Line, delimiter: str) -> list[Field]:
         end = re.escape(delimiter)
     inner, blank = (r"\S" if delimiter == " " else f"[^{end}]"), (" " if delimiter == "\t" else r"\s")
     pattern = re.compile(rf'{blank}*"((?:[^"]|"")*)"{blank}*(?={end}|\Z)|({inner}*)')
-    found, place, separator = [], 0, re.compile(end)
+    found, start, separator = [], 0, re.compile(end)
     while True:
-        match = pattern.match(text, place)
+        match = pattern.match(text, start)
         assert match is not None
         quoted = match[1] is not None
         found.append(Field(match[1].replace('""', '"') if quoted else match[2].strip(), quoted))
-        place = match.end()
-        behind = separator.match(text, place)
+        start = match.end()
+        behind = separator.match(text, start)
         if behind is None:
             break
-        place = behind.end()
+        start = behind.end()
     return _without_comment(found, delimiter)
 
 

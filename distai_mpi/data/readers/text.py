@@ -72,7 +72,7 @@ class TextFile:
         """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about `BLOCK_BYTES` at a time.
 
         Each as ``(text, stop, position)``: whole lines in the first ``stop`` bytes of ``text``, uint8, the last
-        one ended by a newline, and the place of the first one in the file.  Holds until the next is asked for.
+        one ended by a newline, and the position of the first one in the file.  Holds until the next is asked for.
         ``whole_lines(text, stop)`` tells up to where lines are whole, where a newline alone does not end one.
         """
         block_bytes = BLOCK_BYTES
@@ -113,20 +113,20 @@ class TextFile:
                 held -= stop
                 buffer[:held] = buffer[stop : stop + held]
 
-    def _line_start(self, file: IO[bytes], size: int, place: int) -> int:
-        """The first byte at or behind ``place`` where a line begins; the end of the file where none does."""
-        if place <= self.begin:
+    def _line_start(self, file: IO[bytes], size: int, offset: int) -> int:
+        """The first byte at or behind ``offset`` where a line begins; the end of the file where none does."""
+        if offset <= self.begin:
             return self.begin
-        place -= 1
-        while place < size:
-            file.seek(place)
+        offset -= 1
+        while offset < size:
+            file.seek(offset)
             look = file.read(LOOK_BYTES)
             if not look:
                 break
             found = (look.replace(b"\r", b"\n") if self.returns else look).find(b"\n")
             if found >= 0:
-                return place + found + 1
-            place += len(look)
+                return offset + found + 1
+            offset += len(look)
         return size
 
     def within(self, first: int, last: int | None) -> Self:
@@ -195,9 +195,9 @@ class Scratch:
         return self._kept[name][:size].reshape(shape)
 
 
-def field_at(text: Array, place: int, marks: bytes) -> str:
-    """What stands in ``text`` from ``place`` to one of the bytes ``marks`` or the end of the line, for messages."""
-    line = text[place : place + 4 * SHOWN].tobytes().split(b"\n")[0]
+def field_at(text: Array, offset: int, marks: bytes) -> str:
+    """What stands in ``text`` from ``offset`` to one of the bytes ``marks`` or the end of the line, for messages."""
+    line = text[offset : offset + 4 * SHOWN].tobytes().split(b"\n")[0]
     for mark in marks:
         line = line.split(bytes([mark]))[0]
     shown = line.strip().decode("utf-8", "replace")

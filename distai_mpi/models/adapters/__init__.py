@@ -31,7 +31,7 @@ def from_jax(
             with copies of their last row, which then weigh nothing, so that few lengths are compiled.  If
             it has an argument called ``key``, it gets there a random key for each row, shape (rows,), or
             None where dropout and the like are off.  The keys come from the seed, the epoch and the
-            row's place in the epoch: dropout does not depend on the number of ranks.
+            row's position in the epoch: dropout does not depend on the number of ranks.
         params: the starting parameters, a pytree of arrays; the same on every rank.
         predict: ``predict(params, x)`` gives labels or values, shape (rows,), or scores of classes, shape
             (rows, classes), of which the greatest names the label.  Without it there is no accuracy.
@@ -74,7 +74,7 @@ def from_torch(
         decay: ``decay(name, shape)`` says whether the l2 penalty and weight decay apply to a parameter;
             by default to those with two or more axes: not to biases, scales and other vectors.
 
-    Dropout draws from torch's own generator, seeded for each batch from the seed, the epoch and the place
+    Dropout draws from torch's own generator, seeded for each batch from the seed, the epoch and the position
     of the batch's first row: a run can be repeated on as many ranks, and is another sample on others.
 
     Raises:

@@ -136,7 +136,7 @@ class JaxModel(Adapted):
         key = None
         if batch.train and self._keyed:
             key = np.array([batch.key >> 32, batch.key & 0xFFFFFFFF], np.uint32)
-        # a stream repeats after 2**32 places of an epoch, which then share their dropout
+        # a stream repeats after 2**32 positions of an epoch, which then share their dropout
         return _filled(batch.x, length), _filled(batch.y, length), weight, key, np.uint32(batch.position & 0xFFFFFFFF)
 
     # The functions below are traced by JAX; leaves are lists of arrays.

@@ -38,8 +38,8 @@ class TorchModel(Adapted):
         self.module, self._loss, self._predict = module, loss, predict
         self.tells_labels = True  # unless the trial of `check_data` shows otherwise
         index = {id(p): i for i, (_, p) in enumerate(trained)}
-        # every place of a module that holds a trained parameter: several, where it is tied
-        self._places = [
+        # every entry of a module that holds a trained parameter: several, where it is tied
+        self._entries = [
             (part._parameters, name, index[id(p)])
             for part in module.modules()
             for name, p in part._parameters.items()
@@ -57,7 +57,7 @@ class TorchModel(Adapted):
         """Copy ``w``, shape (layout.size,), into the module's parameters, and return the module."""
         with self._torch.no_grad():
             views = self._leaves(w)
-            for parameters, name, i in self._places:
+            for parameters, name, i in self._entries:
                 parameters[name].copy_(views[i])
         return self.module
 
@@ -150,13 +150,13 @@ class TorchModel(Adapted):
         """
         if self.module.training is not train:
             self.module.train(train)
-        own = [parameters[name] for parameters, name, _ in self._places]
+        own = [parameters[name] for parameters, name, _ in self._entries]
         try:
-            for parameters, name, i in self._places:
+            for parameters, name, i in self._entries:
                 parameters[name] = leaves[i]
             yield
         finally:
-            for (parameters, name, _), parameter in zip(self._places, own, strict=True):
+            for (parameters, name, _), parameter in zip(self._entries, own, strict=True):
                 parameters[name] = parameter
 
     def _losses(self, leaves: list[Any], batch: Batch) -> Any:

@@ -23,7 +23,7 @@ INVERSE_LN2 = 1.44269504088896338700
 LN2_HIGH, LN2_LOW, LN2 = 6.93147180369123816490e-01, 1.90821492927058770002e-10, 0.693147180559945309417
 LOWEST, HIGHEST = -708.0, 709.0  # exp of them is just no denormal number, and finite; of more it is infinite here
 ROUNDER = 1.5 * 2.0**52  # a number to which it is added is rounded to a whole one, found in its last bits
-EXPONENT_BIAS, EXPONENT_PLACE = 1023, 52
+EXPONENT_BIAS, EXPONENT_SHIFT = 1023, 52
 P1, P2, P3 = 1.66666666666666019037e-01, -2.77777777770155933842e-03, 6.61375632143793436117e-05
 P4, P5 = -1.65339022054652515390e-06, 4.13813679705723846039e-08
 L1, L2, L3 = 6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01
@@ -36,7 +36,7 @@ def exp_of_negative(a):
     """exp(a) for a <= 0, and NaN for NaN; exp(LOWEST), 3e-308, below that.  Not for code that reorders sums."""
     a = LOWEST if a < LOWEST else a
     shifted = a * INVERSE_LN2 + ROUNDER
-    power = np.int64(np.float64(shifted).view(np.int64) + EXPONENT_BIAS) << EXPONENT_PLACE
+    power = np.int64(np.float64(shifted).view(np.int64) + EXPONENT_BIAS) << EXPONENT_SHIFT
     whole = shifted - ROUNDER
     high, low = a - whole * LN2_HIGH, whole * LN2_LOW
     r = high - low

@@ -2,7 +2,7 @@
 
 The factors of R rows are the flat vector [a_0 | d_0 | a_1 | d_1 | ...]: for each layer its inputs a, shape (R,
 inputs), and the gradient of the loss by its outputs d, shape (R, units).  The gradient of the layer's matrix is
-aᵀ d, of its bias the sum of d over rows.  A row of ``places``, shape (layers, 4), tells of a layer its inputs and
+aᵀ d, of its bias the sum of d over rows.  A row of ``table``, shape (layers, 4), tells of a layer its inputs and
 units, and where in the flat vector of parameters its matrix and its bias start (-1: none).
 """
 
@@ -17,14 +17,14 @@ REORDER = {"contract", "nsz"}  # products may be fused into sums
 
 
 @kernel()
-def gather(source, rows, stack, height, at, places, start, stop):
+def gather(source, rows, stack, height, at, table, start, stop):
     """Copy factors of ``rows`` rows to the rows from number ``at`` on of ``stack``, factors of ``height`` rows.
 
     Only what the elements ``start`` to ``stop - 1`` of the gradient depend on.
     """
     here, there = 0, 0
-    for i in range(len(places)):
-        inputs, units, matrix, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+    for i in range(len(table)):
+        inputs, units, matrix, bias = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         low, high = max(start - matrix, 0), min(stop - matrix, inputs * units)
         if low < high:
             first, size = low // units, (high - 1) // units + 1 - low // units
@@ -140,11 +140,11 @@ def _product(a, d, low, high, out):
 
 
 @kernel(fastmath=REORDER)
-def sum_outer(stack, rows, places, start, stop, out):
+def sum_outer(stack, rows, table, start, stop, out):
     """out ← elements ``start`` to ``stop - 1`` of the gradient of ``stack``, factors of 1, 2, 4 or 8 ``rows``."""
     at = 0
-    for i in range(len(places)):
-        inputs, units, matrix, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+    for i in range(len(table)):
+        inputs, units, matrix, bias = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         a = stack[at : at + rows * inputs].reshape((rows, inputs))
         at += a.size
         d = stack[at : at + rows * units].reshape((rows, units))

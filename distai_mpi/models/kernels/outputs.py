@@ -35,7 +35,7 @@ def _outputs(x, start, pairs, parameters, out):
     for pair in range(pairs):
         a = np.uintp(start + 2 * pair) * f
         for k in range(0, parameters.shape[0], GROUP):
-            w0, place = np.uintp(k) * filled, np.uintp(k) * columns + np.uintp(2 * pair)
+            w0, at = np.uintp(k) * filled, np.uintp(k) * columns + np.uintp(2 * pair)
             w1, w2, w3, w4 = w0 + filled, w0 + filled * 2, w0 + filled * 3, w0 + filled * 4
             s00 = s01 = s02 = s03 = s04 = s10 = s11 = s12 = s13 = s14 = zero
             j = np.uintp(0)
@@ -55,11 +55,11 @@ def _outputs(x, start, pairs, parameters, out):
                 part = load(w, w4 + j, lanes)
                 s04, s14 = fma(u, part, s04), fma(v, part, s14)
                 j += lanes
-            add_sums(s00, s10, to, place)
-            add_sums(s01, s11, to, place + columns)
-            add_sums(s02, s12, to, place + columns * 2)
-            add_sums(s03, s13, to, place + columns * 3)
-            add_sums(s04, s14, to, place + columns * 4)
+            add_sums(s00, s10, to, at)
+            add_sums(s01, s11, to, at + columns)
+            add_sums(s02, s12, to, at + columns * 2)
+            add_sums(s03, s13, to, at + columns * 3)
+            add_sums(s04, s14, to, at + columns * 4)
 
 
 @kernel()

@@ -74,14 +74,14 @@ def _pull_back(matrix, delta, slope, out):
 
 
 @kernel(fastmath=REORDER)
-def _forward(x, place, w, places, activation, keys, threshold, scale, a, slope, index, value):
-    """Outputs of one row, number ``place`` of the epoch, into the last row of ``a``; for the other arguments see
+def _forward(x, position, w, table, activation, keys, threshold, scale, a, slope, index, value):
+    """Outputs of one row, at ``position`` in the epoch, into the last row of ``a``; for the other arguments see
     `_differentiate`.
     """
-    layers = len(places)
+    layers = len(table)
     zero = w.dtype.type(0)
     for i in range(layers):
-        inputs, units, start, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+        inputs, units, start, bias = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         matrix = w[start : start + inputs * units].reshape((inputs, units))
         z = a[i, :units]
         for j in range(units):
@@ -91,30 +91,30 @@ def _forward(x, place, w, places, activation, keys, threshold, scale, a, slope, 
         _add_rows(matrix, index[i], value[i], count, z)
         if i < layers - 1:
             for j in range(units):
-                kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], place * units + j, threshold)
+                kept = threshold > np.uint64(0xFFFFFFFF) or _keeps(keys[i], position * units + j, threshold)
                 act, der = _activate_unit(activation, z[j])
                 z[j] = act * scale if kept else zero
                 slope[i, j] = der * scale if kept else zero
 
 
 def _differentiate(
-    x, y, row_weight, place, w, places, activation, keys, threshold, scale, a, slope, index, value, delta
+    x, y, row_weight, position, w, table, activation, keys, threshold, scale, a, slope, index, value, delta
 ):
     """Forward and backward pass of one row; returns its weighted loss.
 
-    A row of ``places``, shape (layers, 4), tells of a layer its inputs and units, and where in ``w`` its matrix and
+    A row of ``table``, shape (layers, 4), tells of a layer its inputs and units, and where in ``w`` its matrix and
     its bias start (-1: none).  Layer i's outputs are left in ``a[i]`` and the gradient by them in ``delta[i]``; of its
     inputs those that are not zero, ``index[i, -1]`` many, in ``value[i]``, and their numbers in ``index[i]``.
     All these arrays, and the working space ``slope``, have shape (layers, more than the widest layer has units).
     """
-    last = len(places) - 1
-    _forward(x, place, w, places, activation, keys, threshold, scale, a, slope, index, value)
-    output = a[last, : places[last, 1]]
+    last = len(table) - 1
+    _forward(x, position, w, table, activation, keys, threshold, scale, a, slope, index, value)
+    output = a[last, : table[last, 1]]
     total = row_weight * row(output, y)[0]  # type: ignore[name-defined]  # noqa: F821 - the loss's
     for j in range(output.size):
         delta[last, j] = output[j] * row_weight
     for i in range(last, 0, -1):
-        inputs, units, start = places[i, 0], places[i, 1], places[i, 2]
+        inputs, units, start = table[i, 0], table[i, 1], table[i, 2]
         matrix = w[start : start + inputs * units].reshape((inputs, units))
         _pull_back(matrix, delta[i, :units], slope[i - 1], delta[i - 1, :inputs])
     return total
@@ -126,23 +126,23 @@ def _copy(source, out):
         out[j] = source[j]
 
 
-def _factor_rows(w, x, y, weight, places, activation, keys, first, threshold, scale, scratch, index, factors):
+def _factor_rows(w, x, y, weight, table, activation, keys, first, threshold, scale, scratch, index, factors):
     """Sufficient factors of each row, see `kernels.factors`, into ``factors``; returns the weighted sum of losses.
 
     ``first`` is the first row's number in the epoch.  ``scratch``, shape (4, layers, width), and ``index``, int32,
     shape (layers, width), are working space, wider than the widest layer.  For other arguments see `_differentiate`.
     """
-    layers, rows, total = len(places), len(x), 0.0
+    layers, rows, total = len(table), len(x), 0.0
     a, slope, value, delta = scratch[0], scratch[1], scratch[2], scratch[3]
     for r in range(rows):
         row_weight = w.dtype.type(weight[r]) if weight.size else w.dtype.type(1)
         total += _differentiate(
-            x[r], y[r], row_weight, first + r, w, places, activation, keys, threshold, scale,
+            x[r], y[r], row_weight, first + r, w, table, activation, keys, threshold, scale,
             a, slope, index, value, delta,
         )  # fmt: skip
         at = 0
         for i in range(layers):
-            inputs, units = places[i, 0], places[i, 1]
+            inputs, units = table[i, 0], table[i, 1]
             _copy(x[r] if i == 0 else a[i - 1, :inputs], factors[at + r * inputs : at + (r + 1) * inputs])
             at += rows * inputs
             _copy(delta[i], factors[at + r * units : at + (r + 1) * units])
@@ -170,10 +170,10 @@ def _subtract_outer(matrix, index, value, count, rate, delta):
 
 
 @kernel(fastmath=REORDER)
-def _descend_fast(w, places, rate, index, value, delta):
+def _descend_fast(w, table, rate, index, value, delta):
     """As `_descend`, but what rounding takes from w is lost: half the memory is read and written."""
-    for i in range(len(places)):
-        inputs, units, start, bias = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
+    for i in range(len(table)):
+        inputs, units, start, bias = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         matrix = w[start : start + inputs * units].reshape((inputs, units))
         d = delta[i, :units]
         _subtract_outer(matrix, index[i], value[i], index[i, -1], rate, d)
@@ -183,14 +183,14 @@ def _descend_fast(w, places, rate, index, value, delta):
 
 
 @kernel(fastmath=False)  # said, or it is what the caller's is
-def _descend(w, carry, places, rate, index, value, delta):
+def _descend(w, carry, table, rate, index, value, delta):
     """w ← w - rate · the gradient of one row, in place; inputs that are zero cost nothing.
 
     Sums keep their order here: compensation would be optimised away.
     """
     one = w.dtype.type(1)
-    for i in range(len(places)):
-        units, start, bias = places[i, 1], places[i, 2], places[i, 3]
+    for i in range(len(table)):
+        units, start, bias = table[i, 1], table[i, 2], table[i, 3]
         d = delta[i, :units]
         for k in range(index[i, -1]):
             at = start + np.int64(index[i, k]) * units
@@ -200,17 +200,17 @@ def _descend(w, carry, places, rate, index, value, delta):
 
 
 @kernel(fastmath=REORDER)
-def _shrink(w, places, factor):
+def _shrink(w, table, factor):
     """Multiply the matrices inside ``w`` by ``factor``."""
-    for i in range(len(places)):
-        start = places[i, 2]
-        matrix = w[start : start + places[i, 0] * places[i, 1]]
+    for i in range(len(table)):
+        start = table[i, 2]
+        matrix = w[start : start + table[i, 0] * table[i, 1]]
         for j in range(matrix.size):
             matrix[j] *= factor
 
 
 def _sgd_rows(
-    w, x, y, weight, places, activation, keys, first, threshold, scale, scratch, carry, rate, l2,
+    w, x, y, weight, table, activation, keys, first, threshold, scale, scratch, carry, rate, l2,
     indices, factors, starts, flags, rank, turn, spins, yields, steps, begun, waits,
 ):  # fmt: skip
     """SGD on global batches of few rows, shared out to the ranks of a node: w ← w - rate (mean gradient + l2 w).
@@ -247,7 +247,7 @@ def _sgd_rows(
                 r, row = step * mine + i, starts[rank] + i
                 row_weight = w.dtype.type(weight[r]) if weight.size else one
                 total += _differentiate(
-                    x[r], y[r], row_weight, first + step * size + row, w, places, activation, keys, threshold,
+                    x[r], y[r], row_weight, first + step * size + row, w, table, activation, keys, threshold,
                     scale, scratch[0], scratch[1], index[row], numbers[row, 0], numbers[row, 1],
                 )  # fmt: skip
         if ranks > 1:
@@ -257,12 +257,12 @@ def _sgd_rows(
                 return step, True, total
         waits = False
         if l2 != 0:
-            _shrink(w, places, one - rate * l2)
+            _shrink(w, table, one - rate * l2)
         for r in range(size):
             if carry is None:  # compiled for either case
-                _descend_fast(w, places, mean, index[r], numbers[r, 0], numbers[r, 1])
+                _descend_fast(w, table, mean, index[r], numbers[r, 0], numbers[r, 1])
             else:
-                _descend(w, carry, places, mean, index[r], numbers[r, 0], numbers[r, 1])
+                _descend(w, carry, table, mean, index[r], numbers[r, 0], numbers[r, 1])
     return steps, False, total
 
 

@@ -30,34 +30,34 @@ class Pairs:
 
     Attributes:
         steps, changes: shape (memory + 1, size); rows are used in turn.
-        place: the row of the oldest pair, ``first``, and how many are kept, ``count``; may be written to.
+        slots: ``first``, the row of the oldest pair, and ``count``, how many are kept; may be written to.
     """
 
     def __init__(self, memory: int, size: int, dtype: Any) -> None:
         self.memory, rows = memory, memory + 1
         self.steps, self.changes = np.zeros((rows, size), dtype), np.zeros((rows, size), dtype)
-        self.place: dict[str, Any] = {"first": 0, "count": 0}
+        self.slots: dict[str, Any] = {"first": 0, "count": 0}
 
     @property
     def order(self) -> list[int]:
         """Rows of the pairs that are kept, the oldest first."""
-        first, count = self.place["first"], self.place["count"]
+        first, count = self.slots["first"], self.slots["count"]
         return [(first + i) % (self.memory + 1) for i in range(count)]
 
     @property
     def free(self) -> int:
         """The row of the pair that is begun next."""
-        return (self.place["first"] + self.place["count"]) % (self.memory + 1)
+        return (self.slots["first"] + self.slots["count"]) % (self.memory + 1)
 
     def reset(self) -> None:
         """Drop all pairs."""
-        self.place.update(first=0, count=0)
+        self.slots.update(first=0, count=0)
 
     def _count_one(self) -> None:
         """Keep the pair that was begun last."""
-        self.place["count"] += 1
-        if self.place["count"] > self.memory:
-            self.place.update(first=(self.place["first"] + 1) % (self.memory + 1), count=self.memory)
+        self.slots["count"] += 1
+        if self.slots["count"] > self.memory:
+            self.slots.update(first=(self.slots["first"] + 1) % (self.memory + 1), count=self.memory)
 
 
 class ReplicatedHistory(Pairs):
@@ -95,11 +95,11 @@ class ReplicatedHistory(Pairs):
         return np.empty(0)
 
     def save(self) -> None:
-        """Nothing: ``place`` is all that is to be kept with the vectors."""
+        """Nothing: ``slots`` is all that is to be kept with the vectors."""
 
     def load(self, totals: Array) -> None:
-        """Nothing: vectors and ``place`` may be written to as they are."""
-        self.place.pop("products", None)  # of slices, when a run went on from there
+        """Nothing: vectors and ``slots`` may be written to as they are."""
+        self.slots.pop("products", None)  # of slices, when a run went on from there
 
     def accept(self, products: Array, curvature_threshold: float) -> bool:
         """Keep the pair that was begun last, of which `propose` gave ``products``; false if it has no use."""
@@ -138,14 +138,14 @@ class ShardedHistory(Pairs):
     """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
 
     A pair is begun by `propose` at a trial point, and kept by `accept` when that is accepted.  After vectors or
-    ``place`` were written to, see `load`.
+    ``slots`` were written to, see `load`.
 
     Args:
         memory: pairs.
         size, dtype: of the owned slice.
 
     Attributes:
-        place: as in `Pairs`, and the inner ``products``, as they were when `save` was called last.
+        slots: as in `Pairs`, and the inner ``products``, as they were when `save` was called last.
     """
 
     def __init__(self, memory: int, size: int, dtype: Any) -> None:
@@ -154,18 +154,18 @@ class ShardedHistory(Pairs):
         self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
         self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
         self._number = np.dtype(dtype).type
-        self.place["products"] = []
+        self.slots["products"] = []
         self._current = False  # whether products are those of the vectors: not before `load`
 
     @property
     def _known(self) -> bool:
-        """Whether ``place`` has the products of the vectors: summed anew, they would be other ones in the last bits."""
-        return len(self.place["products"]) == self._gram.size + self._with_grad.size
+        """Whether ``slots`` has the products of the vectors: summed anew, they would be other ones in the last bits."""
+        return len(self.slots["products"]) == self._gram.size + self._with_grad.size
 
     @property
     def _filled(self) -> int:
         """Rows up to the last that is in use, or is begun next."""
-        return self.memory + 1 if self.place["first"] else self.place["count"] + 1
+        return self.memory + 1 if self.slots["first"] else self.slots["count"] + 1
 
     def propose(self, t: float, direction: Array, grad: Array, before: Array) -> Array:
         """Begin the pair s = t · ``direction``, y = ``grad`` - ``before``; return this rank's part of its products.
@@ -195,18 +195,18 @@ class ShardedHistory(Pairs):
         return True
 
     def save(self) -> None:
-        """Put the products of the vectors into ``place``, to be kept with them; too many numbers for each iteration."""
+        """Put the products of the vectors into ``slots``, to be kept with them; too many numbers for each iteration."""
         if self._current:
-            self.place["products"] = [*self._gram.ravel().tolist(), *self._with_grad.ravel().tolist()]
+            self.slots["products"] = [*self._gram.ravel().tolist(), *self._with_grad.ravel().tolist()]
 
     def products(self, grad: Array) -> Array:
         """This rank's part of all products of the vectors, also with ``grad``, to be summed over ranks for `load`.
 
-        Nothing where there are no pairs, or ``place`` tells.
+        Nothing where there are no pairs, or ``slots`` tells.
         """
         from .history_kernels import gram
 
-        if self._known or not self.place["count"]:
+        if self._known or not self.slots["count"]:
             return np.empty(0)
         rows = self.memory + 1
         products = np.empty((2, rows, 2 * rows + 1))
@@ -214,10 +214,10 @@ class ShardedHistory(Pairs):
         return products.ravel()
 
     def load(self, totals: Array) -> None:
-        """Take the vectors and ``place`` as they were written to; ``totals`` are `products` over all ranks."""
+        """Take the vectors and ``slots`` as they were written to; ``totals`` are `products` over all ranks."""
         rows = self.memory + 1
         if self._known:
-            known = np.array(self.place["products"])
+            known = np.array(self.slots["products"])
             gram, with_grad = np.split(known, [self._gram.size])
             self._gram[:], self._with_grad[:] = gram.reshape(self._gram.shape), with_grad.reshape(self._with_grad.shape)
         elif totals.size:

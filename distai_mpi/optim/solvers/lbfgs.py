@@ -75,13 +75,13 @@ class LBFGSState(LineSearchState):
         history.save()
         steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
         changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
-        return super().arrays | {"history": {**steps, **changes, "place": history.place}}
+        return super().arrays | {"history": {**steps, **changes, "place": history.slots}}
 
     def _advance(self) -> None:
         """Search along L-BFGS's direction, or where that fails along the (preconditioned) gradient."""
         if self._from_here():
             return
-        if self.history.place["count"]:
+        if self.history.slots["count"]:
             self.history.reset()  # perhaps the estimate is to blame: try the gradient itself
             if self._from_here():
                 self.problem.warn(
@@ -102,7 +102,7 @@ class LBFGSState(LineSearchState):
         if not (slope < 0 and math.isfinite(slope)):
             history.reset()
             slope = history.direction(grad, square, self.direction)
-        scaled = history.place["count"] or self.preconditioner is not None
+        scaled = history.slots["count"] or self.preconditioner is not None
         return self._search(slope, 1.0 if scaled else min(1.0, 1.0 / math.sqrt(square)))
 
     def _evaluate(self, auxiliary: Array = NOTHING, *, current: bool = False) -> Evaluation:
@@ -141,7 +141,7 @@ class LBFGSState(LineSearchState):
         """As the metric says, and where they say more as the pairs do, of which the next direction is made."""
         assert self.at is not None
         known = super()._decrement_square()
-        if math.isfinite(known) and self.history.place["count"] and self.at.square > 0:
+        if math.isfinite(known) and self.history.slots["count"] and self.at.square > 0:
             self._ready = self.history.direction(self.problem.grad, self.at.square, self.direction)
             return max(known, -self._ready)
         return known

@@ -36,7 +36,7 @@ def dot(a, b):
 
 @kernel(fastmath=False)
 def balance(b, diagonal, groups):
-    """Make the elements of ``b`` sum to 0 in each of the ``groups`` of places, in proportion to 1 / ``diagonal``."""
+    """Make the elements of ``b`` sum to 0 in each of the ``groups`` of indices, in proportion to 1 / ``diagonal``."""
     for group in groups:
         total, weight = 0.0, 0.0
         for i in group:

@@ -38,7 +38,7 @@ class Diagonal:
 
     Args:
         diagonal: float64, shape (n,); what is not positive counts as the median of the rest, or 1.
-        free: places of parameters, shape (groups, members), that may all grow alike in each group without a change of
+        free: indices of parameters, shape (groups, members), that may all grow alike in each group without a change of
             the objective: there steps minimise the model among those that sum to 0.
     """
 

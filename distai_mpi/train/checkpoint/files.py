@@ -32,7 +32,7 @@ from ...files import write_whole
 Array = Any
 
 VERSION = 1
-PAGE = 4096  # what O_DIRECT needs memory, places and lengths to be multiples of
+PAGE = 4096  # what O_DIRECT needs memory, offsets and lengths to be multiples of
 BLOCK = 8 << 20  # bytes of one write, and of one checksum
 FINITE = 1 << 17  # numbers that are looked at while they are in the cache
 MANIFEST = "manifest.json"
@@ -68,9 +68,9 @@ class Image:
         self.sections: list[dict[str, Any]] = []
         self.bytes = 0
         for part in parts:
-            place = {"start": part.start, "stop": part.start + part.array.size, "size": part.size, "offset": self.bytes}
+            span = {"start": part.start, "stop": part.start + part.array.size, "size": part.size, "offset": self.bytes}
             of = {"name": part.name, "dtype": part.array.dtype.str, "rank": part.rank}
-            self.sections.append(of | place)
+            self.sections.append(of | span)
             self.bytes += -(-part.array.nbytes // PAGE) * PAGE
         memory = mmap.mmap(-1, max(self.bytes, PAGE))
         self.memory = memoryview(memory)[: self.bytes]
@@ -318,9 +318,9 @@ class Stored:
                     data = block[: min(BLOCK, length - start)]
                     if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
                         raise DataError(f"{path}: damaged between bytes {start:,} and {start + len(data):,}")
-                    for place, into in here:
-                        low, high = max(place, start), min(place + len(into), start + len(data))
-                        into[low - place : high - place] = data[low - start : high - start]
+                    for offset, into in here:
+                        low, high = max(offset, start), min(offset + len(into), start + len(data))
+                        into[low - offset : high - offset] = data[low - start : high - start]
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 

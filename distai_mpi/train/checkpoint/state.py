@@ -213,19 +213,19 @@ def variable(run: Run) -> dict[str, Any]:
 def data_sample(run: Run) -> int:
     """A sum over some rows of the training set that does not depend on who holds them; collective.
 
-    The CRC-32 of up to `SAMPLE` rows spread over the set, as they are held, with place, label, weight and scale.
+    The CRC-32 of up to `SAMPLE` rows spread over the set, as they are held, with position, label, weight and scale.
     """
     shard, comm = run.loader.shard, run.comm
     local, data, total = shard.shuffle == "local", shard.dataset, 0
     first = shard.starts[comm.rank] if local else 0
     low, high = (first, first + shard.counts[comm.rank]) if local else even_range(shard.rows, comm.size, comm.rank)
-    places = {shard.rows * i // SAMPLE for i in range(SAMPLE)}
-    for place in sorted(place for place in places if low <= place < high):
-        row = place - first
+    positions = {shard.rows * i // SAMPLE for i in range(SAMPLE)}
+    for position in sorted(position for position in positions if low <= position < high):
+        row = position - first
         if not local:
-            row = shard.first + place
+            row = shard.first + position
             row = row if shard.order is None else int(shard.order.positions(row, row + 1)[0])
-        check = zlib.crc32(np.ascontiguousarray(data.x[row]).tobytes(), place & 0xFFFFFFFF)
+        check = zlib.crc32(np.ascontiguousarray(data.x[row]).tobytes(), position & 0xFFFFFFFF)
         check = zlib.crc32(np.float64(data.y[row]).tobytes(), check)
         if data.weight is not None:
             check = zlib.crc32(data.weight[row].tobytes(), check)

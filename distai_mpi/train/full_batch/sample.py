@@ -48,7 +48,7 @@ def is_linear(model: Any) -> bool:
 
 
 def null_space(model: Any, penalty: Array) -> Array:
-    """Places of parameters that may all grow alike without a change of the objective, shape (groups, members).
+    """Indices of parameters that may all grow alike without a change of the objective, shape (groups, members).
 
     Of softmax regression the parameters of all classes that belong to one column, where nothing penalises them; of
     other linear models none.
@@ -130,8 +130,8 @@ class Estimate(NamedTuple):
             return None
         size, weight = len(everywhere), totals[0]
         w, square, fourth, triangle = np.split(totals[1:], [size, 2 * size, 3 * size])
-        matrix, places = np.zeros((size, size)), np.tril_indices(size)
-        matrix[places] = triangle[: places[0].size] / weight
+        matrix, indices = np.zeros((size, size)), np.tril_indices(size)
+        matrix[indices] = triangle[: indices[0].size] / weight
         matrix += np.tril(matrix, -1).T
         unknown = Moments(square, fourth, weight).unknown(everywhere)
         known = np.sqrt(1.0 - unknown)

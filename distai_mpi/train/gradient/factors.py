@@ -39,10 +39,10 @@ class FactorGradients(Gradients):
         shared = objective.exchange.name == "shared"
         self._algorithm = "shared" if shared else "native"
         self._all = comm.empty(comm.size * stride, model.dtype, shared, one_copy=shared)
-        places = [slice(rank * stride, (rank + 1) * stride) for rank in range(comm.size)]
-        self._owners = Ownership(self._all.size, tuple(places))
-        self._counts = [self._all[place.start : place.start + 1] for place in places]  # rows of each rank
-        self._factors = [self._all[place.start + line : place.stop] for place in places]
+        slices = [slice(rank * stride, (rank + 1) * stride) for rank in range(comm.size)]
+        self._owners = Ownership(self._all.size, tuple(slices))
+        self._counts = [self._all[s.start : s.start + 1] for s in slices]  # rows of each rank
+        self._factors = [self._all[s.start + line : s.stop] for s in slices]
         self.owned = np.zeros(mine.stop - mine.start, model.dtype)
 
     def local(self, w: Array, batches: Iterable[Batch]) -> Sums:

@@ -67,32 +67,32 @@ def civil(days):
 
 
 @numba.njit
-def _whole(text, place, stop, most):
-    """The whole number of at most ``most`` digits at ``place``, and the byte behind it; none there: the same byte."""
-    value, begin = 0, place
-    while place < stop and place - begin < most and np.uint8(text[place] - ZERO) < 10:
-        value = value * 10 + (text[place] - ZERO)
-        place += 1
-    return value, place
+def _whole(text, at, stop, most):
+    """The whole number of at most ``most`` digits at ``text[at]``, and the byte behind; none there: the same byte."""
+    value, begin = 0, at
+    while at < stop and at - begin < most and np.uint8(text[at] - ZERO) < 10:
+        value = value * 10 + (text[at] - ZERO)
+        at += 1
+    return value, at
 
 
 @numba.njit
-def _offset(text, place, stop):
+def _offset(text, at, stop):
     """Seconds that a time is ahead of UTC by what stands behind it, and whether that is well formed."""
-    if place < stop and text[place] == SPACE:
-        place += 1
-    length = stop - place
+    if at < stop and text[at] == SPACE:
+        at += 1
+    length = stop - at
     if length == 0:
         return 0, True
     if length == 1:
-        return 0, text[place] == UPPER_Z or text[place] == LOWER_Z
-    if length == 3 and text[place] | 32 == LOWER_U and text[place + 1] | 32 == LOWER_T:
-        return 0, text[place + 2] | 32 == LOWER_C
-    if text[place] != PLUS and text[place] != MINUS:
+        return 0, text[at] == UPPER_Z or text[at] == LOWER_Z
+    if length == 3 and text[at] | 32 == LOWER_U and text[at + 1] | 32 == LOWER_T:
+        return 0, text[at + 2] | 32 == LOWER_C
+    if text[at] != PLUS and text[at] != MINUS:
         return 0, False
-    sign = -1 if text[place] == MINUS else 1
-    hours, after = _whole(text, place + 1, stop, 2)
-    if after != place + 3:
+    sign = -1 if text[at] == MINUS else 1
+    hours, after = _whole(text, at + 1, stop, 2)
+    if after != at + 3:
         return 0, False
     if after < stop and text[after] == COLON:
         after += 1
@@ -104,42 +104,42 @@ def _offset(text, place, stop):
 
 
 @numba.njit
-def _name(text, place, stop):
-    """The month, from 1, whose English name or its first three letters stand at ``place``, and the byte behind.
+def _name(text, at, stop):
+    """The month, from 1, whose English name or its first three letters stand at ``text[at]``, and the byte behind.
 
     0 where there is none.
     """
-    end = place
+    end = at
     while end < stop and LOWER_A <= text[end] | 32 <= LOWER_Z:
         end += 1
-    length = end - place
+    length = end - at
     for month in range(12):
         if length == 3 or length == NAME_LENGTHS[month] or (length == 4 and month == 8):  # Sept
             same = True
             for i in range(length):
-                same = same and text[place + i] | 32 == NAMES[month, i]
+                same = same and text[at + i] | 32 == NAMES[month, i]
             if same:
                 return month + 1, end
-    return 0, place
+    return 0, at
 
 
 @numba.njit
-def _past_mark(text, place, stop):
+def _past_mark(text, at, stop):
     """The byte behind the mark between two parts of a date with a month's name; where there is none, the same byte."""
-    if place < stop and (text[place] == MINUS or text[place] == SLASH):
-        return place + 1
-    if place < stop and (text[place] == POINT or text[place] == COMMA):
-        place += 1
-    while place < stop and text[place] == SPACE:
-        place += 1
-    return place
+    if at < stop and (text[at] == MINUS or text[at] == SLASH):
+        return at + 1
+    if at < stop and (text[at] == POINT or text[at] == COMMA):
+        at += 1
+    while at < stop and text[at] == SPACE:
+        at += 1
+    return at
 
 
 @numba.njit
-def _with_name(text, place, stop):
+def _with_name(text, at, stop):
     """Year, month, day and the byte behind of a date with a month's name; see `kinds.MOMENT`.  Month 0: it is none."""
-    none = (0, 0, 0, place)
-    month, after = _name(text, place, stop)
+    none = (0, 0, 0, at)
+    month, after = _name(text, at, stop)
     if month:  # Dec 31, 2020 or Dec 2020
         begin = _past_mark(text, after, stop)
         first, end = _whole(text, begin, stop, 4)
@@ -150,8 +150,8 @@ def _with_name(text, place, stop):
         begin, digits = _past_mark(text, end, stop), end - begin
         year, last = _whole(text, begin, stop, 4)
         return (year, month, first, last) if digits < 3 and begin > end and last == begin + 4 else none
-    first, after = _whole(text, place, stop, 4)
-    begin, digits = _past_mark(text, after, stop), after - place
+    first, after = _whole(text, at, stop, 4)
+    begin, digits = _past_mark(text, after, stop), after - at
     month, end = _name(text, begin, stop)
     if digits == 0 or begin == after or month == 0:
         return none
@@ -167,48 +167,48 @@ def _with_name(text, place, stop):
 
 
 @numba.njit
-def _in_numbers(text, place, stop):
+def _in_numbers(text, at, stop):
     """Of a date as 12/31/2020 or 31/12/2020: its numbers in their order, and the byte behind; year 0: it is none."""
-    first, after = _whole(text, place, stop, 2)
+    first, after = _whole(text, at, stop, 2)
     mark = text[after] if after < stop else np.uint8(0)
-    if after == place or (mark != SLASH and mark != MINUS and mark != POINT):
-        return 0, 0, 0, place
+    if after == at or (mark != SLASH and mark != MINUS and mark != POINT):
+        return 0, 0, 0, at
     second, end = _whole(text, after + 1, stop, 2)
     if end == after + 1 or end >= stop or text[end] != mark:
-        return 0, 0, 0, place
+        return 0, 0, 0, at
     year, last = _whole(text, end + 1, stop, 4)
-    return (first, second, year, last) if last == end + 5 else (0, 0, 0, place)
+    return (first, second, year, last) if last == end + 5 else (0, 0, 0, at)
 
 
 @numba.njit
-def _day(text, place, stop, order):
+def _day(text, at, stop, order):
     """Year, month, day and the byte behind of a date as `kinds` tells of them; month 0: it is none.
 
     It need be no day of the calendar.  A date without a day, which must be all there is, is the first of its month.
     """
-    year, after = _whole(text, place, stop, 4)
+    year, after = _whole(text, at, stop, 4)
     mark = text[after] if after < stop else np.uint8(0)
-    if after == place + 4 and (mark == MINUS or mark == SLASH):
+    if after == at + 4 and (mark == MINUS or mark == SLASH):
         month, end = _whole(text, after + 1, stop, 2)
         if end > after + 1:
             if end == stop:
                 return year, month, 1, end
             day, last = _whole(text, end + 1, stop, 2)
-            return (year, month, day, last) if text[end] == mark and last > end + 1 else (0, 0, 0, place)
+            return (year, month, day, last) if text[end] == mark and last > end + 1 else (0, 0, 0, at)
     if order != NO_ORDER:
-        first, second, year, end = _in_numbers(text, place, stop)
+        first, second, year, end = _in_numbers(text, at, stop)
         if year:
             return (year, second, first, end) if order == DAY_FIRST else (year, first, second, end)
-    return _with_name(text, place, stop)
+    return _with_name(text, at, stop)
 
 
 @numba.njit
-def _moment(text, place, stop, order):
+def _moment(text, at, stop, order):
     """Of a date: day since 1970, its second and the fraction, and whether it is right.
 
     Day and second are those of UTC; a time without an offset is taken for one.
     """
-    year, month, day, after = _day(text, place, stop, order)
+    year, month, day, after = _day(text, at, stop, order)
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     if year == 0 or month < 1 or month > 12 or day < 1 or day > DAYS[month - 1]:
         return 0, 0, 0.0, False

@@ -94,8 +94,8 @@ def load_8(typing, array, start):
 
     def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.gep(view.data, [arguments[1]])
-        value = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()))
+        at = builder.gep(view.data, [arguments[1]])
+        value = builder.load(builder.bitcast(at, ir.IntType(64).as_pointer()))
         value.align = 1
         return value
 
@@ -187,54 +187,54 @@ def number(text, start):
     Returns ``(value, end, state)``: the first byte behind it, and DONE, HARD (well formed, value not settled) or
     WRONG (no number; end is where it went wrong).
     """
-    place, length = start, text.size
-    negative = text[place] == MINUS
-    if negative or text[place] == PLUS:
-        place += 1
-    first, digits = place, np.uint64(0)
-    digit = np.uint8(text[place] - ZERO)
+    at, length = start, text.size
+    negative = text[at] == MINUS
+    if negative or text[at] == PLUS:
+        at += 1
+    first, digits = at, np.uint64(0)
+    digit = np.uint8(text[at] - ZERO)
     while digit < 10:
         digits = digits * np.uint64(10) + np.uint64(digit)
-        place += 1
-        digit = np.uint8(text[place] - ZERO)
-    count, power = place - first, 0
-    if text[place] == POINT:
-        place += 1
-        point = place
-        while place + 8 <= length:
-            word = load_8(text, place)  # type: ignore[call-arg, var-annotated]
+        at += 1
+        digit = np.uint8(text[at] - ZERO)
+    count, power = at - first, 0
+    if text[at] == POINT:
+        at += 1
+        point = at
+        while at + 8 <= length:
+            word = load_8(text, at)  # type: ignore[call-arg, var-annotated]
             more = _leading_digits(word)
             if more == 0:
                 break
             word = word << np.uint64(64 - 8 * more)  # bytes of 0 count as leading digits 0
             digits = digits * TENS[more] + _value_of_8_digits(word)
-            place += more
+            at += more
             if more < 8:
                 break
-        digit = np.uint8(text[place] - ZERO)
+        digit = np.uint8(text[at] - ZERO)
         while digit < 10:
             digits = digits * np.uint64(10) + np.uint64(digit)
-            place += 1
-            digit = np.uint8(text[place] - ZERO)
-        power = point - place
+            at += 1
+            digit = np.uint8(text[at] - ZERO)
+        power = point - at
         count -= power
     if count == 0:
-        return 0.0, place, WRONG
-    last = place
-    if text[place] == LOWER_E or text[place] == UPPER_E:
-        place += 1
-        down = text[place] == MINUS
-        if down or text[place] == PLUS:
-            place += 1
-        begin, given = place, 0
-        digit = np.uint8(text[place] - ZERO)
+        return 0.0, at, WRONG
+    last = at
+    if text[at] == LOWER_E or text[at] == UPPER_E:
+        at += 1
+        down = text[at] == MINUS
+        if down or text[at] == PLUS:
+            at += 1
+        begin, given = at, 0
+        digit = np.uint8(text[at] - ZERO)
         while digit < 10:
             if given < 100000:
                 given = given * 10 + int(digit)
-            place += 1
-            digit = np.uint8(text[place] - ZERO)
-        if place == begin:
-            return 0.0, place, WRONG
+            at += 1
+            digit = np.uint8(text[at] - ZERO)
+        if at == begin:
+            return 0.0, at, WRONG
         power += -given if down else given
     state = DONE
     if count > MOST_DIGITS:
@@ -250,4 +250,4 @@ def number(text, start):
     else:
         value, sure = _rounded(digits, power)
         state = DONE if sure else HARD
-    return (-value if negative else value), place, state
+    return (-value if negative else value), at, state

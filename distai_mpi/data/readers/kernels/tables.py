@@ -54,22 +54,22 @@ WORD_TOKENS = len(MISSING_WORDS)  # those that stand for a missing word too
 
 
 @numba.njit(inline="always")
-def _past_blanks(text, place, delimiter):
+def _past_blanks(text, at, delimiter):
     """The first byte that is no blank; a tab that delimits is none, nor is a carriage return within a line."""
     while (
-        text[place] == SPACE
-        or (text[place] == RETURN and (text[place + 1] == NEWLINE or text[place + 1] == RETURN))
-        or (text[place] == TAB and delimiter != TAB)
+        text[at] == SPACE
+        or (text[at] == RETURN and (text[at + 1] == NEWLINE or text[at + 1] == RETURN))
+        or (text[at] == TAB and delimiter != TAB)
     ):
-        place += 1
-    return place
+        at += 1
+    return at
 
 
 @numba.njit(inline="always")
-def _line_end(text, place):
-    while text[place] != NEWLINE:
-        place += 1
-    return place
+def _line_end(text, at):
+    while text[at] != NEWLINE:
+        at += 1
+    return at
 
 
 @numba.njit(inline="always")
@@ -84,10 +84,10 @@ def _note(hard, count, start, stop, row, slot):
 
 
 @numba.njit(inline="always")
-def _field(text, place):
+def _field(text, at):
     """The number in a field, perhaps in quotes; ``(value, end, state)`` as of `number`."""
-    quoted = text[place] == QUOTE
-    value, end, state = number(text, place + 1 if quoted else place)
+    quoted = text[at] == QUOTE
+    value, end, state = number(text, at + 1 if quoted else at)
     if quoted and text[end] == QUOTE:
         end += 1
     elif quoted:
@@ -96,25 +96,25 @@ def _field(text, place):
 
 
 @numba.njit
-def _skipped(text, place, stop, delimiter, multiline):
+def _skipped(text, at, stop, delimiter, multiline):
     """The end of a field that may hold anything, in quotes also delimiters; -1 where a quote is not closed.
 
     Two quotes within quotes stand for one.  Line ends stand within quotes if ``multiline``.
     """
-    if text[place] == QUOTE:
-        place += 1
+    if text[at] == QUOTE:
+        at += 1
         while True:
-            while place < stop and text[place] != QUOTE and (multiline or text[place] != NEWLINE):
-                place += 1
-            if place >= stop or text[place] == NEWLINE:
+            while at < stop and text[at] != QUOTE and (multiline or text[at] != NEWLINE):
+                at += 1
+            if at >= stop or text[at] == NEWLINE:
                 return -1
-            place += 1
-            if text[place] != QUOTE:
+            at += 1
+            if text[at] != QUOTE:
                 break
-            place += 1
-    while text[place] != delimiter and text[place] != NEWLINE and not (delimiter == SPACE and text[place] == TAB):
-        place += 1
-    return place
+            at += 1
+    while text[at] != delimiter and text[at] != NEWLINE and not (delimiter == SPACE and text[at] == TAB):
+        at += 1
+    return at
 
 
 @numba.njit
@@ -144,79 +144,79 @@ def is_missing(text, start, stop, tokens):
 
 
 @numba.njit
-def _missing_end(text, place, delimiter, tokens):
-    """The end of the field at ``place`` where its value is not there, a comment behind it left out; -1 where it is.
+def _missing_end(text, at, delimiter, tokens):
+    """The end of the field at ``text[at]`` where its value is not there, a comment behind it left out; -1 where it is.
 
     ``tokens``: see `is_missing`.
     """
-    end = place
+    end = at
     while text[end] != delimiter and text[end] != NEWLINE and not (delimiter == SPACE and text[end] == TAB):
         end += 1
-    start, stop = trimmed(text, place, end)
+    start, stop = trimmed(text, at, end)
     if is_missing(text, start, stop, tokens):
         return end
-    for hash_at in range(place, end):
-        if text[hash_at] == HASH and (hash_at == place or text[hash_at - 1] <= SPACE):
-            start, stop = trimmed(text, place, hash_at)
+    for hash_at in range(at, end):
+        if text[hash_at] == HASH and (hash_at == at or text[hash_at - 1] <= SPACE):
+            start, stop = trimmed(text, at, hash_at)
             return hash_at if is_missing(text, start, stop, tokens) else -1
     return -1
 
 
 @numba.njit
-def _is_comment(text, place, delimiter):
-    """Whether the line whose first byte that is no blank stands at ``place`` is no row: a comment, or blank."""
-    if text[place] == NEWLINE:
+def _is_comment(text, at, delimiter):
+    """Whether the line whose first byte that is no blank is ``text[at]`` is no row: a comment, or blank."""
+    if text[at] == NEWLINE:
         return True
-    return text[place] == HASH and (_missing_end(text, place, delimiter, WORD_TOKENS) <= place)
+    return text[at] == HASH and (_missing_end(text, at, delimiter, WORD_TOKENS) <= at)
 
 
 @numba.njit
-def _may_be_row(text, place, stop, delimiter, columns):
+def _may_be_row(text, at, stop, delimiter, columns):
     """Whether a line that begins with # has as many fields as a row, the first one of words: #ff0000,1,2."""
     fields = 1
-    if text[place + 1] <= SPACE:
+    if text[at + 1] <= SPACE:
         return False
     while True:
-        end = _skipped(text, place, stop, delimiter, False)
+        end = _skipped(text, at, stop, delimiter, False)
         if end < 0:
             return False
-        place = _past_blanks(text, end, delimiter)
-        if text[place] == NEWLINE:
+        at = _past_blanks(text, end, delimiter)
+        if text[at] == NEWLINE:
             return fields == columns
-        place += text[place] == delimiter
-        place = _past_blanks(text, place, delimiter)
+        at += text[at] == delimiter
+        at = _past_blanks(text, at, delimiter)
         fields += 1
 
 
 @numba.njit
-def _is_colour(text, place, delimiter):
+def _is_colour(text, at, delimiter):
     """Whether a field is a colour as HTML writes it: # and 3, 4, 6 or 8 hexadecimal digits."""
-    end = place + 1
+    end = at + 1
     while (48 <= text[end] <= 57) or (65 <= (text[end] & 95) <= 70):  # 0 to 9, A to F and a to f
         end += 1
-    digits = end - place - 1
+    digits = end - at - 1
     return (text[end] == delimiter or text[end] <= SPACE) and (3 <= digits <= 4 or digits == 6 or digits == 8)
 
 
 @kernel()
 def whole_lines(text, stop, delimiter):
     """Bytes of ``text[:stop]`` up to its last line end that stands outside of quotes; 0 where there is none."""
-    place, done, fresh = 0, 0, True
-    while place < stop:
-        byte = text[place]
-        if byte == HASH and place == done:
-            while place < stop and text[place] != NEWLINE:
-                place += 1
+    at, done, fresh = 0, 0, True
+    while at < stop:
+        byte = text[at]
+        if byte == HASH and at == done:
+            while at < stop and text[at] != NEWLINE:
+                at += 1
             continue
         if byte == NEWLINE:
-            done = place + 1
+            done = at + 1
         if byte == QUOTE and fresh:
-            place += 1
-            while place < stop and (text[place] != QUOTE or (place + 1 < stop and text[place + 1] == QUOTE)):
-                place += 2 if text[place] == QUOTE else 1
+            at += 1
+            while at < stop and (text[at] != QUOTE or (at + 1 < stop and text[at + 1] == QUOTE)):
+                at += 2 if text[at] == QUOTE else 1
             byte = np.uint8(QUOTE)
         fresh = byte == NEWLINE or byte == delimiter or byte == SPACE or byte == TAB
-        place += 1
+        at += 1
     return done
 
 
@@ -239,82 +239,82 @@ def read_csv(text, start, stop, delimiter, slots, keep, multiline, words_first, 
     Returns:
         ``(rows, hard numbers, fault, byte of the fault, column of the fault)``.
     """
-    row, hard_count, place, columns = 0, 0, start, slots.size
+    row, hard_count, at, columns = 0, 0, start, slots.size
     blanks = delimiter == SPACE
-    while place < stop:
-        place = _past_blanks(text, place, delimiter)
-        if text[place] <= HASH and _is_comment(text, place, delimiter):
-            row_of_words = words_first and text[place] == HASH and _may_be_row(text, place, stop, delimiter, columns)
-            if row_of_words and not _is_colour(text, place, delimiter):
-                return row, hard_count, HASHED, place, 0
+    while at < stop:
+        at = _past_blanks(text, at, delimiter)
+        if text[at] <= HASH and _is_comment(text, at, delimiter):
+            row_of_words = words_first and text[at] == HASH and _may_be_row(text, at, stop, delimiter, columns)
+            if row_of_words and not _is_colour(text, at, delimiter):
+                return row, hard_count, HASHED, at, 0
             if not row_of_words:
-                place = _line_end(text, place) + 1
+                at = _line_end(text, at) + 1
                 continue
         for column in range(columns):
-            if text[place] <= HASH:  # a blank, an end or a quote
-                place = _past_blanks(text, place, delimiter)
-                if text[place] == NEWLINE and column < columns - 1:
-                    return row, hard_count, FEWER, place, column + 1
+            if text[at] <= HASH:  # a blank, an end or a quote
+                at = _past_blanks(text, at, delimiter)
+                if text[at] == NEWLINE and column < columns - 1:
+                    return row, hard_count, FEWER, at, column + 1
             slot = slots[column]
             if slot <= UNUSED:
-                value, end, state = 0.0, _skipped(text, place, stop, delimiter, multiline), DONE
+                value, end, state = 0.0, _skipped(text, at, stop, delimiter, multiline), DONE
                 if end < 0:
-                    return row, hard_count, OPEN_QUOTE, place, column
+                    return row, hard_count, OPEN_QUOTE, at, column
                 if slot < UNUSED:
-                    spans[UNUSED - 1 - slot, row, 0] = place
+                    spans[UNUSED - 1 - slot, row, 0] = at
                     spans[UNUSED - 1 - slot, row, 1] = end
             else:
-                value, end, state = _field(text, place)
+                value, end, state = _field(text, at)
             after = end
             if text[end] <= SPACE and state != WRONG:
                 after = _past_blanks(text, end, delimiter)
             mark = text[after]
             ends = mark == NEWLINE or (mark == HASH and after > end)
             if state == WRONG or not (mark == delimiter or ends or (blanks and after > end)):
-                end = _missing_end(text, place, delimiter, WORD_TOKENS if slot == LABEL else TOKENS.shape[0])
+                end = _missing_end(text, at, delimiter, WORD_TOKENS if slot == LABEL else TOKENS.shape[0])
                 if end < 0:
-                    return row, hard_count, NO_NUMBER, place, column
+                    return row, hard_count, NO_NUMBER, at, column
                 if slot == WEIGHT or not keep & (KEEP_LABEL if slot == LABEL else KEEP_FEATURES):
-                    return row, hard_count, EMPTY if end == place else MISSING, place, column
+                    return row, hard_count, EMPTY if end == at else MISSING, at, column
                 value, state, after = np.nan, DONE, _past_blanks(text, end, delimiter)
                 mark = text[after]
                 ends = mark == NEWLINE or mark == HASH
             if slot >= 0:
                 x[row, slot] = value
                 if np.isinf(x[row, slot]):
-                    return row, hard_count, TOO_LARGE, place, column
+                    return row, hard_count, TOO_LARGE, at, column
             elif slot == LABEL:
                 y[row] = value
             elif slot == WEIGHT:
                 if value < 0:
-                    return row, hard_count, NEGATIVE, place, column
+                    return row, hard_count, NEGATIVE, at, column
                 weight[row] = value
             if state == HARD:
-                hard_count = _note(hard, hard_count, place, end, row, slot)
+                hard_count = _note(hard, hard_count, at, end, row, slot)
             if ends:
                 if column < columns - 1:
                     return row, hard_count, FEWER, after, column + 1
-                place = after
+                at = after
             else:
-                place = after if blanks else after + 1
+                at = after if blanks else after + 1
                 if column == columns - 1:
                     return row, hard_count, MORE, after, column + 1
-        place = _line_end(text, place) + 1
+        at = _line_end(text, at) + 1
         row += 1
-    return row, hard_count, FINE, place, 0
+    return row, hard_count, FINE, at, 0
 
 
 @numba.njit(inline="always")
-def _index(text, place):
-    """The whole number at ``text[place]``, at most LARGEST_INDEX + 1, and the first byte behind it."""
+def _index(text, at):
+    """The whole number at ``text[at]``, at most LARGEST_INDEX + 1, and the first byte behind it."""
     value = 0
-    digit = np.uint8(text[place] - ZERO)
+    digit = np.uint8(text[at] - ZERO)
     while digit < 10:
         if value <= LARGEST_INDEX:
             value = value * 10 + int(digit)
-        place += 1
-        digit = np.uint8(text[place] - ZERO)
-    return min(value, LARGEST_INDEX + 1), place
+        at += 1
+        digit = np.uint8(text[at] - ZERO)
+    return min(value, LARGEST_INDEX + 1), at
 
 
 # Called three times below: Numba's own inlining, which copies the function before it compiles it, takes three times as
@@ -336,65 +336,65 @@ def read_libsvm(text, start, stop, y, weight, ends, indices, values, hard):
     Returns:
         ``(rows, entries, whether a row has a weight, hard numbers, fault, byte of the fault)``.
     """
-    row, entry, hard_count, place, weighted = 0, 0, 0, start, False
-    while place < stop:
-        place = _past_blanks(text, place, SPACE)
-        if text[place] == NEWLINE or text[place] == HASH:
-            place = _line_end(text, place) + 1
+    row, entry, hard_count, at, weighted = 0, 0, 0, start, False
+    while at < stop:
+        at = _past_blanks(text, at, SPACE)
+        if text[at] == NEWLINE or text[at] == HASH:
+            at = _line_end(text, at) + 1
             continue
-        value, end, state = _number(text, place)
+        value, end, state = _number(text, at)
         if state == WRONG or not (text[end] <= SPACE or text[end] == COLON or text[end] == HASH):
-            return row, entry, weighted, hard_count, NO_NUMBER, place
+            return row, entry, weighted, hard_count, NO_NUMBER, at
         if state == HARD:
-            hard_count = _note(hard, hard_count, place, end, row, LABEL)
+            hard_count = _note(hard, hard_count, at, end, row, LABEL)
         y[row], weight[row] = value, 1.0
         if text[end] == COLON:
             weighted = True
-            place = end + 1
-            value, end, state = _number(text, place)
+            at = end + 1
+            value, end, state = _number(text, at)
             if state == WRONG or not (text[end] <= SPACE or text[end] == HASH):
-                return row, entry, weighted, hard_count, NO_NUMBER, place
+                return row, entry, weighted, hard_count, NO_NUMBER, at
             if value < 0:
-                return row, entry, weighted, hard_count, NEGATIVE, place
+                return row, entry, weighted, hard_count, NEGATIVE, at
             if state == HARD:
-                hard_count = _note(hard, hard_count, place, end, row, WEIGHT)
+                hard_count = _note(hard, hard_count, at, end, row, WEIGHT)
             weight[row] = value
         before = -1
         while True:
-            place = end + 1 if text[end] == SPACE else end
-            if text[place] <= HASH:
-                place = _past_blanks(text, place, SPACE)
-                if text[place] == NEWLINE or text[place] == HASH:
+            at = end + 1 if text[end] == SPACE else end
+            if text[at] <= HASH:
+                at = _past_blanks(text, at, SPACE)
+                if text[at] == NEWLINE or text[at] == HASH:
                     break
-            if text[place] == LOWER_Q and text[place + 1] == LOWER_I and before < 0:
-                end = place
+            if text[at] == LOWER_Q and text[at + 1] == LOWER_I and before < 0:
+                end = at
                 while text[end] > SPACE:
                     end += 1
                 continue
-            index, end = _index(text, place)
-            if end == place:
-                return row, entry, weighted, hard_count, NO_INDEX, place
+            index, end = _index(text, at)
+            if end == at:
+                return row, entry, weighted, hard_count, NO_INDEX, at
             if text[end] != COLON:
-                return row, entry, weighted, hard_count, NO_COLON, place
+                return row, entry, weighted, hard_count, NO_COLON, at
             if index > LARGEST_INDEX:
-                return row, entry, weighted, hard_count, HUGE_INDEX, place
+                return row, entry, weighted, hard_count, HUGE_INDEX, at
             if index <= before:
-                return row, entry, weighted, hard_count, NOT_ASCENDING, place
-            before, place = index, end + 1
-            value, end, state = _number(text, place)
+                return row, entry, weighted, hard_count, NOT_ASCENDING, at
+            before, at = index, end + 1
+            value, end, state = _number(text, at)
             if state == WRONG or not (text[end] <= SPACE or text[end] == HASH):
-                return row, entry, weighted, hard_count, NO_NUMBER, place
+                return row, entry, weighted, hard_count, NO_NUMBER, at
             values[entry] = value
             if np.isinf(values[entry]):
-                return row, entry, weighted, hard_count, TOO_LARGE, place
+                return row, entry, weighted, hard_count, TOO_LARGE, at
             if state == HARD:
-                hard_count = _note(hard, hard_count, place, end, row, entry)
+                hard_count = _note(hard, hard_count, at, end, row, entry)
             indices[entry] = index
             entry += 1
         ends[row] = entry
         row += 1
-        place = _line_end(text, place) + 1
-    return row, entry, weighted, hard_count, FINE, place
+        at = _line_end(text, at) + 1
+    return row, entry, weighted, hard_count, FINE, at
 
 
 @kernel()
