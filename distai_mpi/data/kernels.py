@@ -101,8 +101,8 @@ def _fetch_ahead(x, rows, i):
 
 
 @kernel()
-def gather(x, y, rows, scale, x_out, y_out):
-    """Copy rows ``x[rows]``, times ``scale``, and ``y[rows]``, converted to the types of the outputs.
+def gather(x, rows, scale, out):
+    """Copy rows ``x[rows]``, times ``scale``, converted to the type of the output.
 
     Rows come from all over the memory: fetching them ahead halves the time.
     """
@@ -110,12 +110,11 @@ def gather(x, y, rows, scale, x_out, y_out):
         _fetch_ahead(x, rows, i)
         row = rows[i]
         for j in range(x.shape[1]):
-            x_out[i, j] = x_out.dtype.type(x[row, j]) * scale
-        y_out[i] = y[row]
+            out[i, j] = out.dtype.type(x[row, j]) * scale
 
 
 @kernel()
-def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
+def gather_standardized(x, rows, scale, mean, factor, out):
     """As `gather`, with features (x · scale - mean) · factor, in float64: the mean may be large.
 
     ``mean`` and ``factor`` have shape (features,), float64.
@@ -124,12 +123,11 @@ def gather_standardized(x, y, rows, scale, mean, factor, x_out, y_out):
         _fetch_ahead(x, rows, i)
         row = rows[i]
         for j in range(x.shape[1]):
-            x_out[i, j] = (np.float64(x[row, j]) * scale - mean[j]) * factor[j]
-        y_out[i] = y[row]
+            out[i, j] = (np.float64(x[row, j]) * scale - mean[j]) * factor[j]
 
 
 @kernel()
-def gather_filled(x, y, rows, scale, fill, indicators, mean, factor, x_out, y_out):
+def gather_filled(x, rows, scale, fill, indicators, mean, factor, out):
     """As `gather_standardized`, with ``fill[j]`` where x · scale is NaN, and behind all others a feature per indicator.
 
     ``indicators`` are columns of x, int64; ``fill`` has shape (columns of x,), the others (features,), float64.
@@ -142,11 +140,10 @@ def gather_filled(x, y, rows, scale, fill, indicators, mean, factor, x_out, y_ou
             value = np.float64(x[row, j]) * scale
             if value != value:
                 value = fill[j]
-            x_out[i, j] = (value - mean[j]) * factor[j]
+            out[i, j] = (value - mean[j]) * factor[j]
         for k in range(indicators.size):
             value = np.float64(x[row, indicators[k]])
-            x_out[i, width + k] = ((1.0 if value != value else 0.0) - mean[width + k]) * factor[width + k]
-        y_out[i] = y[row]
+            out[i, width + k] = ((1.0 if value != value else 0.0) - mean[width + k]) * factor[width + k]
 
 
 @kernel(fastmath=False)
@@ -202,10 +199,3 @@ def moments(x, weight, origin, mean, squares):
             off = x[i, j] - origin[j] - mean[j]
             squares[j] += each * off * off
     return total
-
-
-@kernel()
-def gather_values(values, rows, out):
-    """Copy ``values[rows]``, converted to the type of the output."""
-    for i in range(rows.size):
-        out[i] = values[rows[i]]

@@ -86,7 +86,7 @@ class Loader:
         self._local = shard.shuffle == "local"
         unit = unit_of_weight(shard)
         self.total_weight = shard.total_weight / unit
-        self._all_weights = data.weight if data.weight is None or unit == 1 else data.weight / unit
+        self._all_weights: Any = data.weight if data.weight is None or unit == 1 else data.weight / unit
         self._start = shard.starts[rank] if self._local else 0
         self._held: tuple[int, Array, Array] | None = None  # first position, x and y of the rows of `sequential`
         self._partition = shard.partition or Partition.even(ranks)
@@ -95,10 +95,9 @@ class Loader:
         self._reserve(min(self.block_rows, shard.rows))
 
     def _choose_kernels(self, data: Dataset) -> None:
-        """What copies rows into the buffers, and what it takes besides them."""
-        from .kernels import gather, gather_filled, gather_standardized, gather_values
+        """What copies the features of rows into the buffer, and what it takes besides them."""
+        from .kernels import gather, gather_filled, gather_standardized
 
-        self._copy_weights = gather_values
         self._copy_rows: Any = gather
         self._conversion: tuple[Any, ...] = (self.dtype.type(data.scale),)
         if data.standard is not None:
@@ -225,12 +224,9 @@ class Loader:
         rng = np.random.default_rng(stream_key(self.seed, "sample", self.rank))
         positions = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
         rows, _ = self._rows_at(start, positions, None)
-        x, y = np.empty((count, self.shard.features), self.dtype), np.empty(count, self.target_dtype)
-        data, weight = self.shard.dataset, None
-        self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
-        if data.weight is not None:
-            weight = np.empty(count, self.dtype)
-            self._copy_weights(self._all_weights, rows, weight)
+        x, y = np.empty((count, self.shard.features), self.dtype), self.shard.dataset.y[rows].astype(self.target_dtype)
+        self._copy_rows(self.shard.dataset.x, rows, *self._conversion, x)
+        weight = None if self._all_weights is None else self._all_weights[rows].astype(self.dtype)
         return Batch(x, y, weight, rows.copy(), 0, False)
 
     def _own(self, rank: int) -> tuple[int, int]:
@@ -305,7 +301,8 @@ class Loader:
         """Copy rows of the data, scaled and converted, into the buffers."""
         data = self.shard.dataset
         x, y = self._x[: rows.size], self._y[: rows.size]
-        self._copy_rows(data.x, data.y, rows, *self._conversion, x, y)
+        self._copy_rows(data.x, rows, *self._conversion, x)
+        y[:] = data.y[rows]
         return x, y
 
     def _weights(self, rows: Array) -> Array | None:
@@ -313,7 +310,7 @@ class Loader:
         if self._weight is None:
             return None
         weight = self._weight[: rows.size]
-        self._copy_weights(self._all_weights, rows, weight)
+        weight[:] = self._all_weights[rows]
         return weight
 
 
