@@ -19,11 +19,11 @@ from .sharded import ShardedDataset, sum_over_ranks
 ClassWeight = str | Mapping[Label, float]
 
 
-def weigh_classes(share: ShardedDataset, class_weight: ClassWeight, comm: Any) -> ShardedDataset:
-    """``share`` of classes, whose rows weigh as much more or less as their class says; collective.
+def weigh_classes(shard: ShardedDataset, class_weight: ClassWeight, comm: Any) -> ShardedDataset:
+    """``shard`` of classes, whose rows weigh as much more or less as their class says; collective.
 
     Args:
-        share: training rows with labels 0, 1, ..., or codes of classes (see `encode_labels`).
+        shard: training rows with labels 0, 1, ..., or codes of classes (see `encode_labels`).
         class_weight: weights by label, from 0 up, 1 where none is given; as a text ``LABEL=VALUE,...``; or
             ``"balanced"``: n / (k n_c) for the n_c of the n rows that are of class c, k the number of classes that have
             rows (King & Zeng 2001, "Logistic regression in rare events data", section 4.2), counted over all ranks.
@@ -33,24 +33,24 @@ def weigh_classes(share: ShardedDataset, class_weight: ClassWeight, comm: Any) -
             all ranks.
     """
     name = called("class_weight", "--class-weight")
-    classes = share.classes if share.classes is not None else share.labels.values
-    if not classes or (share.classes is None and share.labels.classes is None):
-        raise ConfigError(f"{name} is for the labels of classes, which {share.name} does not have: leave it out")
-    count = len(classes) if share.classes is not None else int(share.labels.high) + 1
-    y, own = share.dataset.y, share.own_rows()
+    classes = shard.classes if shard.classes is not None else shard.labels.values
+    if not classes or (shard.classes is None and shard.labels.classes is None):
+        raise ConfigError(f"{name} is for the labels of classes, which {shard.name} does not have: leave it out")
+    count = len(classes) if shard.classes is not None else int(shard.labels.high) + 1
+    y, own = shard.dataset.y, shard.own_rows()
     if class_weight == "balanced":
         rows = comm.sum(np.bincount(np.asarray(y[own], np.int64), minlength=count).astype(np.float64))
         table = rows.sum() / (np.count_nonzero(rows) * np.where(rows > 0, rows, np.inf))
         table[rows == 0] = 1.0
     else:
         given = _parsed(class_weight, name) if isinstance(class_weight, str) else class_weight.items()
-        table = _table(given, tuple(classes), share.classes is None, count, name)
+        table = _table(given, tuple(classes), shard.classes is None, count, name)
     weight = table[np.asarray(y, np.int64)]
-    if share.dataset.weight is not None:
-        weight *= share.dataset.weight
-    dataset = replace(share.dataset, weight=weight)
+    if shard.dataset.weight is not None:
+        weight *= shard.dataset.weight
+    dataset = replace(shard.dataset, weight=weight)
     total = sum_over_ranks(weight[own], comm)
-    weighed = replace(share, dataset=dataset, summed_weight=total, class_weights=tuple(table.tolist()))
+    weighed = replace(shard, dataset=dataset, summed_weight=total, class_weights=tuple(table.tolist()))
     weighed.check_weight()
     return weighed
 

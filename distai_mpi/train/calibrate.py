@@ -29,7 +29,7 @@ DIGITS = 3  # of a rate: more would be noise
 
 def calibrate(
     model: Model,
-    share: ShardedDataset,
+    shard: ShardedDataset,
     comm: Communicator,
     global_batch_size: int = 256,
     *,
@@ -45,7 +45,7 @@ def calibrate(
 
     Args:
         model: built alike on every rank; its parameters are those of ``seed``.
-        share: this rank's shard of the training rows; `data.repartition` makes the new one.
+        shard: this rank's shard of the training rows; `data.repartition` makes the new one.
         comm: the ranks.
         global_batch_size: rows of a step, over all ranks together.
         seed: of the parameters and of the rows taken.
@@ -57,14 +57,14 @@ def calibrate(
     Raises:
         ConfigError, DataError: there are no rows, or they do not fit the model; on every rank.
     """
-    if share.rows == 0:
+    if shard.rows == 0:
         raise ConfigError(f"{called('shards')} speed: there are no rows to measure with")
     able = Abilities.of(model)
     if able.data_check is not None:
-        able.data_check.check_data(share.labels)
+        able.data_check.check_data(shard.labels)
     cpus = node_cpus(comm)
     chosen = agree_on_device(device, model, comm)
-    loader = make_loader(model, share, comm, max(global_batch_size, comm.size), seed, chosen)
+    loader = make_loader(model, shard, comm, max(global_batch_size, comm.size), seed, chosen)
     with limited_blas(comm.node.size, cpus) as threads, np.errstate(over="ignore", invalid="ignore"):
         if able.threads is not None:
             able.threads.limit_threads(threads)
