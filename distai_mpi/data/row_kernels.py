@@ -1,4 +1,8 @@
-"""Numba kernels of dense rows; importing this module loads Numba."""
+"""Numba kernels of dense rows; importing this module loads Numba.
+
+Working arrays of kernels are made by those who call them: with the first ``np.zeros`` or ``np.empty`` in a kernel a
+process spends half a second more on compiling.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ PART = 512  # rows whose gradient is summed in the dtype of X; there float32 sum
 
 @kernel()
 def copy(source, out):
-    """out ← source."""
-    for r in range(out.size):
+    """out ← source, which may be shorter."""
+    for r in range(source.size):
         out[r] = source[r]
 
 
@@ -26,7 +30,6 @@ def fold(grad, total):
         grad[j] = 0
 
 
-@kernel()
 def reaches(x):
     """(features, filled up to whole vectors; rows of x at which vectors do not reach beyond its end)."""
     rows, features = x.shape
@@ -34,12 +37,15 @@ def reaches(x):
     return filled, max(0, rows - (filled - 1) // max(1, features))
 
 
-@kernel()
 def squares(x, scale, out):
     """out ← Σ scale[i] · x[i]² over rows i, summed in the dtype of x within `PART` rows, and in float64."""
-    rows, features = x.shape
     filled, safe = reaches(x)
-    sums, totals = np.zeros(filled, x.dtype), np.zeros(features)
+    _squares(x, scale, safe, np.zeros(filled, x.dtype), np.zeros(x.shape[1]), out)
+
+
+@kernel()
+def _squares(x, scale, safe, sums, totals, out):
+    rows, features = x.shape
     flat, grad = address(x), address(sums)
     f, lanes, zero = np.uintp(features), length(flat), spread(x.dtype.type(0))
     for start in range(0, safe, PART):

@@ -117,7 +117,7 @@ def by_outputs(
     if takes_kernel(rows, w, threads):
         from .kernels import outputs
 
-        return outputs.sweep(False, *read_only(rows.x, batch.y, weight, w, bias), z, z, grad, bias_grad)
+        return outputs.sweep(False, read_only(rows.x, batch.y, weight, w, bias), z, z, grad, bias_grad)
     part, loss, none = np.empty_like(bias_grad), 0.0, weight[:0]
     bias_grad[:] = 0
 
@@ -151,7 +151,7 @@ def curved_by_outputs(
     if takes_kernel(rows, p, threads):
         from .kernels import outputs
 
-        outputs.sweep(True, *read_only(rows.x, batch.y, weight, p, p_bias), delta, u, out, bias_out)
+        outputs.sweep(True, read_only(rows.x, batch.y, weight, p, p_bias), delta, u, out, bias_out)
         return
     bias_out[:] = 0
 

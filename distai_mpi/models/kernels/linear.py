@@ -73,9 +73,9 @@ def _move(margin, step, t, out):
         out[r] = np.float64(margin[r]) + t * np.float64(step[r])
 
 
-def _line(margin, step_margin, t, y, weight):
-    """(loss, slope): weighted sum of the losses at the margins margin + t · step_margin, and its derivative by t."""
-    total, slope, scratch = 0.0, 0.0, np.empty((3, STRIP))
+def _line(margin, step_margin, t, y, weight, scratch):
+    """See `Margins.line`; ``scratch``, float64, shape (3, STRIP), is working space."""
+    total, slope = 0.0, 0.0
     for start in range(0, margin.size, STRIP):
         stop = min(start + STRIP, margin.size)
         rows = stop - start
@@ -173,20 +173,27 @@ def _shift(dots, bias, out):
         dots[r] = 0
 
 
-def _sweep(curved, x, y, weight, w, bias, grad, margin, curvature):
+def _working_space(x):
+    """(safe, scratch, dots, factor, totals, parameters, sums) of `_sweep`; its block of rows is as long as ``dots``."""
+    features, itemsize = x.shape[1], x.itemsize
+    block = max(8, min(STRIP, BLOCK_BYTES // max(1, features * itemsize) // 4 * 4))
+    filled, safe = reaches(x)
+    buffer = np.zeros(2 * filled + LINE_BYTES // itemsize, x.dtype)
+    low = -buffer.__array_interface__["data"][0] % LINE_BYTES // itemsize  # vectors are not to cross lines
+    parameters, sums = buffer[low : low + filled], buffer[low + filled : low + 2 * filled]
+    return safe, np.empty((3, block)), *np.zeros((2, block), x.dtype), np.zeros(features), parameters, sums
+
+
+def _sweep(
+    curved, x, y, weight, w, bias, grad, margin, curvature, safe, scratch, dots, factor, totals, parameters, sums
+):
     """The pass of `loss_and_grad` and, where it is ``curved``, of `product`: there ``weight`` holds curvatures.
 
-    They are one kernel because compiling it takes seconds.
+    They are one kernel because compiling it takes seconds.  What follows ``curvature`` is `_working_space`.
     """
     rows, features = x.shape
-    block = max(8, min(STRIP, BLOCK_BYTES // max(1, features * x.itemsize) // 4 * 4))
-    filled, safe = reaches(x)
-    scratch = np.empty((3, block))
-    dots, factor, totals = np.zeros(block, x.dtype), np.empty(block, x.dtype), np.zeros(features)
-    buffer = np.zeros(2 * filled + LINE_BYTES // x.itemsize, x.dtype)
-    low = (LINE_BYTES - np.int64(buffer.ctypes.data) % LINE_BYTES) // x.itemsize  # vectors are not to cross lines
-    parameters, sums = buffer[low : low + filled], buffer[low + filled : low + 2 * filled]
-    copy(w, parameters[:features])
+    block = dots.size
+    copy(w, parameters)
     loss, bias_grad, unfolded = 0.0, 0.0, 0
     for start in range(0, rows, block):
         stop = min(start + block, rows)
@@ -206,7 +213,7 @@ def _sweep(curved, x, y, weight, w, bias, grad, margin, curvature):
             if curvature.size:
                 copy(seconds, curvature[start:stop])
         bias_grad += _sum(z)
-        copy(z, factor[:count])
+        copy(z, factor)
         _gradient(x, start, reached, factor, sums)
         for i in range(reached, count):
             for j in range(features):
@@ -230,7 +237,7 @@ class Margins:
     def __init__(self, loss: PointLoss) -> None:
         weigh = specialise(_weigh, loss.name, {"point": point_of(loss)}, fastmath={"contract"}, error_model="numpy")
         self._sweep = specialise(_sweep, loss.name, {"_weigh": weigh})
-        self.line = specialise(_line, loss.name, {"_weigh": weigh}, fastmath=REORDER)
+        self._line = specialise(_line, loss.name, {"_weigh": weigh}, fastmath=REORDER)
 
     def loss_and_grad(self, x, y, weight, w, bias, grad, margin, curvature):
         """Weighted sum of losses at the margins x w + bias, and its derivative by bias; grad ← its gradient by w.
@@ -238,7 +245,7 @@ class Margins:
         Each row's margin and weighted second derivative of its loss are left in ``margin`` and ``curvature``, shape
         (rows,), or nowhere where these are empty.
         """
-        return self._sweep(False, x, y, weight, w, bias, grad, margin, curvature)
+        return self._sweep(False, x, y, weight, w, bias, grad, margin, curvature, *_working_space(x))
 
     def product(self, x, y, curvature, p, p_bias, out, step_margin):
         """out ← Xᵀ (curvature · (X p + p_bias)); returns the sum of the vector in brackets, the part of the bias.
@@ -246,7 +253,12 @@ class Margins:
         With the curvatures of `loss_and_grad` this is the Hessian's product with (p, p_bias).  The margins X p + p_bias
         are left in ``step_margin``, shape (rows,), unless it is empty.  ``y`` is not looked at.
         """
-        return self._sweep(True, x, y, curvature, p, p_bias, out, step_margin, step_margin[:0])[1]
+        none = step_margin[:0]
+        return self._sweep(True, x, y, curvature, p, p_bias, out, step_margin, none, *_working_space(x))[1]
+
+    def line(self, margin, step_margin, t, y, weight):
+        """(loss, slope): weighted sum of the losses at the margins margin + t · step_margin, its derivative by t."""
+        return self._line(margin, step_margin, t, y, weight, np.empty((3, STRIP)))
 
 
 @lru_cache

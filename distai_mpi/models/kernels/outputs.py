@@ -179,11 +179,10 @@ def _sum(z):
     return total
 
 
-@kernel()
-def sweep(curved, x, y, weight, w, bias, delta, z, grad, bias_grad):
+def sweep(curved, arrays, delta, z, grad, bias_grad):
     """Loss and gradient of softmax regression or, where it is ``curved``, a product with the Hessian.
 
-    They are one kernel because compiling it takes seconds.  ``w`` and ``grad`` have shape (features, outputs), ``bias``
+    ``arrays`` are x, y, weight, w and bias, read-only.  ``w`` and ``grad`` have shape (features, outputs), ``bias``
     and ``bias_grad`` (outputs,), ``delta`` and ``z`` (rows, outputs).
 
     Not curved: returns the weighted sum of the cross-entropies of softmax(x w + bias) and the labels y; (grad,
@@ -192,14 +191,23 @@ def sweep(curved, x, y, weight, w, bias, delta, z, grad, bias_grad):
     Curved: (grad, bias_grad) ← the Hessian's product with (w, bias), at the point that has left ``delta`` in z; returns
     0.  z ← the products of the second derivatives by the outputs with x w + bias.
     """
-    rows, features = x.shape
-    outputs = w.shape[1]
+    x, _, _, w, _ = arrays
+    features, outputs = w.shape
     block = max(8, min(MOST_ROWS, BLOCK_BYTES // max(1, features * x.itemsize) // 2 * 2))
     filled, safe = reaches(x)
     grouped = outputs + -outputs % GROUP
-    parameters, sums = np.zeros((grouped, filled), x.dtype), np.zeros((grouped, filled), x.dtype)
+    parameters, sums = np.zeros((2, grouped, filled), x.dtype)
     turned, totals = np.zeros((grouped, block), x.dtype), np.zeros((outputs, features))
     scratch, bias_total = np.empty((outputs + 2, block)), np.zeros(outputs)
+    value = _sweep(curved, *arrays, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total)
+    grad[:], bias_grad[:] = totals.T, bias_total
+    return value
+
+
+@kernel()
+def _sweep(curved, x, y, weight, w, bias, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total):
+    """The pass of `sweep`, one kernel for both because compiling it takes seconds."""
+    rows, outputs, block = x.shape[0], w.shape[1], turned.shape[1]
     _turn(w, parameters)
     loss, unfolded = 0.0, 0
     for start in range(0, rows, block):
@@ -227,9 +235,4 @@ def sweep(curved, x, y, weight, w, bias, delta, z, grad, bias_grad):
             for k in range(outputs):
                 fold(sums[k], totals[k])
             unfolded = 0
-    for j in range(features):
-        for k in range(outputs):
-            grad[j, k] = totals[k, j]
-    for k in range(outputs):
-        bias_grad[k] = bias_total[k]
     return loss

@@ -62,17 +62,18 @@ def _eliminate_one(u, k, i):
         row[j] -= a * above[j]
 
 
-@kernel(fastmath=False)
 def cholesky(u, smallest):
     """Overwrite the upper triangle of the symmetric ``u``, shape (n, n), with that of its factor U, u = UᵀU.
 
     Returns whether it was done: false, and ``u`` is spoilt, where a pivot is not above ``smallest`` times the diagonal
     element that it came from, or not a number.  (Golub & Van Loan 2013, algorithm 4.2.2, four rows at a time.)
     """
+    return _cholesky(u, smallest * np.diagonal(u))
+
+
+@kernel(fastmath=False)
+def _cholesky(u, least):
     n = len(u)
-    least = np.empty(n)
-    for i in range(n):
-        least[i] = smallest * u[i, i]
     for start in range(0, n, 4):
         stop = min(start + 4, n)
         for k in range(start, stop):
@@ -90,7 +91,6 @@ def cholesky(u, smallest):
     return True
 
 
-@kernel(fastmath=False)
 def cholesky_of_independent(u, smallest, dropped):
     """As `cholesky` of the rows and columns that are independent of those before them.
 
@@ -99,12 +99,13 @@ def cholesky_of_independent(u, smallest, dropped):
     identity.
     (R's lm goes by the same rule, with a QR factorization: LINPACK's dqrdc2.)
     """
+    dropped[:] = False
+    _cholesky_of_independent(u, smallest * np.diagonal(u), dropped)
+
+
+@kernel(fastmath=False)
+def _cholesky_of_independent(u, least, dropped):
     n = len(u)
-    for i in range(n):
-        dropped[i] = False
-    least = np.empty(n)
-    for i in range(n):
-        least[i] = smallest[i] * u[i, i]
     for k in range(n):
         row = u[k, k:]
         if not (u[k, k] > least[k] and u[k, k] > 0):
