@@ -45,13 +45,9 @@ def prefetch(typing, array, row, offset):  # the names are Numba's protocol: a t
 
 
 @numba.njit(forceinline=True)
-def _ones(bits):
-    return (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
-
-
-@numba.njit(forceinline=True)
 def _forward(value, left_bits, right_bits, keys):
-    left_mask, right_mask = _ones(left_bits), _ones(right_bits)
+    one = np.uint64(1)
+    left_mask, right_mask = (one << np.uint64(left_bits)) - one, (one << np.uint64(right_bits)) - one
     left, right = np.uint64(value) >> np.uint64(right_bits), np.uint64(value) & right_mask
     for i in range(0, ROUNDS, 2):
         left = (left ^ mix64(right + keys[i])) & left_mask
@@ -61,7 +57,8 @@ def _forward(value, left_bits, right_bits, keys):
 
 @numba.njit(forceinline=True)
 def _backward(value, left_bits, right_bits, keys):
-    left_mask, right_mask = _ones(left_bits), _ones(right_bits)
+    one = np.uint64(1)
+    left_mask, right_mask = (one << np.uint64(left_bits)) - one, (one << np.uint64(right_bits)) - one
     left, right = np.uint64(value) >> np.uint64(right_bits), np.uint64(value) & right_mask
     for i in range(ROUNDS - 2, -1, -2):
         right = (right ^ mix64(left + keys[i + 1])) & right_mask

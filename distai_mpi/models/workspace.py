@@ -28,7 +28,7 @@ class Workspace:
         xp: the namespace of array functions.
         kernels: the inner loops.
         residual: that of the loss.
-        no_bias: zeros of shape (units,) for each layer.
+        no_bias: zeros of shape (units,) for each layer, read-only as biases are: kernels are compiled once for both.
         unused: as many arrays of these shapes, for sums over rows that nobody asked for.
         no_weights: an empty array, which stands for rows of weight 1.
     """
@@ -36,7 +36,7 @@ class Workspace:
     def __init__(self, device: Device, widths: tuple[int, ...], dtype: np.dtype, loss: Loss) -> None:
         self.xp, self.kernels, self._widths, self._dtype = device.xp, kernels_of(device), widths, dtype
         self.residual = self.kernels.residual_of(loss)
-        self.no_bias = [self.xp.zeros(width, dtype) for width in widths[1:]]
+        self.no_bias = [device.read_only(self.xp.zeros(width, dtype)) for width in widths[1:]]
         self.unused = [self.xp.empty(width, dtype) for width in widths[1:]]
         self.no_weights = self.xp.empty(0, dtype)
         self._held: dict[tuple[str, int], Array] = {}

@@ -118,7 +118,8 @@ def gelu(z, slope):
 @kernel()
 def backpropagate(delta, slope, bias_grad):
     """delta ← delta · slope, and its sum over rows into bias_grad, shape (units,)."""
-    bias_grad[:] = 0
+    for j in range(bias_grad.size):
+        bias_grad[j] = 0
     for r in range(delta.shape[0]):
         for j in range(delta.shape[1]):
             value = delta[r, j] * slope[r, j]
@@ -140,7 +141,8 @@ def _residual(z, bias, y, weight, bias_grad, curvature):
     """
     rows, outputs = z.shape
     loss = 0.0
-    bias_grad[:] = 0
+    for j in range(bias_grad.size):
+        bias_grad[j] = 0
     for r in range(rows):
         for j in range(outputs):
             z[r, j] += bias[j]

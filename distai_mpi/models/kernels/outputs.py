@@ -191,24 +191,24 @@ def sweep(curved, arrays, delta, z, grad, bias_grad):
     Curved: (grad, bias_grad) ← the Hessian's product with (w, bias), at the point that has left ``delta`` in z; returns
     0.  z ← the products of the second derivatives by the outputs with x w + bias.
     """
-    x, _, _, w, _ = arrays
+    x, y, weight, w, bias = arrays
     features, outputs = w.shape
     block = max(8, min(MOST_ROWS, BLOCK_BYTES // max(1, features * x.itemsize) // 2 * 2))
     filled, safe = reaches(x)
     grouped = outputs + -outputs % GROUP
     parameters, sums = np.zeros((2, grouped, filled), x.dtype)
+    parameters[:outputs, :features] = w.T
     turned, totals = np.zeros((grouped, block), x.dtype), np.zeros((outputs, features))
     scratch, bias_total = np.empty((outputs + 2, block)), np.zeros(outputs)
-    value = _sweep(curved, *arrays, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total)
+    value = _sweep(curved, x, y, weight, bias, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total)
     grad[:], bias_grad[:] = totals.T, bias_total
     return value
 
 
 @kernel()
-def _sweep(curved, x, y, weight, w, bias, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total):
+def _sweep(curved, x, y, weight, bias, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total):
     """The pass of `sweep`, one kernel for both because compiling it takes seconds."""
-    rows, outputs, block = x.shape[0], w.shape[1], turned.shape[1]
-    _turn(w, parameters)
+    rows, outputs, block = x.shape[0], bias.size, turned.shape[1]
     loss, unfolded = 0.0, 0
     for start in range(0, rows, block):
         stop = min(start + block, rows)
@@ -216,16 +216,17 @@ def _sweep(curved, x, y, weight, w, bias, delta, z, safe, parameters, sums, turn
         turned[:] = 0
         _outputs(x, start, pairs, parameters, turned)
         _last_outputs(x, start, 2 * pairs, count, parameters, turned)
+        out, labels, weights = z[start:stop], y[start:stop], weight[start:stop]
         if curved:
-            _turn(turned, z[start:stop])
-            for r in range(start, stop):
+            _turn(turned, out)
+            for r in range(count):
                 for k in range(outputs):
-                    z[r, k] += bias[k]
-            curve(delta[start:stop], y[start:stop], weight[start:stop], z[start:stop])
-            _turn(z[start:stop], turned)
+                    out[r, k] += bias[k]
+            curve(delta[start:stop], labels, weights, out)
+            _turn(out, turned)
         else:
-            loss += _residual(turned, bias, y[start:stop], weight[start:stop], scratch)
-            _turn(turned, z[start:stop])
+            loss += _residual(turned, bias, labels, weights, scratch)
+            _turn(turned, out)
         for k in range(outputs):
             bias_total[k] += _sum(turned[k, :count])
         _gradient(x, start, 2 * pairs, turned, sums)
