@@ -23,7 +23,7 @@ DEVICE_BLOCK = 1 << 24  # elements: few launches, and temporaries small beside t
 
 
 class Device:
-    """Where arrays live and are computed with; this base class is the host's, with NumPy.
+    """Where arrays live and are computed on; this base class is the host, with NumPy.
 
     Attributes:
         name: as in result.json.

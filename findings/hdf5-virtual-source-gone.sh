@@ -17,8 +17,8 @@ for part in ("a", "b"):
     with h5py.File(f"{part}.h5", "w") as file:
         file["x"] = np.array([5.0, 7.0])
 layout = h5py.VirtualLayout((4,), "f8")
-for place, part in enumerate(("a", "b")):
-    layout[2 * place : 2 * place + 2] = h5py.VirtualSource(f"{part}.h5", "x", (2,))
+for number, part in enumerate(("a", "b")):
+    layout[2 * number : 2 * number + 2] = h5py.VirtualSource(f"{part}.h5", "x", (2,))
 with h5py.File("all.h5", "w") as file:
     file.create_virtual_dataset("x", layout)
 for gone in (None, "b.h5", "a.h5"):

@@ -176,7 +176,8 @@ def main() -> int:
     """Run the parts and sum them up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", default="1,2,3,4", help="rank counts of the MPI part (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, help="processes of the serial part (default: see MOST_JOBS)")
+    told = f"processes of the serial part (default: cores, at most {MOST_JOBS}; 1 with arguments of pytest)"
+    parser.add_argument("--jobs", type=int, help=told)
     options, extra = parser.parse_known_args()
     rank_counts = [int(n) for n in options.ranks.split(",") if n]
 

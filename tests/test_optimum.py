@@ -297,6 +297,30 @@ def test_values_that_a_dtype_cannot_hold_are_told_by_row(comm, where):
         standardize(shard if where != "target" else whole(Dataset(1e300 * x, y), comm.rank, comm.size), comm=comm)
 
 
+@mpi
+def test_evaluation_tells_values_that_a_dtype_cannot_hold(comm, shared_path):
+    x, y = make_rows(rows=90, kind="value")
+    far = np.where(np.arange(90) == 17, 1e50, y)
+    if comm.rank == 0:
+        np.savez(shared_path / "rows.npz", x=x, y=y)
+        np.savez(shared_path / "far.npz", x=x, y=far)
+    comm.barrier()
+    words = ("train", "-q", "--data", "rows.npz", "--model", "linear", "--epochs", "1", "--out", "run")
+    assert run_here(*words, cwd=shared_path).returncode == 0
+    run = run_here("evaluate", "run", "--data", "far.npz", cwd=shared_path)
+    assert run.returncode == 2
+    assert "the target of row 17 (both counted from 0) is 1e+50, which float32 cannot hold" in run.stderr
+    assert "Warning" not in run.stderr
+
+
+@mpi
+@pytest.mark.parametrize("model", [models.Softmax(6, 3), models.Logistic(6)], ids=["softmax", "logistic"])
+def test_rows_without_labels_are_no_training_rows(comm, model):
+    x, y = make_rows(rows=90)
+    with pytest.raises(DataError, match="training rows: 1 without a label"):
+        fit(model, whole_shard(x, np.where(np.arange(90) == 4, np.nan, y % 2), comm), comm, optimizer=optim.LBFGS())
+
+
 def test_units_there_and_back():
     units = Units(np.array([3.0, -1e9, 0.5]), np.array([2.0, 1.0, 1024.0]), 7.0)
     for model in (models.Linear(3, dtype=np.float64), models.Linear(3, bias=False, dtype=np.float64)):

@@ -19,7 +19,7 @@ from .flags import COLUMNS, flags
 SPLIT = {"lines": "lines", "test": "test_data", "test_fraction": "test_fraction", "valid": "valid", "seed": "seed"}
 
 
-TRAINING_FLAGS = ("--missing", "--dates")  # which ways out of errors name
+TRAINING_FLAGS = ("--missing", "--dates", "--dtype")  # which ways out of errors name
 
 
 @click.command()
@@ -51,6 +51,7 @@ def evaluate(
     """Load, evaluate and print; collective."""
     from .. import data
     from ..predictor import as_trained, check_features, classes_of, scaled
+    from ..train.checks import check_range
     from ..train.evaluation import evaluate as evaluate_rows
     from ..train.evaluation import make_loader
 
@@ -75,6 +76,8 @@ def evaluate(
     if classes is not None:
         shard = data.encode(shard, classes, comm, "the model was not trained on")
     shard = scaled(shard, extra)
+    with told_as_of_training():
+        check_range(model, shard, which, comm)
     result = evaluate_rows(model, w, make_loader(model, shard, comm), comm, every_metric=True)
     if comm.rank == 0:
         tell_notes(shard)

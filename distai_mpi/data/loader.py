@@ -302,7 +302,7 @@ class Loader:
         data = self.shard.dataset
         x, y = self._x[: rows.size], self._y[: rows.size]
         self._copy_rows(data.x, rows, *self._conversion, x)
-        y[:] = data.y[rows]
+        _convert(data.y, rows, y)
         return x, y
 
     def _weights(self, rows: Array) -> Array | None:
@@ -310,8 +310,14 @@ class Loader:
         if self._weight is None:
             return None
         weight = self._weight[: rows.size]
-        weight[:] = self._all_weights[rows]
+        _convert(self._all_weights, rows, weight)
         return weight
+
+
+def _convert(values: Array, rows: Array, out: Array) -> None:
+    """out ← ``values`` of the rows; those that its dtype cannot hold are told of elsewhere, see `train.checks`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[:] = values[rows]
 
 
 def unit_of_weight(shard: ShardedDataset) -> float:

@@ -75,6 +75,8 @@ def check_rows(model: Model, shard: ShardedDataset, which: str) -> None:
             check.check_data(shard.labels)
         except DataError as error:
             raise DataError(f"{shard.name}, {which} rows: {error}") from None
+    if shard.labels.missing and not shard.labels.unlabelled:  # no number that a kernel could index by
+        raise DataError(f"{shard.name}, {which} rows: {shard.labels.missing:,} without a label (NaN); leave them out")
     if not math.isfinite(shard.total_weight):
         raise DataError(
             f"{shard.name}, {which} rows: their weights add up to more than float64 holds; divide all weights by the"
