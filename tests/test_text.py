@@ -432,3 +432,16 @@ def test_a_table_of_one_column_has_features_or_labels(folder):
     assert load_features("a", columns="x").dataset.x.tolist() == [[1], [2]]
     with pytest.raises(DataError, match="column x is the label; leave --label out where the data has no labels"):
         load_features("a", label="x")
+
+
+@pytest.mark.parametrize("progress", [lambda used: 0.0, lambda used: used / 100, lambda used: min(1.0, used / 5)])
+def test_arrays_grow_from_any_guess_of_their_length(progress):
+    array, values, used = text_module.Growing((2,), np.int32), np.arange(200).reshape(100, 2), 0
+    for count in (1, 0, 40, 3, 56):
+        room = array.room(count + 5, progress(used))
+        assert room.shape == (count + 5, 2) and room.flags.c_contiguous
+        room[:] = -1
+        room[:count] = values[used : used + count]
+        array.keep(count)
+        used += count
+    np.testing.assert_array_equal(array.filled, values)

@@ -16,7 +16,7 @@ from .chunk import Chunk
 from .columns import Columns, Roles
 from .kinds import BOOLEAN, CLASS_ADVICE, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, LABEL_ADVICE, MISSING, WORD
 from .lines import decode
-from .text import HARD_NUMBERS, Scratch, TextFile, Unsplittable, field_at, has_lone_return, whole
+from .text import HARD_NUMBERS, Block, Growing, TextFile, Unsplittable, field_at, with_newlines
 
 Array = Any
 
@@ -25,6 +25,15 @@ LINES_ADVICE = "mend or remove it, or say by --lines which lines are the table"
 FILL_ADVICE = "mend the line, or say --missing mean, median or drop"
 TEXTS = (WORD, BOOLEAN, DATE, DATETIME)
 AS_POINT = bytes.maketrans(b",.", b".\x01")  # of decimal commas; a point then is no part of a number
+
+
+class _Rows:
+    """The rows of a range of bytes, as far as they are read: features, labels, weights, and the words of labels."""
+
+    def __init__(self, features: int, dtype: np.dtype) -> None:
+        self.x = Growing((features,), dtype)
+        self.y, self.weight = Growing((), np.float64), Growing((), np.float64)
+        self.words: dict[str, int] = {}
 
 
 class _WordAsLabel(Exception):
@@ -190,35 +199,32 @@ class CsvFile(TextFile):
         from .kernels.tables import whole_lines
 
         ends = (lambda text, stop: whole_lines(text, stop, self.delimiter)) if self.multiline else None
-        scratch, words, none = Scratch(), dict[str, int](), self.empty()
-        blocks = [self._read_block(*block, scratch, words) for block in self.blocks(part, parts, ends)]
-        weight = None if none.weight is None else whole([block.weight for block in blocks], none.weight)
-        x, y = whole([block.x for block in blocks], none.x), whole([block.y for block in blocks], none.y)
-        return Chunk(x, y, weight, tuple(words) if self._labels_are_words else None)
+        rows = _Rows(self.features, self.dtype)
+        for block in self.blocks(part, parts, ends):
+            self._read_block(block, rows)
+        weight = None if self.roles.weight is None else rows.weight.filled
+        return Chunk(rows.x.filled, rows.y.filled, weight, tuple(rows.words) if self._labels_are_words else None)
 
-    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch, words: dict[str, int]) -> Chunk:
-        fault, offset, column, block = self._parse(text, stop, scratch, words)
-        if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
-            text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
-            return replace(self, returns=True)._read_block(text, stop, position, scratch, words)
-        if fault != codes.FINE:
-            self._explain(fault, text, offset, position, column)
-        return block
+    def _read_block(self, block: Block, out: _Rows) -> None:
+        fault, offset, column = self._parse(block, out)
+        if fault != codes.FINE and not self.returns and (mended := with_newlines(block)):
+            replace(self, returns=True)._read_block(mended, out)
+        elif fault != codes.FINE:
+            self._explain(fault, block.text, offset, block.position, column)
 
-    def _parse(self, text: Array, stop: int, scratch: Scratch, words: dict[str, int]) -> tuple[int, int, int, Chunk]:
-        """The first fault, its byte and column, and the rows of a block, if there is none."""
+    def _parse(self, block: Block, out: _Rows) -> tuple[int, int, int]:
+        """Add the rows of a block to ``out`` or, if there is a fault, tell the first one, its byte and its column."""
         from .kernels.tables import read_csv
 
+        text, stop, _, progress = block
         most, texts = stop // self.columns + 1, self._texts  # a field takes a byte at least: the one that ends it
         slots, capacity, forms = self._slots, HARD_NUMBERS, (self.multiline, self.kinds[0] == WORD)
         numbers = text
         if self.comma:
             numbers = np.frombuffer(text[:stop].tobytes().translate(AS_POINT), np.uint8)
-        x = scratch.array("x", (most, self.features), self.dtype)
-        y, weight = scratch.array("y", (most,), np.float64), scratch.array("weight", (most,), np.float64)
-        spans = scratch.array("spans", (len(texts), most, 2), np.int64)
+        x, y, weight = (array.room(most, progress) for array in (out.x, out.y, out.weight))
+        spans = np.empty((len(texts), most, 2), np.int64)
         while True:
-            y[:] = 0  # where there are no labels
             hard = np.empty((capacity, 4), np.int64)
             rows, count, fault, offset, column = read_csv(
                 numbers, 0, stop, self.delimiter, slots, self._keep, *forms, x, y, weight, spans, hard
@@ -226,13 +232,18 @@ class CsvFile(TextFile):
             if count <= capacity:
                 break
             capacity = count
+        if self.roles.label is None:
+            y[:rows] = 0
         faults = [] if fault == codes.FINE else [(offset, fault, column)]
         faults += self._settle(numbers, hard[:count].tolist(), slots, x, y, weight)
         for which, column in enumerate(texts):
-            faults += self._fill(text, column, spans[which, :rows], x[:rows], y[:rows], words)
-        offset, fault, column = min(faults, default=(0, codes.FINE, 0))
-        own_weight = weight[:rows].copy() if self.roles.weight is not None else None
-        return fault, offset, column, Chunk(x[:rows].copy(), y[:rows].copy(), own_weight)
+            faults += self._fill(text, column, spans[which, :rows], x[:rows], y[:rows], out.words)
+        if faults:
+            offset, fault, column = min(faults)
+            return fault, offset, column
+        for array in (out.x, out.y, *[out.weight] * (self.roles.weight is not None)):
+            array.keep(rows)
+        return codes.FINE, 0, 0
 
     def _settle(
         self, text: Array, hard: list[list[int]], slots: Array, x: Array, y: Array, weight: Array

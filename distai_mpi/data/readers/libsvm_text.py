@@ -9,9 +9,19 @@ import numpy as np
 
 from . import codes
 from .chunk import Chunk, Csr
-from .text import HARD_NUMBERS, Scratch, TextFile, field_at, has_lone_return, whole
+from .text import HARD_NUMBERS, Block, Growing, TextFile, field_at, with_newlines
 
 Array = Any
+
+
+class _Rows:
+    """The rows of a range of bytes, as far as they are read; see `Csr`."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.y, self.weight, self.ends = (Growing((), own) for own in (np.float64, np.float64, np.int64))
+        self.indices, self.values = Growing((), np.int32), Growing((), dtype)
+        self.by_row, self.by_entry = (self.y, self.weight, self.ends), (self.indices, self.values)
+        self.weighted = False
 
 
 @dataclass(frozen=True)
@@ -38,39 +48,30 @@ class LibsvmFile(TextFile):
 
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the lines that begin in the ``part``-th of ``parts`` ranges of bytes."""
-        blocks, entries, scratch = [], 0, Scratch()
+        rows = _Rows(self.dtype)
         for block in self.blocks(part, parts):
-            blocks.append(self._read_block(*block, scratch))
-            blocks[-1].x.ends[:] += entries
-            entries += blocks[-1].x.values.size
-        none = self.empty()
-        x = Csr(*(whole([block.x[i] for block in blocks], none.x[i]) for i in range(3)))
-        weight = None
-        if any(block.weight is not None for block in blocks):
-            weight = np.concatenate([np.ones(block.rows) if block.weight is None else block.weight for block in blocks])
-        return Chunk(x, whole([block.y for block in blocks], none.y), weight)
+            self._read_block(block, rows)
+        x = Csr(rows.ends.filled, rows.indices.filled, rows.values.filled)
+        return Chunk(x, rows.y.filled, rows.weight.filled if rows.weighted else None)
 
-    def _read_block(self, text: Array, stop: int, position: int, scratch: Scratch) -> Chunk:
-        fault, offset, block = self._parse(text, stop, scratch)
-        if fault != codes.FINE and not self.returns and has_lone_return(text[:stop].tobytes()):
-            text = np.frombuffer(text[:stop].tobytes().replace(b"\r", b"\n"), np.uint8)  # line ends of another kind
-            return replace(self, returns=True)._read_block(text, stop, position, scratch)
-        if fault != codes.FINE:
-            self._explain(fault, text, offset, position)
-        return block
+    def _read_block(self, block: Block, out: _Rows) -> None:
+        fault, offset = self._parse(block, out)
+        if fault != codes.FINE and not self.returns and (mended := with_newlines(block)):
+            replace(self, returns=True)._read_block(mended, out)
+        elif fault != codes.FINE:
+            self._explain(fault, block.text, offset, block.position)
 
-    def _parse(self, text: Array, stop: int, scratch: Scratch) -> tuple[int, int, Chunk]:
-        """The first fault, its byte, and the rows of a block, if there is none."""
+    def _parse(self, block: Block, out: _Rows) -> tuple[int, int]:
+        """Add the rows of a block to ``out`` or, if there is a fault, tell the first one and its byte."""
         from .kernels.tables import read_libsvm
 
-        lines, entries = (stop // 2 + 1,), (stop // 4 + 1,)  # of " 1:1" at least
-        y, weight = scratch.array("y", lines, np.float64), scratch.array("weight", lines, np.float64)
-        ends = scratch.array("ends", lines, np.int64)
-        indices, values = scratch.array("indices", entries, np.int32), scratch.array("values", entries, self.dtype)
-        capacity = HARD_NUMBERS
+        text, stop, _, progress = block
+        lines, most, capacity = stop // 2 + 1, stop // 4 + 1, HARD_NUMBERS  # an entry is " 1:1" at least
+        y, weight, ends = (array.room(lines, progress) for array in out.by_row)
+        indices, values = (array.room(most, progress) for array in out.by_entry)
         while True:
             hard = np.empty((capacity, 4), np.int64)
-            rows, taken, weighted, count, fault, offset = read_libsvm(
+            rows, entries, weighted, count, fault, offset = read_libsvm(
                 text, 0, stop, y, weight, ends, indices, values, hard
             )
             if count <= capacity:
@@ -83,8 +84,15 @@ class LibsvmFile(TextFile):
             if np.isinf(target[at]):
                 fault, offset = codes.TOO_LARGE, begin
                 break
-        x = Csr(ends[:rows].copy(), indices[:taken].copy(), values[:taken].copy())
-        return fault, offset, Chunk(x, y[:rows].copy(), weight[:rows].copy() if weighted else None)
+        if fault != codes.FINE:
+            return fault, offset
+        ends[:rows] += len(out.values.filled)
+        for array in out.by_row:
+            array.keep(rows)
+        for array in out.by_entry:
+            array.keep(entries)
+        out.weighted |= weighted
+        return codes.FINE, 0
 
     def _explain(self, fault: int, text: Array, offset: int, position: int) -> None:
         """Raise the DataError about ``fault`` at byte ``offset`` of ``text``, which is at ``position`` of the file."""

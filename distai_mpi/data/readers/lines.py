@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from .text import TextFile, has_lone_return
@@ -78,7 +80,7 @@ def first_lines(file: TextFile, lines: int) -> tuple[list[Line], bool, bool] | N
         if b"\0" in window:
             return None
         returns = has_lone_return(window)
-        found = split(window, whole, returns, file.begin)
+        found = list(islice(split(window, whole, returns, file.begin), lines + 1))
         enough = len(found) >= lines or (len(found) > 2 and size >= 64 * WINDOW)
         if whole or enough:
             return found[:lines], returns, whole and len(found) <= lines
@@ -87,14 +89,13 @@ def first_lines(file: TextFile, lines: int) -> tuple[list[Line], bool, bool] | N
         size *= 4
 
 
-def split(window: bytes, whole: bool, returns: bool, begin: int = 0) -> list[Line]:
-    """The lines from byte ``begin`` on in the first bytes of a file; the last one without an end counts if they are the
-    ``whole`` file.
+def split(window: bytes, whole: bool, returns: bool, begin: int = 0) -> Iterator[Line]:
+    """The lines from byte ``begin`` on in the first bytes of a file, one by one; the last one without an end counts if
+    they are the ``whole`` file.
     """
     ends = [match.end() for match in re.finditer(rb"\r\n|\r|\n" if returns else rb"\n", window)]
     if whole and (not ends or ends[-1] < len(window)):
         ends.append(len(window))
-    found: list[Line] = []
     at = bisect_right(ends, begin)
     while at < len(ends):
         first, text = at, window[begin : ends[at]]
@@ -107,9 +108,8 @@ def split(window: bytes, whole: bool, returns: bool, begin: int = 0) -> list[Lin
             if opened:  # not closed in sight: this quote stands for itself
                 at, text = first, window[begin : ends[first]]
         if not _is_skipped(text):
-            found.append(Line(text.removeprefix(BYTE_ORDER_MARK) if not begin else text, ends[at], first + 1))
+            yield Line(text.removeprefix(BYTE_ORDER_MARK) if not begin else text, ends[at], first + 1)
         begin, at = ends[at], at + 1
-    return found
 
 
 def _is_skipped(text: bytes) -> bool:
@@ -148,6 +148,8 @@ def decode(text: bytes) -> str:
 def fields_of(line: Line, delimiter: str) -> list[Field]:
     """The fields of ``line``, without a comment behind them."""
     text = decode(line.text).strip("\r\n")
+    if '"' not in text and "#" not in text:
+        return [Field(field.strip(), False) for field in text.split(None if delimiter == " " else delimiter)]
     if delimiter == " ":
         text, end = text.strip(), r"\s+"
     else:

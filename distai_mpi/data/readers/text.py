@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, NoReturn, Self
+from typing import IO, Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,6 +22,22 @@ BLOCK_BYTES = 4 << 20  # read and parsed at a time: what stays in cache
 LOOK_BYTES = 64 << 10  # in which the end of a line is looked for
 HARD_NUMBERS = 1024  # of a block that compiled code may leave to Python before it is asked again
 SHOWN = 40  # characters of a field in a message
+
+
+class Block(NamedTuple):
+    """Whole lines of a file.
+
+    Attributes:
+        text: uint8; the lines are its first ``stop`` bytes, the last one ended by a newline.
+        stop: see ``text``.
+        position: of the first line in the file.
+        progress: fraction of the range of the file that lies before the block; 0 where it is unknown.
+    """
+
+    text: Array
+    stop: int
+    position: int
+    progress: float
 
 
 @dataclass(frozen=True)
@@ -68,14 +83,12 @@ class TextFile:
 
     def blocks(
         self, part: int, parts: int, whole_lines: Callable[[Array, int], int] | None = None
-    ) -> Iterator[tuple[Array, int, int]]:
+    ) -> Iterator[Block]:
         """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about `BLOCK_BYTES` at a time.
 
-        Each as ``(text, stop, position)``: whole lines in the first ``stop`` bytes of ``text``, uint8, the last
-        one ended by a newline, and the position of the first one in the file.  Holds until the next is asked for.
-        ``whole_lines(text, stop)`` tells up to where lines are whole, where a newline alone does not end one.
+        Each holds until the next is asked for.  ``whole_lines(text, stop)`` tells up to where lines are whole, where
+        a newline alone does not end one.
         """
-        block_bytes = BLOCK_BYTES
         with self.open() as file:
             low, high = self.begin, self.end
             if not self.sequential:
@@ -85,11 +98,13 @@ class TextFile:
                     for p in (part, part + 1)
                 )
             file.seek(low)
-            buffer, held, position = bytearray(block_bytes + 1), 0, low
+            buffer, held, position = bytearray(BLOCK_BYTES), 0, low
             while high is None or position + held < high:
-                want = block_bytes if high is None else min(block_bytes, high - position - held)
-                if held + want + 1 > len(buffer):
-                    buffer = buffer[:held].ljust(2 * (held + want) + 1)  # a long line
+                if 2 * held > len(buffer):
+                    buffer = buffer[:held].ljust(2 * len(buffer))  # a long line
+                want = len(buffer) - 1 - held
+                if high is not None:
+                    want = min(want, high - position - held)
                 count = file.readinto(memoryview(buffer)[held : held + want])  # type: ignore[attr-defined]
                 if not count and high is not None:
                     raise DataError(f"{self.path}: has become shorter while it was read; try again")
@@ -106,7 +121,7 @@ class TextFile:
                 else:
                     stop = whole_lines(text, held) if whole_lines else buffer.rfind(b"\n", 0, held) + 1
                 if stop:
-                    yield text, stop, position
+                    yield Block(text, stop, position, (position - low) / (high - low) if high is not None else 0.0)
                 if last:
                     return
                 position += stop
@@ -176,23 +191,49 @@ class Unsplittable(DataError):
     """A file that cannot be read in ranges; as part 0 of 1 it can."""
 
 
+def with_newlines(block: Block) -> Block | None:
+    """``block`` with line ends in place of lone carriage returns; None where there are none."""
+    text = block.text[: block.stop].tobytes()
+    return block._replace(text=np.frombuffer(text.replace(b"\r", b"\n"), np.uint8)) if has_lone_return(text) else None
+
+
 def has_lone_return(text: bytes) -> bool:
     """Whether a carriage return stands in ``text`` that no newline follows."""
     return re.search(rb"\r(?![\r\n]|\Z)", text) is not None
 
 
-class Scratch:
-    """Arrays that are used again from block to block: fresh memory costs a page fault every few numbers."""
+class Growing:
+    """An array that is filled block by block, in its place: it moves only where its length was guessed too short.
 
-    def __init__(self) -> None:
-        self._kept: dict[str, Array] = {}
+    Memory behind what is filled is never touched, so that room to spare costs none.
+    """
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """An array of that shape and type, with anything in it; valid until the next one of that name."""
-        size = math.prod(shape)
-        if name not in self._kept or self._kept[name].size < size:
-            self._kept[name] = np.empty(size, dtype)
-        return self._kept[name][:size].reshape(shape)
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        """``shape`` and ``dtype`` are those of an entry."""
+        self._array = np.empty((0, *shape), dtype)
+        self._used = 0
+
+    @property
+    def filled(self) -> Array:
+        """What is kept."""
+        return self._array[: self._used]
+
+    def room(self, entries: int, progress: float) -> Array:
+        """The next ``entries`` entries, with anything in them; valid until the next call.
+
+        ``progress`` is the fraction of the whole that is kept; 0: unknown.
+        """
+        need = self._used + entries
+        if need > len(self._array):
+            guess = 1.02 * self._used / progress if progress else 2 * self._used
+            array = np.empty((int(max(need, guess + entries)), *self._array.shape[1:]), self._array.dtype)
+            array[: self._used] = self.filled
+            self._array = array
+        return self._array[self._used : need]
+
+    def keep(self, entries: int) -> None:
+        """The first ``entries`` of the room are filled."""
+        self._used += entries
 
 
 def field_at(text: Array, offset: int, marks: bytes) -> str:
@@ -203,7 +244,3 @@ def field_at(text: Array, offset: int, marks: bytes) -> str:
     shown = line.strip().decode("utf-8", "replace")
     return repr(shown if len(shown) <= SHOWN else shown[:SHOWN] + "...")
 
-
-def whole(parts: list[Array], empty: Array) -> Array:
-    """``parts`` one after another; ``empty`` where there are none."""
-    return np.concatenate(parts) if parts else empty
