@@ -81,9 +81,7 @@ class TextFile:
         with unpacked(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
             yield file
 
-    def blocks(
-        self, part: int, parts: int, whole_lines: Callable[[Array, int], int] | None = None
-    ) -> Iterator[Block]:
+    def blocks(self, part: int, parts: int, whole_lines: Callable[[Array, int], int] | None = None) -> Iterator[Block]:
         """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about `BLOCK_BYTES` at a time.
 
         Each holds until the next is asked for.  ``whole_lines(text, stop)`` tells up to where lines are whole, where
@@ -243,4 +241,3 @@ def field_at(text: Array, offset: int, marks: bytes) -> str:
         line = line.split(bytes([mark]))[0]
     shown = line.strip().decode("utf-8", "replace")
     return repr(shown if len(shown) <= SHOWN else shown[:SHOWN] + "...")
-
