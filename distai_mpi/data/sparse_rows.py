@@ -1,0 +1,204 @@
+"""Rows of which most features are 0, in compressed form (CSR)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import HOST
+from ..errors import DataError
+from .rows import blocks
+
+Array = Any
+NARROW, WIDE = np.dtype(np.uint32), np.dtype(np.uint64)  # of indices of features
+
+
+class SparseRows:
+    """Rows as the entries that are not 0; see `Rows`.
+
+    Attributes:
+        starts: shape (rows + 1,), int64: row r has the entries ``starts[r]`` to ``starts[r + 1] - 1``.
+        indices: the feature of each entry, from 0, ascending in a row; uint32, or uint64 where there are more.
+        values: of the entries, float32 or float64; empty where all are 1.
+        features: of a row.
+
+    All are read-only views.  Entries that lie before the first row, or behind the last, are those of other rows.
+    """
+
+    __slots__ = ("features", "indices", "starts", "values")
+    ndim = 2
+
+    def __init__(self, starts: Array, indices: Array, values: Array, features: int) -> None:
+        self.starts, self.indices, self.values = (HOST.read_only(a) for a in (starts, indices, values))
+        self.features = int(features)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Rows`."""
+        return len(self), self.features
+
+    @property
+    def dtype(self) -> np.dtype:
+        """See `Rows`."""
+        return self.values.dtype
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of these rows."""
+        return int(self.starts[-1] - self.starts[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows."""
+        return self.starts.nbytes + self.entries * self._entry_bytes
+
+    @property
+    def _entry_bytes(self) -> int:
+        return self.indices.itemsize + (self.values.itemsize if self.values.size else 0)
+
+    @property
+    def row_bytes(self) -> int:
+        """See `Rows`."""
+        return 8 + self.entries * self._entry_bytes // max(1, len(self))
+
+    @property
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """``starts``, ``indices`` and ``values``, as kernels take them."""
+        return self.starts, self.indices, self.values
+
+    def dot(self, w: Array, out: Array = None) -> Array:
+        """See `Rows`."""
+        from . import sparse_kernels as kernels
+
+        if out is None:
+            out = np.empty((len(self), *w.shape[1:]), self.dtype)
+        w = HOST.read_only(np.ascontiguousarray(w, self.dtype))
+        if w.ndim == 1:
+            kernels.dot(*self.arrays, w, out)
+        elif w.shape[1] == 1 and out.flags.c_contiguous:
+            kernels.dot(*self.arrays, w[:, 0], out[:, 0])
+        else:
+            kernels.dot_outputs(*self.arrays, w, out)
+        return out
+
+    def t_dot(self, v: Array, out: Array = None) -> Array:
+        """See `Rows`."""
+        from . import sparse_kernels as kernels
+
+        if out is None:
+            out = np.empty((self.features, *v.shape[1:]), self.dtype)
+        out[...] = 0
+        v = HOST.read_only(np.ascontiguousarray(v, self.dtype))
+        if v.ndim == 1:
+            kernels.t_dot(*self.arrays, v, out)
+        else:
+            kernels.t_dot_outputs(*self.arrays, v, out)
+        return out
+
+    def take(self, rows: slice | Array) -> SparseRows:
+        """These of the rows: a view of a slice in steps of 1, else a copy; an array holds their numbers."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return SparseRows(self.starts[start : max(start, stop) + 1], self.indices, self.values, self.features)
+            rows = np.arange(start, stop, step)
+        return self.gathered(rows, self.dtype)
+
+    __getitem__ = take
+
+    def gathered(self, rows: Array, dtype: Any, factors: Array | None = None) -> SparseRows:
+        """A copy of these ``rows``, int64, in ``dtype``, values multiplied by ``factors``, shape (features,)."""
+        from .sparse_kernels import gather
+
+        starts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(self.starts[rows + 1] - self.starts[rows], out=starts[1:])
+        plain = not self.values.size and factors is None
+        indices, values = np.empty(starts[-1], self.indices.dtype), np.empty(0 if plain else starts[-1], dtype)
+        gather(*self.arrays, HOST.read_only(rows), _factors(factors), starts, indices, values)
+        return SparseRows(starts, indices, values, self.features)
+
+    def squares(self, scale: Array, out: Array) -> None:
+        """See `Rows`."""
+        from .sparse_kernels import squares
+
+        total = np.zeros((self.features, *scale.shape[1:]))
+        squares(*self.arrays, HOST.read_only(scale.reshape(len(scale), -1)), total.reshape(self.features, -1))
+        out[...] = total
+
+    def scaled_gram(self, scale: Array, bias: bool, out: Array, dtype: Any = None) -> None:
+        """See `Rows`; of few features, by BLAS on blocks that are held densely."""
+        rows, features = self.shape
+        dtype, columns = np.dtype(dtype or self.dtype), features + bias
+        square = np.empty((columns, columns), dtype)
+        for part in blocks(rows, columns, dtype.itemsize):
+            a = np.ones((part.stop - part.start, columns), dtype)
+            self.take(part).fill(a[:, :features])
+            a *= scale[part, None]
+            np.dot(a.T, a, out=square)
+            out += square
+
+    def fill(self, out: Array, factors: Array | None = None) -> None:
+        """See `Rows`; values multiplied by ``factors``, shape (features,)."""
+        self.fill_rows(np.arange(len(self)), out, factors)
+
+    def fill_rows(self, rows: Array, out: Array, factors: Array | None = None) -> None:
+        """As `fill`, of these ``rows``, int64."""
+        from .sparse_kernels import fill
+
+        fill(*self.arrays, HOST.read_only(rows), _factors(factors), out)
+
+    def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
+        """The same with values in ``dtype``."""
+        return SparseRows(self.starts, self.indices, self.values.astype(dtype, copy=copy), self.features)
+
+
+def _factors(factors: Array | None) -> Array:
+    return np.empty(0) if factors is None else HOST.read_only(np.ascontiguousarray(factors, np.float64))
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether ``x`` is sparse rows: these, or a matrix or array of SciPy's."""
+    return isinstance(x, SparseRows) or hasattr(x, "tocsr")
+
+
+def sparse_rows(x: Any, name: str = "x") -> SparseRows:
+    """``x``, see `is_sparse`, as `SparseRows`; entries of one feature of a row are summed, and all sorted by feature.
+
+    Values of 1 alone are not held; others are in float32 where that loses nothing, else in float64.
+
+    Raises:
+        DataError: its values are no real numbers.
+    """
+    if isinstance(x, SparseRows):
+        return x
+    x = x.tocsr()
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{name}: values of type '{x.dtype}' are no real numbers; store integers or floats")
+    if not x.has_canonical_format:
+        x = x.copy()
+        x.sum_duplicates()
+    return SparseRows(x.indptr.astype(np.int64, copy=False), index_array(x.indices, x.shape[1]), compact(x.data), x.shape[1])
+
+
+def index_array(indices: Array, features: int) -> Array:
+    """``indices`` as `SparseRows` holds them; a view where they have so many bytes already."""
+    dtype = NARROW if features <= 1 << 32 else WIDE
+    if indices.dtype.itemsize == dtype.itemsize and indices.dtype.kind in "iu":
+        return indices.view(dtype)
+    return indices.astype(dtype)
+
+
+def compact(values: Array) -> Array:
+    """``values`` as `SparseRows` holds them, in as few bytes as lose nothing."""
+    if (values == 1).all():
+        return np.empty(0, np.float32)
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    same = (narrow == values) | (values != values)
+    return narrow if same.all() else values.astype(np.float64, copy=False)
