@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .rows import Rows, rows_of
+from .sparse_rows import empty_rows
 
 
 class Batch(NamedTuple):
@@ -16,7 +17,8 @@ class Batch(NamedTuple):
     is on a GPU, x, y and weight are there.
 
     Attributes:
-        x: features, shape (rows, features), in the model's dtype, C-contiguous; see also `rows`.
+        x: features, shape (rows, features), in the model's dtype, C-contiguous; or `SparseRows`, of which models hear
+            that say they take them (``takes_sparse``).  See also `rows`.
         y: targets, shape (rows,): int64 labels, or values in the model's dtype.
         weight: weight of each row, shape (rows,), in the model's dtype, or None where all are 1.
         ids: number of each row in the data set, shape (rows,), int64.
@@ -49,5 +51,6 @@ class Batch(NamedTuple):
 
 def zeros_row(loader: Any) -> Batch:
     """A row of zeros, as ``loader`` would hand it out."""
-    x, y = np.zeros((1, loader.shard.features), loader.dtype), np.zeros(1, loader.target_dtype)
+    features, y = loader.shard.features, np.zeros(1, loader.target_dtype)
+    x = empty_rows(1, features, loader.dtype) if loader.sparse else np.zeros((1, features), loader.dtype)
     return Batch(x, y, None, np.zeros(1, np.int64), 0, train=True)

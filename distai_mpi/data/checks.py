@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .sparse_rows import SparseRows
+
 Array = Any
 
 CHECKED_BYTES = 1 << 20  # at a time: what stays in cache
@@ -19,6 +21,8 @@ def first_not_finite(values: Array, keeps_missing: bool = False) -> tuple[int, i
     Integers take no time.  Floats are summed, for a sum is finite only if all terms are, and
     takes no memory; only where it is not (it may overflow, too) are they looked at one by one.
     """
+    if isinstance(values, SparseRows):
+        return values.position(first_not_finite(values.own_values[:, None], keeps_missing))
     if values.dtype.kind != "f":
         return None
     chunk = max(1, CHECKED_BYTES // max(1, values.itemsize * values.shape[1]))
@@ -39,6 +43,8 @@ def first_beyond(values: Array, dtype: Any) -> tuple[int, int, float] | None:
     None: all of them can be held.  Where the type of the values says so, it takes no time.  What is not finite to begin
     with does not count.
     """
+    if isinstance(values, SparseRows):
+        return values.position(first_beyond(values.own_values[:, None], dtype))
     most = float(np.finfo(dtype).max)
     info = np.finfo(values.dtype) if values.dtype.kind == "f" else np.iinfo(values.dtype)
     if float(info.max) <= most:

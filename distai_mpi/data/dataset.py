@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .sparse_rows import SparseRows, is_sparse, sparse_rows
 
 Array = Any
 
@@ -60,14 +61,16 @@ class Dataset:
 
     Attributes:
         x: features, shape (rows, columns), any real type, C-contiguous (else it is copied);
-            may be mapped from a file, or shared by the ranks of a node.
+            may be mapped from a file, or shared by the ranks of a node.  Or `SparseRows`, or a sparse array or matrix
+            of SciPy's, which becomes those.
         y: labels or targets, shape (rows,), any real type; or words, which become their indices in
             ``label_names``.
         weight: weight of each row, shape (rows,), float64, finite and not negative: a row of weight 2
             counts as two.  None: all are 1.
         scale: factor of the features, applied when they are gathered.  Pixels stay bytes in
             memory, with a scale of 1/255: a quarter of the memory traffic of float32.
-        standard: standardization of the scaled features, applied when they are gathered; None: none.
+        standard: standardization of the scaled features, applied when they are gathered; None: none.  With means
+            of 0 sparse rows stay sparse.
         fill: replacements of missing values, applied when rows are gathered; None: none are missing.
         label_names: the words that the numbers in y stand for, in lexicographical order; None: y holds numbers.
     """
@@ -85,8 +88,8 @@ class Dataset:
             codes, names = _coded(self.y)
             object.__setattr__(self, "y", codes)
             object.__setattr__(self, "label_names", names)
-        for name in ("x", "y"):
-            object.__setattr__(self, name, _read_only(getattr(self, name), name))
+        object.__setattr__(self, "x", sparse_rows(self.x) if is_sparse(self.x) else _read_only(self.x, "x"))
+        object.__setattr__(self, "y", _read_only(self.y, "y"))
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
             raise DataError(
                 f"x of shape {self.x.shape} and y of shape {self.y.shape} do not fit;"
@@ -102,6 +105,22 @@ class Dataset:
             )
         if self.weight is not None:
             object.__setattr__(self, "weight", _checked_weight(self.weight, self.rows))
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether ``x`` is `SparseRows`."""
+        return isinstance(self.x, SparseRows)
+
+    @property
+    def stays_sparse(self) -> bool:
+        """Whether ``x`` is `SparseRows`, and its rows are so still when they are gathered."""
+        centred = self.standard is not None and self.standard.mean.any()
+        return self.is_sparse and self.fill is None and not centred
+
+    @property
+    def factors(self) -> Array | None:
+        """What values of rows that stay sparse are multiplied by, float64, shape (features,); None: nothing."""
+        return None if self.standard is None else 1.0 / self.standard.deviation
 
     @property
     def rows(self) -> int:

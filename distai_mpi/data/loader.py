@@ -15,6 +15,7 @@ from .dataset import Dataset
 from .partition import Partition, even_range
 from .permutation import Permutation
 from .sharded import ShardedDataset
+from .sparse_rows import join
 from .streams import stream_key
 from .upload import Upload
 
@@ -22,6 +23,7 @@ Array = Any
 
 BLOCK_BYTES = 4 << 20  # features of a block: large enough for BLAS, small enough for the last-level cache
 BLOCK_ROWS = 128  # at least
+SPARSE_ROWS = 1 << 15  # of a block of sparse rows: the same on all ranks, whatever their rows hold
 MEAN_WEIGHT = 2.0**20  # of rows, up to which, and from whose inverse on, weights are handed out as they are
 
 
@@ -45,8 +47,10 @@ class Loader:
         target_dtype: type of the labels or targets handed out; int64 for classes.
         block_rows: most rows of one Batch; a longer range comes as several of equal length.
         device: where Batches are handed out; the data stays on the host.
+        sparse: whether rows that are held sparse may be handed out so; else they are handed out densely.
 
     Attributes:
+        sparse: whether they are.
         total_weight: summed weight of the set's rows on all ranks, as they are handed out; see `unit_of_weight`.
     """
 
@@ -62,6 +66,7 @@ class Loader:
         target_dtype: Any,
         block_rows: int | None = None,
         device: Device = HOST,
+        sparse: bool = False,
     ) -> None:
         if global_batch_size < 1:
             raise ConfigError(f"a global batch needs at least 1 row, not {global_batch_size}")
@@ -71,16 +76,17 @@ class Loader:
         self.dtype, self.target_dtype = np.dtype(dtype), np.dtype(target_dtype)
         self.global_batch_size, self.device = global_batch_size, device
         self._upload = None if device is HOST else Upload(device)
-        row_bytes = max(1, shard.features * self.dtype.itemsize)
-        self.block_rows = block_rows or max(BLOCK_ROWS, BLOCK_BYTES // row_bytes)
         data = shard.dataset
+        self.sparse = sparse and data.stays_sparse and device is HOST
+        row_bytes = max(1, shard.features * self.dtype.itemsize)
+        self.block_rows = block_rows or (SPARSE_ROWS if self.sparse else max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
         self._choose_kernels(data)
         self._x_as_is = (
             data.scale == 1
             and data.standard is None
             and data.fill is None
             and data.x.dtype == self.dtype
-            and data.x.flags.aligned
+            and (self.sparse or (not data.is_sparse and data.x.flags.aligned))
         )
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = shard.shuffle == "local"
@@ -116,7 +122,7 @@ class Loader:
         self._counting = np.arange(rows)
         self._rows, self._ids = np.empty(rows, np.int64), np.empty(rows, np.int64)
         empty = self.device.host_empty
-        self._x = empty((rows, self.shard.features), self.dtype)
+        self._x = None if self.sparse else empty((rows, self.shard.features), self.dtype)
         self._y = empty(rows, self.target_dtype)
         self._weight = None if self.shard.dataset.weight is None else empty(rows, self.dtype)
 
@@ -194,15 +200,21 @@ class Loader:
         For those who go through them many times: rows that have to be converted or reordered are so once.
         """
         start, stop = self._own(self.rank)
-        rows, features = stop - start, self.shard.features
+        rows, data = stop - start, self.shard.dataset
         as_is = self._x_as_is and self._y_as_is and (self._local or self.shard.order is None)
-        if as_is or self._upload is not None or rows * features * self.dtype.itemsize > most_bytes:
+        row_bytes = data.x.row_bytes if self.sparse else self.shard.features * self.dtype.itemsize
+        if as_is or self._upload is not None or rows * row_bytes > most_bytes:
             return
-        x, y = np.empty((rows, features), self.dtype), np.empty(rows, self.target_dtype)
+        x = [] if self.sparse else np.empty((rows, self.shard.features), self.dtype)
+        y = np.empty(rows, self.target_dtype)
         for batch in self.sequential():
             first = batch.position - self._start - start
-            x[first : first + len(batch.x)], y[first : first + len(batch.x)] = batch.x, batch.y
-        self._held = start, x, y
+            y[first : first + len(batch.y)] = batch.y
+            if self.sparse:
+                x.append(batch.x)
+            else:
+                x[first : first + len(batch.y)] = batch.x
+        self._held = start, join(x, self.shard.features, self.dtype) if self.sparse else x, y
 
     def release(self) -> None:
         """Let go of the rows that `hold` has kept."""
@@ -224,8 +236,8 @@ class Loader:
         rng = np.random.default_rng(stream_key(self.seed, "sample", self.rank))
         positions = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
         rows, _ = self._rows_at(start, positions, None)
-        x, y = np.empty((count, self.shard.features), self.dtype), self.shard.dataset.y[rows].astype(self.target_dtype)
-        self._copy_rows(self.shard.dataset.x, rows, *self._conversion, x)
+        y = self.shard.dataset.y[rows].astype(self.target_dtype)
+        x = self._features(rows, None if self.sparse else np.empty((count, self.shard.features), self.dtype))
         weight = None if self._all_weights is None else self._all_weights[rows].astype(self.dtype)
         return Batch(x, y, weight, rows.copy(), 0, False)
 
@@ -299,11 +311,22 @@ class Loader:
 
     def _gather(self, rows: Array) -> tuple[Array, Array]:
         """Copy rows of the data, scaled and converted, into the buffers."""
-        data = self.shard.dataset
-        x, y = self._x[: rows.size], self._y[: rows.size]
-        self._copy_rows(data.x, rows, *self._conversion, x)
-        _convert(data.y, rows, y)
+        x, y = self._features(rows, None if self.sparse else self._x[: rows.size]), self._y[: rows.size]
+        _convert(self.shard.dataset.y, rows, y)
         return x, y
+
+    def _features(self, rows: Array, out: Array) -> Any:
+        """Features of rows of the data, scaled and converted: in ``out``, or sparse ones where that is None."""
+        data = self.shard.dataset
+        if out is None:
+            return data.x.gathered(rows, self.dtype, data.factors)
+        x = data.x
+        if data.is_sparse:
+            x = np.empty((rows.size, data.x.features), data.x.dtype)
+            data.x.fill_rows(rows, x)
+            rows = np.arange(rows.size)
+        self._copy_rows(x, rows, *self._conversion, out)
+        return out
 
     def _weights(self, rows: Array) -> Array | None:
         """Weights of rows of the data, in the buffer; None where all are 1."""

@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError
 from .dataset import Fill
 from .loader import Loader
 from .sharded import ShardedDataset
+from .sparse_rows import DENSE_ADVICE
 from .wording import worded_errors
 
 Array = Any
@@ -42,10 +43,12 @@ def fill_missing(
 
     Raises:
         ConfigError: there is no such way.
-        DataError: a feature is missing in all rows of ``train`` (that weigh anything); on all ranks.
+        DataError: rows are sparse, so that what they do not hold is 0; a feature is missing in all rows of ``train`` (that weigh anything); on all ranks.
     """
     if by not in WAYS:
         raise ConfigError(f"missing values can be filled by {' or '.join(WAYS)}, not {by!r}")
+    if train.dataset.is_sparse:
+        raise DataError(f"{train.name}: no values of sparse rows are filled; {DENSE_ADVICE}")
     train.check_weight()
     known, lost, means = _means(train, comm)
     empty = np.flatnonzero(known == 0).tolist()

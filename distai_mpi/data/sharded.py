@@ -16,6 +16,8 @@ from .dataset import Dataset
 from .labels import Label, LabelSummary, merge, summarize
 from .partition import Partition
 from .permutation import Permutation
+from .sparse_exchange import exchange_rows
+from .sparse_rows import SparseRows, empty_rows
 from .wording import for_caller
 
 Array = Any
@@ -160,7 +162,7 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing
             bad = first_not_finite(values, keeps_missing and label == "x")
             if bad is not None:
                 raise DataError(f"{name}: {label} holds {bad[2]} in row {bad[0]}, column {bad[1]} (counted from 0)")
-    dataset = _same_words(dataset, comm, name)
+    dataset = _held_alike(_same_words(dataset, comm, name), comm, name)
     parts = comm.allgather_object(summarize(dataset.y, dataset.features))
     widths = sorted({part.features for part in parts})
     if len(widths) > 1:
@@ -175,6 +177,22 @@ def from_local(dataset: Dataset, comm: Any, name: str = "data", *, keeps_missing
     words = dataset.label_names
     labels = replace(merge(parts), words=words is not None)
     return ShardedDataset(dataset, counts, comm.rank, "local", labels, name=name, summed_weight=weight, classes=words)
+
+
+def _held_alike(dataset: Dataset, comm: Any, name: str) -> Dataset:
+    """``dataset``, whose rows all ranks hold sparse, in the same types, or none does; collective.
+
+    A rank without rows follows the others.
+    """
+    x = dataset.x
+    facts = comm.allgather_object((dataset.rows, dataset.is_sparse, x.dtype))
+    kinds = {sparse for rows, sparse, _ in facts if rows}
+    if len(kinds) > 1:
+        raise DataError(f"{name}: some ranks hold sparse rows, and others dense ones; give all the same")
+    if kinds != {True}:
+        return replace(dataset, x=np.empty(x.shape)) if dataset.is_sparse else dataset
+    dtype = np.result_type(*(dtype for rows, _, dtype in facts if rows))
+    return replace(dataset, x=x.astype(dtype, copy=False) if dataset.rows else empty_rows(0, x.shape[1], dtype))
 
 
 def _same_words(dataset: Dataset, comm: Any, name: str) -> Dataset:
@@ -254,7 +272,13 @@ def _moved(
         return arrived
 
     weight = None if dataset.weight is None else move(dataset.weight)
-    return replace(dataset, x=move(dataset.x), y=move(dataset.y), weight=weight)
+    x = dataset.x
+    if isinstance(x, SparseRows):
+        plain = not any(comm.allgather_object(x.values.size > 0))
+        x = exchange_rows(x, sent, taken, plain, comm)
+    else:
+        x = move(x)
+    return replace(dataset, x=x, y=move(dataset.y), weight=weight)
 
 
 def _overlap(start: int, count: int, other_start: int, other_count: int) -> int:

@@ -101,3 +101,17 @@ def fill(starts, indices, values, rows, factors, out):
             if factors.size:
                 value *= factors[feature]
             out[r, feature] = value
+
+
+@kernel(fastmath=False)
+def moments(starts, indices, values, weight, sums):
+    """Add Σ weight · x and Σ weight · x² over rows to ``sums``, float64, shape (2, features).
+
+    ``weight``, float64, has shape (rows,), or (0,) where all are 1.
+    """
+    for r in range(starts.size - 1):
+        each = weight[r] if weight.size else 1.0
+        for entry in range(starts[r], starts[r + 1]):
+            value, feature = np.float64(value_of(values, entry)), indices[entry]
+            sums[0, feature] += each * value
+            sums[1, feature] += each * value * value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..errors import DataError
 from .rows import blocks
 
 Array = Any
+DENSE_ADVICE = "hold them densely (--dense)"
 NARROW, WIDE = np.dtype(np.uint32), np.dtype(np.uint64)  # of indices of features
 
 
@@ -64,6 +66,18 @@ class SparseRows:
     def row_bytes(self) -> int:
         """See `Rows`."""
         return 8 + self.entries * self._entry_bytes // max(1, len(self))
+
+    @property
+    def own_values(self) -> Array:
+        """Values of the entries of these rows; none where all are 1."""
+        return self.values[self.starts[0] : self.starts[-1]]
+
+    def position(self, found: tuple[int, int, float] | None) -> tuple[int, int, float] | None:
+        """Row, feature and value of an entry that was found in `own_values` at found[0]."""
+        if found is None:
+            return None
+        entry = int(self.starts[0]) + found[0]
+        return int(np.searchsorted(self.starts, entry, side="right")) - 1, int(self.indices[entry]), found[2]
 
     @property
     def arrays(self) -> tuple[Array, Array, Array]:
@@ -149,7 +163,10 @@ class SparseRows:
         """As `fill`, of these ``rows``, int64."""
         from .sparse_kernels import fill
 
-        fill(*self.arrays, HOST.read_only(rows), _factors(factors), out)
+        into = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
+        fill(*self.arrays, HOST.read_only(rows), _factors(factors), into)
+        if into is not out:
+            out[...] = into
 
     def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
         """The same with values in ``dtype``."""
@@ -184,9 +201,36 @@ def sparse_rows(x: Any, name: str = "x") -> SparseRows:
     return SparseRows(x.indptr.astype(np.int64, copy=False), index_array(x.indices, x.shape[1]), compact(x.data), x.shape[1])
 
 
+def empty_rows(rows: int, features: int, dtype: Any) -> SparseRows:
+    """So many rows without entries."""
+    return SparseRows(np.zeros(rows + 1, np.int64), np.empty(0, index_dtype(features)), np.empty(0, dtype), features)
+
+
+def join(parts: Sequence[SparseRows], features: int, dtype: Any) -> SparseRows:
+    """The rows of ``parts`` one after another, a copy; all values are held where those of some part are."""
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return empty_rows(0, features, dtype)
+    plain = not any(part.values.size for part in parts)
+    lengths = np.concatenate([np.diff(part.starts) for part in parts])
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    indices = np.concatenate([part.indices[part.starts[0] : part.starts[-1]] for part in parts])
+    values = np.empty(0, dtype)
+    if not plain:
+        ones = [part.own_values if part.values.size else np.ones(part.entries, dtype) for part in parts]
+        values = np.concatenate(ones, dtype=dtype, casting="same_kind")
+    return SparseRows(starts, indices, values, features)
+
+
+def index_dtype(features: int) -> np.dtype:
+    """The type of indices of so many features."""
+    return NARROW if features <= 1 << 32 else WIDE
+
+
 def index_array(indices: Array, features: int) -> Array:
     """``indices`` as `SparseRows` holds them; a view where they have so many bytes already."""
-    dtype = NARROW if features <= 1 << 32 else WIDE
+    dtype = index_dtype(features)
     if indices.dtype.itemsize == dtype.itemsize and indices.dtype.kind in "iu":
         return indices.view(dtype)
     return indices.astype(dtype)

@@ -15,12 +15,14 @@ from .sharded import ShardedDataset
 Array = Any
 LOOK = 2048  # rows, over all ranks
 SPACING = 1e-4  # of a deviation
+ROUNDING = 1e-13  # of the mean of squares: a variance no larger is that of a constant
 BLOCK_BYTES = 512 << 10  # of a block of rows in float64, which is gone through twice: what stays in cache
 
 
 def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any) -> tuple[Any, ...]:
     """``train`` and ``others`` with features of mean 0 and deviation 1 on the rows of ``train``; collective.
 
+    Features of sparse rows are scaled to a deviation of 1, and not centred, so that they stay sparse; a note says so.
     Nothing is copied: features are standardized when they are gathered.  Mean and standard deviation are those of
     the population (divided by the summed weight), over all ranks, and every set gets the same.  A feature that is
     constant keeps its scale: a deviation of 1.  Where `Dataset.scale` is set, it comes first.  Features are taken as
@@ -37,6 +39,10 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
     """
     train.check_weight()
     standard = measure(train, comm)
+    if train.dataset.is_sparse:
+        standard = replace(standard, mean=np.zeros_like(standard.mean))
+        note = f"{train.name}: rows are sparse: features are scaled to deviation 1, and not centred"
+        train = replace(train, notes=(*train.notes, note))
     return tuple(shard and apply(shard, standard) for shard in (train, *others))
 
 
@@ -46,7 +52,7 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
     in ``dtype`` is the fraction `SPACING` of their deviation, and they are held in a wider type, their means on the
     rows of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.
-    Whether that is so is estimated from some rows.
+    Whether that is so is estimated from some rows.  Sparse rows are left as they are.
 
     Args:
         train, others, comm: see `standardize`.
@@ -66,6 +72,8 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
 def far_features(shard: ShardedDataset, comm: Any, dtype: Any) -> Array:
     """Which features `centre_far` would centre, by `LOOK` rows, bool, shape (features,); collective."""
     data, dtype = shard.dataset, np.dtype(dtype)
+    if data.is_sparse:
+        return np.zeros(shard.features, bool)
     holds = data.x.dtype.kind == "f" or data.x.dtype.itemsize > 2
     if data.standard is not None or not comm.sum([holds and data.x.dtype.itemsize >= dtype.itemsize])[0]:
         return np.zeros(shard.features, bool)
@@ -99,7 +107,9 @@ def measure(shard: ShardedDataset, comm: Any) -> Standard:
     plain = replace(shard, dataset=dataset)
     ranks = dict(rank=comm.rank, ranks=comm.size, global_batch_size=1, seed=0)
     block = max(1, BLOCK_BYTES // (8 * max(1, shard.features)))
-    loader = Loader(plain, **ranks, dtype=np.float64, target_dtype=shard.dataset.y.dtype, block_rows=block)
+    sparse = dataset.stays_sparse
+    types = {"dtype": dataset.x.dtype if sparse else np.float64, "target_dtype": dataset.y.dtype}
+    loader = Loader(plain, **ranks, **types, block_rows=None if sparse else block, sparse=sparse)
     mean, variance = mean_and_variance(loader, comm)
     return Standard(mean, np.sqrt(np.where(variance > 0, variance, 1.0)))
 
@@ -115,12 +125,36 @@ def mean_and_variance(loader: Loader, comm: Any) -> tuple[Array, Array]:
     Raises:
         DataError: the square of a feature's spread overflows; on all ranks.
     """
-    origin, total = _origin(loader, comm), loader.total_weight or 1.0
+    total = loader.total_weight or 1.0
+    if loader.sparse:
+        mean, variance = _of_entries(loader, comm, total)
+        return _checked(mean, variance, loader)
+    origin = _origin(loader, comm)
     with np.errstate(over="ignore", invalid="ignore"):
         weight, mean, squares = _moments(loader, origin)
         middle = comm.sum(weight * mean) / total
         variance = comm.sum(squares + weight * (mean - middle) ** 2) / total
         mean = origin + middle
+    return _checked(mean, variance, loader)
+
+
+def _of_entries(loader: Loader, comm: Any, total: float) -> tuple[Array, Array]:
+    """`mean_and_variance` of sparse rows, from the sums of their values and of squares.
+
+    Most of what is squared is 0: the difference loses few digits, and where it is no more than rounding it is 0.
+    """
+    from .sparse_kernels import moments
+
+    sums, ones = np.zeros((2, loader.shard.features)), np.empty(0)
+    for batch in loader.sequential():
+        moments(*batch.x.arrays, ones if batch.weight is None else batch.weight.astype(np.float64), sums)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, square = comm.sum(sums.ravel()).reshape(sums.shape) / total
+        variance = square - mean * mean
+    return mean, np.where(variance > ROUNDING * square, variance, variance * 0)
+
+
+def _checked(mean: Array, variance: Array, loader: Loader) -> tuple[Array, Array]:
     wild = np.flatnonzero(~np.isfinite(mean + variance))
     if wild.size:
         raise DataError(

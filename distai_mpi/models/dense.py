@@ -46,6 +46,7 @@ class DenseModel:
 
     on_devices = True  # arrays of w and of batches may be a GPU's
     tells_ready = True  # loss_and_grad takes on_ready
+    takes_sparse = True  # batches may be of `SparseRows`, but for fused steps and factors
     activation, dropout = "relu", 0.0
     code = 0  # of the activation, among those of kernels.cpu
 

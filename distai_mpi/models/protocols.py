@@ -60,6 +60,13 @@ class SupportsThreads(Protocol):
 
 
 @runtime_checkable
+class SupportsSparse(Protocol):
+    """Takes batches whose ``x`` is `data.rows.Rows`, by their methods (``takes_sparse`` is true); else it is an array."""
+
+    takes_sparse: bool
+
+
+@runtime_checkable
 class SupportsOverlap(Protocol):
     """Its gradient may travel before it is whole: ``loss_and_grad`` takes ``on_ready``, None or a function.
 
@@ -156,6 +163,7 @@ class Abilities:
     """What one model can do; None, or False, stands for what it cannot.
 
     Attributes:
+        sparse: whether batches may be of sparse rows; else these are handed out densely.
         predicts: whether ``predict`` works; a model says ``can_predict = False`` where it does not.
         labels: whether it gives labels where targets are whole numbers; else it says ``tells_labels = False``.
         on_devices: whether it can be trained on a GPU.
@@ -173,6 +181,7 @@ class Abilities:
     curvature: SupportsCurvature | None
     linear: SupportsLinear | None
     hessian: SupportsHessian | None
+    sparse: bool
     predicts: bool
     labels: bool
     on_devices: bool
@@ -204,6 +213,7 @@ class Abilities:
             curvature=has(SupportsCurvature, "linearize"),
             linear=linear if linear is not None and linear.is_linear else None,
             hessian=has(SupportsHessian),
+            sparse=bool(has(SupportsSparse, "takes_sparse") and says("takes_sparse", False)),
             predicts=says("can_predict", True),
             labels=says("tells_labels", True),
             on_devices=says("on_devices", False),

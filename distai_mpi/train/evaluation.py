@@ -55,6 +55,7 @@ def make_loader(
         dtype=model.dtype,
         target_dtype=target_dtype(model, shard),
         device=device,
+        sparse=Abilities.of(model).sparse,
     )
 
 

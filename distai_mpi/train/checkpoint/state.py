@@ -12,6 +12,7 @@ import numpy as np
 from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
 from ...data.partition import even_range
+from ...data.sparse_rows import SparseRows
 from ...errors import ConfigError
 from ...models import Sums, name_of, to_config
 from ...optim import LocalSGD
@@ -225,7 +226,7 @@ def data_sample(run: Run) -> int:
         if not local:
             row = shard.first + position
             row = row if shard.order is None else int(shard.order.positions(row, row + 1)[0])
-        check = zlib.crc32(np.ascontiguousarray(data.x[row]).tobytes(), position & 0xFFFFFFFF)
+        check = zlib.crc32(_bytes_of(data.x, row), position & 0xFFFFFFFF)
         check = zlib.crc32(np.float64(data.y[row]).tobytes(), check)
         if data.weight is not None:
             check = zlib.crc32(data.weight[row].tobytes(), check)
@@ -233,6 +234,14 @@ def data_sample(run: Run) -> int:
             check = zlib.crc32(np.float64(data.scale).tobytes(), check)
         total += check
     return int(comm.sum([total])[0])
+
+
+def _bytes_of(x: Any, row: int) -> bytes:
+    """A row of features as it is held."""
+    if isinstance(x, SparseRows):
+        entries = slice(int(x.starts[row]), int(x.starts[row + 1]))
+        return x.indices[entries].tobytes() + x.values[entries].tobytes()
+    return np.ascontiguousarray(x[row]).tobytes()
 
 
 def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None:

@@ -78,11 +78,12 @@ class OtherRows:
 
     def __init__(self, loader: Loader, units: Units, most_bytes: int) -> None:
         self._loader, self.units = loader, units
-        self.shard, self.device, self.dtype = loader.shard, loader.device, loader.dtype
+        self.shard, self.device, self.dtype, self.sparse = loader.shard, loader.device, loader.dtype, loader.sparse
         self.total_weight, self.target_dtype = loader.total_weight, loader.target_dtype
         self._inverse = 1.0 / units.scale
         self._held: list[Batch] | None = None
-        if loader.rows_of(loader.rank) * loader.shard.features * loader.dtype.itemsize <= most_bytes:
+        row_bytes = loader.shard.dataset.x.row_bytes if self.sparse else loader.shard.features * loader.dtype.itemsize
+        if loader.rows_of(loader.rank) * row_bytes <= most_bytes:
             loader.release()
             self._held = [self._own(batch) for batch in loader.sequential()]
 
@@ -99,9 +100,12 @@ class OtherRows:
         return self._moved(self._loader.sample(count))
 
     def _moved(self, batch: Batch) -> Batch:
-        x = np.empty(batch.rows.shape, batch.rows.dtype)
-        batch.rows.fill(x)
-        np.multiply(np.subtract(x, self.units.mean, dtype=np.float64), self._inverse, out=x, casting="same_kind")
+        if self.sparse:  # their means are 0
+            x = batch.x.gathered(np.arange(len(batch.x)), self.dtype, self._inverse)
+        else:
+            x = np.empty(batch.rows.shape, batch.rows.dtype)
+            batch.rows.fill(x)
+            np.multiply(np.subtract(x, self.units.mean, dtype=np.float64), self._inverse, out=x, casting="same_kind")
         y = batch.y
         if self.units.target:
             y = np.subtract(batch.y, self.units.target, dtype=np.float64).astype(batch.y.dtype)
@@ -130,13 +134,14 @@ def in_other_units(objective: Objective, spread: Array) -> tuple[Objective, Unit
     shifts = model.loss_function.of_difference and model.bias
     mean, deviation, target, target_deviation = _look(objective)
     away = np.where(deviation > 0, np.abs(mean) > FAR * deviation, np.abs(mean) > LARGE)  # else constant, as of ones
-    far = model.bias and bool(away.any())
+    far = model.bias and bool(away.any())  # of dense rows
     far |= shifts and abs(target) > FAR * target_deviation
-    large = not bool(((spread <= LARGE) & ((spread >= 1.0 / LARGE) | (spread == 0))).all())
+    least = 1.0 / LARGE**2 if loader.sparse else 1.0 / LARGE  # sparse columns are rarely not 0, and no smaller for it
+    large = not bool(((spread <= LARGE) & ((spread >= least) | (spread == 0))).all())
     if not (far or large):
         return objective, None
     mean, variance = mean_and_variance(loader, comm)
-    if not model.bias:
+    if not model.bias or loader.sparse:
         mean, variance = np.zeros_like(mean), variance + mean * mean
     # so that the Hessian's diagonal becomes about that of the loss by the outputs, penalty included
     curvature = model.loss_function.curvature_scale
@@ -178,13 +183,17 @@ def power_of_two(values: Array) -> Array:
 def _look(objective: Objective) -> tuple[Array, Array, float, float]:
     """Mean and deviation of features, shape (features,), and of targets, by `LOOK` rows; collective, one small sum.
 
+    Of sparse rows those of no feature, shape (0,).
+
     Between ranks deviations are told to a fraction of 1e-8 of the mean, which is enough to tell what is far from 0.
     """
     loader, comm = objective.loader, objective.comm
     own, rows = loader.rows_of(comm.rank), loader.shard.rows
     batch = loader.sample(min(own, -(-LOOK * own // max(1, rows))))
-    table = np.empty((len(batch.y), loader.shard.features + 1))
-    batch.rows.fill(table[:, :-1])
+    features = 0 if loader.sparse else loader.shard.features  # sparse rows are not centred: targets alone may be
+    table = np.empty((len(batch.y), features + 1))
+    if features:
+        batch.rows.fill(table[:, :-1])
     table[:, -1] = batch.y
     if batch.weight is not None:
         table = table[batch.weight > 0]

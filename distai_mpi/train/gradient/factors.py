@@ -75,6 +75,8 @@ def find_obstacle(objective: Objective) -> str | None:
         return "this model's gradient has no factors"
     if loader.device is not HOST:
         return "factors are for the CPU"
+    if loader.sparse:
+        return "factors would hold the rows densely, which are sparse"
     if most_rows(objective) > loader.block_rows:
         return (
             f"a rank takes {most_rows(objective):,} rows a step, which above {loader.block_rows:,} are several batches"

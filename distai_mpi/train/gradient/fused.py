@@ -116,8 +116,10 @@ def make_fused(
 
 
 def _few(loader: Loader) -> bool:
-    """Whether rows, of weight 1 on average, are few in a step, and steps are ranges of one order."""
+    """Whether rows, dense and of weight 1 on average, are few in a step, and steps are ranges of one order."""
     shard, size = loader.shard, loader.global_batch_size
+    if loader.sparse:
+        return False
     ordered = shard.shuffle == "global" or loader.ranks == size == 1
     most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, shard.rows)
     return ordered and loader.device.compiled and shard.total_weight == shard.rows and size <= most
