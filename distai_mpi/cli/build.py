@@ -92,7 +92,7 @@ def held_dtype(settings: dict[str, Any]) -> str:
 
 def column_options(settings: dict[str, Any]) -> dict[str, Any]:
     """What the flags say of the columns of a table, as `data.Columns` takes it."""
-    names = "label weight columns drop missing dates day_first header lines format transpose".split()
+    names = "label weight columns drop missing dates day_first header lines format dense transpose".split()
     others = {"variable": settings["features"], "indicator": settings["missing_indicator"]}
     return {name: settings[name] for name in names} | others
 

@@ -93,7 +93,8 @@ def load_sets(
         shards: the ranks' fractions of the rows and of every global batch; None: the same for all ranks.
         dtype: type in which the features of CSV and libsvm text are held, float32 or float64: each is rounded to
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
-            standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.
+            standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.  Values of
+            rows that are held sparse take less where that loses nothing, see `sparse_rows.compact`.
         features: least number of features of libsvm rows, as of a model that they are for.
         base: number that libsvm rows give the first feature: `ShardedDataset.base` of what a model was trained on; a
             lower one is refused.  None: 1, or 0 where one of the files uses it.
@@ -126,7 +127,8 @@ def load_sets(
             " others of those names; put them where all nodes see them, or use --distribute scatter"
         )
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
-    sources = _read_found(found, comm, readers, memory_limit, features, base, table)
+    dense = table.dense or fill is not None or table.missing in WAYS  # values are filled in dense rows
+    sources = _read_found(found, comm, readers, memory_limit, features, base, table, dense)
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes, table)
     given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
     names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
@@ -192,10 +194,11 @@ def _read_found(
     features: int,
     base: int | None,
     table: Columns,
+    dense: bool,
 ) -> dict[str, Source | Parsed]:
     """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
-    Arrays from which rows are dropped are read as well.
+    Arrays from which rows are dropped are read as well.  ``dense``: see `read_chunks`.
     """
     drops = table.missing == "drop"
     if drops:
@@ -205,7 +208,7 @@ def _read_found(
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops)
+    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops, dense)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():

@@ -122,7 +122,7 @@ class Loader:
         self._counting = np.arange(rows)
         self._rows, self._ids = np.empty(rows, np.int64), np.empty(rows, np.int64)
         empty = self.device.host_empty
-        self._x = None if self.sparse else empty((rows, self.shard.features), self.dtype)
+        self._x: Any = None if self.sparse else empty((rows, self.shard.features), self.dtype)
         self._y = empty(rows, self.target_dtype)
         self._weight = None if self.shard.dataset.weight is None else empty(rows, self.dtype)
 
@@ -205,16 +205,17 @@ class Loader:
         row_bytes = data.x.row_bytes if self.sparse else self.shard.features * self.dtype.itemsize
         if as_is or self._upload is not None or rows * row_bytes > most_bytes:
             return
-        x = [] if self.sparse else np.empty((rows, self.shard.features), self.dtype)
         y = np.empty(rows, self.target_dtype)
+        x: Any = None if self.sparse else np.empty((rows, self.shard.features), self.dtype)
+        parts = []
         for batch in self.sequential():
             first = batch.position - self._start - start
             y[first : first + len(batch.y)] = batch.y
             if self.sparse:
-                x.append(batch.x)
+                parts.append(batch.x)
             else:
                 x[first : first + len(batch.y)] = batch.x
-        self._held = start, join(x, self.shard.features, self.dtype) if self.sparse else x, y
+        self._held = start, join(parts, self.shard.features, self.dtype) if self.sparse else x, y
 
     def release(self) -> None:
         """Let go of the rows that `hold` has kept."""

@@ -43,7 +43,8 @@ def fill_missing(
 
     Raises:
         ConfigError: there is no such way.
-        DataError: rows are sparse, so that what they do not hold is 0; a feature is missing in all rows of ``train`` (that weigh anything); on all ranks.
+        DataError: rows are sparse, so that what they do not hold is 0; a feature is missing in all rows of ``train``
+            (that weigh anything); on all ranks.
     """
     if by not in WAYS:
         raise ConfigError(f"missing values can be filled by {' or '.join(WAYS)}, not {by!r}")

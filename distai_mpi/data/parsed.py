@@ -14,8 +14,12 @@ from .classes import merge_words
 from .date_orders import order_dates
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr
 from .readers.text import Unsplittable
+from .sparse_exchange import exchange_rows
+from .sparse_rows import SparseRows, compact, index_array, index_dtype
+from .sparse_rows import join as join_rows
 
 Array = Any
+MOST_DENSE = 0.25  # of the values of rows that are held sparse are not 0: these are slower than dense ones above it
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,15 @@ class Parsed:
 
     Attributes:
         file: where they come from.
-        chunk: those that this rank has read; local.
+        chunk: those that this rank has read, features as an array, as `Csr` that becomes dense, or as `SparseRows`;
+            local.
         counts: rows that each rank has read; replicated, as all that follows.
         features: features of a row.
         base: number of the first feature, where rows are sparse; else None.
         weighted: whether rows have weights.
         label_names: the words that the labels are codes of, on all ranks; None: labels are numbers.
         notes: for the user.
+        entries: of all rows, where they are held sparse; else None.
     """
 
     file: ChunkedFile
@@ -41,6 +47,7 @@ class Parsed:
     weighted: bool
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    entries: int | None = None
     mappable = sliceable = False
 
     @property
@@ -65,19 +72,23 @@ class Parsed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows, held densely."""
-        return self.rows * sum(column.width * column.dtype.itemsize for column in self.columns)
+        """Bytes of all rows."""
+        dense = self.rows * sum(column.width * column.dtype.itemsize for column in self.columns)
+        if self.entries is None:
+            return dense
+        of_entry = index_dtype(self.features).itemsize + self.chunk.x.dtype.itemsize
+        return dense + 8 * self.rows + self.entries * of_entry
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """x, y and, where there is one, weight, of this rank's chunk."""
+        """x, unless it is held sparse, y and, where there is one, weight, of this rank's chunk."""
         chunk, file = self.chunk, self.file
-        x = Column("x", chunk.x, self.features, file.dtype, self.base or 0)
+        x = () if self.entries is not None else (Column("x", chunk.x, self.features, file.dtype, self.base or 0),)
         y = Column("y", chunk.y, 1, file.target_dtype if self.label_names is None else np.dtype(np.float64))
         if not self.weighted:
-            return x, y
+            return *x, y
         weight = np.ones(chunk.rows) if chunk.weight is None else chunk.weight
-        return x, y, Column("weight", weight, 1, np.dtype(np.float64))
+        return *x, y, Column("weight", weight, 1, np.dtype(np.float64))
 
     def error(self, message: str) -> DataError:
         """A DataError that names the file."""
@@ -92,13 +103,15 @@ def read_chunks(
     features: int = 0,
     base: int | None = None,
     drops_missing: bool = False,
+    dense: bool = False,
 ) -> list[Parsed]:
     """Read ``files``, each rank of ``readers`` its chunk of each; collective.
 
     Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
     features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
     sparse files: bytes that their rows, held densely, may take on a node; None: any.  With ``drops_missing`` rows
-    that lack a value are left out.
+    that lack a value are left out.  Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all
+    of them are not 0, unless ``dense``.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
@@ -119,17 +132,21 @@ def read_chunks(
     facts = [comm.allgather_object(_facts(chunk)) for chunk in chunks]
     sparse = [fact for file, parts in zip(files, facts, strict=True) if file.features is None for fact in parts]
     for file, chunk, parts in zip(files, chunks, facts, strict=True):
-        if base is not None and file.features is None and min(low for _, _, low, _ in parts) < base:
+        if base is not None and file.features is None and min(low for _, _, low, *_ in parts) < base:
             row, index = _first_below(base, chunk, [rows for rows, *_ in parts], comm)
             raise below_base(file.path, row, index, base)
-    base = min([1, *(low for _, _, low, _ in sparse)]) if base is None else base
-    width = max([features, *(high + 1 - base for _, _, _, high in sparse)])
+    base = min([1, *(low for _, _, low, *_ in sparse)]) if base is None else base
+    width = max([features, *(high + 1 - base for *_, high, _ in sparse)])
+    dense = dense or not sparse or sum(rows * width for rows, *_ in sparse) * MOST_DENSE < sum(n for *_, n in sparse)
     parsed = []
     for file, chunk, parts, words, file_notes in zip(files, chunks, facts, label_names, notes, strict=True):
-        counts = tuple(rows for rows, _, _, _ in parts)
-        weighted = any(has for _, has, _, _ in parts)
+        counts = tuple(rows for rows, *_ in parts)
+        weighted = any(has for _, has, *_ in parts)
         own_width, first = (width, base) if file.features is None else (file.features, None)
-        parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(file_notes)))
+        entries = None
+        if isinstance(chunk.x, Csr) and not dense:
+            chunk, entries = _held_sparse(chunk, own_width, first or 0, comm), sum(each for *_, each in parts)
+        parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(file_notes), entries))
         _check(parsed[-1], comm, memory_limit)
     return parsed
 
@@ -187,12 +204,26 @@ def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[st
     return kept, [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
 
 
-def _facts(chunk: Chunk) -> tuple[int, bool, int, int]:
-    """Rows, whether they have weights, and the least and the greatest number of a feature (1 and 0 for none)."""
+def _held_sparse(chunk: Chunk, features: int, base: int, comm: Any) -> Chunk:
+    """``chunk`` with features as `SparseRows`, of the same types on all ranks; collective."""
+    ends, indices, values = chunk.x
+    values = compact(values)
+    kinds = [kind for kind in comm.allgather_object((values.dtype, values.size > 0) if len(indices) else None) if kind]
+    if any(held for _, held in kinds) and not values.size:
+        values = np.ones(len(indices), np.float32)
+    values = values.astype(np.result_type(np.float32, *(dtype for dtype, _ in kinds)), copy=False)
+    starts = np.concatenate([[0], ends])
+    if base:
+        indices -= indices.dtype.type(base)
+    return chunk._replace(x=SparseRows(starts, index_array(indices, features), values, features))
+
+
+def _facts(chunk: Chunk) -> tuple[int, bool, int, int, int]:
+    """Rows, whether they have weights, the least and the greatest number of a feature (1 and 0 for none), entries."""
     low, high = 1, 0
     if isinstance(chunk.x, Csr) and chunk.x.indices.size:
         low, high = int(chunk.x.indices.min()), int(chunk.x.indices.max())
-    return chunk.rows, chunk.weight is not None, low, high
+    return chunk.rows, chunk.weight is not None, low, high, chunk.x.indices.size if isinstance(chunk.x, Csr) else 0
 
 
 def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
@@ -206,13 +237,33 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
         if sum(comm.allgather_object(float(np.sum(weight)))) == 0:
             raise parsed.error("the weights of all rows are 0")
     per_node = parsed.nbytes // len(comm.leaders)
-    if parsed.file.features is None and memory_limit is not None and per_node > memory_limit:
+    dense = parsed.file.features is None and parsed.entries is None
+    if dense and memory_limit is not None and per_node > memory_limit:
         gib = 2**30
         raise parsed.error(
             f"{parsed.rows:,} rows × {parsed.features:,} features are {per_node / gib:,.2f} GiB on a node when they"
-            f" are held densely, and the limit is {memory_limit / gib:,.2f} GiB; sparse rows are held densely in this"
-            " version: use more nodes, or fewer features"
+            f" are held densely, and the limit is {memory_limit / gib:,.2f} GiB: leave out what asks for that (--dense,"
+            " or --missing), or use more nodes, or fewer features"
         )
+
+
+def spread_sparse(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> SparseRows:
+    """As `spread`, the features of rows that are held sparse."""
+    rows, first, mine = source.chunk.x, source.starts[comm.rank], source.counts[comm.rank]
+    chunk, came, where = _rows_per_chunk(source, chunk_bytes), [], []
+    plain = not any(comm.allgather_object(rows.values.size))
+    for begin in range(0, max(source.counts), chunk):
+        start, stop = min(begin, mine), min(begin + chunk, mine)
+        rank, index = plan.destinations(first + start, first + stop)
+        order = np.argsort(rank, kind="stable")
+        sends = np.bincount(rank, minlength=comm.size)
+        takes = np.empty_like(sends)
+        comm.alltoallv(sends, [1] * comm.size, takes, [1] * comm.size)
+        where.append(np.empty(takes.sum(), np.int64))
+        comm.alltoallv(index[order], sends.tolist(), where[-1], takes.tolist())
+        sent = rows.gathered(start + order, rows.dtype)
+        came.append(exchange_rows(sent, sends.tolist(), takes.tolist(), plain, comm))
+    return join_rows(came, rows.features, rows.dtype).take(np.argsort(np.concatenate([np.empty(0, np.int64), *where])))
 
 
 def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from .array_file import ArrayFile
 from .dataset import Dataset
-from .parsed import Parsed, join, spread
+from .parsed import Parsed, join, spread, spread_sparse
 from .sharding_plan import ShardingPlan
 from .sources import Source
+from .sparse_exchange import gather_rows
 
 Array = Any
 
@@ -21,7 +22,7 @@ def rows_per_chunk(array: ArrayFile, chunk_bytes: int) -> int:
     return max(1, chunk_bytes // (array.width * array.dtype.itemsize))
 
 
-def _dataset(source: Source | Parsed, x: Array, y: Array, weight: Array | None = None) -> Dataset:
+def _dataset(source: Source | Parsed, x: Any, y: Array, weight: Array | None = None) -> Dataset:
     return Dataset(x, y.reshape(-1), None if weight is None else weight.reshape(-1), source.scale)
 
 
@@ -75,7 +76,10 @@ def _root_chunks(array: ArrayFile, comm: Any, chunk: int) -> Iterator[tuple[int,
 
 def send_own(source: Parsed, plan: ShardingPlan, comm: Any, chunk_bytes: int) -> Dataset:
     """The rows that this rank keeps, sent by the ranks that have read them."""
-    return _dataset(source, *spread(source, plan, comm, chunk_bytes))
+    arrays: list[Any] = spread(source, plan, comm, chunk_bytes)
+    if source.entries is not None:
+        arrays.insert(0, spread_sparse(source, plan, comm, chunk_bytes))
+    return _dataset(source, *arrays)
 
 
 def hold_on_nodes(source: Source | Parsed, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
@@ -86,8 +90,7 @@ def hold_on_nodes(source: Source | Parsed, comm: Any, visible: Sequence[bool], c
     """
     if isinstance(source, Parsed):
         arrays = [comm.node_array((source.rows, column.width), column.dtype) for column in source.columns]
-        join(source, arrays, comm.allgather_object(comm.node.ranks[0]), comm, chunk_bytes)
-        return _dataset(source, *arrays)
+        return _joined(source, arrays, comm.allgather_object(comm.node.ranks[0]), comm, chunk_bytes, True)
     arrays = [comm.node_array((array.rows, array.width), array.dtype) for array in source.arrays]
     return _filled(source, arrays, comm, comm.leaders, visible, chunk_bytes)
 
@@ -97,11 +100,22 @@ def hold_copies(source: Source | Parsed, comm: Any, visible: Sequence[bool], chu
     if isinstance(source, Parsed):
         with comm.agreed():
             arrays = [np.empty((source.rows, column.width), column.dtype) for column in source.columns]
-        join(source, arrays, range(comm.size), comm, chunk_bytes)
-        return _dataset(source, *arrays)
+        return _joined(source, arrays, range(comm.size), comm, chunk_bytes, False)
     with comm.agreed():
         arrays = [np.empty((array.rows, array.width), array.dtype) for array in source.arrays]
     return _filled(source, arrays, comm, range(comm.size), visible, chunk_bytes)
+
+
+def _joined(
+    source: Parsed, arrays: list[Any], holders: Sequence[int], comm: Any, chunk_bytes: int, on_nodes: bool
+) -> Dataset:
+    """All rows of ``source``, what is dense of them in ``arrays``; see `join` and `gather_rows`."""
+    join(source, arrays, holders, comm, chunk_bytes)
+    if source.entries is not None:
+        rows = source.chunk.x
+        plain = not any(comm.allgather_object(rows.values.size))
+        arrays = [gather_rows(rows, holders, plain, comm, on_nodes), *arrays]
+    return _dataset(source, *arrays)
 
 
 def _filled(

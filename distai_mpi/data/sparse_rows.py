@@ -198,7 +198,9 @@ def sparse_rows(x: Any, name: str = "x") -> SparseRows:
     if not x.has_canonical_format:
         x = x.copy()
         x.sum_duplicates()
-    return SparseRows(x.indptr.astype(np.int64, copy=False), index_array(x.indices, x.shape[1]), compact(x.data), x.shape[1])
+    features = x.shape[1]
+    starts, indices = x.indptr.astype(np.int64, copy=False), index_array(x.indices, features)
+    return SparseRows(starts, indices, compact(x.data), features)
 
 
 def empty_rows(rows: int, features: int, dtype: Any) -> SparseRows:

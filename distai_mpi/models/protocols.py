@@ -61,7 +61,7 @@ class SupportsThreads(Protocol):
 
 @runtime_checkable
 class SupportsSparse(Protocol):
-    """Takes batches whose ``x`` is `data.rows.Rows`, by their methods (``takes_sparse`` is true); else it is an array."""
+    """Computes with any `data.rows.Rows` as ``batch.x`` (``takes_sparse`` is true); else that is an array."""
 
     takes_sparse: bool
 

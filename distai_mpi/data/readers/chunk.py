@@ -47,14 +47,14 @@ class Chunk(NamedTuple):
     """Consecutive rows of a file; local to the rank.
 
     Attributes:
-        x: features, shape (rows, features), or the same as `Csr`.
+        x: features, shape (rows, features), or the same as `Csr`, or `SparseRows`.
         y: labels or targets, shape (rows,).
         weight: weights of the rows, shape (rows,), float64, or None where the file gives none.
         label_names: where labels are words, the words that occur here; y then holds indices in it, and -1 for a label
             that is missing.  None: y holds the labels' own numbers.
     """
 
-    x: Array | Csr
+    x: Any
     y: Array
     weight: Array | None
     label_names: tuple[str, ...] | None = None

@@ -71,6 +71,7 @@ class Columns:
         lines: of text, the lines that hold the table, FIRST-LAST, counted from 1 (``18-55``, or ``18-`` for all from
             there on); None: all.
         format: of text, ``csv`` or ``libsvm``; None: as it looks.
+        dense: whether sparse rows are held densely, also where most features are 0.
         variable: of HDF5, netCDF and MATLAB files the variable of the features; None: as they are usually called.
         transpose: whether such variables are stored with a row of the data in each column.
         holds: what is in a table: ``rows``, labels among them; ``features`` without labels; or ``labels`` alone.
@@ -95,6 +96,7 @@ class Columns:
     header: bool | None = None
     lines: str | None = None
     format: str | None = None
+    dense: bool = False
     variable: str | None = None
     transpose: bool = False
     holds: str = "rows"
