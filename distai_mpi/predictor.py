@@ -14,9 +14,11 @@ from . import data
 from .data.feature_blocks import feature_blocks, features_of
 from .data.loader import Loader
 from .data.missing import apply_fill
+from .data.sparse_rows import is_sparse
 from .data.spec import Spec
 from .data.wording import worded_errors
 from .errors import ConfigError, DataError
+from .models import Abilities
 from .models.storage import load_model
 from .settings import called
 
@@ -43,7 +45,8 @@ def load(path: str | os.PathLike, model: Any = None) -> Predictor:
 class Predictor:
     """A model, its parameters, and what was done to the features of its training rows; loads no MPI.
 
-    Rows ``x`` are an array of shape (rows, features) in the order of training, of any real type; or, where the
+    Rows ``x`` are an array of shape (rows, features) in the order of training, of any real type, or a sparse one of
+    SciPy's; or, where the
     training rows had columns with names, a table: a mapping of names to columns, a DataFrame, or an array with named
     fields, in any order and perhaps with further columns.  Values are scaled, filled and standardized as in training.
 
@@ -95,7 +98,7 @@ class Predictor:
 
     def rows_of(self, x: Any) -> data.ShardedDataset:
         """``x`` as rows with the preprocessing of training."""
-        values = self._named(x) if _is_table(x) else np.asarray(x)
+        values = x if is_sparse(x) else self._named(x) if _is_table(x) else np.asarray(x)
         if values.ndim > 2:  # images
             values = values.reshape(len(values), -1)
         fill = self.kept.get("fill")
@@ -138,9 +141,8 @@ class Predictor:
         """The method ``how`` for the rows of ``shard``, which are `prepared`."""
         self._check(how)
         target = getattr(self.model, "target_dtype", np.int64)
-        loader = Loader(
-            shard, rank=0, ranks=1, global_batch_size=1, seed=0, dtype=self.model.dtype, target_dtype=target
-        )
+        sparse, dtypes = Abilities.of(self.model).sparse, {"dtype": self.model.dtype, "target_dtype": target}
+        loader = Loader(shard, rank=0, ranks=1, global_batch_size=1, seed=0, **dtypes, sparse=sparse)
         parts = [self._answer(batch.x, how) for batch in loader.sequential()]
         return np.concatenate(parts) if parts else self._answer(np.empty((0, self.features), self.model.dtype), how)
 

@@ -45,7 +45,10 @@ def read(path, columns=None, parts=1, dtype=np.float64):
         (parsed,) = read_chunks([Fixed(file, piece)], Alone(), [0], None, X.shape[1]) if piece.rows else (None,)
         if parsed is not None:
             x = np.empty((piece.rows, parsed.features), dtype)
-            parsed.columns[0].copy(0, piece.rows, x)
+            if parsed.entries is None:
+                parsed.columns[0].copy(0, piece.rows, x)
+            else:
+                parsed.chunk.x.fill(x)
             y = piece.y if piece.label_names is None else np.array([*piece.label_names, ""])[piece.y.astype(int)]
             pieces.append((x, y, piece.weight))
     weight = None if pieces[0][2] is None else np.concatenate([piece[2] for piece in pieces])
@@ -218,9 +221,9 @@ def test_features_of_libsvm_files_that_belong_together(folder):
     (folder / "test").write_text("0 6:1\n")
     (folder / "zero").write_text("1 0:5\n")
     train, test = load("train", Alone(), test="test")
-    assert train.dataset.x.tolist() == [[1, 0, 0, 2, 0, 0], [0, 3, 0, 0, 0, 0]]
-    assert test.dataset.x.tolist() == [[0, 0, 0, 0, 0, 1]]
-    train, test = load("train", Alone(), test="zero")
+    assert train.dataset.x.toarray().tolist() == [[1, 0, 0, 2, 0, 0], [0, 3, 0, 0, 0, 0]]
+    assert test.dataset.x.toarray().tolist() == [[0, 0, 0, 0, 0, 1]]
+    train, test = load("train", Alone(), test="zero")  # of which more than a quarter is not 0
     assert train.dataset.x.tolist() == [[0, 1, 0, 0, 2], [0, 0, 3, 0, 0]]
     assert test.dataset.x.tolist() == [[5, 0, 0, 0, 0]]
     assert load_features("train", features=9).features == 9
@@ -235,7 +238,8 @@ def test_features_of_libsvm_files_that_belong_together(folder):
 def test_sparse_rows_that_do_not_fit(folder):
     (folder / "a.svm").write_text("1 1:1 2000000000:1\n0 3:1\n")
     with pytest.raises(DataError, match=r"a.svm: 2 rows × 2,000,000,000 features are 29.80 GiB.*the limit is 1.00 GiB"):
-        load("a.svm", Alone(), memory_limit=1 << 30)
+        load("a.svm", Alone(), memory_limit=1 << 30, dense=True)
+    assert load("a.svm", Alone(), memory_limit=1 << 30, test_fraction=0)[0].dataset.x.entries == 3
 
 
 @pytest.mark.parametrize("write", [csv_text, svm_text])

@@ -115,7 +115,7 @@ class Dataset:
     def stays_sparse(self) -> bool:
         """Whether ``x`` is `SparseRows`, and its rows are so still when they are gathered."""
         centred = self.standard is not None and self.standard.mean.any()
-        return self.is_sparse and self.fill is None and not centred
+        return self.is_sparse and self.scale == 1 and self.fill is None and not centred
 
     @property
     def factors(self) -> Array | None:

@@ -21,8 +21,8 @@ from .distribute import by_position, check_kinds
 from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
-from .parsed import below_base
-from .readers.chunk import Chunk, ChunkedFile, Column, Csr
+from .parsed import MOST_DENSE, below_base
+from .readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
 from .readers.columns import Columns
 from .readers.text import Unsplittable
 from .sharded import ShardedDataset
@@ -33,19 +33,19 @@ BLOCK_BYTES = 32 << 20  # of text, or of rows held densely
 ALONE = SimpleNamespace(rank=0, size=1, agreed=nullcontext, allgather_object=lambda value: [value])
 
 
-def features_of(x: Array, name: str = "x", scale: float = 1.0, first: int = 0, missing: bool = False) -> ShardedDataset:
-    """The rows of ``x``, shape (rows, features), any real type, with labels that are all 0.
+def features_of(x: Any, name: str = "x", scale: float = 1.0, first: int = 0, missing: bool = False) -> ShardedDataset:
+    """The rows of ``x``, shape (rows, features), any real type, or sparse, with labels that are all 0.
 
     ``first`` is the number of the first row, for errors; with ``missing`` values may be NaN.
 
     Raises:
         DataError: a value is not finite.
     """
-    dataset = Dataset(x, np.zeros(len(x), np.int8), scale=scale)
+    dataset = Dataset(x, np.zeros(x.shape[0], np.int8), scale=scale)
     bad = first_not_finite(dataset.x, missing)
     if bad is not None:
         raise DataError(f"{name}: x holds {bad[2]} in row {first + bad[0]}, column {bad[1]} (counted from 0)")
-    return ShardedDataset(dataset, (len(x),), 0, "local", summarize(dataset.y, dataset.features), name=name)
+    return ShardedDataset(dataset, (dataset.rows,), 0, "local", summarize(dataset.y, dataset.features), name=name)
 
 
 def feature_blocks(
@@ -84,7 +84,7 @@ def feature_blocks(
     if isinstance(found, ArrayFile):
         rows = _array_blocks(found, block_bytes)
     else:
-        rows = _parsed(found, features, base, block_bytes)
+        rows = _parsed(found, features, base, block_bytes, table.dense or fill is not None)
     first = 0
     for x in rows:
         shard = features_of(x, spec_name(data), found.scale, first, table.keeps_missing)
@@ -100,27 +100,30 @@ def _array_blocks(array: ArrayFile, block_bytes: int) -> Iterator[Array]:
         yield x
 
 
-def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int) -> Iterator[Array]:
-    """The rows of a table or of text, densely; of sparse text with ``features`` at least, numbered from ``base``."""
+def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int, dense: bool) -> Iterator[Any]:
+    """The rows of a table or of text; of sparse text with ``features`` at least, numbered from ``base``.
+
+    Those of sparse text stay sparse where that is shorter, unless ``dense``.
+    """
     whole = file.sequential or (file.features is None and base is None)
     parts = 1 if whole else 1 + sum(map(os.path.getsize, file.files)) // block_bytes
     done = 0
     try:
         for part in range(parts):
             chunk = file.read(part, parts)
-            yield from _dense(file, chunk, features, base, block_bytes, done)
+            yield from _blocks(file, chunk, features, base, block_bytes, done, dense)
             done += chunk.rows
     except Unsplittable:
         if parts == 1:
             raise
         chunk = file.read(0, 1)
-        yield from _dense(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done)
+        yield from _blocks(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done, dense)
 
 
-def _dense(
-    file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int, row: int
-) -> Iterator[Array]:
-    """The rows of ``chunk``, of which the first is ``row`` in the file, densely."""
+def _blocks(
+    file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int, row: int, dense: bool
+) -> Iterator[Any]:
+    """The rows of ``chunk``, of which the first is ``row`` in the file."""
     width, first = file.features, 0
     if isinstance(chunk.x, Csr):
         indices = chunk.x.indices
@@ -130,6 +133,9 @@ def _dense(
         if below is not None:
             raise below_base(file.path, row + below[0], below[1], first)
         width = max(features, high + 1 - first)
+        if not dense and indices.size <= MOST_DENSE * chunk.rows * width:
+            yield held_sparse(chunk.x, width, first)
+            return
     column = Column("x", chunk.x, width or features, file.dtype, first)
     step = max(1, block_bytes // max(1, column.width * column.dtype.itemsize))
     for start in range(0, chunk.rows, step):

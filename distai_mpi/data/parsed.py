@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import DataError
 from .classes import merge_words
 from .date_orders import order_dates
-from .readers.chunk import Chunk, ChunkedFile, Column, Csr
+from .readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
 from .readers.text import Unsplittable
 from .sparse_exchange import exchange_rows
-from .sparse_rows import SparseRows, compact, index_array, index_dtype
+from .sparse_rows import SparseRows, index_dtype
 from .sparse_rows import join as join_rows
 
 Array = Any
@@ -206,16 +206,13 @@ def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[st
 
 def _held_sparse(chunk: Chunk, features: int, base: int, comm: Any) -> Chunk:
     """``chunk`` with features as `SparseRows`, of the same types on all ranks; collective."""
-    ends, indices, values = chunk.x
-    values = compact(values)
-    kinds = [kind for kind in comm.allgather_object((values.dtype, values.size > 0) if len(indices) else None) if kind]
+    rows = held_sparse(chunk.x, features, base)
+    values, entries = rows.values, rows.entries
+    kinds = [kind for kind in comm.allgather_object((values.dtype, values.size > 0) if entries else None) if kind]
     if any(held for _, held in kinds) and not values.size:
-        values = np.ones(len(indices), np.float32)
+        values = np.ones(entries, np.float32)
     values = values.astype(np.result_type(np.float32, *(dtype for dtype, _ in kinds)), copy=False)
-    starts = np.concatenate([[0], ends])
-    if base:
-        indices -= indices.dtype.type(base)
-    return chunk._replace(x=SparseRows(starts, index_array(indices, features), values, features))
+    return chunk._replace(x=SparseRows(rows.starts, rows.indices, values, features))
 
 
 def _facts(chunk: Chunk) -> tuple[int, bool, int, int, int]:

@@ -115,7 +115,7 @@ class SeveralFiles:
             full = np.empty((rows.rows, len(self.order)), self.dtype)
             given = self.members[0].features or 0
             for column, index in enumerate(self.order):
-                full[:, column] = x[:, index] if index < given else values.values[i, index - given]  # type: ignore[call-overload]
+                full[:, column] = x[:, index] if index < given else values.values[i, index - given]
             x = full
         elif not isinstance(x, Csr):
             x = x.astype(self.dtype, copy=False)

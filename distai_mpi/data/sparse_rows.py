@@ -159,6 +159,12 @@ class SparseRows:
         """See `Rows`; values multiplied by ``factors``, shape (features,)."""
         self.fill_rows(np.arange(len(self)), out, factors)
 
+    def toarray(self) -> Array:
+        """The rows as an array."""
+        out = np.empty(self.shape, self.dtype)
+        self.fill(out)
+        return out
+
     def fill_rows(self, rows: Array, out: Array, factors: Array | None = None) -> None:
         """As `fill`, of these ``rows``, int64."""
         from .sparse_kernels import fill

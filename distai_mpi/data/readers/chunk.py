@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...errors import DataError
+from ..sparse_rows import SparseRows, compact, index_array
 
 Array = Any
 
@@ -41,6 +42,12 @@ class Csr(NamedTuple):
         if not found.size:
             return None
         return int(np.searchsorted(self.ends, found[0], side="right")), int(self.indices[found[0]])
+
+
+def held_sparse(x: Csr, features: int, base: int) -> SparseRows:
+    """``x``, whose features are numbered from ``base``, as `SparseRows` of so many ``features``."""
+    indices = x.indices - x.indices.dtype.type(base) if base else x.indices
+    return SparseRows(np.concatenate([[0], x.ends]), index_array(indices, features), compact(x.values), features)
 
 
 class Chunk(NamedTuple):

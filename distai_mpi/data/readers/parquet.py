@@ -292,7 +292,7 @@ class ParquetFile:
         for column in self.columns:
             end = at + len(column.parts)
             read = column.values(self.path, table.column(column.name), first, self.options.keeps_missing)
-            out.x[:, at:end] = read  # type: ignore[index]
+            out.x[:, at:end] = read
             at = end
         keep = self.options.keeps_missing_labels
         if self.label is not None and self.label.kind == "words":

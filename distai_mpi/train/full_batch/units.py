@@ -100,11 +100,12 @@ class OtherRows:
         return self._moved(self._loader.sample(count))
 
     def _moved(self, batch: Batch) -> Batch:
+        rows: Any = batch.rows
         if self.sparse:  # their means are 0
-            x = batch.x.gathered(np.arange(len(batch.x)), self.dtype, self._inverse)
+            x = rows.gathered(np.arange(len(batch.y)), self.dtype, self._inverse)
         else:
-            x = np.empty(batch.rows.shape, batch.rows.dtype)
-            batch.rows.fill(x)
+            x = np.empty(rows.shape, rows.dtype)
+            rows.fill(x)
             np.multiply(np.subtract(x, self.units.mean, dtype=np.float64), self._inverse, out=x, casting="same_kind")
         y = batch.y
         if self.units.target:
