@@ -443,7 +443,8 @@ def test_arrays_grow_from_any_guess_of_their_length(progress):
     array, values, used = text_module.Growing((2,), np.int32), np.arange(200).reshape(100, 2), 0
     for count in (1, 0, 40, 3, 56):
         room = array.room(count + 5, progress(used))
-        assert room.shape == (count + 5, 2) and room.flags.c_contiguous
+        assert room.shape == (count + 5, 2)
+        assert room.flags.c_contiguous
         room[:] = -1
         room[:count] = values[used : used + count]
         array.keep(count)

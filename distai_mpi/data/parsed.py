@@ -230,7 +230,7 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
     if parsed.features == 0:
         raise parsed.error("holds no features: all its rows are empty")
     if parsed.weighted:
-        weight = parsed.columns[2].values
+        weight = parsed.columns[-1].values
         if sum(comm.allgather_object(float(np.sum(weight)))) == 0:
             raise parsed.error("the weights of all rows are 0")
     per_node = parsed.nbytes // len(comm.leaders)

@@ -1,0 +1,224 @@
+"""Sparse rows from files and matrices to weights: the same numbers as of dense ones, however they are sharded."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.sparse
+from alone import Alone
+from fits import fit
+
+from distai_mpi import Predictor, data, models, optim
+from distai_mpi.data import Dataset, Loader, Partition, from_local, load, repartition, standardize, whole
+from distai_mpi.data.sparse_rows import SparseRows
+from distai_mpi.errors import DataError
+
+mpi = pytest.mark.mpi
+pytestmark = pytest.mark.ranks(1, 2, 3)
+ROWS, FEATURES = 203, 40
+RNG = np.random.default_rng(0)
+X = np.where(RNG.random((ROWS, FEATURES)) < 0.1, RNG.normal(size=(ROWS, FEATURES)), 0.0)
+X[:, 7], X[5], X[-1] = 0, 0, 0  # a feature and rows without entries
+X[0, -1] = 0.5
+Y = (X @ RNG.normal(size=FEATURES) + 0.3 * RNG.logistic(size=ROWS) > 0).astype(np.int64)
+WEIGHT = RNG.integers(0, 4, ROWS).astype(float)
+KINDS = {"values": X, "ones": (X != 0).astype(float), "float32": X.astype(np.float32), "whole": np.round(4 * X)}
+
+
+def svm_text(x, y, base=1, weight=None):
+    heads = [str(label) if weight is None else f"{label}:{float(weight[i])!r}" for i, label in enumerate(y.tolist())]
+    return "".join(
+        " ".join([head, *(f"{j + base}:{float(row[j])!r}" for j in np.flatnonzero(row))]) + "\n"
+        for head, row in zip(heads, x, strict=True)
+    )
+
+
+def local(comm, x, y=Y, weight=None, sparse=True):
+    """The rows sharded unequally; of three ranks the first has none."""
+    ends = [0, *{1: [ROWS], 2: [150, ROWS], 3: [0, 60, ROWS]}[comm.size]]
+    part = slice(ends[comm.rank], ends[comm.rank + 1])
+    x = scipy.sparse.csr_array(x[part]) if sparse else x[part]
+    return from_local(Dataset(x, y[part], None if weight is None else weight[part]), comm)
+
+
+def loader_of(shard, sparse=True, **options):
+    options = {"dtype": np.float64, "target_dtype": np.int64, "global_batch_size": 32, "seed": 3} | options
+    return Loader(shard, rank=shard.rank, ranks=len(shard.counts), sparse=sparse, **options)
+
+
+def dense(x):
+    return x.toarray() if isinstance(x, SparseRows) else x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("matrix", [scipy.sparse.csr_array, scipy.sparse.csc_matrix, scipy.sparse.coo_array])
+def test_matrices_of_scipy(kind, matrix):
+    dataset = Dataset(matrix(KINDS[kind]), Y)
+    assert np.array_equal(dataset.x.toarray(), KINDS[kind])
+    assert dataset.x.dtype == (np.float64 if kind == "values" else np.float32)
+    assert (dataset.x.values.size == 0) == (kind == "ones")
+    assert dataset.features == FEATURES
+    assert dataset.rows == ROWS
+    assert np.array_equal(dataset.part(3, 9).x.toarray(), KINDS[kind][3:9])
+
+
+def test_entries_of_one_feature_are_summed():
+    x = scipy.sparse.csr_array((np.array([1.0, 2.0, 4.0]), np.array([2, 0, 2]), np.array([0, 3, 3])), shape=(2, 3))
+    assert Dataset(x, np.zeros(2)).x.toarray().tolist() == [[2, 0, 5], [0, 0, 0]]
+    assert x.nnz == 3  # the caller's stay as they are
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite(value):
+    x = X.copy()
+    x[4, 6] = value
+    x = scipy.sparse.csr_array(x)
+    with pytest.raises(DataError, match=rf"x holds {value} in row 4, column 6 \(counted from 0\)"):
+        from_local(Dataset(x, Y), Alone())
+    with pytest.raises(DataError, match="no real numbers"):
+        Dataset(scipy.sparse.csr_array(X.astype(complex)), Y)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_loaders_hand_out_the_rows(sparse, scaled, dtype):
+    shards = [whole(Dataset(x, Y, WEIGHT)) for x in (scipy.sparse.csr_array(X), X)]
+    if scaled:
+        standard = data.Standard(np.zeros(FEATURES), 1 + RNG.random(FEATURES))
+        shards = [data.standard.apply(shard, standard) for shard in shards]
+    ours, theirs = (loader_of(shard, sparse, dtype=dtype, block_rows=50) for shard in shards)
+    assert ours.sparse == sparse
+    for held in (False, True):
+        if held:
+            ours.hold(1 << 30)
+        for one, other in zip(ours.sequential(), theirs.sequential(), strict=True):
+            np.testing.assert_allclose(dense(one.x), other.x, rtol=1e-6 if scaled else 0)
+            assert one.x.dtype == other.x.dtype
+            assert np.array_equal(one.y, other.y)
+            assert np.array_equal(one.weight, other.weight)
+    for (_, some), (_, others) in zip(ours.epoch(1), theirs.epoch(1), strict=True):
+        for one, other in zip(some, others, strict=True):
+            np.testing.assert_allclose(dense(one.x), other.x, rtol=1e-6 if scaled else 0)
+            assert np.array_equal(one.ids, other.ids)
+    one, other = ours.sample(20), theirs.sample(20)
+    np.testing.assert_allclose(dense(one.x), other.x, rtol=1e-6 if scaled else 0)
+
+
+def test_standard_rows_become_dense_where_they_are_centred():
+    shard = data.standard.apply(whole(Dataset(scipy.sparse.csr_array(X), Y)), data.Standard(X.mean(0), 1 + X.std(0)))
+    loader = loader_of(shard)
+    assert not loader.sparse
+    (batch,) = loader.sequential()
+    np.testing.assert_allclose(batch.x, (X - X.mean(0)) / (1 + X.std(0)), atol=1e-15)
+
+
+@mpi
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_standardize_scales_and_does_not_centre(comm, weight):
+    shard, same = (local(comm, X, weight=weight, sparse=sparse) for sparse in (True, False))
+    (sparse,), (full,) = standardize(shard, comm=comm), standardize(same, comm=comm)
+    assert not sparse.dataset.standard.mean.any()
+    np.testing.assert_allclose(sparse.dataset.standard.deviation, full.dataset.standard.deviation, rtol=1e-12)
+    assert "not centred" in sparse.notes[-1]
+    assert loader_of(sparse).sparse
+
+
+@mpi
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_move(comm, kind):
+    shard = local(comm, KINDS[kind], weight=WEIGHT)
+    for weights in ((1.0, 3.0, 0.0)[: comm.size], (1.0,) * comm.size):
+        shard = repartition(shard, Partition(weights), comm)
+        start, stop = Partition(weights).range_of(ROWS, comm.rank)
+        assert np.array_equal(shard.dataset.x.toarray(), KINDS[kind][start:stop])
+        assert np.array_equal(shard.dataset.y, Y[start:stop])
+        assert np.array_equal(shard.dataset.weight, WEIGHT[start:stop])
+
+
+@mpi
+@pytest.mark.ranks(2, 3)
+def test_ranks_with_sparse_and_with_dense_rows(comm):
+    x = scipy.sparse.csr_array(X) if comm.rank else X
+    with pytest.raises(DataError, match="some ranks hold sparse rows, and others dense ones"):
+        from_local(Dataset(x, Y), comm)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: optim.SGD(lr=0.3),
+    "one row": lambda: optim.SGD(lr=0.05),
+    "adam": lambda: optim.Adam(lr=0.05),
+    "average": lambda: optim.LocalSGD(optim.SGD(lr=0.1), sync_every=2),
+    "lbfgs": optim.LBFGS,
+    "newton-cg": optim.NewtonCG,
+    "newton": optim.Newton,
+}
+
+
+@mpi
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [
+        *itertools.product(["linear", "logistic", "softmax"], OPTIMIZERS),
+        *(("mlp", name) for name in ["sgd", "one row", "average"]),
+        ("poisson", "newton-cg"),
+        ("huber", "lbfgs"),
+    ],
+)
+def test_training_is_that_of_dense_rows(comm, kind, optimizer):
+    options: dict = {"l2": 1e-2, "seed": 2}
+    if optimizer in ("lbfgs", "newton-cg", "newton"):
+        options |= {"tol": 1e-9}
+    else:
+        options |= {"epochs": 2, "global_batch_size": {"one row": 1, "average": 12}.get(optimizer, 32)}
+    found = []
+    for sparse in (True, False):
+        more = {"hidden": (8,)} if kind == "mlp" else {}
+        model = models.build(kind, whole(Dataset(X, Y)).labels, dtype=np.float64, **more)
+        shard = local(comm, X, weight=WEIGHT, sparse=sparse)
+        found.append(fit(model, shard, comm, optimizer=OPTIMIZERS[optimizer](), **options))
+    np.testing.assert_allclose(found[0].params, found[1].params, atol=1e-6 if "tol" in options else 1e-12)
+    assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-9)
+
+
+@mpi
+@pytest.mark.parametrize(("shuffle", "distribute"), [("global", None), ("local", None), ("local", "scatter")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_libsvm_rows_stay_sparse(comm, folder, shuffle, kind, distribute):
+    x = KINDS[kind]
+    if comm.rank == 0:
+        (folder / "a.svm").write_text(svm_text(x, Y, weight=WEIGHT))
+    comm.barrier()
+    options = dict(shuffle=shuffle, distribute=distribute, valid=0.2, test_fraction=0.1, seed=5)
+    ours, theirs = (data.load_sets("a.svm", comm, dense=dense, **options) for dense in (False, True))
+    for one, other in zip(ours, theirs, strict=True):
+        assert isinstance(one.dataset.x, SparseRows)
+        assert one.dataset.x.dtype == (np.float64 if kind == "values" else np.float32) or not one.dataset.rows
+        assert not isinstance(other.dataset.x, SparseRows)
+        assert np.array_equal(one.dataset.x.toarray(), other.dataset.x)
+        assert np.array_equal(one.dataset.y, other.dataset.y)
+        assert np.array_equal(one.dataset.weight, other.dataset.weight)
+        assert one.counts == other.counts
+
+
+@mpi
+def test_rows_of_which_much_is_not_zero_are_held_densely(comm, folder):
+    if comm.rank == 0:
+        (folder / "a.svm").write_text(svm_text(np.abs(X[:, :3]) + 1, Y))
+        (folder / "sparse.svm").write_text(svm_text(X, Y))
+    comm.barrier()
+    assert not load("a.svm", comm)[0].dataset.is_sparse
+    assert load("sparse.svm", comm)[0].dataset.is_sparse
+    assert not load("sparse.svm", comm, missing="mean")[0].dataset.is_sparse
+
+
+def test_predictions(folder):
+    model = models.Softmax(FEATURES, 2, dtype=np.float64)
+    predictor = Predictor(model, RNG.normal(size=model.layout.size))
+    want = predictor.predict_proba(X)
+    np.testing.assert_allclose(predictor.predict_proba(scipy.sparse.csr_array(X)), want, rtol=1e-12)
+    (folder / "a.svm").write_text(svm_text(X, Y))
+    got = [part for part, _ in predictor.blocks("a.svm", "predict_proba")]
+    np.testing.assert_allclose(np.concatenate(got), want, rtol=1e-12)
+    with pytest.raises(DataError, match=r"x has shape \(203, 39\)"):
+        predictor.predict(scipy.sparse.csr_array(X[:, 1:]))
