@@ -184,13 +184,11 @@ def test_training_is_that_of_dense_rows(comm, kind, optimizer):
 @mpi
 @pytest.mark.parametrize(("shuffle", "distribute"), [("global", None), ("local", None), ("local", "scatter")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_libsvm_rows_stay_sparse(comm, folder, shuffle, kind, distribute):
+def test_libsvm_rows_stay_sparse(nodes, shared_folder, shuffle, kind, distribute):
     x = KINDS[kind]
-    if comm.rank == 0:
-        (folder / "a.svm").write_text(svm_text(x, Y, weight=WEIGHT))
-    comm.barrier()
+    path = shared_folder(lambda folder: (folder / "a.svm").write_text(svm_text(x, Y, weight=WEIGHT))) / "a.svm"
     options = dict(shuffle=shuffle, distribute=distribute, valid=0.2, test_fraction=0.1, seed=5)
-    ours, theirs = (data.load_sets("a.svm", comm, dense=dense, **options) for dense in (False, True))
+    ours, theirs = (data.load_sets(path, nodes, dense=dense, **options) for dense in (False, True))
     for one, other in zip(ours, theirs, strict=True):
         assert isinstance(one.dataset.x, SparseRows)
         assert one.dataset.x.dtype == (np.float64 if kind == "values" else np.float32) or not one.dataset.rows
