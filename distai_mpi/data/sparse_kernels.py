@@ -17,7 +17,8 @@ from ..jit import kernel
 from ..vectors import address, fma, increase, length, load, prefetch, spread
 from .row_kernels import PART, copy
 
-AHEAD = 8  # entries after the one at hand whose rows of parameters are asked for
+AHEAD = 1024  # entries after those at hand for which memory is asked: left to the hardware, each page began late
+NEXT = 8  # entries after the one at hand whose rows of parameters are asked for
 
 
 @numba.njit(forceinline=True)
@@ -40,12 +41,14 @@ def dot(starts, indices, values, w, out):
     """
     first, index, value = address(starts), address(indices), address(values)
     parameter, to, mask, zero = address(w), address(out), places(indices, values), values.dtype.type(0)
-    one, two, three, four = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4)
+    one, two, three, four, ahead = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(AHEAD)
     e = np.uintp(first[0])
     for r in range(np.uintp(out.size)):
         stop, s0, s1, s2, s3 = np.uintp(first[r + one]), zero, zero, zero, zero
         while e + four <= stop:
             i = e & mask
+            prefetch(index, e + ahead)
+            prefetch(value, i + ahead)
             s0 = fma(value[i], parameter[index[e]], s0)
             s1 = fma(value[i + one], parameter[index[e + one]], s1)
             s2 = fma(value[i + two], parameter[index[e + two]], s2)
@@ -63,19 +66,23 @@ def dot(starts, indices, values, w, out):
 
 
 @kernel()
-def t_dot(starts, indices, values, v, out):
+def t_dot(starts, indices, values, v, ahead, out):
     """out ← out + Xᵀ v for one output: ``v`` has the dtype of ``values``, ``out`` that or float64.
+
+    Memory is asked for ``ahead`` entries after those at hand.
 
     Four sums are read before the first of them is written: else some would wait for a feature of the row before it.
     """
     first, index, value = address(starts), address(indices), address(values)
     factors, to, mask = address(v), address(out), places(indices, values)
-    one, two, three, four = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4)
+    one, two, three, four, far = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(ahead)
     e = np.uintp(first[0])
     for r in range(np.uintp(v.size)):
         stop, factor = np.uintp(first[r + one]), factors[r]
         while e + four <= stop:
             i, j0, j1, j2, j3 = e & mask, index[e], index[e + one], index[e + two], index[e + three]
+            prefetch(index, e + far)
+            prefetch(value, i + far)
             s0 = to[j0] + value[i] * factor
             s1 = to[j1] + value[i + one] * factor
             s2 = to[j2] + value[i + two] * factor
@@ -117,7 +124,7 @@ def dot_outputs(starts, indices, values, w, sums, out):
         while e < stop:
             i = e & mask
             if e + four <= stop and index[e + three] < safe:
-                ahead = e + np.uintp(AHEAD) if e + np.uintp(AHEAD) + four <= limit else e
+                ahead = e + np.uintp(NEXT) if e + np.uintp(NEXT) + four <= limit else e
                 j0, j1 = index[e] * outputs, index[e + one] * outputs
                 j2, j3 = index[e + two] * outputs, index[e + three] * outputs
                 n0, n1 = index[ahead] * outputs, index[ahead + one] * outputs
@@ -164,7 +171,7 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
             feature, number = index[e], value[e & mask]
             at = feature * outputs
             if feature < safe and number - number == 0:  # beyond the outputs 0 is added, which takes finite numbers
-                ahead = index[e + np.uintp(AHEAD) if e + np.uintp(AHEAD) < limit else e] * outputs
+                ahead = index[e + np.uintp(NEXT) if e + np.uintp(NEXT) < limit else e] * outputs
                 times, k = spread(number), np.uintp(0)
                 while k < outputs:
                     prefetch(to, ahead + k)

@@ -188,7 +188,7 @@ class TransposedSums:
 
         v = HOST.read_only(np.ascontiguousarray(v, rows.dtype))
         if self.factors is None:
-            kernels.t_dot(*rows.arrays, v.reshape(-1), self.sums.reshape(-1))
+            kernels.t_dot(*rows.arrays, v.reshape(-1), kernels.AHEAD, self.sums.reshape(-1))
         else:
             kernels.t_dot_outputs(*rows.arrays, v, self.factors, self.counts, self.hot, self.totals, self.sums)
 

@@ -23,7 +23,9 @@ BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both pro
 KERNEL_THREADS = 4
 # Of rows for both products, for each thread: 200,000 × 200 numbers then take one thread of BLAS 12 ms and two 8.
 BLAS_BYTES = 1 << 20
-SPARSE_BYTES = 1 << 17  # of sparse rows in the second-level cache, beside rows of parameters
+# Of sparse rows at least, and else as many as of parameters: each product brings its own parameters into the cache.  The
+# 23 MB of 105 classes took 57 ms for 512,000 entries in blocks of 100 rows, 45 all at once.
+SPARSE_BYTES = 1 << 17
 # With several outputs 60,000 × 784 numbers took the kernel 33 ms for 10 of them and 122 for 40; one thread of BLAS 48
 # and 165, two 51 and 120.
 OUTPUTS_THREADS, MOST_OUTPUTS = 2, 40
@@ -195,7 +197,7 @@ def _by_blocks(rows: Rows, matrix: Array, z: Array, row_wise: Callable[[Array, s
     """
     if isinstance(rows, SparseRows):
         sums, matrix = TransposedSums(out, len(rows), rows.entries), np.ascontiguousarray(matrix)
-        for part in _blocks(rows, max(16, SPARSE_BYTES // rows.row_bytes)):
+        for part in _blocks(rows, max(16, max(SPARSE_BYTES, matrix.nbytes) // rows.row_bytes)):
             block = rows.take(part)
             block.dot(matrix, out=z[part])
             row_wise(z[part], part)

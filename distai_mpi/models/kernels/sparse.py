@@ -33,6 +33,7 @@ def _sweep(
         stop = min(start + block, rows)
         while stop - start > LEAST_ROWS and starts[stop] - starts[start] > MOST_ENTRIES:
             stop = start + (stop - start) // 2
+        entries = starts[stop] - starts[start]
         count, strip = stop - start, starts[start : stop + 1]
         dot(strip, indices, values, w, dots[:count])
         z, losses, seconds = scratch[0, :count], scratch[1, :count], scratch[2, :count]
@@ -49,9 +50,9 @@ def _sweep(
         bias_grad += sum_of(z)
         copy(z, factor)
         if totals.size:
-            t_dot(strip, indices, values, factor[:count], totals)
+            t_dot(strip, indices, values, factor[:count], entries, totals)
         else:
-            t_dot(strip, indices, values, factor[:count], grad)
+            t_dot(strip, indices, values, factor[:count], entries, grad)
         start = stop
     return loss, bias_grad
 
