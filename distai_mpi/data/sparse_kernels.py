@@ -1,8 +1,11 @@
 """Numba kernels of sparse rows; importing this module loads Numba.
 
 Rows are in compressed form: row r has the entries ``starts[r]`` to ``starts[r + 1] - 1`` of ``indices`` (uint32 or
-uint64, of features) and of ``values``, which may be empty: then all are 1.  Unsigned indices are what an address takes
-as they are: with signed ones a pass takes twice as long.
+uint64, of features, each once in a row) and of ``values``.  Where all are 1, ``values`` has eight of them, which stand
+for those of any entries.  Unsigned indices are what an address takes as they are: with signed ones a pass takes twice
+as long.
+
+`dot` and `t_dot` take four entries at a time, and do not know bounds: indices have to be below the features.
 """
 
 from __future__ import annotations
@@ -11,80 +14,221 @@ import numba
 import numpy as np
 
 from ..jit import kernel
+from ..vectors import address, fma, increase, length, load, prefetch, spread
+from .row_kernels import PART, copy
 
-AHEAD = 64  # entries after what is read
+AHEAD = 1024  # entries after those at hand for which memory is asked: left to the hardware, each page began late
+NEXT = 8  # entries after the one at hand whose rows of parameters are asked for
 
 
 @numba.njit(forceinline=True)
-def value_of(values, entry):
-    """The value of an entry."""
-    return values[entry] if values.size else values.dtype.type(1)
+def places(indices, values):
+    """Bits that take an entry's number to where its value is: all of them, or none where every value is 1."""
+    return ~np.uintp(0) if values.size == indices.size else np.uintp(0)
+
+
+@numba.njit(forceinline=True)
+def whole_vectors(matrix, filled):
+    """Of how many features vectors of a row of ``matrix``, as long as ``filled``, stay inside it."""
+    return np.uintp((matrix.size - filled.size) // matrix.shape[1] + 1 if matrix.size >= filled.size else 0)
 
 
 @kernel()
 def dot(starts, indices, values, w, out):
-    """out ← X w for one output: ``w`` has shape (features,), ``out`` (rows,), both the dtype of ``values``."""
-    for r in range(out.size):
-        total = values.dtype.type(0)
-        for entry in range(starts[r], starts[r + 1]):
-            total += value_of(values, entry) * w[indices[entry]]
-        out[r] = total
+    """out ← X w for one output: ``w`` has shape (features,), ``out`` (rows,), both the dtype of ``values``.
+
+    In four sums, because each product would wait for the one before it.
+    """
+    first, index, value = address(starts), address(indices), address(values)
+    parameter, to, mask, zero = address(w), address(out), places(indices, values), values.dtype.type(0)
+    one, two, three, four, ahead = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(AHEAD)
+    e = np.uintp(first[0])
+    for r in range(np.uintp(out.size)):
+        stop, s0, s1, s2, s3 = np.uintp(first[r + one]), zero, zero, zero, zero
+        while e + four <= stop:
+            i = e & mask
+            prefetch(index, e + ahead)
+            prefetch(value, i + ahead)
+            s0 = fma(value[i], parameter[index[e]], s0)
+            s1 = fma(value[i + one], parameter[index[e + one]], s1)
+            s2 = fma(value[i + two], parameter[index[e + two]], s2)
+            s3 = fma(value[i + three], parameter[index[e + three]], s3)
+            e += four
+        i = e & mask
+        if e < stop:  # not a loop: the compiler would take it eight at a time
+            s0 = fma(value[i], parameter[index[e]], s0)
+            if e + one < stop:
+                s1 = fma(value[i + one], parameter[index[e + one]], s1)
+                if e + two < stop:
+                    s2 = fma(value[i + two], parameter[index[e + two]], s2)
+        e = stop
+        to[r] = (s0 + s1) + (s2 + s3)
 
 
 @kernel()
-def t_dot(starts, indices, values, v, out):
-    """out ← out + Xᵀ v for one output."""
-    for r in range(v.size):
-        factor = v[r]
-        for entry in range(starts[r], starts[r + 1]):
-            out[indices[entry]] += value_of(values, entry) * factor
+def t_dot(starts, indices, values, v, ahead, out):
+    """out ← out + Xᵀ v for one output: ``v`` has the dtype of ``values``, ``out`` that or float64.
+
+    Memory is asked for ``ahead`` entries after those at hand.
+
+    Four sums are read before the first of them is written: else some would wait for a feature of the row before it.
+    """
+    first, index, value = address(starts), address(indices), address(values)
+    factors, to, mask = address(v), address(out), places(indices, values)
+    one, two, three, four, far = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(ahead)
+    e = np.uintp(first[0])
+    for r in range(np.uintp(v.size)):
+        stop, factor = np.uintp(first[r + one]), factors[r]
+        while e + four <= stop:
+            i, j0, j1, j2, j3 = e & mask, index[e], index[e + one], index[e + two], index[e + three]
+            prefetch(index, e + far)
+            prefetch(value, i + far)
+            s0 = to[j0] + value[i] * factor
+            s1 = to[j1] + value[i + one] * factor
+            s2 = to[j2] + value[i + two] * factor
+            s3 = to[j3] + value[i + three] * factor
+            to[j0] = s0
+            to[j1] = s1
+            to[j2] = s2
+            to[j3] = s3
+            e += four
+        i = e & mask
+        if e < stop:
+            j0 = index[e]
+            to[j0] += value[i] * factor
+            if e + one < stop:
+                j1 = index[e + one]
+                to[j1] += value[i + one] * factor
+                if e + two < stop:
+                    j2 = index[e + two]
+                    to[j2] += value[i + two] * factor
+        e = stop
 
 
 @kernel()
-def dot_outputs(starts, indices, values, w, out):
-    """out ← X w for several outputs: ``w`` has shape (features, outputs), ``out`` (rows, outputs)."""
+def dot_outputs(starts, indices, values, w, sums, out):
+    """out ← X w for several outputs: ``w`` has shape (features, outputs), ``out`` (rows, outputs).
+
+    ``sums``, shape (outputs,), filled up to whole vectors, is working space.  Vectors of the last features' rows of
+    ``w`` would reach beyond its end: these go one number after another.
+    """
+    first, index, value, parameters = address(starts), address(indices), address(values), address(w)
+    total, mask, lanes, zero = address(sums), places(indices, values), length(address(w)), spread(w.dtype.type(0))
+    one, two, three, four = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4)
+    outputs, limit = np.uintp(w.shape[1]), np.uintp(indices.size)
+    safe = whole_vectors(w, sums)
+    e = np.uintp(first[0])
     for r in range(out.shape[0]):
+        stop = np.uintp(first[r + 1])
+        sums[:] = 0
+        while e < stop:
+            i = e & mask
+            if e + four <= stop and index[e + three] < safe:
+                ahead = e + np.uintp(NEXT) if e + np.uintp(NEXT) + four <= limit else e
+                j0, j1 = index[e] * outputs, index[e + one] * outputs
+                j2, j3 = index[e + two] * outputs, index[e + three] * outputs
+                n0, n1 = index[ahead] * outputs, index[ahead + one] * outputs
+                n2, n3 = index[ahead + two] * outputs, index[ahead + three] * outputs
+                v0, v1 = spread(value[i]), spread(value[i + one])
+                v2, v3 = spread(value[i + two]), spread(value[i + three])
+                k = np.uintp(0)
+                while k < outputs:
+                    prefetch(parameters, n0 + k)
+                    prefetch(parameters, n1 + k)
+                    prefetch(parameters, n2 + k)
+                    prefetch(parameters, n3 + k)
+                    s = fma(load(parameters, j0 + k, lanes), v0, fma(load(parameters, j1 + k, lanes), v1, zero))
+                    s = fma(load(parameters, j2 + k, lanes), v2, fma(load(parameters, j3 + k, lanes), v3, s))
+                    increase(total, k, s)
+                    k += lanes
+                e += four
+                continue
+            at = index[e] * outputs
+            for k in range(outputs):
+                total[k] += value[i] * parameters[at + k]
+            e += one
         for k in range(out.shape[1]):
-            out[r, k] = 0
-        for entry in range(starts[r], starts[r + 1]):
-            value, feature = value_of(values, entry), indices[entry]
-            for k in range(out.shape[1]):
-                out[r, k] += value * w[feature, k]
+            out[r, k] = sums[k]
 
 
 @kernel()
-def t_dot_outputs(starts, indices, values, v, out):
-    """out ← out + Xᵀ v for several outputs."""
+def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out):
+    """out ← out + Xᵀ v for several outputs; ``factors`` is working space like the ``sums`` of `dot_outputs`.
+
+    Sums over many rows lose figures in float32.  Where ``counts``, shape (features,), is not empty, the sums of a
+    feature go from ``out`` into a row of ``totals``, float64, shape (any number, outputs), each time that `PART` rows
+    have been added, and become 0: the row is ``hot[feature]`` - 1, and ``hot[-1]`` says how many are in use.
+    """
+    first, index, value, to = address(starts), address(indices), address(values), address(out)
+    factor, mask, lanes, zero = address(factors), places(indices, values), length(address(out)), spread(out.dtype.type(0))
+    outputs, limit, one = np.uintp(out.shape[1]), np.uintp(indices.size), np.uintp(1)
+    safe = whole_vectors(out, factors)
+    e = np.uintp(first[0])
     for r in range(v.shape[0]):
-        for entry in range(starts[r], starts[r + 1]):
-            value, feature = value_of(values, entry), indices[entry]
-            for k in range(v.shape[1]):
-                out[feature, k] += value * v[r, k]
+        stop = np.uintp(first[r + 1])
+        copy(v[r], factors)
+        while e < stop:
+            feature, number = index[e], value[e & mask]
+            at = feature * outputs
+            if feature < safe and number - number == 0:  # beyond the outputs 0 is added, which takes finite numbers
+                ahead = index[e + np.uintp(NEXT) if e + np.uintp(NEXT) < limit else e] * outputs
+                times, k = spread(number), np.uintp(0)
+                while k < outputs:
+                    prefetch(to, ahead + k)
+                    increase(to, at + k, fma(load(factor, k, lanes), times, zero))
+                    k += lanes
+            else:
+                for k in range(outputs):
+                    to[at + k] += number * factor[k]
+            if counts.size:
+                counts[feature] += 1
+                if counts[feature] == PART:
+                    counts[feature] = 0
+                    if hot[feature] == 0:
+                        hot[-1] += 1
+                        hot[feature] = hot[-1]
+                    for k in range(totals.shape[1]):
+                        totals[hot[feature] - 1, k] += out[feature, k]
+                        out[feature, k] = 0
+            e += one
 
 
 @kernel()
 def squares(starts, indices, values, scale, out):
     """out ← out + Σ scale[r, k] · x² over rows; ``scale`` has shape (rows, outputs), ``out`` (features, outputs)."""
+    mask = places(indices, values)
     for r in range(scale.shape[0]):
-        for entry in range(starts[r], starts[r + 1]):
-            value, feature = value_of(values, entry), indices[entry]
+        for entry in range(np.uintp(starts[r]), np.uintp(starts[r + 1])):
+            value, feature = np.float64(values[entry & mask]), indices[entry]
             for k in range(scale.shape[1]):
-                out[feature, k] += np.float64(scale[r, k]) * (np.float64(value) * value)
+                out[feature, k] += np.float64(scale[r, k]) * (value * value)
+
+
+@kernel()
+def squares_of_one(starts, indices, values, scale, out):
+    """As `squares` for one output: ``scale`` has shape (rows,), ``out`` (features,)."""
+    index, value, to, mask = address(indices), address(values), address(out), places(indices, values)
+    for r in range(scale.size):
+        factor = np.float64(scale[r])
+        for entry in range(np.uintp(starts[r]), np.uintp(starts[r + 1])):
+            number, feature = np.float64(value[entry & mask]), index[entry]
+            to[feature] += factor * (number * number)
 
 
 @kernel()
 def gather(starts, indices, values, rows, factors, new_starts, new_indices, new_values):
     """Copy ``rows``, values multiplied by ``factors`` of their features, where there are any.
 
-    ``new_starts`` says where; ``new_values`` may have another dtype than ``values``, and be empty where these are.
+    ``new_starts`` says where; ``new_values`` may have another dtype than ``values``, and be empty where all are 1.
     """
+    mask = places(indices, values)
     for r in range(rows.size):
         first, at = starts[rows[r]], new_starts[r]
         for i in range(new_starts[r + 1] - at):
             feature = indices[first + i]
             new_indices[at + i] = feature
             if new_values.size:
-                value = np.float64(value_of(values, first + i))
+                value = np.float64(values[np.uintp(first + i) & mask])
                 if factors.size:
                     value *= factors[feature]
                 new_values[at + i] = value
@@ -93,11 +237,12 @@ def gather(starts, indices, values, rows, factors, new_starts, new_indices, new_
 @kernel()
 def fill(starts, indices, values, rows, factors, out):
     """Write ``rows`` densely into ``out``, shape (rows, features), values multiplied as by `gather`."""
+    mask = places(indices, values)
     for r in range(rows.size):
         for j in range(out.shape[1]):
             out[r, j] = 0
-        for entry in range(starts[rows[r]], starts[rows[r] + 1]):
-            value, feature = np.float64(value_of(values, entry)), indices[entry]
+        for entry in range(np.uintp(starts[rows[r]]), np.uintp(starts[rows[r] + 1])):
+            value, feature = np.float64(values[entry & mask]), indices[entry]
             if factors.size:
                 value *= factors[feature]
             out[r, feature] = value
@@ -109,9 +254,10 @@ def moments(starts, indices, values, weight, sums):
 
     ``weight``, float64, has shape (rows,), or (0,) where all are 1.
     """
+    mask = places(indices, values)
     for r in range(starts.size - 1):
         each = weight[r] if weight.size else 1.0
-        for entry in range(starts[r], starts[r + 1]):
-            value, feature = np.float64(value_of(values, entry)), indices[entry]
+        for entry in range(np.uintp(starts[r]), np.uintp(starts[r + 1])):
+            value, feature = np.float64(values[entry & mask]), indices[entry]
             sums[0, feature] += each * value
             sums[1, feature] += each * value * value

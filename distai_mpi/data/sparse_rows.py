@@ -13,6 +13,8 @@ from .rows import blocks
 
 Array = Any
 DENSE_ADVICE = "hold them densely (--dense)"
+LINE_BYTES = 64  # of the cache
+ALL_ONES = {np.dtype(dtype): HOST.read_only(np.ones(8, dtype)) for dtype in (np.float32, np.float64)}
 NARROW, WIDE = np.dtype(np.uint32), np.dtype(np.uint64)  # of indices of features
 
 
@@ -21,8 +23,8 @@ class SparseRows:
 
     Attributes:
         starts: shape (rows + 1,), int64: row r has the entries ``starts[r]`` to ``starts[r + 1] - 1``.
-        indices: the feature of each entry, from 0, ascending in a row; uint32, or uint64 where there are more.
-        values: of the entries, float32 or float64; empty where all are 1.
+        indices: the feature of each entry, from 0, each once and ascending in a row; uint32, or uint64 where there are more.
+        values: of the entries, float32 or float64, as many; empty where all are 1.
         features: of a row.
 
     All are read-only views.  Entries that lie before the first row, or behind the last, are those of other rows.
@@ -81,8 +83,8 @@ class SparseRows:
 
     @property
     def arrays(self) -> tuple[Array, Array, Array]:
-        """``starts``, ``indices`` and ``values``, as kernels take them."""
-        return self.starts, self.indices, self.values
+        """``starts``, ``indices`` and ``values``, as kernels take them, see `sparse_kernels`."""
+        return self.starts, self.indices, self.values if self.values.size else ALL_ONES[self.dtype]
 
     def dot(self, w: Array, out: Array = None) -> Array:
         """See `Rows`."""
@@ -90,27 +92,23 @@ class SparseRows:
 
         if out is None:
             out = np.empty((len(self), *w.shape[1:]), self.dtype)
+        elif not out.flags.c_contiguous:
+            out[...] = self.dot(w)
+            return out
         w = HOST.read_only(np.ascontiguousarray(w, self.dtype))
-        if w.ndim == 1:
-            kernels.dot(*self.arrays, w, out)
-        elif w.shape[1] == 1 and out.flags.c_contiguous:
-            kernels.dot(*self.arrays, w[:, 0], out[:, 0])
+        if w.ndim == 1 or w.shape[1] == 1:
+            kernels.dot(*self.arrays, w.reshape(-1), out.reshape(-1))
         else:
-            kernels.dot_outputs(*self.arrays, w, out)
+            kernels.dot_outputs(*self.arrays, w, whole_vectors(w), out)
         return out
 
     def t_dot(self, v: Array, out: Array = None) -> Array:
-        """See `Rows`."""
-        from . import sparse_kernels as kernels
-
+        """See `Rows`; sums of many rows are float64."""
         if out is None:
             out = np.empty((self.features, *v.shape[1:]), self.dtype)
-        out[...] = 0
-        v = HOST.read_only(np.ascontiguousarray(v, self.dtype))
-        if v.ndim == 1:
-            kernels.t_dot(*self.arrays, v, out)
-        else:
-            kernels.t_dot_outputs(*self.arrays, v, out)
+        sums = TransposedSums(out, len(self), self.entries)
+        sums.add(self, v)
+        sums.finish()
         return out
 
     def take(self, rows: slice | Array) -> SparseRows:
@@ -137,10 +135,11 @@ class SparseRows:
 
     def squares(self, scale: Array, out: Array) -> None:
         """See `Rows`."""
-        from .sparse_kernels import squares
+        from . import sparse_kernels as kernels
 
         total = np.zeros((self.features, *scale.shape[1:]))
-        squares(*self.arrays, HOST.read_only(scale.reshape(len(scale), -1)), total.reshape(self.features, -1))
+        kernel = kernels.squares_of_one if scale.ndim == 1 else kernels.squares
+        kernel(*self.arrays, HOST.read_only(np.ascontiguousarray(scale)), total)
         out[...] = total
 
     def scaled_gram(self, scale: Array, bias: bool, out: Array, dtype: Any = None) -> None:
@@ -179,8 +178,59 @@ class SparseRows:
         return SparseRows(self.starts, self.indices, self.values.astype(dtype, copy=copy), self.features)
 
 
+class TransposedSums:
+    """Xᵀ V of sparse rows X, summed block by block.
+
+    Args:
+        out: shape (features,) or (features, outputs); is overwritten.
+        rows, entries: in all blocks together, at most.
+
+    Attributes:
+        sums: working space, which becomes ``out`` at the end: of one output float64 where there are many rows.
+        counts, hot, totals: see `sparse_kernels.t_dot_outputs`.
+    """
+
+    def __init__(self, out: Array, rows: int, entries: int) -> None:
+        from .row_kernels import PART
+
+        features, single = len(out), out.ndim == 1 or out.shape[1] == 1
+        many = rows > PART and out.dtype == np.float32
+        wide = many and single
+        self.out = out
+        self.sums = out if out.flags.c_contiguous and not wide else np.empty(out.shape, np.float64 if wide else out.dtype)
+        self.sums[...] = 0
+        counted = features if many and not single else 0
+        self.counts, self.hot = np.zeros(counted, np.int32), np.zeros(counted + 1, np.int32)
+        # pages of which no row is in use take no memory
+        self.totals = np.zeros((min(counted, entries // PART), 1 if single else out.shape[1]))
+        self.factors = None if single else whole_vectors(out)
+
+    def add(self, rows: SparseRows, v: Array) -> None:
+        """Add Xᵀ v of these ``rows``; ``v`` has shape (rows,) or (rows, outputs)."""
+        from . import sparse_kernels as kernels
+
+        v = HOST.read_only(np.ascontiguousarray(v, rows.dtype))
+        if self.factors is None:
+            kernels.t_dot(*rows.arrays, v.reshape(-1), kernels.AHEAD, self.sums.reshape(-1))
+        else:
+            kernels.t_dot_outputs(*rows.arrays, v, self.factors, self.counts, self.hot, self.totals, self.sums)
+
+    def finish(self) -> None:
+        """Write the sums into ``out``."""
+        features = np.flatnonzero(self.hot[:-1])
+        if features.size:
+            self.sums[features] = self.totals[self.hot[features] - 1] + self.sums[features]
+        if self.sums is not self.out:
+            self.out[...] = self.sums
+
+
+def whole_vectors(matrix: Array) -> Array:
+    """Zeros like a row of ``matrix``, filled up to whole vectors of a line of the cache."""
+    return np.zeros(matrix.shape[1] + -matrix.shape[1] % (LINE_BYTES // matrix.itemsize), matrix.dtype)
+
+
 def _factors(factors: Array | None) -> Array:
-    return np.empty(0) if factors is None else HOST.read_only(np.ascontiguousarray(factors, np.float64))
+    return HOST.read_only(np.empty(0) if factors is None else np.ascontiguousarray(factors, np.float64))
 
 
 def is_sparse(x: Any) -> bool:
@@ -205,8 +255,9 @@ def sparse_rows(x: Any, name: str = "x") -> SparseRows:
         x = x.copy()
         x.sum_duplicates()
     features = x.shape[1]
-    starts, indices = x.indptr.astype(np.int64, copy=False), index_array(x.indices, features)
-    return SparseRows(starts, indices, compact(x.data), features)
+    indices, values = x.indices[: x.nnz], x.data[: x.nnz]  # there may be room for more behind them
+    starts = x.indptr.astype(np.int64, copy=False)
+    return SparseRows(starts, index_array(indices, features), compact(values), features)
 
 
 def empty_rows(rows: int, features: int, dtype: Any) -> SparseRows:

@@ -50,7 +50,8 @@ def _weigh(z, y, weight, loss, curvature):
 
 
 @kernel(fastmath=REORDER)
-def _sum(a):
+def sum_of(a):
+    """Σ a in float64."""
     total = 0.0
     for r in range(a.size):
         total += a[r]
@@ -83,7 +84,7 @@ def _line(margin, step_margin, t, y, weight, scratch):
         step = step_margin[start:stop]
         _move(margin[start:stop], step, np.float64(t), at)
         _weigh(at, y[start:stop], weight[start:stop], loss, scratch[2, :rows])
-        total += _sum(loss)
+        total += sum_of(loss)
         slope += _dot(at, step)
     return total, slope
 
@@ -160,13 +161,14 @@ def _gradient(x, start, rows, factors, out):
 
 
 @kernel()
-def _scale(factor, out):
+def scale(factor, out):
+    """out ← factor · out."""
     for r in range(out.size):
         out[r] *= factor[r]
 
 
 @kernel()
-def _shift(dots, bias, out):
+def shift(dots, bias, out):
     """out ← dots + bias, float64, by way of the dtype of dots, in which margins are kept; dots ← 0."""
     for r in range(out.size):
         out[r] = dots[r] + bias
@@ -202,17 +204,17 @@ def _sweep(
         for i in range(reached, count):
             dots[i] = _dot(x[start + i], w)
         z, losses, seconds = scratch[0, :count], scratch[1, :count], scratch[2, :count]
-        _shift(dots, x.dtype.type(bias), z)
+        shift(dots, x.dtype.type(bias), z)
         if margin.size:
             copy(z, margin[start:stop])
         if curved:
-            _scale(weight[start:stop], z)
+            scale(weight[start:stop], z)
         else:
             _weigh(z, y[start:stop], weight[start:stop], losses, seconds)
-            loss += _sum(losses)
+            loss += sum_of(losses)
             if curvature.size:
                 copy(seconds, curvature[start:stop])
-        bias_grad += _sum(z)
+        bias_grad += sum_of(z)
         copy(z, factor)
         _gradient(x, start, reached, factor, sums)
         for i in range(reached, count):
@@ -232,12 +234,17 @@ class Margins:
 
     ``x``, ``y``, weights and parameters must be read-only views in `loss_and_grad` and in `product` alike: for others
     the kernel that they share would be compiled once more.
+
+    Attributes:
+        weigh: the kernel `_weigh` of the loss.
     """
 
     def __init__(self, loss: PointLoss) -> None:
-        weigh = specialise(_weigh, loss.name, {"point": point_of(loss)}, fastmath={"contract"}, error_model="numpy")
-        self._sweep = specialise(_sweep, loss.name, {"_weigh": weigh})
-        self._line = specialise(_line, loss.name, {"_weigh": weigh}, fastmath=REORDER)
+        self.weigh = specialise(
+            _weigh, loss.name, {"point": point_of(loss)}, fastmath={"contract"}, error_model="numpy"
+        )
+        self._sweep = specialise(_sweep, loss.name, {"_weigh": self.weigh})
+        self._line = specialise(_line, loss.name, {"_weigh": self.weigh}, fastmath=REORDER)
 
     def loss_and_grad(self, x, y, weight, w, bias, grad, margin, curvature):
         """Weighted sum of losses at the margins x w + bias, and its derivative by bias; grad ← its gradient by w.
