@@ -125,11 +125,12 @@ def _dense(
     if isinstance(chunk.x, Csr):
         indices = chunk.x.indices
         low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)
-        first = min(1, low) if base is None else base
-        below = chunk.x.first_below(first)
-        if below is not None:
-            raise below_base(file.path, row + below[0], below[1], first)
-        width = max(features, high + 1 - first)
+        if width is None:  # else features are counted from 0, and are known
+            first = min(1, low) if base is None else base
+            below = chunk.x.first_below(first)
+            if below is not None:
+                raise below_base(file.path, row + below[0], below[1], first)
+            width = max(features, high + 1 - first)
     column = Column("x", chunk.x, width or features, file.dtype, first)
     step = max(1, block_bytes // max(1, column.width * column.dtype.itemsize))
     for start in range(0, chunk.rows, step):
