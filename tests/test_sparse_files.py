@@ -515,6 +515,18 @@ def test_places_of_faults(folder):
     bad("x_indices holds 45 in column 0 .counted from 0., but the matrix has 45 rows")
 
 
+def test_values_that_are_missing(folder):
+    x = M.copy()
+    x.data[x.indptr[20]] = np.nan
+    save_npz(folder, x_data=x.data)
+    data = held("a.npz", missing="drop")
+    assert np.array_equal(dense(data.x), np.delete(X, 20, 0))
+    assert np.array_equal(data.y, np.delete(Y, 20))
+    x.data[x.indptr[30]] = np.inf
+    save_npz(folder, x_data=x.data)
+    bad("x holds inf in row 30", missing="drop")
+
+
 def test_arrays_that_are_not_there(folder):
     given = arrays()
     del given["x_data"]

@@ -36,12 +36,15 @@ ACCEPTED = """\
 accepted are
   mnist                the MNIST digits that come with the package
   FILE.npz             with arrays x_train, y_train and perhaps x_test, y_test; or x, y; and perhaps weight_train, ...
+                       a sparse matrix as x_data, x_indices, x_indptr and x_shape in place of x
+  X.npz,Y.npy          a matrix of scipy.sparse.save_npz, or a sparse one in HDF5, and labels: .npy, .npz or a table
   X.npy,Y.npy          features and labels, two files
   X.csv,Y.csv          likewise, where Y is a table of one column
   IMAGES,LABELS        two IDX files (the format of MNIST)
   FILE.csv             a table, one row a line, with commas, semicolons, tabs or blanks between them; perhaps a header
   FILE.svm             libsvm text: label index:value index:value ...
-  FILE.h5              HDF5 with datasets as the arrays of an .npz, or whichever --features and --label name
+  FILE.h5              HDF5 with datasets as the arrays of an .npz, or whichever --features and --label name; or a
+                       sparse matrix as a group of data, indices and indptr, as in AnnData
   FILE.nc, FILE.mat    netCDF and MATLAB, likewise by --features and --label
   FILE.parquet         a table
   A.csv,B.csv,...      several files of one kind and with the same columns, whose rows make one data set

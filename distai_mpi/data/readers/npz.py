@@ -20,7 +20,7 @@ from ..sources import Source
 from .catalog import Entry, open_set
 from .chunk import Csr
 from .columns import Columns
-from .sparse import SparseVariable, canonical, compressed, held_dtype, of_scipy, part_of
+from .sparse import SparseVariable, compressed, held_dtype, of_scipy, part_of
 from .variables import ArrayVariable, VariablesFile
 
 Array = Any
@@ -217,7 +217,7 @@ class ScipyMatrix(SparseVariable):
             else:
                 matrix = scipy.sparse.bsr_array((values, arrays["indices"], arrays["indptr"]), shape=shape)
                 matrix.check_format(full_check=True)
-            rows = canonical(of_scipy(matrix.T if self.transpose else matrix))
+            rows = of_scipy(matrix.T if self.transpose else matrix)
         except (ValueError, TypeError, IndexError) as error:
             raise self.error(f"is damaged: its arrays make no sparse matrix ({self.layout}): {error}") from None
         if self.truths:

@@ -68,7 +68,7 @@ class CompressedMatrix(SparseVariable):
         if self.by_columns:
             found = part_of(turned(self._lines(0, self.shape[1]), self.shape), start, stop)
         else:
-            found = canonical(self._lines(start, stop))
+            found = canonical(self._lines(start, stop), self.shape[1])
         if self.data is not None and self.data.dtype.kind == "b":
             np.minimum(found.values, 1, out=found.values)  # true and true is true
         return found
@@ -212,24 +212,21 @@ def index_dtype(count: int) -> np.dtype:
     return np.dtype(np.int32 if count <= 1 << 31 else np.uint32)
 
 
-def canonical(rows: Csr) -> Csr:
-    """``rows`` with the entries of each sorted by feature, and those of one feature summed; itself where it is so."""
+def canonical(rows: Csr, features: int) -> Csr:
+    """``rows`` with the entries of each sorted by feature, and those of one feature summed; may overwrite them."""
     ends, indices, values = rows
     unsorted = indices[1:] <= indices[:-1]
     begins = ends[:-1][(ends[:-1] > 0) & (ends[:-1] < len(indices))]
     unsorted[begins - 1] = False
     if not unsorted.any():
         return rows
-    row = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    order = np.lexsort((indices, row))
-    indices, values = indices[order], values[order]
-    first = np.ones(len(indices), bool)
-    first[1:] = (indices[1:] != indices[:-1]) | (row[1:] != row[:-1])
-    if first.all():
-        return Csr(ends, indices, values)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told afterwards
-        sums = np.add.reduceat(values, np.flatnonzero(first))
-    return Csr(_before(first)[ends], indices[first], sums)
+    from scipy.sparse import csr_array
+
+    starts = np.concatenate([[0], ends])
+    signed = indices.astype(np.int64 if indices.dtype == np.uint32 else np.int32, copy=False)
+    matrix = csr_array((values, signed, starts), shape=(len(ends), features))
+    matrix.sum_duplicates()
+    return Csr(matrix.indptr[1:].astype(np.int64), matrix.indices.astype(indices.dtype, copy=False), matrix.data)
 
 
 def turned(columns: Csr, shape: tuple[int, ...]) -> Csr:
@@ -244,7 +241,7 @@ def of_scipy(matrix: Any) -> Csr:
     """A matrix of SciPy's, of any format."""
     rows = matrix.tocsr()
     indices = rows.indices.astype(index_dtype(matrix.shape[1]), copy=False)
-    return canonical(Csr(rows.indptr[1:].astype(np.int64), indices, rows.data))
+    return canonical(Csr(rows.indptr[1:].astype(np.int64), indices, rows.data), matrix.shape[1])
 
 
 def part_of(rows: Csr, start: int, stop: int) -> Csr:
@@ -263,7 +260,7 @@ def _chosen(rows: Csr, columns: tuple[int, ...], width: int) -> Csr:
     indices = places[rows.indices]
     kept = indices >= 0
     found = Csr(_before(kept)[rows.ends], indices[kept].astype(rows.indices.dtype), rows.values[kept])
-    return canonical(found)
+    return canonical(found, width)
 
 
 def _before(kept: Array) -> Array:
