@@ -186,14 +186,6 @@ def test_every_process_that_reads_loads_the_filters(folder, monkeypatch, of):
     assert np.array_equal(chunk.x, X)
 
 
-@pytest.mark.parametrize("prefix", ["", "X/", "train/x/"])
-def test_sparse_matrices_are_refused_with_a_way_out(folder, prefix):
-    save(labels=Y, **{f"{prefix}{name}": Y for name in ("data", "indices", "indptr", "shape")})
-    bad("a: .* holds a sparse matrix .*dump_svmlight_file", label="labels", variable=prefix.rstrip("/") or "data")
-    if prefix != "train/x/":
-        bad("a: .* holds a sparse matrix .*dump_svmlight_file")
-
-
 def test_anndata(folder):
     with h5py.File("a", "w") as file:
         file.attrs["encoding-type"] = "anndata"

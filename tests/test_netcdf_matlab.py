@@ -215,4 +215,4 @@ def test_what_matlab_has_beside_numbers(folder):
         for name in ("data", "ir", "jc"):
             file[f"sp/{name}"] = Y
     bad("a: x is empty")
-    bad("a: sp holds a sparse matrix", variable="sp", label="y")
+    bad("a: sp holds a sparse matrix .* without the attribute MATLAB_sparse", variable="sp", label="y")

@@ -251,13 +251,6 @@ def test_types_that_are_no_numbers(folder, save):
     bad("a.npz: x .*no real numbers")
 
 
-def test_sparse_files_are_told_from_foreign_ones(folder):
-    np.savez("a.npz", x_train_data=X, x_train_indices=Y, x_train_indptr=Y, x_train_shape=Y, y_train=Y)
-    bad("a.npz: .*sparse")
-    np.savez("a.npz", data=X, indices=Y, indptr=Y, shape=Y, format=b"csr")
-    bad("a.npz: .*sparse")
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(folder, value):
     x, y = X.copy(), Y.astype(np.float64)

@@ -128,11 +128,12 @@ def _blocks(
     if isinstance(chunk.x, Csr):
         indices = chunk.x.indices
         low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)
-        first = min(1, low) if base is None else base
-        below = chunk.x.first_below(first)
-        if below is not None:
-            raise below_base(file.path, row + below[0], below[1], first)
-        width = max(features, high + 1 - first)
+        if width is None:  # else features are counted from 0, and are known
+            first = min(1, low) if base is None else base
+            below = chunk.x.first_below(first)
+            if below is not None:
+                raise below_base(file.path, row + below[0], below[1], first)
+            width = max(features, high + 1 - first)
         if not dense and indices.size <= MOST_DENSE * chunk.rows * width:
             yield held_sparse(chunk.x, width, first)
             return

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -23,12 +20,13 @@ from .array_file import ArrayFile, read_npy_header
 from .folders import refuse_lost_label
 from .paired import open_paired
 from .part_files import open_several
-from .readers import hdf5, look, matlab, netcdf, parquet
-from .readers.catalog import Entry, make_set, open_set
+from .readers import hdf5, look, matlab, netcdf, npz, parquet
+from .readers.catalog import make_set
 from .readers.chunk import ChunkedFile, NoRows
 from .readers.columns import Columns
 from .readers.compressed import UNPACK, ZIP, compression, unpacked
-from .readers.variables import ArrayVariable
+from .readers.sparse import SparseFile
+from .readers.variables import ArrayVariable, Variable
 from .sources import Source, check_pair
 from .spec import Spec, data_files, plain_file, spec_name, split_spec
 
@@ -38,12 +36,15 @@ ACCEPTED = """\
 accepted are
   mnist                the MNIST digits that come with the package
   FILE.npz             with arrays x_train, y_train and perhaps x_test, y_test; or x, y; and perhaps weight_train, ...
+                       a sparse matrix as x_data, x_indices, x_indptr and x_shape in place of x
+  X.npz,Y.npy          a matrix of scipy.sparse.save_npz, or a sparse one in HDF5, and labels: .npy, .npz or a table
   X.npy,Y.npy          features and labels, two files
   X.csv,Y.csv          likewise, where Y is a table of one column
   IMAGES,LABELS        two IDX files (the format of MNIST)
   FILE.csv             a table, one row a line, with commas, semicolons, tabs or blanks between them; perhaps a header
   FILE.svm             libsvm text: label index:value index:value ...
-  FILE.h5              HDF5 with datasets as the arrays of an .npz, or whichever --features and --label name
+  FILE.h5              HDF5 with datasets as the arrays of an .npz, or whichever --features and --label name; or a
+                       sparse matrix as a group of data, indices and indptr, as in AnnData
   FILE.nc, FILE.mat    netCDF and MATLAB, likewise by --features and --label
   FILE.parquet         a table
   A.csv,B.csv,...      several files of one kind and with the same columns, whose rows make one data set
@@ -80,7 +81,7 @@ class Look(NamedTuple):
     def container(self) -> Callable[..., Found | ArrayFile | None] | None:
         """What opens a file of named arrays; None where it is no such file."""
         if self.is_npz:
-            return _open_npz
+            return npz.open_npz
         if self.start.startswith(netcdf.CLASSIC):
             return netcdf.open_classic
         if matlab.is_earlier(self.start):
@@ -190,20 +191,22 @@ def _open(spec: Spec, names: Sequence[tuple[str, str]], columns: Columns, dtype:
     """
     parts = split_spec(spec)
     two = len(parts) == 2 and all(map(plain_file, parts))
-    if two and any(look_at(part).is_array for part in parts):
+    pair = _two_arrays(parts, columns) if two else None
+    if pair is not None:
         columns.refuse_lines(spec_name(spec))
         replace(columns, columns=None, drop=None).refuse(spec_name(spec))
         if ("x", "y") not in names:
             return None
-        x, y = (_open_array(part, name, paired=True) for part, name in zip(parts, ("features", "labels"), strict=True))
-        pair = make_set(parts[0], [ArrayVariable.of(x)], None, ArrayVariable.of(y), None, columns, plain=True)
-        assert not isinstance(pair, ArrayFile)
-        return pair
+        x, y = pair
+        called = None if x.column_names is None else [x.name]
+        made = make_set(parts[0], [x], called, y, None, columns, plain=True)
+        assert not isinstance(made, ArrayFile)
+        return made
     files = data_files(parts)
     several = len(files) > 1 or bool(files[0].folders)
     open_one = partial(_open_set, names=names, dtype=dtype, alone=not several)
     if several:
-        tables = open_paired(spec_name(spec), parts[0], parts[1], open_one, columns) if two else None
+        tables = open_paired(spec_name(spec), parts[0], parts[1], open_one, columns, _sparse_features) if two else None
         if tables is not None:
             return tables
         return open_several(spec_name(spec), files, open_one, columns)
@@ -307,6 +310,29 @@ def _open_array(path: str, name: str, paired: bool = False) -> ArrayFile:
     raise _unknown(seen)
 
 
+def _two_arrays(paths: Sequence[str], columns: Columns) -> tuple[Variable, Variable] | None:
+    """Features and labels, where the two files hold one each: two arrays, or a sparse matrix and an array."""
+    seen = [look_at(path) for path in paths]
+    if seen[0].container is not None and (seen[1].is_array or seen[1].is_npz):
+        of_labels = npz.open_alone(paths[1]) if seen[1].is_npz else _open_array(paths[1], "labels", paired=True)
+        matrix = None if of_labels is None else _sparse_features(paths[0], columns)
+        if of_labels is not None and matrix is not None:
+            return matrix.parts[0].variable, ArrayVariable.of(of_labels)
+    if not any(one.is_array for one in seen):
+        return None
+    x, y = (_open_array(path, name, paired=True) for path, name in zip(paths, ("features", "labels"), strict=True))
+    return ArrayVariable.of(x), ArrayVariable.of(y)
+
+
+def _sparse_features(path: str, columns: Columns) -> SparseFile | None:
+    """The sparse matrix in a file whose labels are in another one; None where it holds none."""
+    container = look_at(path).container
+    if container is None:
+        return None
+    found = container(path, (*TRAIN_NAMES[::-1], *TEST_NAMES[:1]), replace(columns, wanted=False, label=None))
+    return found if isinstance(found, SparseFile) else None
+
+
 @contextmanager
 def _unpacking(path: str, packed: bool) -> Iterator[IO[bytes]]:
     """The file, uncompressed if it is ``packed``; damage raises a DataError."""
@@ -351,51 +377,3 @@ def _open_table(path: str, columns: Columns) -> Found | ArrayFile | None:
     if columns.label is None or columns.optional:
         return None
     return make_set(path, [ArrayVariable.of(array)], None, None, None, columns)
-
-
-def _open_npz(path: str, names: Sequence[tuple[str, str]], columns: Columns) -> Found | ArrayFile | None:
-    with _archive(path) as (archive, members):
-        entries = [Entry(name, partial(_npz_variable, archive, info, columns), name) for name, info in members.items()]
-        return open_set(path, entries, names, columns, plain=True)
-
-
-def _npz_variable(archive: zipfile.ZipFile, info: zipfile.ZipInfo, columns: Columns) -> ArrayVariable:
-    array = _open_member(archive, info)
-    if columns.transpose and len(array.shape) == 2:
-        array = replace(array, shape=array.shape[::-1], fortran=not array.fortran)
-    return ArrayVariable.of(array)
-
-
-@contextmanager
-def _archive(path: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
-    """An opened .npz file and its arrays by name; damage raises a DataError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}
-            if any(name == "indptr" or name.endswith("_indptr") for name in members):
-                raise DataError(
-                    f"{path}: holds a sparse matrix, which is not read from .npz files yet: store it densely,"
-                    f" numpy.savez('dense.npz', x=scipy.sparse.load_npz('{path}').toarray(), y=y), or as libsvm text"
-                    " by sklearn.datasets.dump_svmlight_file"
-                )
-            yield archive, members
-    except (zipfile.BadZipFile, OSError, NotImplementedError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or truncated .npz or .zip file ({error}); copy it again") from None
-
-
-def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayFile:
-    """An array of an .npz file; where it is stored uncompressed, its elements are found in the file itself."""
-    path, name = str(archive.filename), Path(info.filename).stem
-    try:
-        with archive.open(info) as file:
-            shape, fortran, dtype = read_npy_header(file)
-            header = file.tell()
-    except (ValueError, EOFError, zipfile.BadZipFile, RuntimeError, zlib.error) as error:
-        raise DataError(f"{path}: {name} cannot be read ({error}); save the file again with numpy.savez") from None
-    offset = None
-    if info.compress_type == zipfile.ZIP_STORED:
-        with open(path, "rb") as raw:
-            raw.seek(info.header_offset + 26)
-            name_length, extra_length = struct.unpack("<HH", raw.read(4))
-        offset = info.header_offset + 30 + name_length + extra_length + header
-    return ArrayFile(path, name, shape, dtype, offset, fortran and len(shape) > 1, info.filename, header)

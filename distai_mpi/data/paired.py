@@ -1,4 +1,4 @@
-"""Features in one table and labels in another, a table of one column: ``X.csv,Y.csv``."""
+"""Features in one table, or sparse matrix, and labels in another file, a table of one column: ``X.csv,Y.csv``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .readers.chunk import Chunk
 from .readers.columns import Columns, Roles
 from .readers.csv_text import CsvFile
 from .readers.parquet import ParquetFile
+from .readers.sparse import SparseFile
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class PairedTables:
 
     Attributes:
         path: what the user calls the set.
-        members: the table of the features, and perhaps of weights; and that of the labels.
+        members: the table of the features, and perhaps of weights, or a sparse matrix; and the table of the labels.
     """
 
     path: str
-    members: tuple[CsvFile | ParquetFile, CsvFile | ParquetFile]
+    members: tuple[CsvFile | ParquetFile | SparseFile, CsvFile | ParquetFile]
     sequential = True
 
     @property
@@ -99,18 +100,32 @@ class PairedTables:
 
 
 def open_paired(
-    name: str, x: str, y: str, open_one: Callable[[str, Columns], object], columns: Columns
+    name: str,
+    x: str,
+    y: str,
+    open_one: Callable[[str, Columns], object],
+    columns: Columns,
+    open_matrix: Callable[[str, Columns], SparseFile | None],
 ) -> PairedTables | None:
     """The tables ``x`` and ``y``, each opened by ``open_one``; None where ``y`` is no table of one column.
 
+    ``x`` may also be a sparse matrix, which ``open_matrix`` opens.
+
     Raises:
-        DataError: there is something wrong with ``x``.
+        DataError: there is something wrong with ``x``, or with what is beside a sparse matrix.
+        ConfigError: a column of a sparse matrix is named as the weight.
     """
     try:
         labels = open_one(y, replace(columns, holds="labels", weight=None, format=columns.format or "csv"))
     except DataError:  # if it is none of these, the error comes when it is read as further rows
+        if open_matrix(x, columns) is not None:
+            raise
         return None
     if not isinstance(labels, CsvFile | ParquetFile):
         return None
+    matrix = open_matrix(x, columns)
+    if matrix is not None:
+        replace(columns, label=None, columns=None, drop=None).refuse(x)
+        return PairedTables(name, (matrix, labels))
     rows = open_one(x, replace(columns, holds="features", label=None, label_name=None))
     return PairedTables(name, (rows, labels)) if isinstance(rows, CsvFile | ParquetFile) else None

@@ -137,12 +137,15 @@ def read_chunks(
             raise below_base(file.path, row, index, base)
     base = min([1, *(low for _, _, low, *_ in sparse)]) if base is None else base
     width = max([features, *(high + 1 - base for *_, high, _ in sparse)])
-    dense = dense or not sparse or sum(rows * width for rows, *_ in sparse) * MOST_DENSE < sum(n for *_, n in sparse)
+    widths = [width if file.features is None else file.features for file in files]
+    dense = dense or _is_dense(chunks, facts, widths)
     parsed = []
-    for file, chunk, parts, words, file_notes in zip(files, chunks, facts, label_names, notes, strict=True):
+    for file, chunk, parts, own_width, words, file_notes in zip(
+        files, chunks, facts, widths, label_names, notes, strict=True
+    ):
         counts = tuple(rows for rows, *_ in parts)
         weighted = any(has for _, has, *_ in parts)
-        own_width, first = (width, base) if file.features is None else (file.features, None)
+        first = base if file.features is None else None
         entries = None
         if isinstance(chunk.x, Csr) and not dense:
             chunk, entries = _held_sparse(chunk, own_width, first or 0, comm), sum(each for *_, each in parts)
@@ -204,6 +207,16 @@ def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[st
     return kept, [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
 
 
+def _is_dense(chunks: Sequence[Chunk], facts: Sequence[Sequence[tuple]], widths: Sequence[int]) -> bool:
+    """Whether more than `MOST_DENSE` of the values of all sparse ``chunks`` are not 0; the same on every rank."""
+    values = entries = 0
+    for chunk, parts, width in zip(chunks, facts, widths, strict=True):
+        if isinstance(chunk.x, Csr):
+            values += sum(rows for rows, *_ in parts) * width
+            entries += sum(count for *_, count in parts)
+    return entries > MOST_DENSE * values
+
+
 def _held_sparse(chunk: Chunk, features: int, base: int, comm: Any) -> Chunk:
     """``chunk`` with features as `SparseRows`, of the same types on all ranks; collective."""
     rows = held_sparse(chunk.x, features, base)
@@ -234,7 +247,7 @@ def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
         if sum(comm.allgather_object(float(np.sum(weight)))) == 0:
             raise parsed.error("the weights of all rows are 0")
     per_node = parsed.nbytes // len(comm.leaders)
-    dense = parsed.file.features is None and parsed.entries is None
+    dense = isinstance(parsed.chunk.x, Csr)
     if dense and memory_limit is not None and per_node > memory_limit:
         gib = 2**30
         raise parsed.error(

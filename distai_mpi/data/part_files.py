@@ -179,5 +179,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _kind(file: ChunkedFile) -> str:
     """What a file is, in words."""
-    kinds = {"CsvFile": "CSV", "LibsvmFile": "libsvm text", "ParquetFile": "Parquet", "Hdf5File": "a file of arrays"}
+    kinds = {
+        "CsvFile": "CSV",
+        "LibsvmFile": "libsvm text",
+        "ParquetFile": "Parquet",
+        "SparseFile": "a file of a sparse matrix",
+    }
     return kinds.get(type(file).__name__, "a file of arrays")

@@ -16,6 +16,7 @@ from ..sources import Source, check_fit
 from . import dates
 from .columns import Columns, Roles
 from .row_names import rows_looked_at, without_row_names
+from .sparse import MOST_CHOSEN, SparseFile, SparseVariable
 from .variables import Part, Variable, VariablesFile
 
 ALIASES = {
@@ -36,6 +37,7 @@ class Entry:
         identity: the same for two names of one array.
         about: what it is, for a list of all.
         quiet: whether it is meant only where it is named: no data, but what numbers or describes an axis.
+        usual: what it is taken for, as ``x``, whatever its name; empty: its name tells.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Entry:
     identity: Hashable
     about: str = ""
     quiet: bool = False
+    usual: str = ""
 
     @property
     def bare(self) -> str:
@@ -62,7 +65,7 @@ class Catalog:
         """The array that is called as ``key`` is: ``x``, ``y_test`` and the like."""
         found: dict[Hashable, Entry] = {}
         for entry in self.entries:
-            if not entry.quiet and key == (entry.name if self.exact else _key(entry.name)):
+            if not entry.quiet and key == (entry.usual or (entry.name if self.exact else _key(entry.name))):
                 found.setdefault(entry.identity, entry)
         if len(found) > 1:
             first, second, *_ = found.values()
@@ -140,8 +143,9 @@ def open_set(
         return _build(path, chosen, features, None, weight, columns, plain)
     label = label or catalog.usual(y)
     if label is None:
+        aside = f", or give them in a second file ({path},y.npy)" if isinstance(features[0], SparseVariable) else ""
         raise DataError(
-            f"{path}: holds {chosen[0].name}, but no {y}; name the labels with --label: {catalog.listing()}"
+            f"{path}: holds {chosen[0].name}, but no {y}; name the labels with --label{aside}: {catalog.listing()}"
         )
     if weight is None and columns.weight is not None and not columns.optional:
         raise DataError(f"{path}: --weight {columns.weight}: there is no such variable; {catalog.listing()}")
@@ -233,6 +237,7 @@ def make_set(
                 " length with --features"
             )
     inside = columns.wanted and label is None
+    _check_sparse(path, variables, [label, weight], inside, columns)
     flat_names = _column_names(variables, names)
     of_label, of_weight = (None if one is None else Part(one) for one in (label, weight))
     if not inside and columns.columns is None and columns.drop is None and flat_names is None:
@@ -255,13 +260,37 @@ def make_set(
         if label is not None:
             check_fit(variables[0], label, weight)
     _check_kinds(path, parts, of_label, of_weight, columns)
-    file = VariablesFile(path, parts, of_label, of_weight, columns, roles, _feature_names(parts, roles, columns))
+    kind = SparseFile if isinstance(variables[0], SparseVariable) else VariablesFile
+    file = kind(path, parts, of_label, of_weight, columns, roles, _feature_names(parts, roles, columns))
     used = [part for part in (*parts, of_label, of_weight) if part is not None]
     arrays = [part.variable.array for part in used if part.columns is None and part.variable.array is not None]
     simple = len(parts) == 1 and file.feature_names is None and not columns.keeps_missing
     if simple and len(arrays) == len(used) and (plain or all(array.sliceable for array in arrays)):
         return Source(*arrays) if len(arrays) > 1 else arrays[0].check_numbers()
     return file
+
+
+def _check_sparse(
+    path: str, variables: list[Variable], others: list[Variable | None], inside: bool, columns: Columns
+) -> None:
+    """Raise a DataError about a sparse matrix that is used as what it cannot be."""
+    for other in others:
+        if isinstance(other, SparseVariable):
+            raise other.error("is a sparse matrix; labels and weights are arrays of one value a row: name another one")
+    matrix = next((variable for variable in variables if isinstance(variable, SparseVariable)), None)
+    if matrix is None:
+        return
+    if len(variables) > 1:
+        other = next(variable for variable in variables if variable is not matrix)
+        raise matrix.error(
+            f"is a sparse matrix, to which {other.name} cannot be joined: name the matrix alone with --features, or"
+            " store all columns in one matrix (scipy.sparse.hstack)"
+        )
+    if inside:
+        raise matrix.error("is a sparse matrix, of which no column can be the label; name an array with --label")
+    chooses = [flag for flag, given in (("--columns", columns.columns), ("--drop", columns.drop)) if given is not None]
+    if chooses and columns.required is None and matrix.width > MOST_CHOSEN:
+        raise matrix.error(f"has {matrix.width:,} columns, and {chooses[0]} chooses among {MOST_CHOSEN:,} at most")
 
 
 def _first_words(flat: Sequence[tuple[Variable, int]], which: Sequence[int]) -> dict[int, list[str]]:

@@ -22,7 +22,8 @@ class Csr(NamedTuple):
 
     Attributes:
         ends: entries up to the last one of each row, shape (rows,), int64.
-        indices: the features that the entries stand for, numbered as in the file, shape (entries,), int32.
+        indices: the features that the entries stand for, numbered as in the file, shape (entries,), int32, or uint32
+            where there are more than 2³¹.
         values: shape (entries,).
     """
 

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import DataError
 from ..array_file import BLOCK_BYTES, ArrayFile
 from ..sources import Source
-from . import hdf5_links, hdf5_storage, matlab, netcdf
+from . import hdf5_links, hdf5_sparse, hdf5_storage, matlab, netcdf
 from .catalog import Entry, open_set
 from .columns import Columns
 from .variables import Block, Variable, VariablesFile
@@ -53,7 +53,9 @@ def open_hdf5(
         settings = _Settings(matlab.is_matlab(path), netcdf.is_netcdf(file), columns.transpose, columns.dates)
         found = hdf5_links.walk(file, settings.matlab)
         entries = [
-            Entry(item.name, partial(_variable, path, file, item, settings), item.identity, item.about, item.quiet)
+            Entry(
+                item.name, partial(_open, path, file, item, settings), item.identity, item.about, item.quiet, item.usual
+            )
             for item in found
         ]
         return open_set(path, entries, names, columns)
@@ -83,6 +85,20 @@ class _Settings:
     netcdf: bool
     transpose: bool
     dates: str
+
+
+def _open(path: str, file: Any, item: hdf5_links.Item, settings: _Settings) -> Variable:
+    """What ``item`` names: a dataset, categories of AnnData, or a sparse matrix."""
+    if not item.sparse:
+        return _variable(path, file, item, settings)
+
+    def vector(name: str) -> Variable:
+        return _variable(path, file, hdf5_links.Item(name, name), settings)
+
+    group = file[item.sparse]
+    shape = hdf5_sparse.shape_of(path, item.name, group)
+    names = None if shape is None or settings.transpose else _column_names(file, item.name, shape)
+    return hdf5_sparse.open_matrix(path, item.name, group, vector, settings.transpose, names)
 
 
 def _variable(path: str, file: Any, item: hdf5_links.Item, settings: _Settings) -> Variable:

@@ -10,11 +10,6 @@ import numpy as np
 
 HIDDEN = ("#refs#", "#subsystem#")  # of MATLAB
 SPARSE = ({"data", "indices", "indptr"}, {"data", "ir", "jc"})
-DENSIFY = (
-    "holds a sparse matrix ({parts}), and sparse matrices are not read from such files yet; store it densely, or as"
-    " libsvm text: sklearn.datasets.dump_svmlight_file(scipy.sparse.csr_matrix((data, indices, indptr)), y, 'rows.svm',"
-    " zero_based=False)"
-)
 
 
 @dataclass(frozen=True)
@@ -28,6 +23,8 @@ class Item:
         refusal: why it cannot be read, as the end of a sentence; empty: it can, as far as one sees.
         quiet: whether it is no data, but the coordinates of an axis.
         categories: whether it is a group of numbers and the categories that they stand for.
+        sparse: where it is the arrays of a sparse matrix, their group; else empty.
+        usual: see `catalog.Entry`.
     """
 
     name: str
@@ -36,6 +33,8 @@ class Item:
     refusal: str = ""
     quiet: bool = False
     categories: bool = False
+    sparse: str = ""
+    usual: str = ""
 
 
 def walk(file: Any, reverse: bool = False) -> list[Item]:
@@ -54,7 +53,9 @@ def _visit(group: Any, prefix: str, above: tuple[Hashable, ...], found: list[Ite
     keys = list(group)
     sparse = next((names for names in SPARSE if names <= set(keys)), set())
     if sparse:
-        found.append(_sparse(group, prefix.rstrip("/") or "data", identity, sparse))
+        usual = "x" if "barcodes" in keys else ""  # as 10x Genomics has it, in groups of several names
+        name = prefix.rstrip("/") or "data"
+        found.append(Item(name, identity, "a sparse matrix", sparse=prefix or "/", usual=usual))
         keys = [key for key in keys if key not in sparse | {"shape", "format"}]
     for key in keys:
         name = prefix + key
@@ -64,12 +65,12 @@ def _visit(group: Any, prefix: str, above: tuple[Hashable, ...], found: list[Ite
             found.append(Item(name, name, "a broken link", _broken(group, key, error)))
             continue
         if isinstance(item, h5py.Dataset):
-            quiet = _text(item.attrs.get("CLASS")) == "DIMENSION_SCALE"
+            quiet = text_of(item.attrs.get("CLASS")) == "DIMENSION_SCALE"
             shape = None if item.shape is None else item.shape[:: -1 if reverse else 1]
             about = "no values" if shape is None else f"{' x '.join(map(str, shape))}, {_type_of(item)}"
             found.append(Item(name, _identity(item), about, quiet=quiet))
         elif isinstance(item, h5py.Group) and key not in HIDDEN:
-            if _text(item.attrs.get("encoding-type")) == "categorical":
+            if text_of(item.attrs.get("encoding-type")) == "categorical":
                 found.append(Item(name, _identity(item), "categories", categories=True))
             elif "pandas_type" in item.attrs:
                 found.append(Item(name, _identity(item), "a table of pandas", _PANDAS))
@@ -91,10 +92,6 @@ def _identity(item: Any) -> Hashable:
     return info.fileno, info.addr
 
 
-def _sparse(group: Any, name: str, identity: Hashable, parts: set[str]) -> Item:
-    return Item(name, identity, "a sparse matrix", DENSIFY.format(parts=", ".join(sorted(parts))))
-
-
 def _type_of(item: Any) -> str:
     import h5py
 
@@ -103,7 +100,8 @@ def _type_of(item: Any) -> str:
     return "records" if item.dtype.names else str(item.dtype)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """An attribute that is a text, or an array of one."""
     if isinstance(value, np.ndarray):
         value = value.ravel()[0] if value.size else ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

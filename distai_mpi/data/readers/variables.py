@@ -14,7 +14,7 @@ from ..checks import check_weights, first_not_finite
 from ..dataset import storage_dtype
 from ..labels import TRUTH_WORDS
 from . import dates
-from .chunk import Chunk
+from .chunk import Chunk, Csr
 from .columns import Columns, Roles
 from .kinds import label_word
 
@@ -312,19 +312,27 @@ class VariablesFile:
 
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the chunks that are the ``part``-th of ``parts`` ranges of all."""
+        start, stop = self.range_of(part, parts)
+        x = self.rows_of(start, stop)
+        y, words = self._labels(start, stop)
+        return Chunk(x, y, self._weights(start, stop), words)
+
+    def range_of(self, part: int, parts: int) -> tuple[int, int]:
+        """First row, and the one after the last, of the ``part``-th of ``parts`` ranges."""
         variables = self._all
         rows, chunk = variables[0].rows, max(variable.chunk for variable in variables)
         start, stop = (min(rows, round(rows * p / parts / chunk) * chunk) for p in (part, part + 1))
-        if part == parts - 1:
-            stop = rows
+        return start, rows if part == parts - 1 else stop
+
+    def rows_of(self, start: int, stop: int) -> Array | Csr:
+        """Features of rows ``start`` to ``stop - 1``, shape (rows, features), or the same as `chunk.Csr`."""
         x = np.empty((stop - start, self.features), self.dtype)
         at = 0
         for source, width in zip(self.parts, self._widths, strict=True):
             for first, values in source.numbers(start, stop, self.options, self.options.keeps_missing):
                 x[first - start : first - start + len(values), at : at + width] = values
             at += width
-        y, words = self._labels(start, stop)
-        return Chunk(x, y, self._weights(start, stop), words)
+        return x
 
     def _labels(self, start: int, stop: int) -> tuple[Array, tuple[str, ...] | None]:
         """Labels of rows ``start`` to ``stop - 1``, and the words that they stand for, if any."""
