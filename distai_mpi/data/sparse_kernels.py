@@ -160,7 +160,12 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
     have been added, and become 0: the row is ``hot[feature]`` - 1, and ``hot[-1]`` says how many are in use.
     """
     first, index, value, to = address(starts), address(indices), address(values), address(out)
-    factor, mask, lanes, zero = address(factors), places(indices, values), length(address(out)), spread(out.dtype.type(0))
+    factor, mask, lanes, zero = (
+        address(factors),
+        places(indices, values),
+        length(address(out)),
+        spread(out.dtype.type(0)),
+    )
     outputs, limit, one = np.uintp(out.shape[1]), np.uintp(indices.size), np.uintp(1)
     safe = whole_vectors(out, factors)
     e = np.uintp(first[0])

@@ -197,7 +197,9 @@ class TransposedSums:
         many = rows > PART and out.dtype == np.float32
         wide = many and single
         self.out = out
-        self.sums = out if out.flags.c_contiguous and not wide else np.empty(out.shape, np.float64 if wide else out.dtype)
+        self.sums = (
+            out if out.flags.c_contiguous and not wide else np.empty(out.shape, np.float64 if wide else out.dtype)
+        )
         self.sums[...] = 0
         counted = features if many and not single else 0
         self.counts, self.hot = np.zeros(counted, np.int32), np.zeros(counted + 1, np.int32)
