@@ -25,7 +25,7 @@ MOST_TRIALS = 20  # of an iteration, in ever smaller regions
 class NewtonCG(FullBatchSolver):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
-    Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
+    Of linear models of many parameters the Hessian's diagonal at the current point preconditions.  Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
     optimization"), of models from JAX and PyTorch the Hessian.
 
     Attributes:
@@ -66,6 +66,8 @@ class NewtonCGState(State):
         """A step of the trust region (Nocedal & Wright 2006, algorithm 4.1), tried again in a smaller one."""
         assert self.at is not None
         problem, region, precision = self.problem, self.region, 10.0 * float(np.finfo(self.problem.parameter_dtype).eps)
+        if not problem.replicated:
+            self.preconditioner = problem.diagonal_here()
         for _ in range(MOST_TRIALS if self.at.square else 0):
             radius, fraction = region["radius"], self._fraction()
             step = steihaug(

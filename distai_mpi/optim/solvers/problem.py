@@ -156,6 +156,10 @@ class Problem(ABC):
         """The diagonal of which ``totals`` is the sum of `local_diagonal` over the ranks; local."""
         raise NotImplementedError
 
+    def diagonal_here(self) -> Diagonal | None:
+        """The Hessian's diagonal at the current point, of slices; None: it is not known; collective."""
+        return None
+
     def rounding(self) -> Array | None:
         """How far off the current point is once it is rounded for the user, a slice; None: not at all; local."""
         return None

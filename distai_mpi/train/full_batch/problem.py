@@ -289,9 +289,26 @@ class ShardedRows(RowsProblem, ShardedProblem):
     """`RowsProblem` of slices."""
 
     def find_diagonal(self) -> None:
-        """Let ``diagonal`` follow from the rows of all ranks; collective."""
+        """Let ``diagonal`` follow from the rows of all ranks, at parameters of 0; collective."""
+        self._sum_diagonal(self.local_diagonal())
+
+    def diagonal_here(self) -> Diagonal | None:
+        """See `Problem.diagonal_here`."""
+        if not self.is_linear:
+            return None
+        objective, total = self.objective, np.zeros(self.point.size)
+        objective.mark(COMPUTE)
+        for batch, kept in zip(objective.loader.sequential(), self.rows, strict=True):
+            kept.add_diagonal(batch, total)
+        objective.mark(REDUCE)
+        self._sum_diagonal(total)
+        assert self.diagonal is not None
+        return Diagonal(self.diagonal)
+
+    def _sum_diagonal(self, local: Array) -> None:
+        """``diagonal`` ← the mean of the ranks' ``local`` sums, penalty added; collective."""
         objective = self.objective
-        self._grad_all[:] = self.local_diagonal()
+        self._grad_all[:] = local
         objective.reduce_grad(np.ones_like(self.point), self._grad_all, self.weight)  # adds l2 times the ones
         found = self.trial_grad.astype(np.float64)
         self.diagonal = np.where((found > 0) & np.isfinite(found), found, 1.0)
