@@ -15,7 +15,7 @@ import numpy as np
 
 from ..jit import kernel
 from ..vectors import address, fma, increase, length, load, prefetch, spread
-from .row_kernels import PART, copy
+from .row_kernels import PART, copy, fold
 
 AHEAD = 1024  # entries after those at hand for which memory is asked: left to the hardware, each page began late
 NEXT = 8  # entries after the one at hand whose rows of parameters are asked for
@@ -144,11 +144,10 @@ def dot_outputs(starts, indices, values, w, sums, out):
                 e += four
                 continue
             at = index[e] * outputs
-            for k in range(outputs):
-                total[k] += value[i] * parameters[at + k]
+            for column in range(outputs):
+                total[column] += value[i] * parameters[at + column]
             e += one
-        for k in range(out.shape[1]):
-            out[r, k] = sums[k]
+        copy(sums[: out.shape[1]], out[r])
 
 
 @kernel()
@@ -160,7 +159,7 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
     have been added, and become 0: the row is ``hot[feature]`` - 1, and ``hot[-1]`` says how many are in use.
     """
     first, index, value, to = address(starts), address(indices), address(values), address(out)
-    factor, mask, lanes, zero = address(factors), places(indices, values), length(address(out)), spread(out.dtype.type(0))
+    factor, mask, lanes, zero = address(factors), places(indices, values), length(address(out)), spread(v.dtype.type(0))
     outputs, limit, one = np.uintp(out.shape[1]), np.uintp(indices.size), np.uintp(1)
     safe = whole_vectors(out, factors)
     e = np.uintp(first[0])
@@ -178,8 +177,8 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
                     increase(to, at + k, fma(load(factor, k, lanes), times, zero))
                     k += lanes
             else:
-                for k in range(outputs):
-                    to[at + k] += number * factor[k]
+                for column in range(outputs):
+                    to[at + column] += number * factor[column]
             if counts.size:
                 counts[feature] += 1
                 if counts[feature] == PART:
@@ -187,9 +186,7 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
                     if hot[feature] == 0:
                         hot[-1] += 1
                         hot[feature] = hot[-1]
-                    for k in range(totals.shape[1]):
-                        totals[hot[feature] - 1, k] += out[feature, k]
-                        out[feature, k] = 0
+                    fold(out[feature], totals[hot[feature] - 1])
             e += one
 
 

@@ -21,7 +21,8 @@ class SparseRows:
 
     Attributes:
         starts: shape (rows + 1,), int64: row r has the entries ``starts[r]`` to ``starts[r + 1] - 1``.
-        indices: the feature of each entry, from 0, each once and ascending in a row; uint32, or uint64 where there are more.
+        indices: the feature of each entry, from 0; uint32, or uint64 where there are more.  In a row they ascend, and
+            none is there twice: kernels count on it.
         values: of the entries, float32 or float64, as many; empty where all are 1.
         features: of a row.
 
@@ -172,9 +173,9 @@ class TransposedSums:
 
         features, single = len(out), out.ndim == 1 or out.shape[1] == 1
         many = rows > PART and out.dtype == np.float32
-        wide = many and single
+        dtype = np.dtype(np.float64) if many and single else out.dtype
         self.out = out
-        self.sums = out if out.flags.c_contiguous and not wide else np.empty(out.shape, np.float64 if wide else out.dtype)
+        self.sums = out if out.flags.c_contiguous and dtype == out.dtype else np.empty(out.shape, dtype)
         self.sums[...] = 0
         counted = features if many and not single else 0
         self.counts, self.hot = np.zeros(counted, np.int32), np.zeros(counted + 1, np.int32)
@@ -231,8 +232,9 @@ def sparse_rows(x: Any, name: str = "x") -> SparseRows:
     if not x.has_canonical_format:
         x = x.copy()
         x.sum_duplicates()
+    features = x.shape[1]
     indices, values = x.indices[: x.nnz], x.data[: x.nnz]  # there may be room for more behind them
-    return SparseRows(x.indptr.astype(np.int64, copy=False), index_array(indices, x.shape[1]), compact(values), x.shape[1])
+    return SparseRows(x.indptr.astype(np.int64, copy=False), index_array(indices, features), compact(values), features)
 
 
 def index_array(indices: Array, features: int) -> Array:

@@ -23,9 +23,7 @@ MOST_ENTRIES = 1 << 14  # of a strip, which lie in the second-level cache; strip
 LEAST_ROWS = 16
 
 
-def _sweep(
-    curved, starts, indices, values, y, weight, w, bias, grad, margin, curvature, scratch, dots, factor, totals
-):
+def _sweep(curved, starts, indices, values, y, weight, w, bias, grad, margin, curvature, scratch, dots, factor, totals):
     """As `linear._sweep`; the gradient is added to ``totals``, float64, and where this is empty to ``grad``."""
     rows, block = starts.size - 1, dots.size
     loss, bias_grad, start = 0.0, 0.0, 0
