@@ -67,7 +67,7 @@ def dot(starts, indices, values, w, out):
 
 @kernel()
 def t_dot(starts, indices, values, v, ahead, out):
-    """out ← out + Xᵀ v for one output: ``v`` has the dtype of ``values``, ``out`` that or float64.
+    """out ← out + Xᵀ v for one output: ``v`` and ``out`` have the dtype of ``values``.
 
     Memory is asked for ``ahead`` entries after those at hand.
 
@@ -151,12 +151,10 @@ def dot_outputs(starts, indices, values, w, sums, out):
 
 
 @kernel()
-def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out):
+def t_dot_outputs(starts, indices, values, v, factors, before, frequent, reach, totals, out):
     """out ← out + Xᵀ v for several outputs; ``factors`` is working space like the ``sums`` of `dot_outputs`.
 
-    Sums over many rows lose figures in float32.  Where ``counts``, shape (features,), is not empty, the sums of a
-    feature go from ``out`` into a row of ``totals``, float64, shape (any number, outputs), each time that `PART` rows
-    have been added, and become 0: the row is ``hot[feature]`` - 1, and ``hot[-1]`` says how many are in use.
+    For what follows ``before``, the number of rows that ``out`` has had already, see `t_dot_many`.
     """
     first, index, value, to = address(starts), address(indices), address(values), address(out)
     factor, mask, lanes, zero = address(factors), places(indices, values), length(address(out)), spread(v.dtype.type(0))
@@ -179,15 +177,53 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
             else:
                 for column in range(outputs):
                     to[at + column] += number * factor[column]
-            if counts.size:
-                counts[feature] += 1
-                if counts[feature] == PART:
-                    counts[feature] = 0
-                    if hot[feature] == 0:
-                        hot[-1] += 1
-                        hot[feature] = hot[-1]
-                    fold(out[feature], totals[hot[feature] - 1])
             e += one
+        done = before + r + 1
+        if done % PART == 0 and frequent.size:
+            for i in range(reach[level_of(done // PART)]):
+                fold(out[frequent[i]], totals[i])
+
+
+@numba.njit
+def level_of(turn):
+    """How often 2 divides ``turn``, which is not 0."""
+    level = 0
+    while turn % 2 == 0:
+        turn //= 2
+        level += 1
+    return level
+
+
+@kernel()
+def carry(turn, frequent, reach, sums, totals):
+    """totals[i] ← totals[i] + sums[frequent[i]], and that sum ← 0, for the features whose ``turn`` it is."""
+    if frequent.size:
+        for i in range(reach[level_of(turn)]):
+            totals[i] += sums[frequent[i]]
+            sums[frequent[i]] = 0
+
+
+@kernel()
+def t_dot_many(starts, indices, values, v, before, frequent, reach, totals, out):
+    """As `t_dot`, of rows that follow ``before`` others; sums of ``frequent`` features go to ``totals``, float64.
+
+    See `Frequent`, of which ``reach`` is an attribute, too.
+    """
+    start = 0
+    while start < v.size:
+        stop = min(v.size, start + PART - (before + start) % PART)
+        t_dot(starts[start : stop + 1], indices, values, v[start:stop], AHEAD, out)
+        if (before + stop) % PART == 0:
+            carry((before + stop) // PART, frequent, reach, out, totals)
+        start = stop
+
+
+@kernel()
+def count(indices, counts):
+    """Add how often each feature is among ``indices`` to ``counts``."""
+    index, to = address(indices), address(counts)
+    for e in range(np.uintp(indices.size)):
+        to[index[e]] += 1
 
 
 @kernel()

@@ -214,7 +214,7 @@ def _by_entries(
     rows: SparseRows, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array
 ) -> None:
     """As `_by_blocks`, of which a block's gradient is added to ``out`` where its rows have entries."""
-    sums = TransposedSums(out, len(rows), rows.entries)
+    sums = TransposedSums(rows, out)
     for part in _blocks(rows, max(16, max(SPARSE_BYTES, matrix.nbytes) // rows.row_bytes)):
         block = rows.take(part)
         block.dot(matrix, out=z[part])

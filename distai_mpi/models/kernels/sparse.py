@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...data.row_kernels import PART, copy
-from ...data.sparse_kernels import dot, t_dot
-from ...data.sparse_rows import SparseRows
+from ...data.sparse_kernels import carry, dot, t_dot
+from ...data.sparse_rows import SparseRows, add_totals
 from ...jit import specialise
 from ..losses import PointLoss
 from .linear import STRIP, margins, scale, shift, sum_of
@@ -23,10 +23,13 @@ MOST_ENTRIES = 1 << 14  # of a strip, which lie in the second-level cache; strip
 LEAST_ROWS = 16
 
 
-def _sweep(curved, starts, indices, values, y, weight, w, bias, grad, margin, curvature, scratch, dots, factor, totals):
-    """As `linear._sweep`; the gradient is added to ``totals``, float64, and where this is empty to ``grad``."""
+def _sweep(
+    curved, starts, indices, values, y, weight, w, bias, grad, margin, curvature,
+    scratch, dots, factor, frequent, reach, totals,
+):  # fmt: skip
+    """As `linear._sweep`; the gradient is added to ``grad``, and for what follows ``factor`` see `data.frequent`."""
     rows, block = starts.size - 1, dots.size
-    loss, bias_grad, start = 0.0, 0.0, 0
+    loss, bias_grad, start, turn, uncarried = 0.0, 0.0, 0, 0, 0
     while start < rows:
         stop = min(start + block, rows)
         while stop - start > LEAST_ROWS and starts[stop] - starts[start] > MOST_ENTRIES:
@@ -47,10 +50,11 @@ def _sweep(curved, starts, indices, values, y, weight, w, bias, grad, margin, cu
                 copy(seconds, curvature[start:stop])
         bias_grad += sum_of(z)
         copy(z, factor)
-        if totals.size:
-            t_dot(strip, indices, values, factor[:count], entries, totals)
-        else:
-            t_dot(strip, indices, values, factor[:count], entries, grad)
+        t_dot(strip, indices, values, factor[:count], entries, grad)
+        uncarried += count
+        if uncarried >= PART:
+            turn, uncarried = turn + 1, 0
+            carry(turn, frequent, reach, grad, totals)
         start = stop
     return loss, bias_grad
 
@@ -70,17 +74,15 @@ class SparseMargins:
         return self._pass(True, rows, y, curvature, p, p_bias, out, step_margin, step_margin[:0])[1]
 
     def _pass(self, curved, rows, y, weight, w, bias, grad, margin, curvature):
-        dtype = rows.dtype
-        many = len(rows) > PART and dtype == np.float32  # whose sums would lose figures
-        totals = np.zeros(rows.features if many else 0)
-        if not many:
-            grad[:] = 0
-        scratch, (dots, factor) = np.empty((3, STRIP)), np.zeros((2, STRIP), dtype)
+        scratch, (dots, factor) = np.empty((3, STRIP)), np.zeros((2, STRIP), rows.dtype)
+        frequent = rows.frequent
+        totals = np.zeros(len(frequent.features))
+        grad[:] = 0
         found = self._sweep(
-            curved, *rows.arrays, y, weight, w, bias, grad, margin, curvature, scratch, dots, factor, totals
-        )
-        if many:
-            grad[:] = totals
+            curved, *rows.arrays, y, weight, w, bias, grad, margin, curvature,
+            scratch, dots, factor, frequent.features, frequent.reach, totals,
+        )  # fmt: skip
+        add_totals(frequent, totals, grad)
         return found
 
 
