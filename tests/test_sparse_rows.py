@@ -111,13 +111,40 @@ def test_scaled_gram(dtype, bias):
     np.testing.assert_allclose(outs[1], outs[0], rtol=1e-5, atol=1e-4)
 
 
+def frequencies(rows):
+    """Rows of ones in which features are in all rows, in every third, ninth and so on, and the last one in none."""
+    numbers, step = np.arange(rows), 3 ** np.arange(9)
+    inside = numbers[:, None] % step == 0
+    inside[:, -1] = False
+    starts = np.concatenate(([0], np.cumsum(inside.sum(1))))
+    return SparseRows(starts, np.nonzero(inside)[1].astype(np.uint32), np.empty(0, np.float32), 9)
+
+
 @pytest.mark.parametrize("outputs", [None, 1, 5])
 def test_sums_of_many_rows_keep_their_figures(outputs):
-    rows, part = 200_000, np.float32(0.3)
-    x = SparseRows(np.arange(rows + 1), np.zeros(rows, np.uint32), np.empty(0, np.float32), 2)
-    found = x.t_dot(np.full((rows, outputs) if outputs else rows, part, np.float32))
-    np.testing.assert_allclose(found[0], rows * float(part), rtol=1e-5)  # float32 alone: 2e-3
-    assert (found[1] == 0).all()
+    rows, number = 200_000, np.float32(0.3)
+    x = frequencies(rows)
+    found = x.t_dot(np.full((rows, outputs) if outputs else rows, number, np.float32))
+    expected = np.append(np.ceil(rows / 3.0 ** np.arange(8)), 0) * float(number)
+    tolerance = 1e-5  # float32 alone: 2e-3
+    for column in found.reshape(9, -1).T:
+        np.testing.assert_allclose(column, expected, rtol=tolerance)
+    if outputs is None:
+        model, y = models.Linear(9, bias=False), np.full(rows, -number)
+        grad = np.empty(9, np.float32)
+        model.loss_and_grad(np.zeros(9, np.float32), batch_of(x, y, "float32", False, "float32"), grad)
+        np.testing.assert_allclose(grad, expected, rtol=tolerance)
+
+
+def test_frequent_features_are_found_once_for_all_views():
+    x = frequencies(3 * 3**7)
+    found = x.frequent
+    assert found.features.tolist() == [0, 1, 2]  # 6561, 2187 and 729 rows have them
+    assert found.reach[:4].tolist() == [1, 2, 2, 3]
+    assert found.reach[-1] == 3
+    assert x.take(slice(1000, 3000)).frequent is found
+    assert x.take(slice(1000, 1100)).frequent.features.size == 0
+    assert x.astype(np.float64).frequent.features.size == 0
 
 
 def targets(loss, rows, outputs):

@@ -66,23 +66,21 @@ def dot(starts, indices, values, w, out):
 
 
 @kernel()
-def t_dot(starts, indices, values, v, ahead, out):
+def t_dot(starts, indices, values, v, out):
     """out ← out + Xᵀ v for one output: ``v`` and ``out`` have the dtype of ``values``.
-
-    Memory is asked for ``ahead`` entries after those at hand.
 
     Four sums are read before the first of them is written: else some would wait for a feature of the row before it.
     """
     first, index, value = address(starts), address(indices), address(values)
     factors, to, mask = address(v), address(out), places(indices, values)
-    one, two, three, four, far = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(ahead)
+    one, two, three, four, ahead = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(AHEAD)
     e = np.uintp(first[0])
     for r in range(np.uintp(v.size)):
         stop, factor = np.uintp(first[r + one]), factors[r]
         while e + four <= stop:
             i, j0, j1, j2, j3 = e & mask, index[e], index[e + one], index[e + two], index[e + three]
-            prefetch(index, e + far)
-            prefetch(value, i + far)
+            prefetch(index, e + ahead)
+            prefetch(value, i + ahead)
             s0 = to[j0] + value[i] * factor
             s1 = to[j1] + value[i + one] * factor
             s2 = to[j2] + value[i + two] * factor
@@ -212,7 +210,7 @@ def t_dot_many(starts, indices, values, v, before, frequent, reach, totals, out)
     start = 0
     while start < v.size:
         stop = min(v.size, start + PART - (before + start) % PART)
-        t_dot(starts[start : stop + 1], indices, values, v[start:stop], AHEAD, out)
+        t_dot(starts[start : stop + 1], indices, values, v[start:stop], out)
         if (before + stop) % PART == 0:
             carry((before + stop) // PART, frequent, reach, out, totals)
         start = stop
