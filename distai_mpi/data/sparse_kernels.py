@@ -15,7 +15,7 @@ import numpy as np
 
 from ..jit import kernel
 from ..vectors import address, fma, increase, length, load, prefetch, spread
-from .row_kernels import PART, copy
+from .row_kernels import PART, copy, fold
 
 AHEAD = 1024  # entries after those at hand for which memory is asked: left to the hardware, each page began late
 NEXT = 8  # entries after the one at hand whose rows of parameters are asked for
@@ -66,23 +66,21 @@ def dot(starts, indices, values, w, out):
 
 
 @kernel()
-def t_dot(starts, indices, values, v, ahead, out):
-    """out ← out + Xᵀ v for one output: ``v`` has the dtype of ``values``, ``out`` that or float64.
-
-    Memory is asked for ``ahead`` entries after those at hand.
+def t_dot(starts, indices, values, v, out):
+    """out ← out + Xᵀ v for one output: ``v`` and ``out`` have the dtype of ``values``.
 
     Four sums are read before the first of them is written: else some would wait for a feature of the row before it.
     """
     first, index, value = address(starts), address(indices), address(values)
     factors, to, mask = address(v), address(out), places(indices, values)
-    one, two, three, four, far = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(ahead)
+    one, two, three, four, ahead = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(AHEAD)
     e = np.uintp(first[0])
     for r in range(np.uintp(v.size)):
         stop, factor = np.uintp(first[r + one]), factors[r]
         while e + four <= stop:
             i, j0, j1, j2, j3 = e & mask, index[e], index[e + one], index[e + two], index[e + three]
-            prefetch(index, e + far)
-            prefetch(value, i + far)
+            prefetch(index, e + ahead)
+            prefetch(value, i + ahead)
             s0 = to[j0] + value[i] * factor
             s1 = to[j1] + value[i + one] * factor
             s2 = to[j2] + value[i + two] * factor
@@ -144,28 +142,20 @@ def dot_outputs(starts, indices, values, w, sums, out):
                 e += four
                 continue
             at = index[e] * outputs
-            for k in range(outputs):
-                total[k] += value[i] * parameters[at + k]
+            for column in range(outputs):
+                total[column] += value[i] * parameters[at + column]
             e += one
-        for k in range(out.shape[1]):
-            out[r, k] = sums[k]
+        copy(sums[: out.shape[1]], out[r])
 
 
 @kernel()
-def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out):
+def t_dot_outputs(starts, indices, values, v, factors, before, frequent, reach, totals, out):
     """out ← out + Xᵀ v for several outputs; ``factors`` is working space like the ``sums`` of `dot_outputs`.
 
-    Sums over many rows lose figures in float32.  Where ``counts``, shape (features,), is not empty, the sums of a
-    feature go from ``out`` into a row of ``totals``, float64, shape (any number, outputs), each time that `PART` rows
-    have been added, and become 0: the row is ``hot[feature]`` - 1, and ``hot[-1]`` says how many are in use.
+    For what follows ``before``, the number of rows that ``out`` has had already, see `t_dot_many`.
     """
     first, index, value, to = address(starts), address(indices), address(values), address(out)
-    factor, mask, lanes, zero = (
-        address(factors),
-        places(indices, values),
-        length(address(out)),
-        spread(out.dtype.type(0)),
-    )
+    factor, mask, lanes, zero = address(factors), places(indices, values), length(address(out)), spread(v.dtype.type(0))
     outputs, limit, one = np.uintp(out.shape[1]), np.uintp(indices.size), np.uintp(1)
     safe = whole_vectors(out, factors)
     e = np.uintp(first[0])
@@ -183,19 +173,55 @@ def t_dot_outputs(starts, indices, values, v, factors, counts, hot, totals, out)
                     increase(to, at + k, fma(load(factor, k, lanes), times, zero))
                     k += lanes
             else:
-                for k in range(outputs):
-                    to[at + k] += number * factor[k]
-            if counts.size:
-                counts[feature] += 1
-                if counts[feature] == PART:
-                    counts[feature] = 0
-                    if hot[feature] == 0:
-                        hot[-1] += 1
-                        hot[feature] = hot[-1]
-                    for k in range(totals.shape[1]):
-                        totals[hot[feature] - 1, k] += out[feature, k]
-                        out[feature, k] = 0
+                for column in range(outputs):
+                    to[at + column] += number * factor[column]
             e += one
+        done = before + r + 1
+        if done % PART == 0 and frequent.size:
+            for i in range(reach[level_of(done // PART)]):
+                fold(out[frequent[i]], totals[i])
+
+
+@numba.njit
+def level_of(turn):
+    """How often 2 divides ``turn``, which is not 0."""
+    level = 0
+    while turn % 2 == 0:
+        turn //= 2
+        level += 1
+    return level
+
+
+@kernel()
+def carry(turn, frequent, reach, sums, totals):
+    """totals[i] ← totals[i] + sums[frequent[i]], and that sum ← 0, for the features whose ``turn`` it is."""
+    if frequent.size:
+        for i in range(reach[level_of(turn)]):
+            totals[i] += sums[frequent[i]]
+            sums[frequent[i]] = 0
+
+
+@kernel()
+def t_dot_many(starts, indices, values, v, before, frequent, reach, totals, out):
+    """As `t_dot`, of rows that follow ``before`` others; sums of ``frequent`` features go to ``totals``, float64.
+
+    See `Frequent`, of which ``reach`` is an attribute, too.
+    """
+    start = 0
+    while start < v.size:
+        stop = min(v.size, start + PART - (before + start) % PART)
+        t_dot(starts[start : stop + 1], indices, values, v[start:stop], out)
+        if (before + stop) % PART == 0:
+            carry((before + stop) // PART, frequent, reach, out, totals)
+        start = stop
+
+
+@kernel()
+def count(indices, counts):
+    """Add how often each feature is among ``indices`` to ``counts``."""
+    index, to = address(indices), address(counts)
+    for e in range(np.uintp(indices.size)):
+        to[index[e]] += 1
 
 
 @kernel()

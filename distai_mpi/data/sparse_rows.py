@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import HOST
 from ..errors import DataError
+from .frequent import NONE, Frequent
 from .rows import blocks
 
 Array = Any
@@ -23,19 +24,21 @@ class SparseRows:
 
     Attributes:
         starts: shape (rows + 1,), int64: row r has the entries ``starts[r]`` to ``starts[r + 1] - 1``.
-        indices: the feature of each entry, from 0, each once and ascending in a row; uint32, or uint64 where there are more.
+        indices: the feature of each entry, from 0; uint32, or uint64 where there are more.  In a row they ascend, and
+            none is there twice: kernels count on it.
         values: of the entries, float32 or float64, as many; empty where all are 1.
         features: of a row.
 
     All are read-only views.  Entries that lie before the first row, or behind the last, are those of other rows.
     """
 
-    __slots__ = ("features", "indices", "starts", "values")
+    __slots__ = ("_found", "features", "indices", "starts", "values")
     ndim = 2
 
     def __init__(self, starts: Array, indices: Array, values: Array, features: int) -> None:
         self.starts, self.indices, self.values = (HOST.read_only(a) for a in (starts, indices, values))
         self.features = int(features)
+        self._found: list[tuple[int, int, Frequent]] = []  # what `frequent` has found; views of the rows share it
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -86,6 +89,21 @@ class SparseRows:
         """``starts``, ``indices`` and ``values``, as kernels take them, see `sparse_kernels`."""
         return self.starts, self.indices, self.values if self.values.size else ALL_ONES[self.dtype]
 
+    @property
+    def frequent(self) -> Frequent:
+        """Features whose sums over the rows need care: of float32 rows, and none of few; found once for all views."""
+        from .row_kernels import PART
+
+        if len(self) <= PART or self.dtype != np.float32:
+            return NONE
+        start, stop = int(self.starts[0]), int(self.starts[-1])
+        for first, last, found in self._found:
+            if first <= start and stop <= last:
+                return found
+        found = Frequent.of(self.indices[start:stop], self.features, len(self))
+        self._found[:] = [(start, stop, found)]
+        return found
+
     def dot(self, w: Array, out: Array = None) -> Array:
         """See `Rows`."""
         from . import sparse_kernels as kernels
@@ -106,7 +124,7 @@ class SparseRows:
         """See `Rows`; sums of many rows are float64."""
         if out is None:
             out = np.empty((self.features, *v.shape[1:]), self.dtype)
-        sums = TransposedSums(out, len(self), self.entries)
+        sums = TransposedSums(self, out)
         sums.add(self, v)
         sums.finish()
         return out
@@ -116,7 +134,9 @@ class SparseRows:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                return SparseRows(self.starts[start : max(start, stop) + 1], self.indices, self.values, self.features)
+                part = SparseRows(self.starts[start : max(start, stop) + 1], self.indices, self.values, self.features)
+                part._found = self._found
+                return part
             rows = np.arange(start, stop, step)
         return self.gathered(rows, self.dtype)
 
@@ -179,51 +199,52 @@ class SparseRows:
 
 
 class TransposedSums:
-    """Xᵀ V of sparse rows X, summed block by block.
+    """Xᵀ V of sparse rows X, summed block by block; what it takes to keep the figures of float32 is in `frequent`.
 
     Args:
+        rows: X.
         out: shape (features,) or (features, outputs); is overwritten.
-        rows, entries: in all blocks together, at most.
 
     Attributes:
-        sums: working space, which becomes ``out`` at the end: of one output float64 where there are many rows.
-        counts, hot, totals: see `sparse_kernels.t_dot_outputs`.
+        sums: what becomes ``out`` at the end, mostly the same array.
+        before: rows that were added.
+        totals: of the frequent features, shape (n,) or (n, outputs), float64.
     """
 
-    def __init__(self, out: Array, rows: int, entries: int) -> None:
-        from .row_kernels import PART
-
-        features, single = len(out), out.ndim == 1 or out.shape[1] == 1
-        many = rows > PART and out.dtype == np.float32
-        wide = many and single
-        self.out = out
-        self.sums = (
-            out if out.flags.c_contiguous and not wide else np.empty(out.shape, np.float64 if wide else out.dtype)
-        )
+    def __init__(self, rows: SparseRows, out: Array) -> None:
+        self.out, self.before, self.frequent = out, 0, rows.frequent
+        self.sums = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
         self.sums[...] = 0
-        counted = features if many and not single else 0
-        self.counts, self.hot = np.zeros(counted, np.int32), np.zeros(counted + 1, np.int32)
-        # pages of which no row is in use take no memory
-        self.totals = np.zeros((min(counted, entries // PART), 1 if single else out.shape[1]))
+        single = out.ndim == 1 or out.shape[1] == 1
+        count = len(self.frequent.features)
+        self.totals = np.zeros(count if single else (count, out.shape[1]))
         self.factors = None if single else whole_vectors(out)
 
     def add(self, rows: SparseRows, v: Array) -> None:
-        """Add Xᵀ v of these ``rows``; ``v`` has shape (rows,) or (rows, outputs)."""
+        """Add Xᵀ v of these of the rows, which follow those before; ``v`` has shape (rows,) or (rows, outputs)."""
         from . import sparse_kernels as kernels
 
         v = HOST.read_only(np.ascontiguousarray(v, rows.dtype))
+        features, reach = self.frequent.features, self.frequent.reach
         if self.factors is None:
-            kernels.t_dot(*rows.arrays, v.reshape(-1), kernels.AHEAD, self.sums.reshape(-1))
+            v, sums = v.reshape(-1), self.sums.reshape(-1)
+            kernels.t_dot_many(*rows.arrays, v, self.before, features, reach, self.totals, sums)
         else:
-            kernels.t_dot_outputs(*rows.arrays, v, self.factors, self.counts, self.hot, self.totals, self.sums)
+            sums = self.sums
+            kernels.t_dot_outputs(*rows.arrays, v, self.factors, self.before, features, reach, self.totals, sums)
+        self.before += len(rows)
 
     def finish(self) -> None:
         """Write the sums into ``out``."""
-        features = np.flatnonzero(self.hot[:-1])
-        if features.size:
-            self.sums[features] = self.totals[self.hot[features] - 1] + self.sums[features]
+        add_totals(self.frequent, self.totals, self.sums.reshape(len(self.out), *self.totals.shape[1:]))
         if self.sums is not self.out:
             self.out[...] = self.sums
+
+
+def add_totals(frequent: Frequent, totals: Array, sums: Array) -> None:
+    """Add the float64 ``totals`` of ``frequent`` features to their ``sums``."""
+    if totals.size:
+        sums[frequent.features] = totals + sums[frequent.features]
 
 
 def whole_vectors(matrix: Array) -> Array:

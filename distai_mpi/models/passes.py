@@ -23,8 +23,8 @@ BLOCK_BYTES = 1 << 18  # of rows that are in the second-level cache for both pro
 KERNEL_THREADS = 4
 # Of rows for both products, for each thread: 200,000 × 200 numbers then take one thread of BLAS 12 ms and two 8.
 BLAS_BYTES = 1 << 20
-# Of sparse rows at least, and else as many as of parameters: each product brings its own parameters into the cache.  The
-# 23 MB of 105 classes took 57 ms for 512,000 entries in blocks of 100 rows, 45 all at once.
+# Of sparse rows in a block at least; else as many as of parameters, since each product brings its own into the cache:
+# 23 MB of them, for 105 classes, took 57 ms for 512,000 entries in blocks of 100 rows, and 38 all at once.
 SPARSE_BYTES = 1 << 17
 # With several outputs 60,000 × 784 numbers took the kernel 33 ms for 10 of them and 122 for 40; one thread of BLAS 48
 # and 165, two 51 and 120.
@@ -196,13 +196,7 @@ def _by_blocks(rows: Rows, matrix: Array, z: Array, row_wise: Callable[[Array, s
         row_wise: is given rows of z, and where they are.
     """
     if isinstance(rows, SparseRows):
-        sums, matrix = TransposedSums(out, len(rows), rows.entries), np.ascontiguousarray(matrix)
-        for part in _blocks(rows, max(16, max(SPARSE_BYTES, matrix.nbytes) // rows.row_bytes)):
-            block = rows.take(part)
-            block.dot(matrix, out=z[part])
-            row_wise(z[part], part)
-            sums.add(block, z[part])
-        sums.finish()
+        _by_entries(rows, matrix, z, row_wise, out)
         return
     features, outputs = matrix.shape
     order: Any = "F" if features >= WIDE else "C"
@@ -214,3 +208,16 @@ def _by_blocks(rows: Rows, matrix: Array, z: Array, row_wise: Callable[[Array, s
         row_wise(z[part], part)
         total += block.t_dot(z[part], out=more)
     out[:] = total
+
+
+def _by_entries(
+    rows: SparseRows, matrix: Array, z: Array, row_wise: Callable[[Array, slice], None], out: Array
+) -> None:
+    """As `_by_blocks`, of which a block's gradient is added to ``out`` where its rows have entries."""
+    sums = TransposedSums(rows, out)
+    for part in _blocks(rows, max(16, max(SPARSE_BYTES, matrix.nbytes) // rows.row_bytes)):
+        block = rows.take(part)
+        block.dot(matrix, out=z[part])
+        row_wise(z[part], part)
+        sums.add(block, z[part])
+    sums.finish()

@@ -25,8 +25,9 @@ MOST_TRIALS = 20  # of an iteration, in ever smaller regions
 class NewtonCG(FullBatchSolver):
     """Newton's method in a trust region, each step by conjugate gradients (Steihaug 1983; TRON: Lin & Moré 1999).
 
-    Of linear models of many parameters the Hessian's diagonal at the current point preconditions.  Of nets the curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free
-    optimization"), of models from JAX and PyTorch the Hessian.
+    Of linear models of many parameters the Hessian's diagonal at the current point preconditions.  Of nets the
+    curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free optimization"), of
+    models from JAX and PyTorch the Hessian.
 
     Attributes:
         most_products: in an iteration.
