@@ -151,7 +151,7 @@ class MLP(DenseModel):
             if i < self.layers - 1:
                 self._activate(space, z, biases[i], space.rows("slope", i, count), i, batch)
             else:
-                space.kernels.add_bias(z, biases[i])
+                z += biases[i]
         return z
 
     def _activate(self, space: Workspace, z: Array, bias: Array, slope: Array, layer: int, batch: Batch) -> None:
