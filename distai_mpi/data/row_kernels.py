@@ -40,12 +40,17 @@ def reaches(x):
 def squares(x, scale, out):
     """out ← Σ scale[i] · x[i]² over rows i, summed in the dtype of x within `PART` rows, and in float64."""
     filled, safe = reaches(x)
-    _squares(x, scale, safe, np.zeros(filled, x.dtype), np.zeros(x.shape[1]), out)
+    totals = np.zeros(x.shape[1])
+    _squares(x, scale, min(safe, len(x)), np.zeros(filled, x.dtype), totals)
+    for factor, row in zip(scale[safe:], x[safe:], strict=True):
+        totals += np.float64(factor) * row * row
+    out[:] = totals
 
 
 @kernel()
-def _squares(x, scale, safe, sums, totals, out):
-    rows, features = x.shape
+def _squares(x, scale, safe, sums, totals):
+    """totals ← totals + the sums of `squares` over the first ``safe`` rows."""
+    features = x.shape[1]
     flat, grad = address(x), address(sums)
     f, lanes, zero = np.uintp(features), length(flat), spread(x.dtype.type(0))
     for start in range(0, safe, PART):
@@ -57,7 +62,3 @@ def _squares(x, scale, safe, sums, totals, out):
                 increase(grad, j, fma(fma(v, factor, zero), v, zero))
                 j += lanes
         fold(sums, totals)
-    for r in range(safe, rows):
-        for k in range(features):
-            totals[k] += np.float64(scale[r]) * x[r, k] * x[r, k]
-    copy(totals, out)

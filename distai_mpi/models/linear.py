@@ -113,7 +113,7 @@ class LinearModel(DenseModel):
         space, rows = self._workspace(w), rows_of(x)
         (weights,), (bias,) = self.layers_of(w, space.no_bias)
         z = rows.dot(weights, out=space.rows("a", 0, rows.shape[0]))
-        space.kernels.add_bias(z, bias)
+        z += bias
         return z
 
 

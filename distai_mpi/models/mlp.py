@@ -148,10 +148,12 @@ class MLP(DenseModel):
         for i in range(self.layers):
             out = space.rows("a", i, count)
             z = rows.dot(weights[0], out=out) if i == 0 else space.xp.dot(z, weights[i], out=out)
-            if i < self.layers - 1:
+            if i < self.layers - 1 and self.activation != "relu":
                 self._activate(space, z, biases[i], space.rows("slope", i, count), i, batch)
-            else:
-                space.kernels.add_bias(z, biases[i])
+                continue
+            z += biases[i]
+            if i < self.layers - 1:  # without a kernel of its own, which would find slopes for nothing
+                space.xp.maximum(z, 0, out=z)
         return z
 
     def _activate(self, space: Workspace, z: Array, bias: Array, slope: Array, layer: int, batch: Batch) -> None:

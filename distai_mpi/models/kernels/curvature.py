@@ -19,7 +19,8 @@ def curve(delta, y, weight, u):
     for r in range(rows):
         factor = np.float64(weight[r]) if weight.size else 1.0
         if factor == 0:
-            u[r, :] = 0
+            for k in range(outputs):
+                u[r, k] = 0
             continue
         label, mean = y[r], 0.0
         for k in range(outputs):

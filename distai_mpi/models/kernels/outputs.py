@@ -25,15 +25,17 @@ BLOCK_BYTES = 1 << 17  # of X in a block
 MOST_ROWS = 256  # of a block
 
 
-@kernel()
-def _outputs(x, start, pairs, parameters, out):
-    """out[k, r] += row start + r of x · parameters[k], for pairs of rows; the rows that follow them are asked for."""
-    flat, w, to = address(x), address(parameters), address(out)
-    lanes, zero = length(flat), spread(x.dtype.type(0))
-    f, filled, columns = np.uintp(x.shape[1]), np.uintp(parameters.shape[1]), np.uintp(out.shape[1])
+@kernel(no_cpython_wrapper=True)  # which would not know pointers
+def _outputs(flat, a, features, pairs, parameters, out):
+    """out[k, r] += row r of x · parameters[k], for pairs of rows; the rows that follow them are asked for.
+
+    ``flat`` points to x, and ``a`` is the index there of the first row.
+    """
+    w, to, f = address(parameters), address(out), np.uintp(features)
+    lanes, zero = length(flat), spread(parameters.dtype.type(0))
+    filled, columns = np.uintp(parameters.shape[1]), np.uintp(out.shape[1])
     ahead = np.uintp(2 * pairs) * f
     for pair in range(pairs):
-        a = np.uintp(start + 2 * pair) * f
         for k in range(0, parameters.shape[0], GROUP):
             w0, at = np.uintp(k) * filled, np.uintp(k) * columns + np.uintp(2 * pair)
             w1, w2, w3, w4 = w0 + filled, w0 + filled * 2, w0 + filled * 3, w0 + filled * 4
@@ -60,21 +62,22 @@ def _outputs(x, start, pairs, parameters, out):
             add_sums(s02, s12, to, at + columns * 2)
             add_sums(s03, s13, to, at + columns * 3)
             add_sums(s04, s14, to, at + columns * 4)
+        a += f + f
 
 
-@kernel()
-def _gradient(x, start, rows, factors, out):
-    """out[k] += Σ factors[k, r] · row start + r of x; beyond the last feature ``out`` gets anything."""
-    flat, factor, to = address(x), address(factors), address(out)
-    lanes, zero = length(flat), spread(x.dtype.type(0))
-    f, filled, columns = np.uintp(x.shape[1]), np.uintp(out.shape[1]), np.uintp(factors.shape[1])
+@kernel(no_cpython_wrapper=True)
+def _gradient(flat, first, features, rows, factors, out):
+    """out[k] += Σ factors[k, r] · row r of x, as of `_outputs`; beyond the last feature ``out`` gets anything."""
+    factor, to, f = address(factors), address(out), np.uintp(features)
+    lanes, zero = length(flat), spread(factors.dtype.type(0))
+    filled, columns = np.uintp(out.shape[1]), np.uintp(factors.shape[1])
     for k in range(0, out.shape[0], GROUP):
         z0, w0 = np.uintp(k) * columns, np.uintp(k) * filled
         z1, z2, z3, z4 = z0 + columns, z0 + columns * 2, z0 + columns * 3, z0 + columns * 4
         j = np.uintp(0)
         while j < f:
             s0 = s1 = s2 = s3 = s4 = zero
-            a = np.uintp(start) * f + j
+            a = first + j
             for r in range(np.uintp(rows)):
                 u = load(flat, a, lanes)
                 s0 = fma(u, spread(factor[z0 + r]), s0)
@@ -91,92 +94,37 @@ def _gradient(x, start, rows, factors, out):
             j += lanes
 
 
-@kernel()
-def _last_outputs(x, start, first, stop, parameters, out):
-    """As `_outputs` for rows ``first`` to ``stop`` - 1 of the block, one number after another."""
-    for r in range(first, stop):
-        for k in range(parameters.shape[0]):
-            total = x.dtype.type(0)
-            for j in range(x.shape[1]):
-                total += x[start + r, j] * parameters[k, j]
-            out[k, r] = total
-
-
-@kernel()
-def _last_gradient(x, start, first, stop, factors, out):
-    """As `_gradient` for rows ``first`` to ``stop`` - 1 of the block, one number after another."""
-    for r in range(first, stop):
-        for k in range(out.shape[0]):
-            for j in range(x.shape[1]):
-                out[k, j] += factors[k, r] * x[start + r, j]
-
-
-@kernel()
-def _turn(source, out):
-    """out ← the transpose of ``source``, as far as both reach."""
-    for r in range(min(source.shape[1], out.shape[0])):
-        for k in range(min(source.shape[0], out.shape[1])):
-            out[r, k] = source[k, r]
-
-
-@kernel()
-def _add_bias(z, bias, top):
-    """z ← z + bias, and top ← max(top, z)."""
-    for r in range(z.size):
-        value = z[r] + bias
-        z[r] = value
-        top[r] = top[r] if top[r] > value else value
-
-
-@kernel(fastmath={"contract"})
-def _powers(z, top, power, total):
-    """power ← exp_of_negative(z - top), and total ← total + power; float64 but z."""
-    for r in range(z.size):
-        value = exp_of_negative(np.float64(z[r]) - top[r])
-        power[r] = value
-        total[r] += value
-
-
-@kernel()
-def _scaled(power, factor, out):
-    """out ← power · factor."""
-    for r in range(out.size):
-        out[r] = power[r] * factor[r]
-
-
-@kernel(error_model="numpy")
-def _residual(z, bias, y, weight, scratch):
+@kernel(error_model="numpy", fastmath={"contract"}, no_cpython_wrapper=True)
+def _residual(z, bias, y, weight, start, rows, scratch):
     """Weighted sum of the cross-entropies of softmax at the outputs z + bias, and z ← its derivative by them.
 
-    z has shape (outputs, rows), and ``scratch`` (outputs + 2, rows or more), float64.
+    z has shape (outputs, rows or more), of the rows from ``start`` on, and ``scratch`` (outputs + 2, rows or more),
+    float64.
     """
-    outputs, rows = bias.size, y.size
-    top, total, loss = scratch[outputs, :rows], scratch[outputs + 1, :rows], 0.0
-    top[:] = -np.inf
-    total[:] = 0
-    for k in range(outputs):
-        _add_bias(z[k, :rows], bias[k], top)
+    outputs, loss = bias.size, 0.0
+    top, total = scratch[outputs], scratch[outputs + 1]
     for r in range(rows):
-        factor = np.float64(weight[r]) if weight.size else 1.0
-        loss -= factor * (np.float64(z[y[r], r]) - top[r])
+        top[r] = -np.inf
+        total[r] = 0
     for k in range(outputs):
-        _powers(z[k, :rows], top, scratch[k, :rows], total)
+        for r in range(rows):
+            value = z[k, r] + bias[k]
+            z[k, r] = value
+            top[r] = top[r] if top[r] > value else value
+    for k in range(outputs):
+        for r in range(rows):
+            power = exp_of_negative(np.float64(z[k, r]) - top[r])
+            scratch[k, r] = power
+            total[r] += power
     for r in range(rows):
-        factor = np.float64(weight[r]) if weight.size else 1.0
-        loss += factor * math.log(total[r])
-        scratch[y[r], r] -= total[r]
+        label, factor = y[start + r], np.float64(weight[start + r]) if weight.size else 1.0
+        loss += factor * (math.log(total[r]) - (np.float64(z[label, r]) - top[r]))
+        scratch[label, r] -= total[r]
         total[r] = factor / total[r]
     for k in range(outputs):
-        _scaled(scratch[k, :rows], total, z[k, :rows])
+        for r in range(rows):
+            z[k, r] = scratch[k, r] * total[r]
     return loss
-
-
-@kernel()
-def _sum(z):
-    total = 0.0
-    for r in range(z.size):
-        total += z[r]
-    return total
 
 
 def sweep(curved, arrays, delta, z, grad, bias_grad):
@@ -200,37 +148,52 @@ def sweep(curved, arrays, delta, z, grad, bias_grad):
     parameters[:outputs, :features] = w.T
     turned, totals = np.zeros((grouped, block), x.dtype), np.zeros((outputs, features))
     scratch, bias_total = np.empty((outputs + 2, block)), np.zeros(outputs)
-    value = _sweep(curved, x, y, weight, bias, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total)
+    main = min(safe, len(x)) // 2 * 2  # rows that are read in pairs and by whole vectors where they lie
+    last = np.zeros((len(x) - main + 2 + filled // max(1, features), features), x.dtype)
+    last[: len(x) - main] = x[main:]
+    value = _sweep(
+        curved, x, last, main, y, weight, bias, delta, z, parameters, sums, turned, totals, scratch, bias_total
+    )
     grad[:], bias_grad[:] = totals.T, bias_total
     return value
 
 
 @kernel()
-def _sweep(curved, x, y, weight, bias, delta, z, safe, parameters, sums, turned, totals, scratch, bias_total):
-    """The pass of `sweep`, one kernel for both because compiling it takes seconds."""
-    rows, outputs, block = x.shape[0], bias.size, turned.shape[1]
-    loss, unfolded = 0.0, 0
-    for start in range(0, rows, block):
-        stop = min(start + block, rows)
-        count, pairs = stop - start, max(0, min(stop, safe) - start) // 2
+def _sweep(curved, x, last, main, y, weight, bias, delta, z, parameters, sums, turned, totals, scratch, bias_total):
+    """The pass of `sweep`, one kernel for both because compiling it takes seconds.
+
+    Of the rows after the first ``main`` there are copies in ``last``, with zeros behind them.
+    """
+    rows, outputs, block, features = x.shape[0], bias.size, turned.shape[1], x.shape[1]
+    loss, unfolded, stop = 0.0, 0, 0
+    while stop < rows:
+        start = stop
+        if start < main:
+            flat, first, stop = address(x), np.uintp(start) * np.uintp(features), min(start + block, main)
+        else:
+            flat, first, stop = address(last), np.uintp(0), rows
+        count = stop - start
         turned[:] = 0
-        _outputs(x, start, pairs, parameters, turned)
-        _last_outputs(x, start, 2 * pairs, count, parameters, turned)
-        out, labels, weights = z[start:stop], y[start:stop], weight[start:stop]
+        _outputs(flat, first, features, (count + 1) // 2, parameters, turned)
         if curved:
-            _turn(turned, out)
+            out = z[start:stop]
             for r in range(count):
                 for k in range(outputs):
-                    out[r, k] += bias[k]
-            curve(delta[start:stop], labels, weights, out)
-            _turn(out, turned)
+                    out[r, k] = turned[k, r] + bias[k]
+            curve(delta[start:stop], y[start:stop], weight[start:stop], out)
+            for k in range(outputs):
+                for r in range(count):
+                    turned[k, r] = out[r, k]
         else:
-            loss += _residual(turned, bias, labels, weights, scratch)
-            _turn(turned, out)
+            # with ``start``, at first a literal, for its argument it would be compiled twice
+            loss += _residual(turned, bias, y, weight, stop - count, count, scratch)
+            for r in range(count):
+                for k in range(outputs):
+                    z[start + r, k] = turned[k, r]
         for k in range(outputs):
-            bias_total[k] += _sum(turned[k, :count])
-        _gradient(x, start, 2 * pairs, turned, sums)
-        _last_gradient(x, start, 2 * pairs, count, turned, sums)
+            for r in range(count):
+                bias_total[k] += turned[k, r]
+        _gradient(flat, first, features, count, turned, sums)
         unfolded += count
         if unfolded >= PART or stop == rows:
             for k in range(outputs):

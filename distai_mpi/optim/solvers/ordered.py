@@ -35,18 +35,6 @@ def dot(a, b):
 
 
 @kernel(fastmath=False)
-def balance(b, diagonal, groups):
-    """Make the elements of ``b`` sum to 0 in each of the ``groups`` of indices, in proportion to 1 / ``diagonal``."""
-    for group in groups:
-        total, weight = 0.0, 0.0
-        for i in group:
-            total += b[i]
-            weight += 1.0 / diagonal[i]
-        for i in group:
-            b[i] -= total / (weight * diagonal[i])
-
-
-@kernel(fastmath=False)
 def _eliminate(u, k, i):
     """Row i of u, from its diagonal on, minus four times rows k to k + 3 times the elements above that diagonal."""
     a, b, c, d = u[k, i], u[k + 1, i], u[k + 2, i], u[k + 3, i]

@@ -46,13 +46,21 @@ class Diagonal:
         good = (diagonal > 0) & np.isfinite(diagonal)
         rest = float(np.median(diagonal[good])) if good.any() else 1.0  # the same bits on any processor
         self.diagonal, self.free = np.where(good, diagonal, rest), free
+        inverse = 1.0 / self.diagonal
+        self._parts = inverse[free] / self._sums(inverse)[:, None]  # of a group's sum, to be taken from each member
 
     def solve(self, b: Array) -> None:
         """See `Preconditioner`."""
-        from .ordered import balance
-
         b /= self.diagonal
-        balance(b, self.diagonal, self.free)
+        if self.free.size:
+            b[self.free] -= self._sums(b)[:, None] * self._parts
+
+    def _sums(self, v: Array) -> Array:
+        """The sums of v over each group that is `free`, one member after another: the same bits on every rank."""
+        total = np.zeros(len(self.free))
+        for members in self.free.T:
+            total += v[members]
+        return total
 
     def inverse_square(self, g: Array) -> float:
         """gᵀ M⁻¹ g; the same bits on every rank."""

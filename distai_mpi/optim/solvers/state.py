@@ -12,7 +12,7 @@ import numpy as np
 from .base import FullBatchSolver
 from .decrement import Decrement
 from .line_search import Point, Search
-from .preconditioner import Diagonal, Factored, Preconditioner, RankFactored
+from .preconditioner import Factored, Preconditioner, RankFactored
 from .problem import NOTHING, Evaluation, Problem
 
 Array = Any
@@ -142,9 +142,9 @@ class State(ABC):
         from .history_kernels import move
         from .ordered import dot
 
-        for made in (Factored(np.eye(2)), RankFactored(np.eye(2), np.zeros(2))):
-            made.solve(np.ones(2))
-        Diagonal(np.ones(2)).solve(np.ones(2))
+        if self.problem.is_dense:  # else nothing is factored
+            for made in (Factored(np.eye(2)), RankFactored(np.eye(2), np.zeros(2))):
+                made.solve(np.ones(2))
         dot(np.ones(2), np.ones(2))
         nothing = np.empty(0, self.problem.parameter_dtype)
         move(nothing, self.direction.dtype.type(0), self.direction[:0], nothing.copy())
