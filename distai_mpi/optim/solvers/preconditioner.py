@@ -43,7 +43,7 @@ class Diagonal:
     """
 
     def __init__(self, diagonal: Array, free: Array = NO_NULL_SPACE) -> None:
-        good = (diagonal > 0) & np.isfinite(diagonal)
+        good = (diagonal >= np.finfo(np.float64).tiny) & np.isfinite(diagonal)
         rest = float(np.median(diagonal[good])) if good.any() else 1.0  # the same bits on any processor
         self.diagonal, self.free = np.where(good, diagonal, rest), free
         inverse = 1.0 / self.diagonal
