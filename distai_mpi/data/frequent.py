@@ -18,8 +18,8 @@ class Frequent:
     Sums of all features in float64 take twice the room in the caches: passes over 200,000 rows of 100,000 features then
     took as long on a quiet machine, but up to half as long again beside other processes.  So float32 holds them, and
     after every `PART` rows some are added to float64 totals, and become 0: those of features that half of the rows and
-    more have each time, of a quarter every second time, and so on.  A sum has about `PART` terms then, or √(PART · rows)
-    at most where rows with a feature lie together; and there are fewer such additions than terms / 256.
+    more have each time, of a quarter every second time, and so on.  A sum then has about `PART` terms, √(PART · rows)
+    at most where rows with a feature lie together, and there are fewer such additions than terms / 256.
 
     Attributes:
         features: those with more than `PART` entries, by falling number of entries, shape (n,), int64.
