@@ -8,6 +8,7 @@ from distai_mpi import models
 from distai_mpi.data import Batch
 from distai_mpi.data.rows import DenseRows, Rows
 from distai_mpi.data.sparse_rows import SparseRows, sparse_rows
+from distai_mpi.errors import DataError
 from distai_mpi.models.losses import LOSSES
 
 DTYPES = {"float32": 3e-5, "float64": 1e-12}  # with the tolerance of results, relative to the sum of magnitudes
@@ -98,6 +99,50 @@ def test_parts_of_the_rows(dtype, ones):
         found = np.full(expected.shape, np.nan, dtype)
         part.fill(found)
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("form", ["csr_matrix", "csr_array", "csc_matrix", "coo_array", "lil_matrix"])
+def test_matrices_of_scipy_are_taken(form):
+    x = table(60, FEATURES, "float64")
+    rows = sparse_rows(getattr(sparse, form)(x))
+    assert (rows.dtype, rows.indices.dtype, rows.starts.dtype) == ("float64", "uint32", "int64")
+    found = np.empty_like(x)
+    rows.fill(found)
+    np.testing.assert_array_equal(found, x)
+    assert sparse_rows(rows) is rows
+
+
+def test_entries_of_scipy_are_summed_and_sorted():
+    data, indices, room = [1.0, 2.0, 0.5, 4.0, 9.0], [3, 0, 3, 1, 7], [0, 3, 3, 4]
+    given = sparse.csr_matrix((data, indices, room), shape=(3, 4))  # with room for one more entry
+    rows = sparse_rows(given)
+    assert rows.indices.tolist() == [0, 3, 1]
+    assert rows.values.tolist() == [2.0, 1.5, 4.0]
+    assert rows.dtype == np.float32
+    assert rows.starts.tolist() == [0, 2, 2, 3]
+    assert given.indices[:4].tolist() == indices[:4]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float64])
+def test_values_are_held_in_as_few_bytes_as_lose_nothing(dtype):
+    x = np.array([[1, 0, 1], [0, 1, 0]], dtype)
+    assert sparse_rows(sparse.csr_array(x)).values.size == 0
+    if dtype is np.float64:
+        for number, expected in ((0.5, np.float32), (np.nan, np.float32), (0.1, np.float64), (1e300, np.float64)):
+            assert sparse_rows(sparse.csr_array(np.where(x > 0, number, 0))).dtype == expected
+    with pytest.raises(DataError, match="store integers or floats"):
+        sparse_rows(sparse.csr_array(x.astype(complex)))
+
+
+def test_more_features_than_32_bits_number():
+    x = table(80, FEATURES, "float32")
+    narrow = compressed(x)
+    wide = SparseRows(narrow.starts, narrow.indices.astype(np.uint64), narrow.values, FEATURES)
+    for outputs in (None, 3):
+        w, v = vectors(FEATURES, outputs, "float32"), vectors(80, outputs, "float32")
+        np.testing.assert_array_equal(wide.dot(w), narrow.dot(w))
+        np.testing.assert_array_equal(wide.t_dot(v), narrow.t_dot(v))
+    assert sparse_rows(sparse.csr_array(([1.0], ([0], [1 << 33])), shape=(1, 1 << 34))).indices.tolist() == [1 << 33]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -15,10 +15,11 @@ LEVELS = 64
 class Frequent:
     """The features whose sums over rows have so many terms that float32 would lose figures.
 
-    Sums of all features in float64 take twice the room in the caches: 200,000 rows of 100,000 features then took half
-    as long again beside other processes.  So float32 holds them, and after every `PART` rows some are added to float64
-    totals, and become 0: the features of half of the rows and more each time, those of a quarter every second time, and
-    so on.  A sum has about `PART` terms then, and less than one in a hundred of them costs a step of this.
+    Sums of all features in float64 take twice the room in the caches: passes over 200,000 rows of 100,000 features then
+    took as long on a quiet machine, but up to half as long again beside other processes.  So float32 holds them, and
+    after every `PART` rows some are added to float64 totals, and become 0: those of features that half of the rows and
+    more have each time, of a quarter every second time, and so on.  A sum then has about `PART` terms, √(PART · rows)
+    at most where rows with a feature lie together, and there are fewer such additions than terms / 256.
 
     Attributes:
         features: those with more than `PART` entries, by falling number of entries, shape (n,), int64.

@@ -5,7 +5,8 @@ uint64, of features, each once in a row) and of ``values``.  Where all are 1, ``
 for those of any entries.  Unsigned indices are what an address takes as they are: with signed ones a pass takes twice
 as long.
 
-`dot` and `t_dot` take four entries at a time, and do not know bounds: indices have to be below the features.
+`dot` and `t_dot` take four entries at a time, and do not know bounds: indices have to be below the features.  The last
+ones of a row without branches, by masks, were no faster; nor were products of all entries before the sums of rows.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ..jit import kernel
+from ..jit import kernel, specialise
 from ..vectors import address, fma, increase, length, load, prefetch, spread
 from .row_kernels import PART, copy, fold
 
-AHEAD = 1024  # entries after those at hand for which memory is asked: left to the hardware, each page began late
+AHEAD = 1024  # entries after those at hand for which memory is asked: dots then take up to a tenth less time
 NEXT = 8  # entries after the one at hand whose rows of parameters are asked for
 
 
@@ -65,9 +66,18 @@ def dot(starts, indices, values, w, out):
         to[r] = (s0 + s1) + (s2 + s3)
 
 
-@kernel()
-def t_dot(starts, indices, values, v, out):
-    """out ← out + Xᵀ v for one output: ``v`` and ``out`` have the dtype of ``values``.
+@numba.njit(forceinline=True)
+def _term(value, factor):
+    return value * factor
+
+
+@numba.njit(forceinline=True)
+def _square(value, factor):
+    return np.float64(factor) * (np.float64(value) * np.float64(value))
+
+
+def _t_dot(starts, indices, values, v, out):
+    """out ← out + Σ _term(x[r], v[r]) over rows r, of one output: ``v`` has shape (rows,), ``out`` (features,).
 
     Four sums are read before the first of them is written: else some would wait for a feature of the row before it.
     """
@@ -81,10 +91,10 @@ def t_dot(starts, indices, values, v, out):
             i, j0, j1, j2, j3 = e & mask, index[e], index[e + one], index[e + two], index[e + three]
             prefetch(index, e + ahead)
             prefetch(value, i + ahead)
-            s0 = to[j0] + value[i] * factor
-            s1 = to[j1] + value[i + one] * factor
-            s2 = to[j2] + value[i + two] * factor
-            s3 = to[j3] + value[i + three] * factor
+            s0 = to[j0] + _term(value[i], factor)
+            s1 = to[j1] + _term(value[i + one], factor)
+            s2 = to[j2] + _term(value[i + two], factor)
+            s3 = to[j3] + _term(value[i + three], factor)
             to[j0] = s0
             to[j1] = s1
             to[j2] = s2
@@ -93,14 +103,19 @@ def t_dot(starts, indices, values, v, out):
         i = e & mask
         if e < stop:
             j0 = index[e]
-            to[j0] += value[i] * factor
+            to[j0] += _term(value[i], factor)
             if e + one < stop:
                 j1 = index[e + one]
-                to[j1] += value[i + one] * factor
+                to[j1] += _term(value[i + one], factor)
                 if e + two < stop:
                     j2 = index[e + two]
-                    to[j2] += value[i + two] * factor
+                    to[j2] += _term(value[i + two], factor)
         e = stop
+
+
+# out ← out + Xᵀ v, where all are of one dtype, and out ← out + Σ v · x² in float64
+t_dot = kernel()(_t_dot)
+squares_of_one = specialise(_t_dot, "squares", {"_term": _square})
 
 
 @kernel()
@@ -233,17 +248,6 @@ def squares(starts, indices, values, scale, out):
             value, feature = np.float64(values[entry & mask]), indices[entry]
             for k in range(scale.shape[1]):
                 out[feature, k] += np.float64(scale[r, k]) * (value * value)
-
-
-@kernel()
-def squares_of_one(starts, indices, values, scale, out):
-    """As `squares` for one output: ``scale`` has shape (rows,), ``out`` (features,)."""
-    index, value, to, mask = address(indices), address(values), address(out), places(indices, values)
-    for r in range(scale.size):
-        factor = np.float64(scale[r])
-        for entry in range(np.uintp(starts[r]), np.uintp(starts[r + 1])):
-            number, feature = np.float64(value[entry & mask]), index[entry]
-            to[feature] += factor * (number * number)
 
 
 @kernel()
