@@ -182,6 +182,24 @@ def test_training_is_that_of_dense_rows(comm, kind, optimizer):
 
 
 @mpi
+@pytest.mark.parametrize("size", [1, 7, 32])
+@pytest.mark.parametrize("l2", [0.0, 1e-2, 5.0])  # the last takes all of w away in a step
+@pytest.mark.parametrize("kind", ["linear", "logistic", "huber"])
+def test_steps_touch_the_features_of_their_rows_alone(comm, monkeypatch, size, l2, kind):
+    found, calls = [], []
+    plain = models.LinearModel._sparse_steps
+    monkeypatch.setattr(models.LinearModel, "_sparse_steps", lambda *given: calls.append(1) or plain(*given))
+    options = dict(optimizer=optim.SGD(lr=0.2), epochs=2, global_batch_size=size, l2=l2, seed=2)
+    for x in (scipy.sparse.csr_array(X), X):
+        model = models.build(kind, whole(Dataset(X, Y)).labels, dtype=np.float64, bias=l2 == 0)
+        shard = whole(Dataset(x, Y), comm.rank, comm.size)
+        found.append(fit(model, shard, comm, **options))
+    np.testing.assert_allclose(found[0].params, found[1].params, atol=1e-12)
+    assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-12)
+    assert bool(calls) == (comm.size == 1)
+
+
+@mpi
 @pytest.mark.parametrize(("shuffle", "distribute"), [("global", None), ("local", None), ("local", "scatter")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_libsvm_rows_stay_sparse(nodes, shared_folder, shuffle, kind, distribute):

@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import Device, device_of
 from ..data import Batch, LabelSummary
 from ..data.rows import DenseRows, Rows
+from ..data.sparse_rows import SparseRows
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
@@ -221,7 +222,8 @@ class DenseModel:
         """SGD on global batches of few rows, one after another: w ← w - rate · (mean gradient + l2 · w), in place.
 
         On the host alone.  The same updates as `loss_and_grad` and the step of `optim.SGD` for each of them, without
-        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.
+        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Of sparse rows,
+        see `fuses_sparse`, zeros cost nothing in any case, and ``carry`` is left as it is.
 
         Args:
             w: this rank's own parameters, shape (layout.size,), the same on all ranks before and after.
@@ -245,6 +247,8 @@ class DenseModel:
         count = len(batch.y) if steps is None else steps
         if len(batch.y) != together.rows * count:
             raise ValueError(f"{count} steps of {together.rows} rows of this rank are not {len(batch.y)} rows")
+        if self.fuses_sparse and isinstance(batch.x, SparseRows):
+            return self._sparse_steps(space, w, batch, batch.x, rate, l2, together.rows)
         settings, (scratch, _) = self._row_settings(space, batch), space.row_scratch()
         ours = (scratch, carry, number(rate), number(l2), together.indices, together.factors, together.starts)
         kernel, done, waits, loss = sgd_rows(self.loss_function), 0, False, 0.0
@@ -258,6 +262,14 @@ class DenseModel:
 
         together.meet(advance)
         return Sums(loss, space.total_weight(batch))
+
+    fuses_sparse = False  # whether `sgd_step` takes sparse rows, on one rank
+
+    def _sparse_steps(
+        self, space: Workspace, w: Array, batch: Batch, rows: SparseRows, rate: float, l2: float, size: int
+    ) -> Sums:
+        """`sgd_step` of sparse rows, ``size`` each, where the model `fuses_sparse`."""
+        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: all but the scratch arrays."""

@@ -21,6 +21,7 @@ from .steps import Steps
 Array = Any
 Optimizer = FirstOrder | LocalSGD | FullBatchSolver
 RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
+SPARSE_RUN_ROWS = 1 << 14  # of sparse ones: a call goes through all parameters
 
 
 @dataclass
@@ -270,7 +271,8 @@ class Run:
         training, loader, size = self.training, self.loader, self.loader.global_batch_size
         row_weight = loader.total_weight / loader.shard.rows
         if self.fuses:
-            for steps, batch in loader.runs(self.epoch, max(1, RUN_ROWS // size), self.epoch_steps):
+            most = SPARSE_RUN_ROWS if loader.sparse else RUN_ROWS
+            for steps, batch in loader.runs(self.epoch, max(1, most // size), self.epoch_steps):
                 self._begin_step()
                 self._count(steps * size, training.take(steps, batch), steps)
                 yield

@@ -25,6 +25,7 @@ Array = Any
 # rows 5.3, 4.6, 2.0, 1.2 and 7.3, 4.4, 3.0, 1.7 times where half of the inputs were zero, 2.5, 1.3, 0.9, 0.6 and 2.0,
 # 2.3, 2.0, 1.2 times where none was; the first on 1 rank for 1, 2, 4, 8 rows 6.2, 3.8, 2.2, 1.5 and 3.1, 1.9, 1.3, 0.7.
 MOST_ROWS, MOST_ROWS_ALONE, MOST_BYTES = 8, 4, 8 << 20
+MOST_SPARSE = 1024  # rows of a global batch of sparse rows, of which a plain step would go through all parameters
 
 
 class FusedSteps:
@@ -42,7 +43,7 @@ class FusedSteps:
         layers, width = shape = model.row_shape  # type: ignore[attr-defined]
         self._objective, self._single, self.usable = objective, comm.size == 1, True
         if self._single:
-            self._together = Together.alone(size, shape, model.dtype)
+            self._together = Together.alone(size, (1, 1) if objective.loader.sparse else shape, model.dtype)
             return
         self._local, self._carry = objective.empty(shared=False), objective.empty(shared=False)
         self._carries = comm.empty(model.layout.size, model.dtype, one_copy=True)  # the owners', for all to read
@@ -104,7 +105,10 @@ def make_fused(
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
-    if objective.abilities.fused is None or not _few(objective.loader) or not _small(objective):
+    able, sparse = objective.abilities.fused, objective.loader.sparse
+    if able is None or not _few(objective.loader):
+        return None
+    if not (getattr(able, "fuses_sparse", False) if sparse else _small(objective)):
         return None
     if objective.comm.size > 1:
         name = asked.algorithm or objective.comm.default_algorithm
@@ -116,12 +120,12 @@ def make_fused(
 
 
 def _few(loader: Loader) -> bool:
-    """Whether rows, dense and of weight 1 on average, are few in a step, and steps are ranges of one order."""
+    """Whether rows, of weight 1 on average, are few in a step, and steps are ranges of one order."""
     shard, size = loader.shard, loader.global_batch_size
-    if loader.sparse:
-        return False
     ordered = shard.shuffle == "global" or loader.ranks == size == 1
     most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, shard.rows)
+    if loader.sparse:
+        most = min(MOST_SPARSE if loader.ranks == 1 else 0, shard.rows)
     return ordered and loader.device.compiled and shard.total_weight == shard.rows and size <= most
 
 
