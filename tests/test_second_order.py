@@ -515,5 +515,5 @@ def test_auto_goes_by_rows_columns_and_ranks():
     assert chosen(models.Logistic(200), 200_000) == "lbfgs"
     assert chosen(models.Logistic(60), 3_000, 1024) == "newton"  # rounds are what costs
     assert chosen(models.Softmax(784, 10), 60_000) == "newton-cg"
-    assert chosen(models.Logistic(100_000), 10_000) == "lbfgs"
+    assert chosen(models.Logistic(100_000), 10_000) == "newton-cg"
     assert chosen(models.MLP(784, 10), 60_000) == "lbfgs"

@@ -34,9 +34,9 @@ def choose(optimizer: Auto, model: Model, rows: int, comm: Communicator, asked: 
     passes over the rows at `BYTES_PER_SECOND`, Hessians at `FLOPS_PER_SECOND`, and rounds.
     """
     size, given = model.layout.size, asdict(optimizer)
-    if not is_linear(model):
+    if not is_linear(model) or (size <= MOST_DENSE and not keeps_whole(size, comm, asked)):
         return LBFGS(**given)
-    if size > MOST_DENSE or not keeps_whole(size, comm, asked):
+    if size > MOST_DENSE:
         return NewtonCG(**given)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
     if model.loss_function.quadratic:  # type: ignore[attr-defined]
         return Newton(**given | {"sample": 0})  # whose one step is the solution
