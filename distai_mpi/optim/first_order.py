@@ -258,11 +258,11 @@ class FTRL(Elementwise):
     Each weight has a learning rate of its own, η = lr / (beta + √Σ gradient²), and l1 makes weights 0 exactly: those
     whose gradients do not add up to more than l1.
 
-    The steps are the paper's, taken in the form of a proximal step from w (McMahan 2011, "Follow-the-regularized-leader
-    and mirror descent", theorem 4).  In place of the paper's z its state keeps ``dual``, the slope of the penalty
-    l1 |w| + ½ l2 w² at w, which makes up -z = w/η + dual.  So w itself is the sum that is compensated, η may follow a
-    schedule, and training starts where the model does: at w = 0 that is the paper's z = 0, elsewhere the quadratic that
-    beta stands for is one about the start.
+    The steps are the paper's, taken in the form of a proximal step from w (after McMahan 2011,
+    "Follow-the-regularized-leader and mirror descent: equivalence theorems and L1 regularization").  In place of the
+    paper's z its state keeps ``dual``, the slope of the penalty l1 |w| + ½ l2 w² at w, which makes up -z = w/η + dual.
+    So w itself is the sum that is compensated, η may follow a schedule, and training starts where the model does: at
+    w = 0 that is the paper's z = 0, elsewhere the quadratic that beta stands for is one about the start.
 
     Two penalties are told apart.  That of the objective (``fit(l2=...)``, ``--l2``) is part of every gradient.  ``l1``
     and ``l2`` here are the paper's: they are counted once, against the sum of the gradients of all steps, weigh less
