@@ -33,7 +33,7 @@ LOSSES_OF_MODELS = {
     "huber": "huber",
 }
 MODELS = (*LOSSES_OF_MODELS, "mlp")
-FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw")
+FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "ftrl")
 SOLVERS = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 OPTIMIZERS = ("gd", *FIRST_ORDER, "average", *SOLVERS)
 FULL_BATCH = ("gd", *SOLVERS)  # these take all rows in every step
@@ -166,11 +166,19 @@ OPTIMIZER = {
     "lr": Setting(
         "float",
         above=0,
-        help="Learning rate.  [default: 0.001 for adam and adamw, 0.12 for momentum and nesterov, else 0.1]",
+        help="Learning rate.  [default: 0.001 for adam and adamw, 0.01 for adagrad, 0.12 for momentum and "
+        "nesterov, else 0.1]",
     ),
     "momentum": Setting("float", low=0, high=1, help="Of momentum and nesterov.  [default: 0.9]", **EXPERT),
     "weight_decay": Setting(
         "float", low=0, help="Decoupled decay of adamw, biases excepted.  [default: 0.01]", **EXPERT
+    ),
+    "l1": Setting(
+        "float",
+        low=0,
+        help="Of ftrl: weights whose gradients, summed over all steps, do not exceed it are 0; biases excepted.  "
+        "[default: 0]",
+        **EXPERT,
     ),
     "schedule": Setting(choices=("constant", "step", "cosine"), help="Of the learning rate.  [default: constant]"),
     "warmup": Setting("int", low=0, help="Steps over which the learning rate rises first.", **EXPERT),

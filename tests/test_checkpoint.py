@@ -29,7 +29,9 @@ from distai_mpi.train.checkpoint import files, stored_settings
 mpi = pytest.mark.mpi
 pytestmark = pytest.mark.ranks(2)
 SIZE = 32  # of a global batch: 7 steps an epoch
-OPTIMIZERS = {name: kind(lr=0.05) for name, kind in optim.OPTIMIZERS.items()}
+OPTIMIZERS = {name: kind(lr=0.05) for name, kind in optim.OPTIMIZERS.items()} | {
+    "ftrl with l1": optim.FTRL(lr=0.05, l1=0.1, l2=0.1)
+}
 AVERAGE = optim.LocalSGD(optim.Momentum(0.05), sync_every=3, outer_momentum=0.5)
 
 
@@ -128,7 +130,7 @@ def test_the_remainder_of_float16_messages_is_kept(nodes, folder):
 
 @mpi
 @pytest.mark.parametrize("step", [1, 9, 20])
-@pytest.mark.parametrize("name", ["sgd", "adamw", "average"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "ftrl with l1", "average"])
 def test_a_signal_in_the_middle_of_an_epoch_changes_nothing(comm, folder, name, step):
     kwargs = {"optimizer": {**OPTIMIZERS, "average": AVERAGE}[name]}
     straight = train(comm, **kwargs)

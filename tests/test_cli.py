@@ -124,6 +124,9 @@ def test_mnist_in_float64_gives_the_same_losses_on_any_number_of_ranks():
         (("--hidden", "16,8", "--activation", "tanh", "--no-bias", "--data", "x.npy,y.npy"), "accuracy"),
         (("--optimizer", "adamw", "--lr", 0.01, "--weight-decay", 0.1), "accuracy"),
         (("--optimizer", "nesterov", "--momentum", 0.8), "accuracy"),
+        (("--optimizer", "adagrad"), "accuracy"),
+        (("--optimizer", "ftrl", "--l1", 0.01, "--lr", 0.5, "--schedule", "cosine", "--clip-norm", 5), "accuracy"),
+        (("--optimizer", "average", "--inner-optimizer", "ftrl", "--inner-state", "reset"), "accuracy"),
         (("--optimizer", "sgd", "--batch-size", 8, "--allreduce", "ring", "--distribute", "scatter"), "accuracy"),
     ],
 )  # fmt: skip
@@ -228,6 +231,17 @@ BAD = {
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
     "unknown algorithm": (("--allreduce", "fast"), "fast"),
     "foreign to the optimizer": (("--weight-decay", 0.1), "adamw"),
+    "foreign to momentum": (("--l1", 0.1), "--l1 belongs to --optimizer ftrl, not momentum; leave it out"),
+    "foreign to adagrad": (("--optimizer", "adagrad", "--l1", 0), "--l1 belongs to --optimizer ftrl, not adagrad"),
+    "negative l1": (("--optimizer", "ftrl", "--l1", -1), "--l1"),
+    "zeros in means": (
+        ("--data", "good.npz", "--optimizer", "average", "--inner-optimizer", "ftrl", "--l1", 0.1),
+        "--l1 makes parameters 0 exactly",
+    ),
+    "zeros in float16": (
+        ("--data", "good.npz", "--optimizer", "ftrl", "--l1", 0.1, "--wire", "float16"),
+        "--wire float16 rounds",
+    ),
     "foreign to the model": (("--model", "softmax", "--hidden", 8), "--hidden"),
     "batch size 0": (("--batch-size", 0), "batch-size"),
     "two batch sizes": (("--batch-size", 8, "--global-batch-size", 8), "exclude"),

@@ -45,6 +45,8 @@ def error_of(capfd, *words):
         ("batch-size = 3\nglobal-batch-size = 4\n", ["exclude each other"]),
         ("patience = 3\n", ["--patience", "--valid"]),
         ("weight-decay = 0.1\n", ["--weight-decay", "adamw"]),
+        ("optimizer = 'adagrad'\nl1 = 0.1\n", ["--l1 belongs to --optimizer ftrl, not adagrad; leave it out"]),
+        ("optimizer = 'ftrl'\nl1 = -0.1\n", ["line 2", "l1", "-0.1"]),
         ("config = 'other.toml'\n", ["line 1", "config", "no flag"]),
     ],
 )
@@ -100,6 +102,24 @@ def test_flags_beat_the_file_also_where_they_exclude_each_other(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["global_batch_size"], result["epochs"], result["optimizer"]) == (1000, 1, "sgd")
+
+
+@mpi
+def test_l1_of_a_file_gives_zeros(shared_path, comm):
+    if comm.rank == 0:
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(400, 20))
+        np.savez(shared_path / "rows.npz", x=x, y=(x[:, 0] + 0.1 * rng.normal(size=400) > 0).astype(int))
+        lines = ["data = 'rows.npz'", "model = 'logistic'", "optimizer = 'ftrl'", "l1 = 0.5", "lr = 1.0", "out = 'run'"]
+        (shared_path / "run.toml").write_text("\n".join([*lines, "quiet = true", ""]))
+    comm.barrier()
+    done = run_here("train", "--config", "run.toml", cwd=shared_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(shared_path / "run" / "model.npz") as file:
+        weights = next(file[name] for name in file.files if name.endswith("weight")).ravel()
+    assert 15 < np.count_nonzero(weights == 0) < 20
+    assert abs(weights[0]) == np.abs(weights).max()
+    assert "l1 = 0.5" in (shared_path / "run" / "settings.toml").read_text()
 
 
 @mpi

@@ -48,6 +48,7 @@ MODELS = {
 KINDS = {"linear": "value", "linear, no bias": "value", "logistic": "binary"}
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 OPTIMIZERS = {name: kind() for name, kind in optim.OPTIMIZERS.items()} | {
+    "ftrl with l1": optim.FTRL(beta=0.1, l1=0.05, l2=0.1),
     "average": optim.LocalSGD(optim.Momentum(), sync_every=2),
     "diloco": optim.LocalSGD(optim.AdamW(), 3, outer_lr=0.7, outer_momentum=0.9),
 }
@@ -205,10 +206,10 @@ def test_array_functions_run_on_numpy_too():
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("name", [*optim.OPTIMIZERS, "ftrl with l1"])
 def test_updates_on_a_device_are_those_of_the_host(name, in_place, dtype, device, tolerance):
     rng = np.random.default_rng(0)
-    optimizer, decay = optim.OPTIMIZERS[name](lr=0.05), [(0, 300), (301, 400)]
+    optimizer, decay = replace(OPTIMIZERS[name], lr=0.05), [(0, 300), (301, 400)]
     w = rng.normal(size=500).astype(dtype)
     there = on_device(device, w)
     state, state_there = optimizer.init(w, decay), optimizer.init(there, decay)
@@ -220,15 +221,26 @@ def test_updates_on_a_device_are_those_of_the_host(name, in_place, dtype, device
         optimizer.step(there, on_device(device, grad), state_there, out=out_there, factor=0.9)
         w, there = out, out_there
     close(there, w, tolerance[dtype])
+    assert (name == "ftrl with l1") == (w == 0).any()
     for key, value in state.items():
         if isinstance(value, np.ndarray):  # what rounding took is itself no larger than rounding
             scale = np.abs(w).max() if key == "carry" else None
             close(state_there[key], value, tolerance[dtype], scale)
 
 
-@pytest.mark.parametrize("name", ["gd", "sgd", "momentum", "nesterov"])
-def test_updates_below_the_last_bit_are_not_lost(name, device):
-    optimizer = optim.OPTIMIZERS[name](lr=0.1, **({"momentum": 0.0} if name in ("momentum", "nesterov") else {}))
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("gd", {}),
+        ("sgd", {}),
+        ("momentum", {"momentum": 0.0}),
+        ("nesterov", {"momentum": 0.0}),
+        ("adagrad", {"initial": 1.0}),
+        ("ftrl", {}),
+    ],
+)
+def test_updates_below_the_last_bit_are_not_lost(name, more, device):
+    optimizer = optim.OPTIMIZERS[name](lr=0.1, **more)
     w, grad = on_device(device, np.ones(3, np.float32)), on_device(device, np.full(3, 1e-7, np.float32))
     state = optimizer.init(w)
     for _ in range(1000):

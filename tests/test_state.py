@@ -11,6 +11,7 @@ from distai_mpi.train import Callback, TrainState
 mpi = pytest.mark.mpi
 METHODS = {
     "adam": optim.Adam(0.01, schedule=optim.Cosine(final_factor=0.1), clip_norm=1.0),
+    "ftrl": optim.FTRL(0.1, l1=0.2, l2=0.1, schedule=optim.Cosine(final_factor=0.1), clip_norm=1.0),
     "lbfgs": optim.LBFGS(max_iter=6, tol=None),
     "newton-cg": optim.NewtonCG(max_iter=6, tol=None),
 }
@@ -32,10 +33,11 @@ class Keep(Callback):
 def test_a_run_goes_on_on_the_same_ranks_and_on_one(comm, name):
     x, y = make_rows()
     model, method = models.MLP(6, 3, (5,), dropout=0.2, dtype=np.float64), METHODS[name]
-    if name != "adam":
+    first_order = name in ("adam", "ftrl")
+    if not first_order:
         model = models.Softmax(6, 3, dtype=np.float64)
     shard = whole_shard(x, y, comm)
-    options = {"optimizer": method, "l2": 0.01, "seed": 3} | ({"epochs": 6} if name == "adam" else {})
+    options = {"optimizer": method, "l2": 0.01, "seed": 3} | ({"epochs": 6} if first_order else {})
     keep = Keep()
     straight = fit(model, shard, comm, callbacks=[keep, EarlyStopping(shard)], **options)
     assert keep.state.saved.common["epoch"] == 2

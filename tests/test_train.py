@@ -88,10 +88,10 @@ def replica(x, y, optimizer):
 
 @mpi
 @pytest.mark.parametrize("algorithm", ["native", "tree"])
-@pytest.mark.parametrize("name", sorted(set(optim.OPTIMIZERS) - {"gd"}))
+@pytest.mark.parametrize("name", [*sorted(set(optim.OPTIMIZERS) - {"gd"}), "ftrl with l1"])
 def test_every_optimizer_updates_slices_as_the_whole(comm, algorithm, name):
     x, y = make_rows()
-    optimizer = optim.OPTIMIZERS[name](lr=0.05)
+    optimizer = optim.FTRL(0.05, l1=0.3, l2=0.1) if name == "ftrl with l1" else optim.OPTIMIZERS[name](lr=0.05)
     result = fit(
         make_model(),
         whole_shard(x, y, comm),
@@ -103,7 +103,9 @@ def test_every_optimizer_updates_slices_as_the_whole(comm, algorithm, name):
         seed=SEED,
         allreduce=algorithm,
     )
-    np.testing.assert_allclose(result.w, replica(x, y, optimizer), rtol=1e-9, atol=1e-10)
+    expected = replica(x, y, optimizer)
+    np.testing.assert_allclose(result.w, expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_array_equal(result.w == 0, expected == 0)
 
 
 @mpi

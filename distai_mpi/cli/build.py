@@ -260,7 +260,7 @@ def make_optimizer(settings: dict[str, Any], steps_per_epoch: int = 1) -> Any:
     if name in SOLVERS:
         kind = {"lbfgs": LBFGS, "newton-cg": NewtonCG, "newton": Newton, "auto": Auto}[name]
         return kind(**given(settings, "memory", "sample", "max_iter", "tol", "min_decrease"))
-    chosen = given(settings, "lr", "momentum", "weight_decay", "clip_norm")
+    chosen = given(settings, "lr", "momentum", "weight_decay", "l1", "clip_norm")
     chosen["schedule"] = make_schedule(settings, 1 if name == "gd" else steps_per_epoch)
     if name != "average":
         return OPTIMIZERS[name](**chosen, **given(settings, "tol", "min_decrease"))

@@ -16,6 +16,7 @@ BELONGS = (
     (("hidden", "activation", "dropout"), "model_name", ("mlp",)),
     (("momentum",), "optimizer_name", ("momentum", "nesterov")),
     (("weight_decay",), "optimizer_name", ("adamw",)),
+    (("l1",), "optimizer_name", ("ftrl",)),
     (("max_iter", "tol", "min_decrease"), "optimizer_name", FULL_BATCH),
     (("sample",), "optimizer_name", SOLVERS),
     (("memory",), "optimizer_name", ("lbfgs",)),

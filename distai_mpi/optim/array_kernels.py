@@ -71,6 +71,46 @@ def adam(
     _add(w, update, carry, out)
 
 
+def adagrad(
+    w: Array, grad: Array, squares: Array, carry: Array, rate: Any, initial: Any, epsilon: Any, out: Array
+) -> None:
+    """See `optim.kernels.adagrad`."""
+    xp = namespace(w)
+    scratch = grad * grad
+    squares += scratch
+    xp.add(squares, initial, out=scratch)
+    xp.sqrt(scratch, out=scratch)
+    scratch += epsilon
+    update = grad * -rate
+    update /= scratch
+    _add(w, update, carry, out)
+
+
+def ftrl(
+    w: Array, grad: Array, dual: Array, squares: Array, carry: Array, rate: Any, beta: Any, l1: Any, l2: Any, out: Array
+) -> None:
+    """See `optim.kernels.ftrl`; here it takes some ten temporaries."""
+    xp, zero, one = namespace(w), w.dtype.type(0), w.dtype.type(1)
+    squares += grad * grad
+    eta = rate / (xp.sqrt(squares) + beta)
+    at_zero, moves = w == zero, grad != zero
+    lost_of_w = xp.where(at_zero, zero, carry)
+    step = xp.where(at_zero, carry, zero) - grad
+    summed = dual + step
+    point = w + (eta * summed + lost_of_w)
+    sign = xp.where(point < zero, -l1, l1)
+    update = eta * (summed - sign - w * l2) / (eta * l2 + one)
+    update += lost_of_w
+    total = w + update
+    update -= total - w
+    to_zero = xp.abs(point) <= eta * l1
+    step -= summed - dual
+    held, lost = xp.where(at_zero, summed, point / eta), xp.where(at_zero, step, zero)
+    dual[...] = xp.where(moves, xp.where(to_zero, held, sign + total * l2), dual)
+    carry[...] = xp.where(moves, xp.where(to_zero, lost, update), carry)
+    out[...] = xp.where(moves, xp.where(to_zero, zero, total), w)
+
+
 def _add(w: Array, update: Array, carry: Array, out: Array) -> None:
     """out ← w + update + carry, carry ← what the rounding lost; overwrites ``update``, and ``out`` may be ``w``."""
     xp = namespace(w)

@@ -5,7 +5,7 @@ The arithmetic is in `optim.kernels`, and for arrays on a GPU in `optim.array_ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -216,13 +216,99 @@ class AdamW(Adam):
 
     def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
         """See `Elementwise.update`."""
-        rate, done = factor * self.lr, part.start
-        for low, high in (*state["decay"], (w.size, w.size)):
-            start, stop = min(max(low, part.start), part.stop), min(max(high, part.start), part.stop)
-            for piece, decay in ((slice(done, start), 0.0), (slice(start, stop), rate * self.weight_decay)):
-                if piece.start < piece.stop:
-                    self._update(w, grad, state, out, piece, rate, decay)
-            done = stop
+        rate = factor * self.lr
+        for piece, decays in pieces(state["decay"], part):
+            self._update(w, grad, state, out, piece, rate, rate * self.weight_decay if decays else 0.0)
+
+
+@settings
+class AdaGrad(Elementwise):
+    """AdaGrad (Duchi, Hazan & Singer 2011, figure 1, diagonal): steps by the gradient over the root of all squares.
+
+    w ← w - lr · gradient / (√(initial + Σ gradient²) + epsilon), the sum over the steps so far.  The l2 penalty of the
+    objective is part of the gradient.  The sum is not compensated: rounding shows in it after some 10⁷ steps alone.
+
+    Attributes:
+        initial: what the sums of squares begin with; above 0 it tempers the first steps, each of which is otherwise
+            of the length lr, however small its gradient.
+        epsilon: the paper's δ.
+    """
+
+    lr: float = setting(OPTIONS["lr"], default=0.01)
+    initial: float = setting(kind="float", default=0.0, low=0)
+    epsilon: float = setting(kind="float", default=1e-8, above=0)
+    name: ClassVar[str] = "adagrad"
+    full_batch: ClassVar[bool] = False
+
+    def init(self, w: Array, decay: Ranges = ()) -> State:
+        """``squares``, without ``initial``, and ``carry``: zeros of w's shape and dtype."""
+        return {"squares": _zeros_like(w), "carry": _zeros_like(w)}
+
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """See `Elementwise.update`."""
+        squares, carry, number = state["squares"][part], state["carry"][part], w.dtype.type
+        rate, initial, epsilon = number(factor * self.lr), number(self.initial), number(self.epsilon)
+        _kernels(w).adagrad(w[part], grad[part], squares, carry, rate, initial, epsilon, out[part])
+
+
+@settings
+class FTRL(Elementwise):
+    """FTRL-proximal (McMahan et al. 2013, "Ad click prediction: a view from the trenches", algorithm 1).
+
+    Each weight has a learning rate of its own, η = lr / (beta + √Σ gradient²), and l1 makes weights 0 exactly: those
+    whose gradients do not add up to more than l1.
+
+    The steps are the paper's, taken in the form of a proximal step from w (after McMahan 2011,
+    "Follow-the-regularized-leader and mirror descent: equivalence theorems and L1 regularization").  In place of the
+    paper's z its state keeps ``dual``, the slope of the penalty l1 |w| + ½ l2 w² at w, which makes up -z = w/η + dual.
+    So w itself is the sum that is compensated, η may follow a schedule, and training starts where the model does: at
+    w = 0 that is the paper's z = 0, elsewhere the quadratic that beta stands for is one about the start.
+
+    Two penalties are told apart.  That of the objective (``fit(l2=...)``, ``--l2``) is part of every gradient.  ``l1``
+    and ``l2`` here are the paper's: they are counted once, against the sum of the gradients of all steps, weigh less
+    the longer a run is, and are no part of the losses that are reported.  Neither touches slots without decay (biases).
+
+    Attributes:
+        lr: the paper's α.
+        beta: its β, by which rates begin finite.
+        l1: its λ₁.
+        l2: its λ₂.
+    """
+
+    lr: float = setting(OPTIONS["lr"], default=0.1)
+    beta: float = setting(kind="float", default=1.0, above=0)
+    l1: float = setting(OPTIONS["l1"], default=0.0)
+    l2: float = setting(kind="float", default=0.0, low=0)
+    name: ClassVar[str] = "ftrl"
+    full_batch: ClassVar[bool] = False
+
+    def init(self, w: Array, decay: Ranges = ()) -> State:
+        """``dual``, ``squares`` and ``carry``: zeros of w's shape and dtype."""
+        zeros = {name: _zeros_like(w) for name in ("dual", "squares", "carry")}
+        return {**zeros, "decay": tuple(decay)}
+
+    def update(self, w: Array, grad: Array, state: State, out: Array, factor: float, part: slice) -> None:
+        """See `Elementwise.update`."""
+        number = w.dtype.type
+        rate, beta, step = number(factor * self.lr), number(self.beta), _kernels(w).ftrl
+        if rate == 0:  # at which a weight at 0 would be held there by whatever slope
+            out[part] = w[part]
+            return
+        for piece, decays in pieces(state["decay"], part):
+            slope = [state[name][piece] for name in ("dual", "squares", "carry")]
+            l1, l2 = (number(self.l1), number(self.l2)) if decays else (number(0), number(0))
+            step(w[piece], grad[piece], *slope, rate, beta, l1, l2, out[piece])
+
+
+def pieces(decay: Ranges, part: slice) -> Iterator[tuple[slice, bool]]:
+    """``part`` of a slice, cut where its ranges ``decay`` begin and end, and whether each piece is within one."""
+    done = part.start
+    for low, high in (*decay, (part.stop, part.stop)):
+        start, stop = min(max(low, part.start), part.stop), min(max(high, part.start), part.stop)
+        for piece, decays in ((slice(done, start), False), (slice(start, stop), True)):
+            if piece.start < piece.stop:
+                yield piece, decays
+        done = stop
 
 
 def _kernels(w: Array) -> ModuleType:
@@ -241,5 +327,5 @@ def _zeros_like(w: Array) -> Array:
 
 
 OPTIMIZERS: dict[str, type[FirstOrder]] = {
-    kind.name: kind for kind in (GradientDescent, SGD, Momentum, Nesterov, Adam, AdamW)
+    kind.name: kind for kind in (GradientDescent, SGD, Momentum, Nesterov, Adam, AdamW, AdaGrad, FTRL)
 }

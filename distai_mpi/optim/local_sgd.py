@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..errors import ConfigError
 from ..options import OPTIONS
 from ..settings import called, setting, settings
-from .first_order import SGD, FirstOrder, Nesterov
+from .first_order import FTRL, SGD, FirstOrder, Nesterov
 from .schedules import Constant, Schedule
 
 
@@ -42,6 +42,9 @@ class LocalSGD:
         if self.inner.full_batch or isinstance(self.inner, LocalSGD):
             inner = called("inner", "--inner-optimizer")
             raise ConfigError(f"{inner} must be an optimizer that takes its own batches, not {self.inner.name}")
+        if isinstance(self.inner, FTRL) and self.inner.l1:
+            l1 = called("l1 of ftrl", "--l1")
+            raise ConfigError(f"{l1} makes parameters 0 exactly, which a mean over ranks does not keep; leave it out")
 
     @property
     def lr(self) -> float:

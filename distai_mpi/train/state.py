@@ -12,7 +12,7 @@ from ..data import ShardedDataset
 from ..errors import ConfigError
 from ..models import Model
 from ..objective import Objective
-from ..optim import Constant, FirstOrder, FullBatchSolver, LocalSGD, Schedule
+from ..optim import FTRL, Constant, FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..optim.schedules import over
 from ..options import OPTIONS
 from ..perf.machine import memory_left
@@ -155,6 +155,11 @@ def _steps(
             if asked:
                 raise ConfigError(f"{name}: local SGD exchanges no gradients; leave it out")
         return AveragingSteps(objective, optimizer, start, clip_norm=clip_norm)
+    if isinstance(optimizer, FTRL) and optimizer.l1 and exchange.compressed:
+        l1 = called("l1 of ftrl", "--l1")
+        raise ConfigError(
+            f"{called('dtype', '--wire')} {exchange.dtype} rounds parameters, which {l1} makes 0 exactly: leave it out"
+        )
     gradients = make_gradients(objective, exchange)
     fused = make_fused(objective, optimizer, gradients, schedule, clip_norm, exchange)
     norm = getattr(optimizer, "tol", None) is not None
