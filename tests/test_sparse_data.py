@@ -68,6 +68,19 @@ def test_entries_of_one_feature_are_summed():
     assert x.nnz == 3  # the caller's stay as they are
 
 
+@pytest.mark.parametrize("matrix", [scipy.sparse.csr_array, scipy.sparse.csc_array])
+@pytest.mark.parametrize("index", [-1, 3, 5_000_000])
+def test_indices_out_of_range(matrix, index):
+    x = matrix((np.full(2, 2.0), np.array([0, index], np.int32), np.array([0, 1, 2, 2])), shape=(3, 3))
+    with pytest.raises(DataError, match="x: is no valid sparse matrix: .*indices"):
+        Dataset(x, np.zeros(3, int))
+
+
+def test_one_axis():
+    with pytest.raises(DataError, match=r"x has shape \(40,\)"):
+        Dataset(scipy.sparse.coo_array(X[0]), Y[:1])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite(value):
     x = X.copy()
