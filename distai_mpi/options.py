@@ -73,7 +73,10 @@ COLUMNS = {
         "str", metavar="VAR", help="Of HDF5, netCDF and MATLAB files: the variable of the features.", **EXPERT
     ),
     "dense": Setting(
-        "bool", default=False, help="Hold rows of libsvm text densely, also where most features are 0.", **EXPERT
+        "bool",
+        default=False,
+        help="Hold rows of libsvm text and sparse matrices densely, also where most features are 0.",
+        **EXPERT,
     ),
     "transpose": Setting(
         "bool", default=False, help="Such a variable holds a row of the data in each of its columns.", **EXPERT

@@ -68,6 +68,19 @@ def test_entries_of_one_feature_are_summed():
     assert x.nnz == 3  # the caller's stay as they are
 
 
+@pytest.mark.parametrize("matrix", [scipy.sparse.csr_array, scipy.sparse.csc_array])
+@pytest.mark.parametrize("index", [-1, 3, 5_000_000])
+def test_indices_out_of_range(matrix, index):
+    x = matrix((np.full(2, 2.0), np.array([0, index], np.int32), np.array([0, 1, 2, 2])), shape=(3, 3))
+    with pytest.raises(DataError, match="x: is no valid sparse matrix: .*indices"):
+        Dataset(x, np.zeros(3, int))
+
+
+def test_one_axis():
+    with pytest.raises(DataError, match=r"x has shape \(40,\)"):
+        Dataset(scipy.sparse.coo_array(X[0]), Y[:1])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite(value):
     x = X.copy()
@@ -122,6 +135,16 @@ def test_standardize_scales_and_does_not_centre(comm, weight):
     np.testing.assert_allclose(sparse.dataset.standard.deviation, full.dataset.standard.deviation, rtol=1e-12)
     assert "not centred" in sparse.notes[-1]
     assert loader_of(sparse).sparse
+
+
+@mpi
+def test_features_far_from_0_are_told(comm):
+    x = np.concatenate([X, (1.7e9 + 170 * RNG.normal(size=ROWS))[:, None]], axis=1)
+    for prepare in (standardize, lambda shard, comm: data.centre_far(shard, comm=comm, dtype="float32")):
+        (shard,) = prepare(local(comm, x), comm=comm)
+        assert f"features {FEATURES} (counted from 0) lie far from 0" in shard.notes[-1]
+        (shard,) = prepare(local(comm, X), comm=comm)
+        assert not any("far from 0" in note for note in shard.notes)
 
 
 @mpi

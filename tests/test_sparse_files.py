@@ -263,6 +263,23 @@ def test_training_and_test_rows_of_one_file(comm, shared_folder):
 
 @pytest.mark.mpi
 @pytest.mark.ranks(2)
+def test_test_rows_are_evaluated_with_labels_and_weights_of_their_own(comm, shared_folder):
+    def fill(folder):
+        given = arrays(M[:30], "x_train") | arrays(M[30:], "x_test")
+        weights = {"weight_train": np.arange(30.0), "weight_test": np.arange(len(Y) - 30.0)}
+        np.savez(folder / "a.npz", y_train=Y[:30] > 0, y_test=Y[30:] > 0, **weights, **given)
+
+    folder = shared_folder(fill)
+    done = run_here("train", "--data", "a.npz", "--model", "logistic", "--optimizer", "gd", "--out", "m", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((folder / "m" / "result.json").read_text())["test_loss"]
+    done = run_here("evaluate", "m", "--data", "a.npz", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loss"] == pytest.approx(kept)
+
+
+@pytest.mark.mpi
+@pytest.mark.ranks(2)
 def test_the_command_trains_and_predicts(comm, shared_folder):
     """The same as on a dense matrix."""
 

@@ -267,10 +267,17 @@ def sparse_rows(x: Any, name: str = "x") -> SparseRows:
     Values of 1 alone are not held; others are in float32 where that loses nothing, else in float64.
 
     Raises:
-        DataError: its values are no real numbers.
+        DataError: its values are no real numbers, it has not two axes, or its arrays do not fit each other.
     """
     if isinstance(x, SparseRows):
         return x
+    if len(x.shape) != 2:
+        raise DataError(f"{name} has shape {x.shape}; it needs the shape (rows, features)")
+    if hasattr(x, "check_format"):  # SciPy does not look at indices, and kernels would read and write beyond arrays
+        try:
+            x.check_format(full_check=True)
+        except ValueError as error:
+            raise DataError(f"{name}: is no valid sparse matrix: {error}") from None
     x = x.tocsr()
     if x.dtype.kind not in "biuf":
         raise DataError(f"{name}: values of type '{x.dtype}' are no real numbers; store integers or floats")

@@ -11,10 +11,12 @@ from ..errors import DataError
 from .dataset import Standard
 from .loader import Loader
 from .sharded import ShardedDataset
+from .sparse_rows import DENSE_ADVICE
 
 Array = Any
 LOOK = 2048  # rows, over all ranks
 SPACING = 1e-4  # of a deviation
+FAR = 10.0  # deviations that a feature of sparse rows may be off 0
 ROUNDING = 1e-13  # of the mean of squares: a variance no larger is that of a constant
 BLOCK_BYTES = 512 << 10  # of a block of rows in float64, which is gone through twice: what stays in cache
 
@@ -40,9 +42,9 @@ def standardize(train: ShardedDataset, *others: ShardedDataset | None, comm: Any
     train.check_weight()
     standard = measure(train, comm)
     if train.dataset.is_sparse:
-        standard = replace(standard, mean=np.zeros_like(standard.mean))
         note = f"{train.name}: rows are sparse: features are scaled to deviation 1, and not centred"
-        train = replace(train, notes=(*train.notes, note))
+        train = _with_far(replace(train, notes=(*train.notes, note)), standard)
+        standard = replace(standard, mean=np.zeros_like(standard.mean))
     return tuple(shard and apply(shard, standard) for shard in (train, *others))
 
 
@@ -52,7 +54,8 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
     A column of seconds since 1970 has a spacing of 128 in float32.  Where features lie so far from 0 that their spacing
     in ``dtype`` is the fraction `SPACING` of their deviation, and they are held in a wider type, their means on the
     rows of ``train`` are taken off when they are gathered, in float64, before they are rounded; their scale stays.
-    Whether that is so is estimated from some rows.  Sparse rows are left as they are.
+    Whether that is so is estimated from some rows.  Sparse rows are left as they are; a note names features that are
+    more than `FAR` deviations off 0.
 
     Args:
         train, others, comm: see `standardize`.
@@ -61,6 +64,8 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
     Raises:
         DataError: see `standardize`.
     """
+    if train.dataset.stays_sparse:
+        return (_with_far(train, measure(train, comm)), *others)
     far = far_features(train, comm, dtype)
     if not far.any():
         return (train, *others)
@@ -69,11 +74,19 @@ def centre_far(train: ShardedDataset, *others: ShardedDataset | None, comm: Any,
     return tuple(shard and apply(shard, standard) for shard in (train, *others))
 
 
+def _with_far(train: ShardedDataset, standard: Standard) -> ShardedDataset:
+    """``train``, of sparse rows, with a note on features that should be centred, and are not."""
+    away, known = np.abs(standard.mean), standard.deviation
+    far = np.flatnonzero(away > FAR * known).tolist()
+    if not far:
+        return train
+    note = f"{train.name}: {train.called(far)} lie far from 0, and features of sparse rows are not centred"
+    return replace(train, notes=(*train.notes, f"{note}: training may end far from the optimum; {DENSE_ADVICE}"))
+
+
 def far_features(shard: ShardedDataset, comm: Any, dtype: Any) -> Array:
     """Which features `centre_far` would centre, by `LOOK` rows, bool, shape (features,); collective."""
     data, dtype = shard.dataset, np.dtype(dtype)
-    if data.is_sparse:
-        return np.zeros(shard.features, bool)
     holds = data.x.dtype.kind == "f" or data.x.dtype.itemsize > 2
     if data.standard is not None or not comm.sum([holds and data.x.dtype.itemsize >= dtype.itemsize])[0]:
         return np.zeros(shard.features, bool)

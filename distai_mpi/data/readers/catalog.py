@@ -141,6 +141,9 @@ def open_set(
         if not str(columns.label).isdecimal() and len(chosen) == 1:
             raise DataError(f"{path}: --label {columns.label}: there is no such variable; {catalog.listing()}")
         return _build(path, chosen, features, None, weight, columns, plain)
+    if columns.variable is None:
+        label = _of_set(catalog, y, label, columns.label_name is not None)
+        weight = _of_set(catalog, y.replace("y", "weight", 1), weight, columns.optional)
     label = label or catalog.usual(y)
     if label is None:
         aside = f", or give them in a second file ({path},y.npy)" if isinstance(features[0], SparseVariable) else ""
@@ -151,6 +154,12 @@ def open_set(
         raise DataError(f"{path}: --weight {columns.weight}: there is no such variable; {catalog.listing()}")
     weight = weight or catalog.usual(y.replace("y", "weight", 1))
     return _build(path, chosen, features, label, weight, columns, plain)
+
+
+def _of_set(catalog: Catalog, usual: str, entry: Entry | None, kept: bool) -> Entry | None:
+    """``entry``; or, where it is ``kept`` from training and has a usual name, the one that this set usually has."""
+    own = catalog.usual(usual) if kept and entry is not None and _key(entry.name) is not None else None
+    return own or entry
 
 
 def _lacking(pairs: Sequence[tuple[str, str]], columns: Columns) -> str:
