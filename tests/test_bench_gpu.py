@@ -36,8 +36,8 @@ def test_a_sound_device_passes_every_check(comm, device, shared_path, monkeypatc
     """A part of the cases, in which all models, optimizers and exchanges are."""
     path, cases = shared_path / "report.json", list(gpu_checks.cases(comm.size))
     assert len(cases) == len(set(cases)) >= 40
-    cases = cases[:: 3 if comm.size == 1 else 11]
-    assert [len(set(kind)) for kind in zip(*cases, strict=True)] == [6, 7, len(CHOICES) if comm.size > 1 else 1, 2]
+    cases = cases[:: 3 if comm.size == 1 else 13]
+    assert [len(set(kind)) for kind in zip(*cases, strict=True)] == [6, 9, len(CHOICES) if comm.size > 1 else 1, 2]
     monkeypatch.setattr(gpu_checks, "cases", lambda ranks: cases)
     done = run_here("bench", "gpu", "--json", path)
     assert done.returncode == 0, done.stderr

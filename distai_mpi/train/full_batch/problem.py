@@ -300,10 +300,19 @@ class ShardedRows(RowsProblem, ShardedProblem):
         objective.mark(COMPUTE)
         for batch, kept in zip(objective.loader.sequential(), self.rows, strict=True):
             kept.add_diagonal(batch, total)
+        self._level(total)
         objective.mark(REDUCE)
         self._sum_diagonal(total)
         assert self.diagonal is not None
         return Diagonal(self.diagonal)
+
+    def _level(self, diagonal: Array) -> None:
+        """Make ``diagonal`` alike for parameters that may all grow alike: steps then leave their sum alone."""
+        model: Any = self.objective.model
+        if model.loss_function.several:
+            weights, biases = model.layers_of(diagonal)
+            for part in biases if self.objective.l2 else [*weights, *biases]:
+                part[...] = part.mean(axis=-1, keepdims=True)
 
     def _sum_diagonal(self, local: Array) -> None:
         """``diagonal`` ← the mean of the ranks' ``local`` sums, penalty added; collective."""
