@@ -46,9 +46,9 @@ class Predictor:
     """A model, its parameters, and what was done to the features of its training rows; loads no MPI.
 
     Rows ``x`` are an array of shape (rows, features) in the order of training, of any real type, or a sparse one of
-    SciPy's; or, where the
-    training rows had columns with names, a table: a mapping of names to columns, a DataFrame, or an array with named
-    fields, in any order and perhaps with further columns.  Values are scaled, filled and standardized as in training.
+    SciPy's; or, where the training rows had columns with names, a table: a mapping of names to columns, a DataFrame, or
+    an array with named fields, in any order and perhaps with further columns.  Values are scaled, filled and
+    standardized as in training.
 
     Attributes:
         model, params: the model and its parameters, shape (layout.size,), read-only.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from problems import make_rows, whole_shard
 
-from distai_mpi import EarlyStopping, fit, models, optim
+from distai_mpi import EarlyStopping, Exchange, fit, models, optim
 from distai_mpi.errors import ConfigError
 from distai_mpi.train import Callback, TrainState
 
@@ -62,3 +62,17 @@ def test_the_state_of_another_run_is_refused(comm):
     fit(models.Softmax(6, 3), shard, comm, epochs=2, callbacks=[keep])
     with pytest.raises(ConfigError, match="seed 0, not 1"):
         fit(models.Softmax(6, 3), shard, comm, epochs=3, seed=1, state=keep.state)
+
+
+@mpi
+@pytest.mark.ranks(1, 2, 3)
+def test_newton_cg_on_slices_goes_on_to_the_same_bits(comm):
+    x, y = make_rows()
+    shard, model = whole_shard(x, y, comm), models.Softmax(6, 3, dtype=np.float64)
+    options = {"optimizer": optim.NewtonCG(max_iter=6, tol=None), "l2": 0.01, "exchange": Exchange("ring")}
+    keep = Keep()
+    straight = fit(model, shard, comm, callbacks=[keep], **options)
+    again = fit(model, shard, comm, state=keep.state, **options)
+    assert keep.state.saved.common["epoch"] == 2
+    assert [record["relative_gap"] for record in again.history] == [r["relative_gap"] for r in straight.history]
+    np.testing.assert_array_equal(again.params, straight.params)

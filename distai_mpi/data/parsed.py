@@ -264,16 +264,27 @@ def spread_sparse(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> Spa
     plain = not any(comm.allgather_object(rows.values.size))
     for begin in range(0, max(source.counts), chunk):
         start, stop = min(begin, mine), min(begin + chunk, mine)
-        rank, index = plan.destinations(first + start, first + stop)
-        order = np.argsort(rank, kind="stable")
-        sends = np.bincount(rank, minlength=comm.size)
-        takes = np.empty_like(sends)
-        comm.alltoallv(sends, [1] * comm.size, takes, [1] * comm.size)
-        where.append(np.empty(takes.sum(), np.int64))
-        comm.alltoallv(index[order], sends.tolist(), where[-1], takes.tolist())
+        order, sends, takes, indices = _addressed(plan, first + start, first + stop, comm)
+        where.append(indices)
         sent = rows.gathered(start + order, rows.dtype)
         came.append(exchange_rows(sent, sends.tolist(), takes.tolist(), plain, comm))
     return join_rows(came, rows.features, rows.dtype).take(np.argsort(np.concatenate([np.empty(0, np.int64), *where])))
+
+
+def _addressed(plan: Any, start: int, stop: int, comm: Any) -> tuple[Array, Array, Array, Array]:
+    """Where rows ``start`` to ``stop - 1`` of the file go, those of this rank; collective.
+
+    Returns the order that sorts them by rank, how many go to and come from each rank, and the indices here of those
+    that come; all int64.
+    """
+    rank, index = plan.destinations(start, stop)
+    order = np.argsort(rank, kind="stable")
+    sends = np.bincount(rank, minlength=comm.size)
+    takes = np.empty_like(sends)
+    comm.alltoallv(sends, [1] * comm.size, takes, [1] * comm.size)
+    where = np.empty(takes.sum(), np.int64)
+    comm.alltoallv(index[order], sends.tolist(), where, takes.tolist())
+    return order, sends, takes, where
 
 
 def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:
@@ -289,13 +300,7 @@ def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array
         kept = [np.empty((own, column.width), column.dtype) for column in columns]
     for begin in range(0, max(source.counts), chunk):
         start, stop = min(begin, mine), min(begin + chunk, mine)
-        rank, index = plan.destinations(first + start, first + stop)
-        order = np.argsort(rank, kind="stable")
-        sends = np.bincount(rank, minlength=comm.size)
-        takes = np.empty_like(sends)
-        comm.alltoallv(sends, [1] * comm.size, takes, [1] * comm.size)
-        where = np.empty(takes.sum(), np.int64)
-        comm.alltoallv(index[order], sends.tolist(), where, takes.tolist())
+        order, sends, takes, where = _addressed(plan, first + start, first + stop, comm)
         for column, target in zip(columns, kept, strict=True):
             values = np.empty((stop - start, column.width), column.dtype)
             column.copy(start, stop, values)

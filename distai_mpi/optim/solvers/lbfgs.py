@@ -75,9 +75,8 @@ class LBFGSState(LineSearchState):
         history.save()
         steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
         changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
-        return super().arrays | {
-            "history": {**steps, **changes, "place": history.slots}
-        }  # as earlier checkpoints call it
+        kept = {**steps, **changes, "place": history.slots}  # as earlier checkpoints call it
+        return super().arrays | {"history": kept}
 
     def _advance(self) -> None:
         """Search along L-BFGS's direction, or where that fails along the (preconditioned) gradient."""

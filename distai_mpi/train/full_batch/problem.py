@@ -290,10 +290,10 @@ class ShardedRows(RowsProblem, ShardedProblem):
 
     def find_diagonal(self) -> None:
         """Let ``diagonal`` follow from the rows of all ranks, at parameters of 0; collective."""
-        self._sum_diagonal(self.local_diagonal())
+        self.diagonal = self._summed_diagonal(self.local_diagonal())
 
     def diagonal_here(self) -> Diagonal | None:
-        """See `Problem.diagonal_here`."""
+        """See `Problem.diagonal_here`; ``diagonal`` stays that at the start, which a run that is resumed has, too."""
         if not self.is_linear:
             return None
         objective, total = self.objective, np.zeros(self.point.size)
@@ -302,9 +302,7 @@ class ShardedRows(RowsProblem, ShardedProblem):
             kept.add_diagonal(batch, total)
         self._level(total)
         objective.mark(REDUCE)
-        self._sum_diagonal(total)
-        assert self.diagonal is not None
-        return Diagonal(self.diagonal)
+        return Diagonal(self._summed_diagonal(total))
 
     def _level(self, diagonal: Array) -> None:
         """Make ``diagonal`` alike for parameters that may all grow alike: steps then leave their sum alone."""
@@ -314,14 +312,14 @@ class ShardedRows(RowsProblem, ShardedProblem):
             for part in biases if self.objective.l2 else [*weights, *biases]:
                 part[...] = part.mean(axis=-1, keepdims=True)
 
-    def _sum_diagonal(self, local: Array) -> None:
-        """``diagonal`` ← the mean of the ranks' ``local`` sums, penalty added; collective."""
+    def _summed_diagonal(self, local: Array) -> Array:
+        """This rank's slice of the mean of the ranks' ``local`` sums, penalty added; collective."""
         objective = self.objective
         self._grad_all[:] = local
         objective.reduce_grad(np.ones_like(self.point), self._grad_all, self.weight)  # adds l2 times the ones
         found = self.trial_grad.astype(np.float64)
-        self.diagonal = np.where((found > 0) & np.isfinite(found), found, 1.0)
         objective.comm.barrier()  # others may still read this rank's sum
+        return np.where((found > 0) & np.isfinite(found), found, 1.0)
 
 
 class ReplicatedRows(RowsProblem, ReplicatedProblem):
