@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ EXPECTED_SKIP = re.compile(r"(Skipped: )?(opt-in: |not available: |Test requires
 RANK = launcher().rank
 
 # Numbers of ranks at which an ``mpi`` test runs unless it says others by ``ranks(...)``: even and odd, so that shards
-# are unequal.  One rank has nobody to talk to, four bring groups of two and two: tests of these say so.
+# are unequal.  One rank has nobody to talk to, four bring groups of two and two: tests of these say so.  A test of at
+# least MANY_CASES cases runs half of them on each number, unless ``--every-case`` asks for all of them on both.
 RANKS = (2, 3)
+MANY_CASES = 4
 MOST_RANKS = 4  # that tests name; on more ranks those run that do on this number
 
 
@@ -90,6 +93,19 @@ def rank_counts(item: pytest.Item) -> tuple[int, ...]:
     return tuple(n for n in RANKS if n >= least) or (least,)
 
 
+def halved(items: Iterable[pytest.Item], size: int) -> set[pytest.Item]:
+    """The cases of ``items``, which run on ``RANKS``, that are left to the other number of ranks than ``size``."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    gone: set[pytest.Item] = set()
+    for cases in tests.values():
+        if len(cases) >= MANY_CASES:  # shuffled, lest a parameter of two values had one number of ranks for each
+            cases.sort(key=lambda item: (zlib.crc32(item.nodeid.encode()), item.nodeid))
+            gone.update(item for i, item in enumerate(cases) if RANKS[i % len(RANKS)] != size)
+    return gone
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-mpi turns them into skips
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the tests marked ``mpi`` to ``python tests/run.py``, and there to the numbers of ranks that teach most."""
@@ -97,11 +113,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--with-mpi"):
         size = min(launcher().size, MOST_RANKS)
         gone = {item for item in mpi if size not in rank_counts(item)}
+        if size in RANKS and not config.getoption("--every-case"):
+            gone |= halved([item for item in mpi if rank_counts(item) == RANKS], size)
     else:
         gone = set(mpi)
     if gone:
         config.hook.pytest_deselected(items=[item for item in items if item in gone])
         items[:] = [item for item in items if item not in gone]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = f"run every case of every mpi test on {' and '.join(map(str, RANKS))} ranks, not half of them on each"
+    parser.addoption("--every-case", action="store_true", help=told)
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from run import find_mpiexec, limit
@@ -74,9 +75,13 @@ def test_skips_need_a_known_reason(tmp_path: Path) -> None:
 
 PARTS = [
     (
-        PASSING + "@pytest.mark.mpi\ndef test_two():\n    assert MPI.COMM_WORLD.size == 2\n",
+        PASSING
+        + "@pytest.mark.mpi\ndef test_two():\n    assert MPI.COMM_WORLD.size == 2\n"
+        + "@pytest.mark.mpi\n@pytest.mark.parametrize('case', range(9))\ndef test_many(case):\n    pass\n"
+        + "@pytest.mark.mpi\n@pytest.mark.ranks(2)\n@pytest.mark.parametrize('case', range(9))\n"
+        + "def test_told(case):\n    pass\n",
         0,
-        ["serial   ok", "2 ranks  ok"],
+        ["serial   ok", "2 ranks  ok: 15 passed, 5 deselected"],  # 1, 5 of 9, 9; the others run on 3 ranks
     ),
     (
         "@pytest.mark.mpi(min_size=3)\ndef test_two():\n    assert False\n"
@@ -108,11 +113,22 @@ def test_all_parts_count(tmp_path: Path, source: str, status: int, shown: list[s
     assert 0 < int(re.search(r"min \d\d s, (\d+) CPU s\n", run.stdout)[1]) < 100
 
 
-@pytest.mark.parametrize(("source", "status"), [*SKIPS[3:6], (PASSING, 0), ("def test_one():\n    assert False\n", 1)])
+@pytest.mark.parametrize(("source", "status"), [SKIPS[3], (PASSING, 0), ("def test_one():\n    assert False\n", 1)])
 def test_several_processes_find_what_one_does(tmp_path: Path, source: str, status: int) -> None:
     write_suite(tmp_path, source)
     run = python(tmp_path, "tests/run.py", "--ranks", "", "--jobs", "2")
     assert (run.returncode, "2/2 workers" in run.stdout) == (status, True), run.stdout
+
+
+class Case(NamedTuple):
+    nodeid: str
+
+
+def test_cases_are_dealt_over_the_numbers_of_ranks(pytestconfig: pytest.Config) -> None:
+    conftest = pytestconfig.pluginmanager.get_plugin(str(HERE / "conftest.py"))
+    items = [Case(f"a.py::t[{i}]") for i in range(9)] + [Case("a.py::s[0]")]
+    gone = [{item.nodeid for item in conftest.halved(items, size)} for size in conftest.RANKS]
+    assert (len(gone[0]), len(gone[1]), len(gone[0] | gone[1])) == (4, 5, 9)  # none on no ranks; few cases run on all
 
 
 def test_nothing_run_is_a_failure(tmp_path: Path) -> None:
