@@ -188,6 +188,6 @@ def check_memory(objective: DistributedSum, memory: int) -> None:
     with comm.agreed():
         if needed > left:
             raise ConfigError(
-                f"{called('memory')} {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are"
+                f"{called('memory', '--history')} {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are"
                 " left; lower it"
             )
