@@ -16,7 +16,7 @@ from ..partition import even_range
 from ..readers.chunk import Chunk, ChunkedFile, Csr
 from ..readers.csv_text import CsvFile
 from ..readers.libsvm_text import LibsvmFile
-from ..readers.text import Unsplittable
+from ..readers.text import TextFile, Unsplittable
 from .spool import Spool
 
 Array = Any
@@ -53,11 +53,15 @@ def read_pieces(file: ChunkedFile, spool: Spool, comm: Any, reads: bool, piece_b
 
 def _read_own(file: ChunkedFile, spool: Spool, rank: int, ranks: int, piece_bytes: int, drops: bool) -> None:
     """The pieces of this rank; rows are numbered from its own first one on."""
-    size = sum(map(os.path.getsize, file.files))
-    parts = max(1, -(-size // (ranks * piece_bytes)))
+    parts = max(1, -(-_size(file) // (ranks * piece_bytes)))
     for part in range(rank * parts, (rank + 1) * parts):
         chunk = _kept(file.read(part, ranks * parts), spool, drops)
         spool.add(chunk, spool.facts.rows)
+
+
+def _size(file: ChunkedFile) -> int:
+    """Bytes of the file, unpacked where it is text that is read in ranges."""
+    return file.size if isinstance(file, TextFile) else sum(map(os.path.getsize, file.files))
 
 
 def _kept(chunk: Chunk, spool: Spool, drops: bool) -> Chunk:
@@ -135,7 +139,7 @@ def _all_pieces(file: ChunkedFile, piece_bytes: int) -> Iterator[Chunk]:
     elif file.sequential:
         yield file.read(0, 1)
     else:
-        parts = max(1, -(-sum(map(os.path.getsize, file.files)) // piece_bytes))
+        parts = max(1, -(-_size(file) // piece_bytes))
         for part in range(parts):
             yield file.read(part, parts)
 
