@@ -267,8 +267,9 @@ def check_blocks(cache: CacheFile) -> Iterator[int]:
     Raises:
         Damaged: one is not what was written.
     """
+    buffer = memoryview(bytearray(int(cache.nbytes.max(initial=0))))
     for nbytes, offset, check in zip(cache.nbytes, cache.offsets, cache.checks, strict=True):
-        block = bytearray(int(nbytes))
-        if read_into(cache.file, memoryview(block), int(offset)) != nbytes or zlib.crc32(block) != check:
+        block = buffer[: int(nbytes)]
+        if read_into(cache.file, block, int(offset)) != nbytes or zlib.crc32(block) != check:
             raise Damaged(f"{cache.path}: is damaged: a block differs from its checksum")
         yield int(nbytes)

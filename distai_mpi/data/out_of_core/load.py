@@ -30,6 +30,8 @@ from .settings import BUFFERS, MOST_BLOCK_BYTES, OutOfCore, parse_size
 from .stored_rows import StoredRows
 
 MANIFEST = "cache.json"
+MOST_PIECE_BYTES = 16 << 20  # of text that is parsed at a time: it takes about twice that while it is
+KEPT = 6  # blocks, of which one is for copies
 LEAST_BLOCK_BYTES = 64 << 10  # shorter reads take longer than what they bring
 KNOWN = ("features", "base", "weighted", "label_names", "notes", "entries", "counts")  # of `Parsed`, kept for each file
 
@@ -128,12 +130,12 @@ def _sized(rules: Rules, settings: OutOfCore, comm: Any, sets: int) -> Rules:
         raise ConfigError(
             f"{called('memory')} {settings.memory}: rows of {sets} sets on {ranks} ranks of a node need {needed:,} KiB"
         )
-    return replace(rules, block_bytes=block, piece_bytes=min(block, 16 << 20))
+    return replace(rules, block_bytes=block, piece_bytes=max(1, min(block // 4, MOST_PIECE_BYTES)))
 
 
 def _slots(sets: int) -> int:
-    """Blocks that a rank's share of the memory must hold: buffers of each set, and two for copies of rows."""
-    return BUFFERS * sets + 2
+    """Blocks that a rank's share of the memory must hold: buffers of each set, one for copies of rows, some to keep."""
+    return BUFFERS * sets + KEPT
 
 
 def _cache(found: dict[str, Any], comm: Any, sharder: Sharder, settings: OutOfCore, rules: Rules) -> Cache:
@@ -227,7 +229,7 @@ def _shards(
     """This rank's shards of the sets in the cache; collective."""
     share = settings.share(comm.node.size)
     least = {name: BUFFERS * int(each.nbytes.max(initial=0)) for name, each in files.items()}
-    copies = max(least.values())
+    copies = max(least.values()) // BUFFERS
     rest = share - copies - sum(least.values())
     shards: dict[str, ShardedDataset] = {}
     for name, facts in kept["files"].items():

@@ -16,7 +16,6 @@ from ...settings import called, setting, settings
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MOST_BLOCK_BYTES = 32 << 20  # longer blocks were no faster to read
 BUFFERS = 2  # of a pass: one block is worked on, the next one is read
-PARTS = 4  # of a rank's memory that a block takes at most: the buffers, and a copy where rows have to be converted
 
 
 @settings
@@ -49,13 +48,9 @@ class OutOfCore:
         """Where the cache is."""
         return self.cache_dir or os.path.join(tempfile.gettempdir(), f"distai-mpi-{getpass.getuser()}")
 
-    def share(self, ranks: int, sets: int = 1) -> int:
-        """Bytes for the rows of one of so many ``sets`` on one of so many ``ranks`` of a node."""
-        return parse_size(self.memory) // (ranks * sets)
-
-    def block(self, ranks: int, sets: int = 1) -> int:
-        """Most bytes of a block there, unless a single row is longer."""
-        return self.block_bytes or max(1, min(MOST_BLOCK_BYTES, self.share(ranks, sets) // PARTS))
+    def share(self, ranks: int) -> int:
+        """Bytes for rows on one of so many ``ranks`` of a node."""
+        return parse_size(self.memory) // ranks
 
 
 def parse_size(size: int | str) -> int:
