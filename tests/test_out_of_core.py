@@ -124,9 +124,9 @@ def test_rows_that_are_dealt_out(comm, folder):
     scattered = sets_of(comm, "rows.svm", distribute="scatter")
     same_rows(comm, scattered.train, sets_of(comm, "rows.svm", disk=False).train)
     if comm.rank == 0:
-        write_text("two.svm", rows=1)
+        Path("one.svm").write_text("1 1:2.5 4:1\n")
     comm.barrier()
-    sets = sets_of(comm, "two.svm", valid=None, test_fraction=0)
+    sets = sets_of(comm, "one.svm", valid=None, test_fraction=0)
     assert sorted(sets.train.counts) == [0, 1]
 
 
@@ -232,7 +232,7 @@ def test_bad_input_is_one_error_on_all_ranks(comm, folder):
     refused(ConfigError, "does not go with shards=...", shards=data.Partition((1.0, 2.0)))
     refused(ConfigError, "does not go with missing='mean'", missing="mean")
     refused(DataError, "count from 5", base=5)
-    with pytest.raises(ConfigError, match="memory 10KiB: rows of 2 sets on 2 ranks of a node need 768 KiB"):
+    with pytest.raises(ConfigError, match="memory 10KiB: rows of 2 sets on 2 ranks of a node need 1,280 KiB"):
         data.load("rows.svm", comm, out_of_core=OutOfCore(memory="10KiB", cache_dir="cache"))
     comm.barrier()
 

@@ -8,8 +8,10 @@ import io
 import lzma
 import os
 import re
+import sys
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
@@ -61,7 +63,7 @@ def unpacked(path: str, members: Members | None = None) -> Iterator[IO[bytes]]:
     try:
         with ExitStack() as stack:
             yield _open(path, kind, stack, members)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:  # OSError: as bzip2 tells it
+    except _damages() as error:
         raise DataError(
             f"{path}: is damaged or truncated, or followed by what does not belong there ({error}); copy it again"
         ) from None
@@ -84,6 +86,13 @@ def _open(path: str, kind: str | None, stack: ExitStack, members: Members | None
     make = makers[kind] if kind in makers else _zstandard(path)
     streams = stack.enter_context(_Streams(path, make, kind == "xz", members))
     return stack.enter_context(io.BufferedReader(streams, READ_BYTES))
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """What decompressors raise where a file is damaged."""
+    isal = sys.modules.get("isal.igzip_lib")
+    known = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # OSError: as bzip2 tells it
+    return known if isal is None else (*known, isal.error)
 
 
 def _gzip_file() -> Any:
@@ -209,6 +218,7 @@ class _Streams(io.RawIOBase):
                 self._pending = self._following(self._decoder.unused_data)
                 if not self._pending:
                     return b""
+                self._check_place(self._file.tell() - len(self._pending))
                 self._decoder = self.make()
             elif self._decoder.needs_input and not self._pending:
                 self._pending = self._file.read(READ_BYTES)
@@ -223,6 +233,13 @@ class _Streams(io.RawIOBase):
                 self._position += len(found)
                 return found
         return b""
+
+    def _check_place(self, at: int) -> None:
+        """Raise an EOFError where a place at byte ``at`` of the file is not the one that `Members` say."""
+        place = bisect_left(self.members.packed, at)
+        if place < len(self.members.packed) and self.members.packed[place] == at:
+            if self.members.unpacked[place] != self._position:
+                raise EOFError("its frames are longer or shorter than its table says")
 
     def _following(self, data: bytes) -> bytes:
         """What follows a stream, of which ``data`` was read: the beginning of the next one, or nothing."""
