@@ -6,6 +6,7 @@ import gzip
 import random
 import struct
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from distai_mpi.errors import DataError
 ROWS = 600
 TEXT = b"".join(b"%d 1:%d.5 %d:2\n" % (i % 2, i, 3 + i % 5) for i in range(ROWS))
 CUTS = (0, 900, 901, 3000, 3000, 6000, len(TEXT))
-PIECES = [TEXT[start:stop] for start, stop in zip(CUTS, CUTS[1:], strict=False)]
+PIECES = [TEXT[start:stop] for start, stop in pairwise(CUTS)]
 END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # an empty block, as bgzip ends files
 
 

@@ -21,6 +21,7 @@ from .streams import stream_key
 from .upload import Upload
 
 Array = Any
+Order = Permutation | Pass  # of an epoch's rows
 
 BLOCK_BYTES = 4 << 20  # features of a block: large enough for BLAS, small enough for the last-level cache
 BLOCK_ROWS = 128  # at least
@@ -263,7 +264,7 @@ class Loader:
             return 0, self.shard.counts[rank]
         return self._partition.range_of(self.shard.rows, rank)
 
-    def _shuffle(self, epoch: int) -> Permutation | Pass:
+    def _shuffle(self, epoch: int) -> Order:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
         if self.stored is not None:
             return self.stored.shuffled(self.seed, "shuffle", epoch, self.rank)
@@ -271,7 +272,7 @@ class Loader:
             return Permutation(self.shard.counts[self.rank], self.seed, "shuffle", epoch, self.rank)
         return Permutation(self.shard.rows, self.seed, "shuffle", epoch)
 
-    def _blocks(self, start: int, stop: int, order: Permutation | Pass | None, train: bool, key: int) -> Iterator[Batch]:
+    def _blocks(self, start: int, stop: int, order: Order | None, train: bool, key: int) -> Iterator[Batch]:
         """Batches of positions ``start`` to ``stop - 1`` of the epoch's order.
 
         Of a pass in the rows' own order they end at fixed positions of all rows, whoever has them, so that sums over
@@ -298,7 +299,7 @@ class Loader:
             self._window = passing.at(low)
             yield self._batch(low, high, order, train, key)
 
-    def _batch(self, start: int, stop: int, order: Permutation | Pass | None, train: bool, key: int) -> Batch:
+    def _batch(self, start: int, stop: int, order: Order | None, train: bool, key: int) -> Batch:
         """The Batch of positions ``start`` to ``stop - 1``, which must fit the buffers."""
         rows, ids = self._rows_at(start, self._counting[: stop - start], order)
         if self._held is not None and order is None:
@@ -310,7 +311,7 @@ class Loader:
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
         return self.to_device(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
 
-    def _rows_at(self, start: int, positions: Array, order: Permutation | Pass | None) -> tuple[Array, Array]:
+    def _rows_at(self, start: int, positions: Array, order: Order | None) -> tuple[Array, Array]:
         """Which rows of the data stand at start + ``positions`` of the epoch's order, and their ids."""
         shard, count = self.shard, positions.size
         rows, ids = self._rows[:count], self._ids[:count]

@@ -193,7 +193,7 @@ def _first_below(base: int, chunk: Chunk, rows: Sequence[int], comm: Any) -> tup
 def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[str]]:
     """The rows of ``chunk`` that have all values, and on all ranks a note of how many there are not; collective."""
     lacking = lacking_rows(chunk)
-    notes = note_dropped(np.count_nonzero(lacking), lacking.size, path, comm)
+    notes = note_dropped(int(np.count_nonzero(lacking)), lacking.size, path, comm)
     return (chunk.take(~lacking) if notes else chunk), notes
 
 

@@ -106,7 +106,7 @@ class Build:
 
     def _spool(self, name: str) -> Spool:
         with self.comm.agreed():
-            return Spool(os.path.join(self.folder, f"{name}.spool"))
+            return Spool(os.path.join(self.folder, f"{name}.spool"), self.rules.dtype)
 
     def _settle(self, facts: dict[str, list[Facts]]) -> None:
         """Decide on base, features and kind of the rows, from the facts of all ranks; local."""
@@ -129,8 +129,7 @@ class Build:
         self.merged = merged
         for name, total in merged.items():
             if total.sparse and not dense:
-                fits = rules.dtype == np.float64 or total.largest <= np.finfo(np.float32).max
-                dtype = np.dtype(np.float32 if fits and (rules.dtype == np.float32 or not total.wide) else np.float64)
+                dtype = np.dtype(np.float64 if total.wide else np.float32)
                 self.kinds[name] = Kind(True, self.widths[name], dtype, total.plain)
             else:
                 self.kinds[name] = Kind(False, self.widths[name], self.files[name].dtype)
@@ -198,7 +197,8 @@ class Build:
 
     def _write(self, name: str, parsed: Parsed, plan: ShardingPlan, sets: Sequence[str], shift: int) -> list[int]:
         kind, spool = self.kinds[name], self._spools[name]
-        writers = [CacheWriter(os.path.join(self.folder, f"{each}.rows"), kind, self.rules.block_bytes) for each in sets]
+        paths = [os.path.join(self.folder, f"{each}.rows") for each in sets]
+        writers = [CacheWriter(path, kind, self.rules.block_bytes) for path in paths]
         self._writers += writers
         firsts, owners = np.array([plan.first(which) for which in range(len(sets))]), []
         for first, x in spool.chunks():
@@ -215,13 +215,13 @@ class Build:
                     writer.add(rows)
                 elif len(mine):
                     writer.add(rows.gathered(mine, rows.dtype) if isinstance(rows, SparseRows) else rows[mine])
-        owner = np.concatenate([np.empty(0, np.int8), *owners])
+        whole = np.concatenate([np.empty(0, np.int8), *owners])
         chunk = parsed.chunk
         for which, writer in enumerate(writers):
-            mine = owner == which
+            mine = whole == which
             writer.finish(chunk.y[mine], None if chunk.weight is None else chunk.weight[mine])
         spool.close()
-        return [int(np.count_nonzero(owner == which)) for which in range(len(sets))]
+        return [int(np.count_nonzero(whole == which)) for which in range(len(sets))]
 
     def _rows_of(self, x: Any, name: str, kind: Kind) -> Any:
         """Features of a spool's chunk as the ``kind`` has them."""
@@ -250,4 +250,3 @@ def unwritable(folder: str, error: OSError) -> Unwritable:
         f"{folder}: the cache of rows cannot be written ({error.strerror}); make room, or name a folder on another disk"
         " (--cache-dir); nothing of it was kept"
     )
-

@@ -70,8 +70,13 @@ class Kind:
     def view(self, buffer: Any, rows: int, entries: int) -> Any:
         """The rows of a block in ``buffer``, of its bytes: `SparseRows`, or an array of shape (rows, features)."""
         found, _ = self.arrays(rows, entries)
-        arrays = [np.frombuffer(buffer, dtype, count, at) if count else np.empty(0, dtype) for at, count, dtype in found]
-        return SparseRows(*arrays, self.features) if self.sparse else arrays[0].reshape(rows, self.features)
+        arrays: list[Any] = [
+            np.frombuffer(buffer, dtype, count, at) if count else np.empty(0, dtype) for at, count, dtype in found
+        ]
+        if not self.sparse:
+            return arrays[0].reshape(rows, self.features)
+        starts, indices, values = arrays
+        return SparseRows(starts, indices, values, self.features)
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class CacheWriter:
         rows = sum(map(len, parts))
         entries = sum(part.entries for part in parts) if self.kind.sparse else 0
         found, nbytes = self.kind.arrays(rows, entries)
-        block = np.zeros(nbytes, np.uint8)
+        block: Any = np.zeros(nbytes, np.uint8)
         arrays = [block[at : at + count * dtype.itemsize].view(dtype) for at, count, dtype in found]
         if self.kind.sparse:
             _fill_sparse(parts, *arrays)

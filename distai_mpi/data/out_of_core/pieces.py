@@ -68,7 +68,7 @@ def _kept(chunk: Chunk, spool: Spool, drops: bool) -> Chunk:
     if not drops:
         return chunk
     lacking = lacking_rows(chunk)
-    spool.facts.dropped += np.count_nonzero(lacking)
+    spool.facts.dropped += int(np.count_nonzero(lacking))
     return chunk.take(~lacking)
 
 

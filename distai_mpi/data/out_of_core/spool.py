@@ -17,6 +17,11 @@ Array = Any
 NO_ROWS = Csr(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
 
+def bytes_of(array: Array) -> memoryview:
+    """The memory of a contiguous ``array``."""
+    return memoryview(array.reshape(-1)).cast("B") if array.size else memoryview(b"")
+
+
 @dataclass
 class Facts:
     """What is known of the rows of a spool.
@@ -63,9 +68,11 @@ class Spool:
 
     Args:
         path: of the file, which is new, and is removed by `close`.
+        dtype: in which values of sparse rows are kept, where it can hold them.
     """
 
     path: str
+    dtype: Any = np.float64
     facts: Facts = field(default_factory=Facts)
 
     def __post_init__(self) -> None:
@@ -83,14 +90,16 @@ class Spool:
         if isinstance(x, Csr):
             values = compact(x.values)
             facts.sparse, facts.entries, facts.plain = True, x.indices.size, values.size == 0
-            facts.wide = values.dtype == np.float64
             if x.indices.size:
                 facts.low, facts.high = int(x.indices.min()), int(x.indices.max())
                 facts.largest = float(np.abs(x.values).max())
+            if self.dtype == np.float32 and facts.largest <= np.finfo(np.float32).max:
+                values = values.astype(np.float32, copy=False)
+            facts.wide = values.dtype == np.float64
             arrays = [x.ends, x.indices, values]
         self._arrays.append([(array.dtype, array.shape) for array in arrays])
         for array in arrays:
-            left = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+            left = bytes_of(np.ascontiguousarray(array))
             while left:
                 left = left[self._file.write(left) :]
         self._labels.append(chunk._replace(x=NO_ROWS, y=chunk.y.copy()))
@@ -110,7 +119,7 @@ class Spool:
             arrays = []
             for dtype, shape in described:
                 array = np.empty(shape, dtype)
-                left = memoryview(array.reshape(-1)).cast("B") if array.size else memoryview(b"")
+                left = bytes_of(array)
                 while left:
                     left = left[self._file.readinto(left) :]  # type: ignore[attr-defined]
                 arrays.append(array)

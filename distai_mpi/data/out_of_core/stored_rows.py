@@ -122,8 +122,8 @@ class StoredRows:
         if not self.is_sparse:
             return self._read(number, found[0], local * kind.features, kind.features).reshape(1, -1)
         first, last = self._read(number, found[0], local, 2).tolist()
-        arrays = [self._read(number, part, first, last - first if part[1] else 0) for part in found[1:]]
-        return SparseRows(np.array([0, last - first]), *arrays, kind.features)
+        indices, values = (self._read(number, part, first, last - first if part[1] else 0) for part in found[1:])
+        return SparseRows(np.array([0, last - first]), indices, values, kind.features)
 
     def _read(self, number: int, part: tuple[int, int, np.dtype], first: int, count: int) -> Array:
         """Elements of one array of a block."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
-from ...data.partition import even_range
 from ...data.out_of_core import StoredRows
+from ...data.partition import even_range
 from ...data.sparse_rows import SparseRows
 from ...errors import ConfigError
 from ...models import Sums, name_of, to_config
