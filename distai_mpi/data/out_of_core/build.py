@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ...files import Unwritable
 from ..array_rows import ArrayRows
 from ..classes import merge_words
 from ..date_orders import order_dates
@@ -22,7 +21,7 @@ from ..sources import Source
 from ..sparse_rows import SparseRows
 from .cache_file import CacheWriter, Kind
 from .pieces import from_the_beginning, read_pieces
-from .spool import Facts, Spool
+from .spool import Facts, Spool, unwritable
 
 Array = Any
 
@@ -210,12 +209,12 @@ class Build:
                 owner = (np.searchsorted(firsts, plan.order.inverse(numbers), side="right") - 1).astype(np.int8)
             owners.append(owner)
             for which, writer in enumerate(writers):
-                mine = np.flatnonzero(owner == which)
-                if len(mine) == len(rows):
+                own = np.flatnonzero(owner == which)
+                if len(own) == len(rows):
                     writer.add(rows)
-                elif len(mine):
-                    writer.add(rows.gathered(mine, rows.dtype) if isinstance(rows, SparseRows) else rows[mine])
-        whole = np.concatenate([np.empty(0, np.int8), *owners])
+                elif len(own):
+                    writer.add(rows.gathered(own, rows.dtype) if isinstance(rows, SparseRows) else rows[own])
+        whole: Array = np.concatenate([np.empty(0, np.int8), *owners])
         chunk = parsed.chunk
         for which, writer in enumerate(writers):
             mine = whole == which
@@ -242,11 +241,3 @@ class Build:
             spool.close()
         for writer in self._writers:
             writer.abandon()
-
-
-def unwritable(folder: str, error: OSError) -> Unwritable:
-    """The error about a cache that cannot be written."""
-    return Unwritable(
-        f"{folder}: the cache of rows cannot be written ({error.strerror}); make room, or name a folder on another disk"
-        " (--cache-dir); nothing of it was kept"
-    )

@@ -24,9 +24,10 @@ from ..readers.chunk import Chunk
 from ..sharded import ShardedDataset, sum_over_ranks
 from ..sharder import Sharder
 from ..sources import check_pair
-from .build import Build, Rules, unwritable
+from .build import Build, Rules
 from .cache_file import CacheFile, Damaged, check_blocks, open_cache
 from .settings import BUFFERS, MOST_BLOCK_BYTES, OutOfCore, parse_size
+from .spool import unwritable
 from .stored_rows import StoredRows
 
 MANIFEST = "cache.json"

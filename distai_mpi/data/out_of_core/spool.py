@@ -9,12 +9,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...files import Unwritable
 from ..readers.chunk import Chunk, Csr
 from ..several import concatenate
 from ..sparse_rows import compact
 
 Array = Any
 NO_ROWS = Csr(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+def unwritable(folder: str, error: OSError) -> Unwritable:
+    """The error about a cache that cannot be written."""
+    return Unwritable(
+        f"{folder}: the cache of rows cannot be written ({error.strerror}); make room, or name a folder on another disk"
+        " (--cache-dir); nothing of it was kept"
+    )
 
 
 def bytes_of(array: Array) -> memoryview:
@@ -82,7 +91,11 @@ class Spool:
         self._arrays: list[list[tuple[np.dtype, tuple[int, ...]]]] = []
 
     def add(self, chunk: Chunk, first: int) -> None:
-        """Append the rows of ``chunk``, the first of which has the number ``first`` in the file that they are from."""
+        """Append the rows of ``chunk``, the first of which has the number ``first`` in the file that they are from.
+
+        Raises:
+            Unwritable: the disk takes no more.
+        """
         if not chunk.rows:
             return
         facts, x = Facts(chunk.rows, weighted=chunk.weight is not None), chunk.x
@@ -98,10 +111,13 @@ class Spool:
             facts.wide = values.dtype == np.float64
             arrays = [x.ends, x.indices, values]
         self._arrays.append([(array.dtype, array.shape) for array in arrays])
-        for array in arrays:
-            left = bytes_of(np.ascontiguousarray(array))
-            while left:
-                left = left[self._file.write(left) :]
+        try:
+            for array in arrays:
+                left = bytes_of(np.ascontiguousarray(array))
+                while left:
+                    left = left[self._file.write(left) :]
+        except OSError as error:
+            raise unwritable(os.path.dirname(self.path), error) from None
         self._labels.append(chunk._replace(x=NO_ROWS, y=chunk.y.copy()))
         self._firsts.append(first)
         self.facts = self.facts.merged(facts)
