@@ -202,7 +202,7 @@ class Build:
         firsts, owners = np.array([plan.first(which) for which in range(len(sets))]), []
         for first, x in spool.chunks():
             rows = self._rows_of(x, name, kind)
-            owner = np.zeros(len(rows), np.int8)
+            owner: Array = np.zeros(len(rows), np.int8)
             if len(sets) > 1:
                 assert plan.order is not None
                 numbers = np.arange(shift + first, shift + first + len(rows))
