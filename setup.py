@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 HDF5, PARQUET, PLOT = ["h5py>=3.10"], ["pyarrow>=15"], ["matplotlib>=3.7"]
 ZSTD = ["backports.zstd>=1.0; python_version<'3.14'"]  # later Pythons have it in compression.zstd
+GZIP = ["isal>=1.6"]  # gzip unpacked about 3 times as fast as by the standard library
 TEST = [*HDF5, *PARQUET, *ZSTD, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3", "pytest-xdist>=3.6"]
 
 setup(
@@ -34,6 +35,7 @@ setup(
         "hdf5": HDF5,
         "parquet": PARQUET,
         "zstd": ZSTD,
+        "gzip": GZIP,
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13"],
         "jax": ["jax>=0.6"],  # for models.from_jax

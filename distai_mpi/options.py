@@ -127,6 +127,23 @@ DATA = {
         choices=("global", "local"),
         help="Over all rows, or each rank its own.  [default: global while the data fits a quarter of the memory]",
     ),
+    "out_of_core": Setting(
+        "bool",
+        default=False,
+        help="Keep rows on a local disk and read them block by block: for data larger than the memory.",
+    ),
+    "memory": Setting(
+        "str",
+        metavar="SIZE",
+        help="With --out-of-core: memory that rows may take on a node, such as 2GiB.  [default: 1GiB]",
+        **EXPERT,
+    ),
+    "cache_dir": Setting(
+        "str",
+        metavar="DIR",
+        help="With --out-of-core: folder on a disk of each node.  [default: one of yours in that of temporary files]",
+        **EXPERT,
+    ),
     "standardize": Setting(
         "bool", default=False, help="Give features mean 0 and deviation 1, by those of the training rows."
     ),
@@ -230,7 +247,7 @@ SOLVER = {
         "[default: off]",
         **EXPERT,
     ),
-    "memory": Setting(
+    "history": Setting(
         "int",
         low=1,
         fixed=True,

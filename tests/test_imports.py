@@ -50,7 +50,18 @@ LAYERS: dict[str, set[str]] = {
     "perf.laws": set(),
     "perf.costs": set(),
     "perf.machine": set(),  # stands alone, so that data may ask how much memory is left
-    "data": {"perf.machine", "params", "errors", "settings", "options", "backend", "jit", "vectors"},
+    "data": {
+        "perf.machine",
+        "params",
+        "errors",
+        "settings",
+        "options",
+        "backend",
+        "jit",
+        "vectors",
+        "files",
+        "version",
+    },
     "models": {
         "options",
         "data",

@@ -29,6 +29,7 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
         shards=make_partition(settings),
         **column_options(settings),
         dtype=held_dtype(settings),
+        out_of_core=make_storage(settings),
     )
     loss = models.loss_of_model(settings["model_name"])
     if loss.classifies:
@@ -151,6 +152,15 @@ def make_partition(settings: dict[str, Any]) -> Any:
     return Partition(settings["shards"]) if isinstance(settings["shards"], tuple) else None
 
 
+def make_storage(settings: dict[str, Any]) -> Any:
+    """Where rows are kept on disk; None: they are in memory."""
+    from ..data import OutOfCore
+
+    if not settings["out_of_core"]:
+        return None
+    return OutOfCore(dtype=settings["dtype"], **given(settings, "memory", "cache_dir"))
+
+
 def make_callbacks(settings: dict[str, Any], sets: Any, rank: int, again: str | None, checkpoint: Any) -> list[Any]:
     """What watches the run on the rows of ``sets``: early stopping, trace, files, and on rank 0 the bar or lines.
 
@@ -259,7 +269,8 @@ def make_optimizer(settings: dict[str, Any], steps_per_epoch: int = 1) -> Any:
     name = settings["optimizer_name"]
     if name in SOLVERS:
         kind = {"lbfgs": LBFGS, "newton-cg": NewtonCG, "newton": Newton, "auto": Auto}[name]
-        return kind(**given(settings, "memory", "sample", "max_iter", "tol", "min_decrease"))
+        history = {} if settings["history"] is None else {"memory": settings["history"]}
+        return kind(**history, **given(settings, "sample", "max_iter", "tol", "min_decrease"))
     chosen = given(settings, "lr", "momentum", "weight_decay", "l1", "clip_norm")
     chosen["schedule"] = make_schedule(settings, 1 if name == "gd" else steps_per_epoch)
     if name != "average":

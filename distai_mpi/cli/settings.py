@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS
-from .build import make_partition
+from .build import make_partition, make_storage
 from .flags import flag_of
 
 LEARNING = tuple(name for name in OPTIMIZERS if name not in SOLVERS)  # these have a learning rate
@@ -19,7 +19,7 @@ BELONGS = (
     (("l1",), "optimizer_name", ("ftrl",)),
     (("max_iter", "tol", "min_decrease"), "optimizer_name", FULL_BATCH),
     (("sample",), "optimizer_name", SOLVERS),
-    (("memory",), "optimizer_name", ("lbfgs",)),
+    (("history",), "optimizer_name", ("lbfgs",)),
     (("lr", "schedule", "warmup", "clip_norm", "epochs"), "optimizer_name", LEARNING),
     (("inner_optimizer", "inner_state", "sync_every", "outer_lr", "outer_momentum"), "optimizer_name", ("average",)),
     (("decay_every", "decay_factor"), "schedule", ("step",)),
@@ -31,6 +31,8 @@ TOGETHER = (  # (flag, the one that it needs, why)
     ("checkpoint_every", "out", "checkpoints are kept there"),
     ("resume", "out", "checkpoints are kept there"),
     ("spare", "out", "it stands in for that"),
+    ("memory", "out_of_core", "rows are in memory without it"),
+    ("cache_dir", "out_of_core", "rows are in memory without it"),
 )
 EITHER = (
     ("quiet", "verbose"),
@@ -53,7 +55,7 @@ def check_flags(settings: dict[str, Any]) -> None:
                 wanted = f"{flag_of(other)} {' or '.join(owners)}"
                 raise ConfigError(f"{flag_of(name)} belongs to {wanted}, not {chosen[other][-1]}; leave it out")
     for name, other, why in TOGETHER:
-        if settings[name] and settings[other] is None:
+        if settings[name] and not settings[other]:
             raise ConfigError(f"{flag_of(name)} needs {flag_of(other)}: {why}")
     for name, other in EITHER:
         if settings[name] and settings[other]:
@@ -63,8 +65,20 @@ def check_flags(settings: dict[str, Any]) -> None:
     if settings["schedule"] == "step" and settings["decay_every"] is None:
         raise ConfigError("--schedule step needs --decay-every: the epochs after which the rate is lowered")
     make_partition(settings)
+    check_stored(settings)
     check_paths(settings)
     check_full_batch(settings, optimizer)
+
+
+def check_stored(settings: dict[str, Any]) -> None:
+    """Refuse what rows on disk cannot be or have; `data.load_sets` refuses the rest."""
+    if not settings["out_of_core"]:
+        return
+    make_storage(settings)
+    if settings["shards"] == "speed":
+        raise ConfigError("--out-of-core does not go with --shards speed: rows stay with the rank that has parsed them")
+    if settings["device"] != "cpu":
+        raise ConfigError(f"--out-of-core is for the CPU, not --device {settings['device']}: leave that out")
 
 
 def check_paths(settings: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from .distribute import Sets, load, load_sets
 from .labels import LabelSummary, merge, summarize
 from .loader import Loader, steps_per_epoch
 from .missing import fill_missing
+from .out_of_core import OutOfCore
 from .partition import Partition
 from .permutation import Permutation
 from .readers.columns import Columns
@@ -22,6 +23,7 @@ __all__ = [
     "Fill",
     "LabelSummary",
     "Loader",
+    "OutOfCore",
     "Partition",
     "Permutation",
     "Sets",

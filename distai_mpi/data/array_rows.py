@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +74,13 @@ class ArrayRows:
         """What the numbers stand for that are held for labels, where these are truth values."""
         return TRUTH_WORDS if len(self.arrays) > 1 and self.arrays[1].stored.kind == "b" else None
 
+    def pieces(self, piece_bytes: int) -> Iterator[Chunk]:
+        """All rows in chunks of about ``piece_bytes``, read once from beginning to end."""
+        row_bytes = sum(array.width * array.dtype.itemsize for array in self.arrays)
+        rows = max(1, piece_bytes // max(1, row_bytes))
+        for parts in zip(*(array.chunks(rows) for array in self.arrays), strict=True):
+            yield self._chunk(parts[0][0], [values for _, values in parts])
+
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the ``part``-th of ``parts`` ranges of rows."""
         start, stop = even_range(self.arrays[0].rows, parts, part)
@@ -80,9 +89,13 @@ class ArrayRows:
             taken.append(np.empty((stop - start, array.width), array.dtype))
             row_bytes = array.width * array.dtype.itemsize
             array.take(np.arange(start, stop), taken[-1], max(1, TAKE_BYTES // row_bytes))
-            if len(taken) < 3:
-                check_rows(array, taken[-1], start, self.keeps_missing)
-        y = taken[1].reshape(-1) if len(taken) > 1 else np.zeros(stop - start, np.int8)
+        return self._chunk(start, taken)
+
+    def _chunk(self, start: int, taken: Sequence[Any]) -> Chunk:
+        """The rows from ``start`` on that were ``taken`` of each array, checked."""
+        for array, values in zip(self.arrays[:2], taken, strict=False):
+            check_rows(array, values, start, self.keeps_missing)
+        y = taken[1].reshape(-1) if len(taken) > 1 else np.zeros(len(taken[0]), np.int8)
         weight = taken[2].reshape(-1).astype(np.float64) if len(taken) > 2 else None
         if weight is not None:
             check_weights(self.arrays[2], weight, start)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .out_of_core.stored_rows import StoredRows
 from .sparse_rows import SparseRows
 
 Array = Any
@@ -49,6 +50,8 @@ def first_beyond(values: Array, dtype: Any) -> tuple[int, int, float] | None:
     info = np.finfo(values.dtype) if values.dtype.kind == "f" else np.iinfo(values.dtype)
     if float(info.max) <= most:
         return None
+    if isinstance(values, StoredRows):
+        return values.first_found(lambda rows: first_beyond(rows, dtype))
     chunk = max(1, CHECKED_BYTES // max(1, values.itemsize * values.shape[1]))
     for start in range(0, len(values), chunk):
         part = values[start : start + chunk]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .out_of_core.stored_rows import StoredRows
 from .sparse_rows import SparseRows, is_sparse, sparse_rows
 
 Array = Any
@@ -62,7 +63,7 @@ class Dataset:
     Attributes:
         x: features, shape (rows, columns), any real type, C-contiguous (else it is copied);
             may be mapped from a file, or shared by the ranks of a node.  Or `SparseRows`, or a sparse array or matrix
-            of SciPy's, which becomes those.
+            of SciPy's, which becomes those; or `StoredRows`, on disk.
         y: labels or targets, shape (rows,), any real type; or words, which become their indices in
             ``label_names``.
         weight: weight of each row, shape (rows,), float64, finite and not negative: a row of weight 2
@@ -88,7 +89,8 @@ class Dataset:
             codes, names = _coded(self.y)
             object.__setattr__(self, "y", codes)
             object.__setattr__(self, "label_names", names)
-        object.__setattr__(self, "x", sparse_rows(self.x) if is_sparse(self.x) else _read_only(self.x, "x"))
+        if not isinstance(self.x, StoredRows):
+            object.__setattr__(self, "x", sparse_rows(self.x) if is_sparse(self.x) else _read_only(self.x, "x"))
         object.__setattr__(self, "y", _read_only(self.y, "y"))
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
             raise DataError(
@@ -108,12 +110,12 @@ class Dataset:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether ``x`` is `SparseRows`."""
-        return isinstance(self.x, SparseRows)
+        """Whether ``x`` is `SparseRows`, in memory or on disk."""
+        return self.x.is_sparse if isinstance(self.x, StoredRows) else isinstance(self.x, SparseRows)
 
     @property
     def stays_sparse(self) -> bool:
-        """Whether ``x`` is `SparseRows`, and its rows are so still when they are gathered."""
+        """Whether rows are sparse, see `is_sparse`, and are so still when they are gathered."""
         centred = self.standard is not None and self.standard.mean.any()
         return self.is_sparse and self.scale == 1 and self.fill is None and not centred
 

@@ -22,6 +22,7 @@ from .dataset import Fill
 from .formats import Found, find
 from .labels import are_truths
 from .missing import WAYS, apply_fill, fill_missing
+from .out_of_core import OutOfCore
 from .parsed import Parsed, read_chunks
 from .partition import Partition, even_range
 from .readers.columns import Columns
@@ -71,6 +72,7 @@ def load_sets(
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     fill: Fill | None = None,
+    out_of_core: OutOfCore | None = None,
     **columns: Any,
 ) -> Sets:
     """Find, check and shard a training, a test and a validation set; collective.
@@ -102,6 +104,8 @@ def load_sets(
             on the node that has least.
         chunk_bytes: read and sent at a time.
         fill: replacements of missing values, as of a model; None: by ``missing``, see `fill_missing`.
+        out_of_core: keep the rows on disk, each rank those that it has parsed, and read them block by block in every
+            pass; None: in memory.
         columns: which columns of a table are label, weight and features, how it is read, and what is done about
             missing values, of arrays too; see `Columns`.
 
@@ -110,6 +114,8 @@ def load_sets(
     """
     table = Columns(**columns)
     _check_choices(distribute, shuffle, test_fraction, valid)
+    if out_of_core is not None:
+        _check_stored(shuffle, shards, fill, table)
     check_kinds({"data": data, "test": test, "valid": valid}, dtype)
     if shards is not None:
         shards.check_ranks(comm.size)
@@ -126,13 +132,17 @@ def load_sets(
             f"--distribute read: rank {visible.index(False)} does not see the files of {spec_name(data)}, or sees"
             " others of those names; put them where all nodes see them, or use --distribute scatter"
         )
+    fits_at = (memory_limit, chunk_bytes, table)
+    given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
+    names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
+    if out_of_core is not None:
+        sharder = Sharder(comm, names, {}, visible, distribute, fractions, seed, shards, *fits_at)
+        sets = _stored(found, sharder, out_of_core, features, base)
+        return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
     dense = table.dense or fill is not None or table.missing in WAYS  # values are filled in dense rows
     sources = _read_found(found, comm, readers, memory_limit, features, base, table, dense)
-    options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes, table)
-    given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
-    names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
-    sharder = Sharder(comm, names, sources, visible, *options)
+    sharder = Sharder(comm, names, sources, visible, distribute, fractions, seed, shards, *fits_at)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
         sets = sharder.shard("local")
@@ -216,6 +226,34 @@ def _read_found(
             _check_weight(source.weight, comm, readers)
         check_pair(sources["train"], source)
     return sources
+
+
+def _stored(
+    found: dict[str, Found], sharder: Sharder, out_of_core: OutOfCore, features: int, base: int | None
+) -> dict[str, ShardedDataset]:
+    """The sets by name, their rows on disk; collective."""
+    from .out_of_core.build import Rules
+    from .out_of_core.load import stored_sets
+
+    table, reads = sharder.columns, sharder.distribute != "scatter" and all(sharder.visible)
+    dtype = np.dtype(out_of_core.dtype)
+    rules = Rules(features, base, table.dense, table.missing == "drop", dtype, reads, CHUNK_BYTES, CHUNK_BYTES)
+    return stored_sets(found, sharder.comm, sharder, out_of_core, rules)
+
+
+def _check_stored(shuffle: str | None, shards: Partition | None, fill: Fill | None, table: Columns) -> None:
+    """Refuse what rows on disk cannot be or have."""
+    refused = [
+        (shuffle == "global", "--shuffle global: rows stay with the rank on whose disk they are: leave it out"),
+        (shards is not None, "--shards: every rank keeps the rows that it has parsed: leave it out"),
+        (
+            fill is not None or table.missing in WAYS,
+            "--missing mean and median: values are filled in rows in memory: take --missing drop, or fill them before",
+        ),
+    ]
+    for is_so, why in refused:
+        if is_so:
+            raise ConfigError(f"--out-of-core does not go with {why}")
 
 
 def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:

@@ -247,7 +247,8 @@ def _open_rows(
         return parquet.open_parquet(seen.path, columns, alone)
     if not seen.start:
         raise NoRows(f"{seen.path}: the file is empty; {ACCEPTED}")
-    return look.open_text(seen.path, seen.packed is not None, columns, dtype)
+    found = look.open_text(seen.path, seen.packed is not None, columns, dtype)
+    return found and found.parallel(seen.packed)
 
 
 def _unknown(seen: Look) -> DataError:

@@ -12,6 +12,7 @@ from ..backend import HOST, Device
 from ..errors import ConfigError
 from .batch import Batch
 from .dataset import Dataset
+from .out_of_core.stored_rows import Pass, StoredRows
 from .partition import Partition, even_range
 from .permutation import Permutation
 from .sharded import ShardedDataset
@@ -20,6 +21,7 @@ from .streams import stream_key
 from .upload import Upload
 
 Array = Any
+Order = Permutation | Pass  # of an epoch's rows
 
 BLOCK_BYTES = 4 << 20  # features of a block: large enough for BLAS, small enough for the last-level cache
 BLOCK_ROWS = 128  # at least
@@ -36,6 +38,9 @@ class Loader:
     own rows in an order of its own, in as many steps as all others.  Either way an epoch
     covers every row once, and the last step may be short.
 
+    Rows on disk are gone through block by block: in each epoch the blocks of a rank come in an order of its own, and
+    so do the rows of each block.
+
     Nothing here communicates: what other ranks do follows from the counts.
 
     Args:
@@ -51,6 +56,7 @@ class Loader:
 
     Attributes:
         sparse: whether they are.
+        stored: the rows, where they are on disk; else None.
         total_weight: summed weight of the set's rows on all ranks, as they are handed out; see `unit_of_weight`.
     """
 
@@ -79,15 +85,19 @@ class Loader:
         data = shard.dataset
         self.sparse = sparse and data.stays_sparse and device is HOST
         row_bytes = max(1, shard.features * self.dtype.itemsize)
+        self.stored: StoredRows | None = data.x if isinstance(data.x, StoredRows) else None
         self.block_rows = block_rows or (SPARSE_ROWS if self.sparse else max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+        if self.stored is not None:
+            self.block_rows = self.stored.most_rows if self.sparse else min(self.block_rows, self.stored.most_rows)
         self._choose_kernels(data)
         self._x_as_is = (
             data.scale == 1
             and data.standard is None
             and data.fill is None
             and data.x.dtype == self.dtype
-            and (self.sparse or (not data.is_sparse and data.x.flags.aligned))
+            and (self.sparse or (not data.is_sparse and (self.stored is not None or data.x.flags.aligned)))
         )
+        self._window: tuple[Any, int] = data.x, 0  # rows in memory, and the number of the first of them
         self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = shard.shuffle == "local"
         unit = unit_of_weight(shard)
@@ -197,8 +207,11 @@ class Loader:
     def hold(self, most_bytes: int) -> None:
         """Keep the rows of `sequential` as they are handed out, where they take no more than ``most_bytes``.
 
-        For those who go through them many times: rows that have to be converted or reordered are so once.
+        For those who go through them many times: rows that have to be converted or reordered are so once.  Rows on
+        disk stay there.
         """
+        if self.stored is not None:
+            return
         start, stop = self._own(self.rank)
         rows, data = stop - start, self.shard.dataset
         as_is = self._x_as_is and self._y_as_is and (self._local or self.shard.order is None)
@@ -238,7 +251,10 @@ class Loader:
         positions = ((np.arange(count) + rng.random(count)) * ((stop - start) / max(1, count))).astype(np.int64)
         rows, _ = self._rows_at(start, positions, None)
         y = self.shard.dataset.y[rows].astype(self.target_dtype)
-        x = self._features(rows, None if self.sparse else np.empty((count, self.shard.features), self.dtype))
+        held = rows
+        if self.stored is not None:
+            self._window, held = (self.stored.gathered(rows), 0), np.arange(count)
+        x = self._features(held, None if self.sparse else np.empty((count, self.shard.features), self.dtype))
         weight = None if self._all_weights is None else self._all_weights[rows].astype(self.dtype)
         return Batch(x, y, weight, rows.copy(), 0, False)
 
@@ -248,18 +264,23 @@ class Loader:
             return 0, self.shard.counts[rank]
         return self._partition.range_of(self.shard.rows, rank)
 
-    def _shuffle(self, epoch: int) -> Permutation:
+    def _shuffle(self, epoch: int) -> Order:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
+        if self.stored is not None:
+            return self.stored.shuffled(self.seed, "shuffle", epoch, self.rank)
         if self._local:
             return Permutation(self.shard.counts[self.rank], self.seed, "shuffle", epoch, self.rank)
         return Permutation(self.shard.rows, self.seed, "shuffle", epoch)
 
-    def _blocks(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Iterator[Batch]:
+    def _blocks(self, start: int, stop: int, order: Order | None, train: bool, key: int) -> Iterator[Batch]:
         """Batches of positions ``start`` to ``stop - 1`` of the epoch's order.
 
         Of a pass in the rows' own order they end at fixed positions of all rows, whoever has them, so that sums over
         blocks do not depend on the number of ranks; of a shuffled one they are of nearly equal lengths.
         """
+        if self.stored is not None:
+            yield from self._stored_blocks(self.stored, start, stop, order, train, key)  # type: ignore[arg-type]
+            return
         rows, size, first = stop - start, self.block_rows, self._start + start
         if order is None:
             ends = [*range(size - first % size, rows, size), rows][: rows and None]
@@ -269,7 +290,16 @@ class Loader:
         for low, high in pairwise([0, *ends]):
             yield self._batch(start + low, start + high, order, train, key)
 
-    def _batch(self, start: int, stop: int, order: Permutation | None, train: bool, key: int) -> Batch:
+    def _stored_blocks(
+        self, rows: StoredRows, start: int, stop: int, order: Pass | None, train: bool, key: int
+    ) -> Iterator[Batch]:
+        """As `_blocks`, of rows on disk: parts of the blocks that an epoch's ``order``, or one pass, brings."""
+        passing = rows.in_order() if order is None else order
+        for low, high in pairwise(passing.cuts(start, stop, self.block_rows)):
+            self._window = passing.at(low)
+            yield self._batch(low, high, order, train, key)
+
+    def _batch(self, start: int, stop: int, order: Order | None, train: bool, key: int) -> Batch:
         """The Batch of positions ``start`` to ``stop - 1``, which must fit the buffers."""
         rows, ids = self._rows_at(start, self._counting[: stop - start], order)
         if self._held is not None and order is None:
@@ -281,7 +311,7 @@ class Loader:
         x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
         return self.to_device(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
 
-    def _rows_at(self, start: int, positions: Array, order: Permutation | None) -> tuple[Array, Array]:
+    def _rows_at(self, start: int, positions: Array, order: Order | None) -> tuple[Array, Array]:
         """Which rows of the data stand at start + ``positions`` of the epoch's order, and their ids."""
         shard, count = self.shard, positions.size
         rows, ids = self._rows[:count], self._ids[:count]
@@ -301,14 +331,15 @@ class Loader:
 
     def _stretch(self, start: int, stop: int) -> tuple[Array, Array]:
         """Rows that lie together: views where nothing has to be converted."""
-        data = self.shard.dataset
+        data, (x, first) = self.shard.dataset, self._window
         if not self._x_as_is:
             return self._gather(self._rows[: stop - start])
+        part = slice(start - first, stop - first)
         if self._y_as_is:
-            return data.x[start:stop], data.y[start:stop]
+            return x[part], data.y[start:stop]
         y = self._y[: stop - start]
         np.copyto(y, data.y[start:stop], casting="unsafe")
-        return data.x[start:stop], y
+        return x[part], y
 
     def _gather(self, rows: Array) -> tuple[Array, Array]:
         """Copy rows of the data, scaled and converted, into the buffers."""
@@ -318,14 +349,14 @@ class Loader:
 
     def _features(self, rows: Array, out: Array) -> Any:
         """Features of rows of the data, scaled and converted: in ``out``, or sparse ones where that is None."""
-        data = self.shard.dataset
+        data, (x, first) = self.shard.dataset, self._window
+        rows = rows - first if first else rows
         if out is None:
-            return data.x.gathered(rows, self.dtype, data.factors)
-        x = data.x
+            return x.gathered(rows, self.dtype, data.factors)
         if data.is_sparse:
-            x = np.empty((rows.size, data.x.features), data.x.dtype)
-            data.x.fill_rows(rows, x)
-            rows = np.arange(rows.size)
+            dense = np.empty((rows.size, x.features), x.dtype)
+            x.fill_rows(rows, dense)
+            x, rows = dense, np.arange(rows.size)
         self._copy_rows(x, rows, *self._conversion, out)
         return out
 

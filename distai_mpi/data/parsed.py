@@ -117,10 +117,10 @@ def read_chunks(
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
             with a number below ``base``; sparse rows that are too many to be held densely.
     """
-    files = order_dates(files, lambda file: _read(file, comm, [0] if file.sequential else readers), comm)
+    files = order_dates(files, lambda file: read_chunk(file, comm, [0] if file.sequential else readers), comm)
     chunks, label_names, notes = [], [], []
     for file in files:
-        chunk = _read(file, comm, [0] if file.sequential else readers)
+        chunk = read_chunk(file, comm, [0] if file.sequential else readers)
         y, words = merge_words(chunk.label_names, chunk.y, comm, file.path)
         chunk, file_notes = chunk._replace(y=y), getattr(file, "notes", ())
         if drops_missing:
@@ -150,11 +150,11 @@ def read_chunks(
         if isinstance(chunk.x, Csr) and not dense:
             chunk, entries = _held_sparse(chunk, own_width, first or 0, comm), sum(each for *_, each in parts)
         parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(file_notes), entries))
-        _check(parsed[-1], comm, memory_limit)
+        check_parsed(parsed[-1], comm, memory_limit)
     return parsed
 
 
-def _read(file: ChunkedFile, comm: Any, readers: Sequence[int]) -> Chunk:
+def read_chunk(file: ChunkedFile, comm: Any, readers: Sequence[int]) -> Chunk:
     """This rank's chunk; none where it is not among ``readers``.  The error is that of the earliest chunk.
 
     A file that proves to be readable from its beginning alone is left to the first of the readers.
@@ -168,7 +168,7 @@ def _read(file: ChunkedFile, comm: Any, readers: Sequence[int]) -> Chunk:
             fault = error
     faults = [error for error in comm.allgather_object(fault) if error is not None]
     if faults and isinstance(faults[0], Unsplittable) and len(readers) > 1:
-        return _read(file, comm, readers[:1])
+        return read_chunk(file, comm, readers[:1])
     if faults:
         raise DataError(str(faults[0]))
     return chunk
@@ -192,19 +192,34 @@ def _first_below(base: int, chunk: Chunk, rows: Sequence[int], comm: Any) -> tup
 
 def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[str]]:
     """The rows of ``chunk`` that have all values, and on all ranks a note of how many there are not; collective."""
+    lacking = lacking_rows(chunk)
+    notes = note_dropped(int(np.count_nonzero(lacking)), lacking.size, path, comm)
+    return (chunk.take(~lacking) if notes else chunk), notes
+
+
+def lacking_rows(chunk: Chunk) -> Array:
+    """Which rows lack a label or the value of a feature, bool, shape (rows,)."""
     values = chunk.x.values if isinstance(chunk.x, Csr) else chunk.x
     lacking = np.isnan(chunk.y)
     if isinstance(chunk.x, Csr):
         lacking[np.searchsorted(chunk.x.ends, np.flatnonzero(np.isnan(values)), side="right")] = True
     elif values.dtype.kind == "f":
         lacking |= np.isnan(values).any(axis=1)
-    dropped, rows = comm.sum([np.count_nonzero(lacking), lacking.size]).astype(int).tolist()
+    return lacking
+
+
+def note_dropped(dropped: int, rows: int, path: str, comm: Any) -> list[str]:
+    """A note on the rows that were dropped of so many on all ranks; none where none was; collective.
+
+    Raises:
+        DataError: none is left; on all ranks.
+    """
+    dropped, rows = comm.sum([dropped, rows]).astype(int).tolist()
     if dropped == 0:
-        return chunk, []
+        return []
     if dropped == rows:
         raise DataError(f"{path}: every row lacks a value; leave columns out (--drop), or take --missing mean")
-    kept = chunk.take(~lacking)
-    return kept, [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
+    return [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
 
 
 def _is_dense(chunks: Sequence[Chunk], facts: Sequence[Sequence[tuple]], widths: Sequence[int]) -> bool:
@@ -236,7 +251,7 @@ def _facts(chunk: Chunk) -> tuple[int, bool, int, int, int]:
     return chunk.rows, chunk.weight is not None, low, high, chunk.x.indices.size if isinstance(chunk.x, Csr) else 0
 
 
-def _check(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
+def check_parsed(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
     """Raise a DataError, alike on all ranks, unless the rows can be trained on."""
     if parsed.rows == 0:
         raise parsed.error("holds no rows")

@@ -43,19 +43,19 @@ class Sharder:
         """The sets by name.  Raises MemoryError on all ranks where rows cannot be held whole."""
         shards: dict[str, ShardedDataset] = {}
         bring = self._whole if shuffle == "global" else self._own
-        plans = [(source, *self._plan(name, source, shuffle)) for name, source in self.sources.items()]
+        plans = [(source, *self.plan(name, source, shuffle)) for name, source in self.sources.items()]
         brought = [bring(source, plan) for source, _, plan in plans]
         for (source, names, plan), (dataset, transfer) in zip(plans, brought, strict=True):
             self._check_values(names[0], source, plan, dataset, shuffle)
             sets = [self._shard(name, plan, i, dataset, shuffle, transfer) for i, name in enumerate(names)]
             labels = merge(shard.labels for shard in sets)  # a split may leave a class to one of the sets alone
-            known = self._known(source)
+            known = self.known(source)
             for name, shard in zip(names, sets, strict=True):
                 shard = replace(shard, labels=replace(labels, rows=shard.rows), **known)
-                shards[name] = self._labelled(names[0], shard)
+                shards[name] = self.labelled(names[0], shard)
         return shards
 
-    def _known(self, source: Source | Parsed) -> dict[str, Any]:
+    def known(self, source: Source | Parsed) -> dict[str, Any]:
         """Fields of a `ShardedDataset` that describe the table of its rows."""
         file = source.file if isinstance(source, Parsed) else source
         roles: Roles | None = getattr(file, "roles", None)
@@ -83,7 +83,7 @@ class Sharder:
         """Whether the labels ``y`` of each rank are missing without exception; collective."""
         return all(self.comm.allgather_object(y.dtype.kind == "f" and bool(np.isnan(y).all())))
 
-    def _labelled(self, name: str, shard: ShardedDataset) -> ShardedDataset:
+    def labelled(self, name: str, shard: ShardedDataset) -> ShardedDataset:
         """``shard``, from the source of set ``name``, whose rows all have labels, or none has and none is needed."""
         labels = shard.labels
         if shard.classes is not None:
@@ -97,7 +97,7 @@ class Sharder:
             " (--missing drop)"
         )
 
-    def _plan(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], ShardingPlan]:
+    def plan(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], ShardingPlan]:
         """The sets that come from the source of set ``name``, and how its rows are ordered and cut up."""
         partition = self.shards or Partition.even(self.comm.size)
         if name != "train":

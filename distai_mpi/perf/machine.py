@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,14 @@ def blas_libraries() -> list[tuple[str, int]]:
         for pool in threadpool_info()
         if pool["user_api"] == "blas"
     ]
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has had resident so far."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def memory_total() -> int:

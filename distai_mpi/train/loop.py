@@ -16,7 +16,7 @@ from ..files import check_writable
 from ..messages import tell
 from ..models import Abilities, Model, Sums
 from ..optim import Auto, FullBatchSolver, Momentum
-from ..perf.machine import limited_blas, node_cpus
+from ..perf.machine import limited_blas, node_cpus, peak_memory
 from ..settings import keywords
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
@@ -323,7 +323,11 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     result.params = as_host(run.w)
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds, result.calls = run.rounds, run.calls
-    result.bytes_moved = int(run.comm.sum([run.bytes_sent])[0])
+    stored = getattr(run.loader, "stored", None)  # `minimize` has no rows
+    of_ranks = run.comm.allgather_object((run.bytes_sent, peak_memory(), stored and stored.prefetcher.bytes_read))
+    sent, peaks, read = zip(*of_ranks, strict=True)
+    result.bytes_moved, result.peak_memory = sum(sent), max(peaks)
+    result.bytes_read = None if stored is None else sum(read)
     run.finish(result)
     result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds

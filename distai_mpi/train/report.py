@@ -241,6 +241,8 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "rounds": result.rounds,
         "calls": result.calls,
         "bytes_moved": result.bytes_moved,
+        "peak_memory": result.peak_memory,
+        "bytes_read": result.bytes_read,
         "time": result.time,
         "converged": result.converged,
         **run.origin,

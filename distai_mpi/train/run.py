@@ -55,6 +55,9 @@ class Result:
         rounds: collective calls made while training.
         calls: ``rounds`` by kind.
         bytes_moved: bytes that all ranks together sent in them.
+        peak_memory: most bytes that a rank has had resident, from its start to the end of training.
+        bytes_read: of rows on disk, bytes that all ranks together have read of them since they were loaded; None of
+            rows in memory.
         time: by name of `trace.PHASES`, the seconds that each rank spent in it; None where the run was not traced.
         history: one record an epoch, as in ``metrics.jsonl``.
     """
@@ -81,6 +84,8 @@ class Result:
     rounds: int = 0
     calls: dict[str, int] = field(default_factory=dict)
     bytes_moved: int = 0
+    peak_memory: int | None = None
+    bytes_read: int | None = None
     time: dict[str, list[float]] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 

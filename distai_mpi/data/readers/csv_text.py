@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -186,22 +186,55 @@ class CsvFile(TextFile):
         try:
             return self._read(part, parts)
         except _WordAsLabel:
-            assert self.roles.label is not None
-            kinds = list(self.kinds)
-            kinds[self.roles.label] = WORD
-            return replace(self, kinds=tuple(kinds)).read(part, parts)
+            return self._with_words().read(part, parts)
         except Unsplittable:
             if parts > 1:
                 raise
             return replace(self, multiline=True).read(part, parts)
 
     def _read(self, part: int, parts: int) -> Chunk:
+        rows = _Rows(self.features, self.dtype)
+        for block in self._whole_lines(part, parts):
+            self._read_block(block, rows)
+        return self._chunk(rows)
+
+    def pieces(self, part: int, parts: int, most_bytes: float) -> Iterator[Chunk]:
+        """The rows of `read` in chunks of about ``most_bytes`` of text, one of them at least.
+
+        Labels may be numbers in the first of them, and words where a word has come.
+
+        Raises:
+            Unsplittable: quotes hold line ends, unless the file is known to be ``multiline``.
+        """
+        file, rows, held = self, _Rows(self.features, self.dtype), 0
+        for block in self._whole_lines(part, parts):
+            if held >= most_bytes:
+                yield file._chunk(rows)
+                rows, held = _Rows(self.features, self.dtype), 0
+            try:
+                file._read_block(block, rows)
+            except _WordAsLabel:
+                yield file._chunk(rows)
+                file, rows = file._with_words(), _Rows(self.features, self.dtype)
+                file._read_block(block, rows)
+            held += block.stop
+        yield file._chunk(rows)
+
+    def _whole_lines(self, part: int, parts: int) -> Iterator[Block]:
         from .kernels.tables import whole_lines
 
         ends = (lambda text, stop: whole_lines(text, stop, self.delimiter)) if self.multiline else None
-        rows = _Rows(self.features, self.dtype)
-        for block in self.blocks(part, parts, ends):
-            self._read_block(block, rows)
+        return self.blocks(part, parts, ends)
+
+    def _with_words(self) -> CsvFile:
+        """The same, labels read as words."""
+        assert self.roles.label is not None
+        kinds = list(self.kinds)
+        kinds[self.roles.label] = WORD
+        return replace(self, kinds=tuple(kinds))
+
+    def _chunk(self, rows: _Rows) -> Chunk:
+        """What was read."""
         weight = None if self.roles.weight is None else rows.weight.filled
         return Chunk(rows.x.filled, rows.y.filled, weight, tuple(rows.words) if self._labels_are_words else None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +24,11 @@ class _Rows:
         self.indices, self.values = Growing((), np.int32), Growing((), dtype)
         self.by_row, self.by_entry = (self.y, self.weight, self.ends), (self.indices, self.values)
         self.weighted = False
+
+    def chunk(self) -> Chunk:
+        """What was read."""
+        x = Csr(self.ends.filled, self.indices.filled, self.values.filled)
+        return Chunk(x, self.y.filled, self.weight.filled if self.weighted else None)
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,18 @@ class LibsvmFile(TextFile):
 
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the lines that begin in the ``part``-th of ``parts`` ranges of bytes."""
-        rows = _Rows(self.dtype)
+        return next(self.pieces(part, parts))
+
+    def pieces(self, part: int, parts: int, most_bytes: float = math.inf) -> Iterator[Chunk]:
+        """The rows of `read` in chunks of about ``most_bytes`` of text, one of them at least."""
+        rows, held = _Rows(self.dtype), 0
         for block in self.blocks(part, parts):
+            if held >= most_bytes:
+                yield rows.chunk()
+                rows, held = _Rows(self.dtype), 0
             self._read_block(block, rows)
-        x = Csr(rows.ends.filled, rows.indices.filled, rows.values.filled)
-        return Chunk(x, rows.y.filled, rows.weight.filled if rows.weighted else None)
+            held += block.stop
+        yield rows.chunk()
 
     def _read_block(self, block: Block, out: _Rows) -> None:
         fault, offset = self._parse(block, out)

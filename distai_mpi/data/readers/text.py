@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 from ...errors import DataError
 from . import codes
 from .compressed import unpacked
+from .members import Members, find_members
 
 Array = Any
 
@@ -44,14 +45,15 @@ class Block(NamedTuple):
 class TextFile:
     """Lines of text in a file, perhaps compressed.
 
-    A compressed file has no ranges of bytes to begin at: one rank reads it all, block by block.
+    A compressed file mostly has no ranges of bytes to begin at: one rank reads it all, block by block.
 
     Attributes:
         path: the file.
-        sequential: whether it is compressed.
+        sequential: whether it is compressed, and can only be read from its beginning.
         begin: first byte of the first line of data, in the uncompressed text.
         returns: whether a carriage return alone ends a line, as it did on the old Macintosh.
         end: the byte behind the last line of data, likewise; None: the text's end.
+        members: of a compressed file that need not be, where unpacking may begin.
     """
 
     path: str
@@ -59,6 +61,7 @@ class TextFile:
     begin: int
     returns: bool = field(default=False, kw_only=True)
     end: int | None = field(default=None, kw_only=True)
+    members: Members | None = field(default=None, kw_only=True)
 
     @property
     def files(self) -> set[str]:
@@ -78,8 +81,19 @@ class TextFile:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The uncompressed text; damage raises a DataError."""
-        with unpacked(self.path) if self.sequential else open(self.path, "rb", buffering=0) as file:
+        packed = self.sequential or self.members is not None
+        with unpacked(self.path, self.members) if packed else open(self.path, "rb", buffering=0) as file:
             yield file
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text; of a file that is `sequential` those of the file."""
+        return os.path.getsize(self.path) if self.members is None else self.members.size
+
+    def parallel(self, kind: str | None) -> Self:
+        """The same, read in ranges where its ``kind`` of compression allows."""
+        members = find_members(self.path, kind)
+        return self if members is None else replace(self, sequential=False, members=members)
 
     def blocks(self, part: int, parts: int, whole_lines: Callable[[Array, int], int] | None = None) -> Iterator[Block]:
         """Yield the lines that begin in the ``part``-th of ``parts`` ranges, about `BLOCK_BYTES` at a time.
@@ -90,7 +104,7 @@ class TextFile:
         with self.open() as file:
             low, high = self.begin, self.end
             if not self.sequential:
-                size = os.path.getsize(self.path) if self.end is None else self.end
+                size = self.size if self.end is None else self.end
                 low, high = (
                     self._line_start(file, size, self.begin + (size - self.begin) * p // parts)
                     for p in (part, part + 1)
@@ -121,6 +135,8 @@ class TextFile:
                 if stop:
                     yield Block(text, stop, position, (position - low) / (high - low) if high is not None else 0.0)
                 if last:
+                    if self.members is not None and file.read(1) and high == self.members.size:  # looks at checksums
+                        raise DataError(f"{self.path}: is damaged: it holds more than its parts say; copy it again")
                     return
                 position += stop
                 held -= stop

@@ -32,7 +32,7 @@ class LBFGS(FullBatchSolver):
         sample: see `FullBatchSolver`.
     """
 
-    memory: int = setting(OPTIONS["memory"], default=10)
+    memory: int = setting(OPTIONS["history"], default=10)
     search: Search = setting(factory=StrongWolfe)
     curvature_threshold: float = setting(kind="float", default=1e-8, low=0)
     name: ClassVar[str] = "lbfgs"

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...backend import HOST, device_of, number
 from ...data import ShardedDataset
+from ...data.out_of_core import StoredRows
 from ...data.partition import even_range
 from ...data.sparse_rows import SparseRows
 from ...errors import ConfigError
@@ -238,6 +239,8 @@ def data_sample(run: Run) -> int:
 
 def _bytes_of(x: Any, row: int) -> bytes:
     """A row of features as it is held."""
+    if isinstance(x, StoredRows):
+        return _bytes_of(x.row(row), 0)
     if isinstance(x, SparseRows):
         entries = slice(int(x.starts[row]), int(x.starts[row + 1]))
         return x.indices[entries].tobytes() + x.values[entries].tobytes()

@@ -184,10 +184,10 @@ def check_memory(objective: DistributedSum, memory: int) -> None:
     """Raise `ConfigError` on all ranks where a node has too little room for the history; collective."""
     comm, owned = objective.comm, objective.mine.stop - objective.mine.start
     needed = 2 * (memory + 1) * owned * objective.dtype.itemsize * comm.node.size
-    left = memory_left()
+    left, name = memory_left(), called("memory", "--history")
     with comm.agreed():
         if needed > left:
             raise ConfigError(
-                f"{called('memory')} {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are"
+                f"{name} {memory}: the pairs take {needed / 1e9:.3g} GB on a node, and {left / 1e9:.3g} are"
                 " left; lower it"
             )

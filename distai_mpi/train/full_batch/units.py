@@ -83,7 +83,7 @@ class OtherRows:
         self._inverse = 1.0 / units.scale
         self._held: list[Batch] | None = None
         row_bytes = loader.shard.dataset.x.row_bytes if self.sparse else loader.shard.features * loader.dtype.itemsize
-        if loader.rows_of(loader.rank) * row_bytes <= most_bytes:
+        if loader.stored is None and loader.rows_of(loader.rank) * row_bytes <= most_bytes:
             loader.release()
             self._held = [self._own(batch) for batch in loader.sequential()]
 

@@ -126,6 +126,7 @@ def _few(loader: Loader) -> bool:
     most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, shard.rows)
     if loader.sparse:
         most = min(MOST_SPARSE if loader.ranks == 1 else 0, shard.rows)
+    ordered &= loader.stored is None
     return ordered and loader.device.compiled and shard.total_weight == shard.rows and size <= most
 
 
