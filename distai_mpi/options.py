@@ -37,6 +37,7 @@ FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "ftrl"
 SOLVERS = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 OPTIMIZERS = ("gd", *FIRST_ORDER, "average", *SOLVERS)
 FULL_BATCH = ("gd", *SOLVERS)  # these take all rows in every step
+TAKES_L1 = ("ftrl", "lbfgs", "newton-cg", "auto")  # of ftrl it belongs to the steps, of the others to the objective
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 EXPERT: dict[str, Any] = {"shown": False}
 
@@ -179,8 +180,8 @@ OPTIMIZER = {
     "l1": Setting(
         "float",
         low=0,
-        help="Of ftrl: weights whose gradients, summed over all steps, do not exceed it are 0; biases excepted.  "
-        "[default: 0]",
+        help="Penalty l1·‖w‖₁ of lbfgs, newton-cg and auto, biases excepted: many weights are 0.  Of ftrl: weights whose "
+        "gradients, summed over all steps, do not exceed it are 0.  [default: 0]",
         **EXPERT,
     ),
     "schedule": Setting(choices=("constant", "step", "cosine"), help="Of the learning rate.  [default: constant]"),

@@ -123,6 +123,7 @@ def fit_options(settings: dict[str, Any], shard: Any, rows: int) -> dict[str, An
         "epochs": None if settings["optimizer_name"] in SOLVERS else epochs(settings),
         "global_batch_size": shard.rows if optimizer.full_batch else rows,
         "l2": settings["l2"],
+        "l1": (settings["l1"] or 0.0) if settings["optimizer_name"] in SOLVERS else 0.0,
         "seed": settings["seed"],
         "exchange": Exchange(
             algorithm=settings.get("allreduce_began", settings["allreduce"]),

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ..errors import ConfigError
-from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS
+from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS, TAKES_L1
 from .build import make_partition
 from .flags import flag_of
 
@@ -16,7 +16,7 @@ BELONGS = (
     (("hidden", "activation", "dropout"), "model_name", ("mlp",)),
     (("momentum",), "optimizer_name", ("momentum", "nesterov")),
     (("weight_decay",), "optimizer_name", ("adamw",)),
-    (("l1",), "optimizer_name", ("ftrl",)),
+    (("l1",), "optimizer_name", TAKES_L1),
     (("max_iter", "tol", "min_decrease"), "optimizer_name", FULL_BATCH),
     (("sample",), "optimizer_name", SOLVERS),
     (("memory",), "optimizer_name", ("lbfgs",)),
