@@ -184,6 +184,17 @@ OPTIMIZER = {
         "gradients, summed over all steps, do not exceed it are 0.  [default: 0]",
         **EXPERT,
     ),
+    "l1_path": Setting(
+        "int",
+        low=1,
+        metavar="N",
+        help="Of newton-cg and auto on linear models: models for N penalties, from the least at which all weights are "
+        "0 down; DIR/path.npz gets them all, and the one of the least loss on validation (else test) rows is kept.",
+        **EXPERT,
+    ),
+    "l1_min_ratio": Setting(
+        "float", above=0, below=1, help="The last penalty of --l1-path over its first.  [default: 0.001]", **EXPERT
+    ),
     "schedule": Setting(choices=("constant", "step", "cosine"), help="Of the learning rate.  [default: constant]"),
     "warmup": Setting("int", low=0, help="Steps over which the learning rate rises first.", **EXPERT),
     "decay_every": Setting("int", low=1, help="Epochs after which schedule step lowers the rate, each time.", **EXPERT),

@@ -17,6 +17,7 @@ BELONGS = (
     (("momentum",), "optimizer_name", ("momentum", "nesterov")),
     (("weight_decay",), "optimizer_name", ("adamw",)),
     (("l1",), "optimizer_name", TAKES_L1),
+    (("l1_path",), "optimizer_name", ("newton-cg", "auto")),
     (("max_iter", "tol", "min_decrease"), "optimizer_name", FULL_BATCH),
     (("sample",), "optimizer_name", SOLVERS),
     (("memory",), "optimizer_name", ("lbfgs",)),
@@ -26,6 +27,7 @@ BELONGS = (
     (("lr_floor",), "schedule", ("cosine",)),
 )
 TOGETHER = (  # (flag, the one that it needs, why)
+    ("l1_min_ratio", "l1_path", "it says where the path ends"),
     ("patience", "valid", "it counts epochs without a better result on validation rows"),
     ("metric", "valid", "it is looked at on validation rows"),
     ("checkpoint_every", "out", "checkpoints are kept there"),
@@ -36,6 +38,7 @@ EITHER = (
     ("quiet", "verbose"),
     ("global_batch_size", "batch_size"),
     ("epochs", "max_iter"),
+    ("l1", "l1_path"),
 )
 
 

@@ -153,6 +153,20 @@ class SparseRows:
         gather(*self.arrays, HOST.read_only(rows), _factors(factors), starts, indices, values)
         return SparseRows(starts, indices, values, self.features)
 
+    def columns(self, features: Array) -> SparseRows:
+        """See `Rows`."""
+        from .sparse_kernels import select
+
+        place = np.full(self.features, self.features, self.indices.dtype)
+        place[features] = np.arange(len(features))
+        starts, nothing = np.zeros(len(self) + 1, np.int64), np.empty(0, self.indices.dtype)
+        select(*self.arrays, place, starts, nothing, np.empty(0, self.dtype))
+        indices = np.empty(starts[-1], self.indices.dtype)
+        values = np.empty(starts[-1] if self.values.size else 0, self.dtype)
+        if indices.size:
+            select(*self.arrays, place, starts, indices, values)
+        return SparseRows(starts, indices, values, len(features))
+
     def squares(self, scale: Array, out: Array) -> None:
         """See `Rows`."""
         from . import sparse_kernels as kernels
