@@ -162,7 +162,7 @@ class DistributedSum:
                 grad[block] += penalty
 
     def mean(self, w: Array, local: Sums) -> tuple[float, float]:
-        """The mean of the ranks' ``local`` sums plus the penalties at ``w``, and the global weight; the same everywhere.
+        """The mean of the ranks' ``local`` sums plus the penalties at ``w``, and the global weight; alike everywhere.
 
         Each rank adds up the penalties of its own slice: one reduced sum, the same bits on all ranks.
         """

@@ -180,8 +180,8 @@ OPTIMIZER = {
     "l1": Setting(
         "float",
         low=0,
-        help="Penalty l1·‖w‖₁ of lbfgs, newton-cg and auto, biases excepted: many weights are 0.  Of ftrl: weights whose "
-        "gradients, summed over all steps, do not exceed it are 0.  [default: 0]",
+        help="Penalty l1·‖w‖₁ of lbfgs, newton-cg and auto, biases excepted: many weights are 0.  Of ftrl: weights "
+        "whose gradients, summed over all steps, do not exceed it are 0.  [default: 0]",
         **EXPERT,
     ),
     "l1_path": Setting(

@@ -265,7 +265,17 @@ def test_the_command_keeps_the_best_model_of_a_path(comm, tmp_path):
     if comm.rank == 0:
         np.savez(f"{folder}/rows.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
     comm.barrier()
-    words = ["train", "--data", f"{folder}/rows.npz", "--model", "logistic", "--optimizer", "auto", "--dtype", "float64"]
+    words = [
+        "train",
+        "--data",
+        f"{folder}/rows.npz",
+        "--model",
+        "logistic",
+        "--optimizer",
+        "auto",
+        "--dtype",
+        "float64",
+    ]
     done = run_here(*words, "--l1-path", 5, "--l1-min-ratio", 0.1, "--out", f"{folder}/run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("objective ") == 5

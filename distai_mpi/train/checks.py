@@ -54,7 +54,7 @@ def check_l1(l1: Any, optimizer: Any) -> None:
     if not l1:
         return
     if optimizer.name == "ftrl":
-        raise ConfigError("l1 of the objective is nothing for ftrl, whose steps have their own: give optim.FTRL(l1=...)")
+        raise ConfigError("l1 of fit is nothing for ftrl, whose steps have their own: give optim.FTRL(l1=...)")
     if optimizer.name not in TAKES_L1:
         raise ConfigError(
             f"{called('l1')} is nothing for {called('optimizer')} {optimizer.name}: {', '.join(TAKES_L1)} take it"

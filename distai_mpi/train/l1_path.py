@@ -156,15 +156,15 @@ def _points(sets: WorkingSets, given: Sequence[float] | None, n: int, min_ratio:
     if given is None:
         most = float(grad.max())
         if not most > 0:
-            raise ConfigError("all weights stay 0 without any penalty: features or labels tell nothing; give l1 yourself")
+            raise ConfigError(
+                "all weights stay 0 without any penalty: features or labels tell nothing; give l1 yourself"
+            )
         given = most * np.logspace(0.0, np.log10(min_ratio), n) if n > 1 else [most]
     for l1 in sorted((float(one) for one in given), reverse=True):
         w, grad, value, iterations, converged = _minimise(sets, w, grad, l1, solver)
         weights, indices = sets.weights_of(w), np.flatnonzero(w)
         value += l1 * float(np.abs(weights).sum(dtype=np.float64))
-        yield PathPoint(
-            l1, value, indices, w[indices], w.size, int(np.count_nonzero(weights)), iterations, converged
-        )
+        yield PathPoint(l1, value, indices, w[indices], w.size, int(np.count_nonzero(weights)), iterations, converged)
 
 
 def _minimise(

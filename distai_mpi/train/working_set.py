@@ -76,9 +76,7 @@ class WorkingSets:
         Returns parameters of all features, shape (layout.size,), replicated, the solver's state, and iterations.
         """
         model = self.model
-        part = LinearModel(
-            len(features), model.widths[1], loss=model.loss_function, bias=model.bias, dtype=model.dtype
-        )
+        part = LinearModel(len(features), model.widths[1], loss=model.loss_function, bias=model.bias, dtype=model.dtype)
         part.limit_threads(model.threads)
         loader = make_loader(part, self._reduced(features), self.comm)
         whole = keeps_whole(part.layout.size, self.comm, Exchange())

@@ -28,8 +28,8 @@ class NewtonCG(FullBatchSolver):
 
     Of linear models of many parameters the Hessian's diagonal at the current point preconditions.  Of nets the
     curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free optimization"), of
-    models from JAX and PyTorch the Hessian.  With an l1 penalty (``fit(l1=...)``) it is proximal Newton on linear models,
-    see `proximal_newton`.
+    models from JAX and PyTorch the Hessian.  With an l1 penalty (``fit(l1=...)``) it is proximal Newton's method, of
+    linear models alone, see `proximal_newton`.
 
     Attributes:
         most_products: in an iteration.

@@ -25,7 +25,8 @@ class Evaluation(NamedTuple):
         sums: whatever the problem keeps of this rank's part of the evaluation.
         auxiliary: sums over the ranks of what travelled beside the gradient.
         products: of the inner products that were asked for.
-        scaled: gᵀ D⁻¹ g, g the gradient (or pseudo-gradient) and D an approximate diagonal of the Hessian; nan where that is not known.
+        scaled: gᵀ D⁻¹ g, g the gradient (or pseudo-gradient) and D an approximate diagonal of the Hessian; nan where
+            that is not known.
     """
 
     value: float
