@@ -1,4 +1,4 @@
-"""An l1 penalty: solvers come to the optimum, which its conditions tell, on rows however shared out, and along a path."""
+"""An l1 penalty: solvers come to the optimum, on rows however shared out, one after another along a path."""
 
 import json
 import math
@@ -22,7 +22,7 @@ L1, L2 = 0.03, 0.02
 
 
 def mean_loss(kind, x, y, w):
-    """Mean loss and its gradient at ``w``, shape (features + 1, outputs), the last row the biases; textbook formulas."""
+    """Mean loss and gradient at ``w``, shape (features + 1, outputs), the last row the biases; textbook formulas."""
     z = np.c_[x, np.ones(len(x))] @ w
     if kind == "linear":
         loss, slope = 0.5 * (z[:, 0] - y) ** 2, z - y[:, None]
@@ -125,6 +125,19 @@ def test_solvers_come_to_the_optimum_on_rows_however_shared_out(comm, kind):
             assert found.train_loss == pytest.approx(least, rel=1e-9)
             np.testing.assert_array_equal(found.params == 0, w.ravel() == 0)
             assert violation(kind, x, y, found.params, L1, L2) < 1e-6
+
+
+def test_steps_that_their_projection_spoils_are_replaced(comm):
+    """Features of many scales, and softmax, whose Hessian is singular: steps that leave the orthant in many ways."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 30)) * 10.0 ** rng.integers(-3, 4, size=30) + rng.choice([0, 1e5], size=30)
+    y = ((x - x.mean(axis=0)) / x.std(axis=0))[:, :3].argmax(axis=1)
+    found = [
+        fit(models.Softmax(30, 3, dtype=np.float64), whole_shard(x, y, comm), comm, optimizer=solver, l1=6.0)
+        for solver in (optim.NewtonCG(tol=1e-6), optim.LBFGS(tol=1e-7, max_iter=2000))
+    ]
+    assert all(one.converged for one in found)
+    assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-9)
 
 
 @mpi

@@ -15,6 +15,7 @@ from .rows import blocks
 Array = Any
 DENSE_ADVICE = "hold them densely (--dense)"
 LINE_BYTES = 64  # of the cache
+MOST_FOUND = 64  # ranges of rows whose frequent features are kept: passes go through the same blocks again and again
 ALL_ONES = {np.dtype(dtype): HOST.read_only(np.ones(8, dtype)) for dtype in (np.float32, np.float64)}
 NARROW, WIDE = np.dtype(np.uint32), np.dtype(np.uint64)  # of indices of features
 
@@ -101,7 +102,7 @@ class SparseRows:
             if first <= start and stop <= last:
                 return found
         found = Frequent.of(self.indices[start:stop], self.features, len(self))
-        self._found[:] = [(start, stop, found)]
+        self._found[:] = [*self._found[1 - MOST_FOUND :], (start, stop, found)]
         return found
 
     def dot(self, w: Array, out: Array = None) -> Array:

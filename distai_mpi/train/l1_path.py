@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def l1_path(
     valid: ShardedDataset | None = None,
     test: ShardedDataset | None = None,
 ) -> list[PathPoint]:
-    """The minimisers of the mean loss + ½ l2 ‖w‖² + l1 ‖w‖₁ for falling penalties l1, each begun at the last; collective.
+    """The minimisers of mean loss + ½ l2 ‖w‖² + l1 ‖w‖₁ for falling penalties l1, each begun at the last; collective.
 
     Biases are not penalised.  Each is minimised over a working set of features alone, which begins with those that are
     not 0 or whose gradients exceed the penalty at the solution before.  Then the optimality conditions of all features
@@ -117,11 +118,13 @@ def l1_path(
     with (
         limited_blas(comm.node.size, node_cpus(comm)) as threads,
         np.errstate(over="ignore", invalid="ignore"),
+        ExitStack() as held,
     ):
         if (threaded := Abilities.of(model).threads) is not None:
             threaded.limit_threads(threads)
         watched = {name: make_loader(model, shard, comm) for name, shard in sets.items() if shard is not None}
-        points = []
+        points: list[PathPoint] = []
+        held.enter_context(comm.watched(None, lambda: len(points)))
         for point in _points(WorkingSets(model, data, comm, l2), given, n, min_ratio, solver):
             for name, loader in watched.items():
                 loss, accuracy, _ = evaluate(model, point.params, loader, comm)
@@ -156,10 +159,9 @@ def _points(sets: WorkingSets, given: Sequence[float] | None, n: int, min_ratio:
     if given is None:
         most = float(grad.max())
         if not most > 0:
-            raise ConfigError(
-                "all weights stay 0 without any penalty: features or labels tell nothing; give l1 yourself"
-            )
-        given = most * np.logspace(0.0, np.log10(min_ratio), n) if n > 1 else [most]
+            raise ConfigError("all weights stay 0 without a penalty: features or labels tell nothing; give l1 yourself")
+        given = (most * np.logspace(0.0, np.log10(min_ratio), n)).tolist()
+    assert given is not None
     for l1 in sorted((float(one) for one in given), reverse=True):
         w, grad, value, iterations, converged = _minimise(sets, w, grad, l1, solver)
         weights, indices = sets.weights_of(w), np.flatnonzero(w)
@@ -204,7 +206,7 @@ def save_path(file: str | os.PathLike, points: Sequence[PathPoint]) -> None:
     """
     starts = np.cumsum([0, *(point.indices.size for point in points)])
     figures = {name: np.array([point.figures()[name] for point in points], float) for name in points[0].figures()}
-    arrays = {
+    arrays: dict[str, Any] = {
         "data": np.concatenate([point.values for point in points]),
         "indices": np.concatenate([point.indices for point in points]),
         "indptr": starts,

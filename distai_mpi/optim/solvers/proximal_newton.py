@@ -29,6 +29,7 @@ MOST_CYCLES = 50  # orthants of an iteration
 SPARE = 0.1  # of the gap that the tolerance asks for: the model's minimiser need not be nearer
 DECREASE = 1e-4  # of the decrease of the model, that a step has to bring
 MOST_TRIALS = 30  # of a step, each half as long as the one before
+NEWTON_TRIALS = 6  # likewise, of one in an orthant: before the steepest descent is taken
 
 
 class ProximalNewtonState(State):
@@ -164,8 +165,10 @@ class Model:
             if not square > enough or self.products >= most:
                 break
             signs = orthant(w, slope, l1)
-            step, curved = self._newton_step(np.where(np.isnan(signs), 0, slope), square, most)
+            step, curved = self._newton_step(slope, ~np.isnan(signs), square, most)
             found = self._backtrack(w, grad, slope, signs, step, curved)
+            if found is None:  # what is left of a step that was projected may lead up; the steepest descent does not
+                found = self._backtrack(w, grad, slope, signs, -slope / self.metric)
             if found is None:
                 break
             w, change, gain = found
@@ -174,12 +177,12 @@ class Model:
         np.subtract(w, start, out=out)
         return decrease
 
-    def _newton_step(self, slope: Array, square: float, most: int) -> tuple[Array, Array]:
-        """A step of the parameters where ``slope`` is not 0, by conjugate gradients, and its product with H.
+    def _newton_step(self, slope: Array, free: Array, square: float, most: int) -> tuple[Array, Array]:
+        """A step of the parameters that are ``free``, by conjugate gradients, and its product with H.
 
         ``square`` is that of the slope's norm by the metric.
         """
-        free, number = slope != 0, slope.dtype.type
+        number = slope.dtype.type
         step, along, curved = np.zeros_like(slope), np.zeros_like(slope), np.empty_like(slope)
         residual = -slope
         z = residual / self.metric
@@ -202,19 +205,19 @@ class Model:
         return step, along
 
     def _backtrack(
-        self, w: Array, grad: Array, slope: Array, signs: Array, step: Array, curved: Array
+        self, w: Array, grad: Array, slope: Array, signs: Array, step: Array, curved: Array = None
     ) -> tuple[Array, Array, float] | None:
         """The point that ``step``, or a part of it, leads to in the orthant, H times the way there, and the decrease.
 
-        None where none is lower.
+        None where none is lower.  ``curved`` is H · ``step``; None: it is not known.
         """
         l1, t = self.problem.l1, 1.0
-        for _ in range(MOST_TRIALS):
+        for _ in range(MOST_TRIALS if curved is None else NEWTON_TRIALS):
             whole = w + step.dtype.type(t) * step
             point = project(whole, signs)
             way = point - w
             left = (point != whole).astype(step.dtype)
-            if self.dots((left, left))[0] > 0:
+            if curved is None or self.dots((left, left))[0] > 0:
                 change = np.empty_like(step)
                 self._product(way, change)
             else:
