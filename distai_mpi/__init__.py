@@ -17,6 +17,7 @@ _HOME = {
     "Predictor": "distai_mpi.predictor",
     "Trace": "distai_mpi.train",
     "fit": "distai_mpi.train",
+    "l1_path": "distai_mpi.train",
     "load": "distai_mpi.predictor",
     "minimize": "distai_mpi.train",
     "data": "distai_mpi.data",
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "data",
     "fit",
+    "l1_path",
     "load",
     "minimize",
     "models",
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from .comm.launch import world
     from .objective import Objective
     from .predictor import Predictor, load
-    from .train import Checkpoint, EarlyStopping, Trace, fit, minimize
+    from .train import Checkpoint, EarlyStopping, Trace, fit, l1_path, minimize
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
 """The function that is minimised: the mean loss over all rows of all ranks, plus a penalty.
 
-    f(w) = Σ weight · loss / Σ weight  +  ½ l2 ‖w‖²    (the norm over slots with decay: no biases)
+    f(w) = Σ weight · loss / Σ weight  +  ½ l2 ‖w‖²  +  l1 ‖w‖₁    (norms over slots with decay: no biases)
 
 Models give sums over the rows of a rank.  Here alone they are summed over the ranks and divided by
 the global weight, so that ranks may hold different numbers of rows, or none.
@@ -29,7 +29,7 @@ Array = Any
 
 
 class DistributedSum:
-    """A sum over ranks divided by its weight, plus an l2 penalty: how its vectors lie and travel, not what is summed.
+    """A sum over ranks divided by its weight, plus penalties: how its vectors lie and travel, not what is summed.
 
     Args:
         layout, dtype: of the parameters.
@@ -38,6 +38,8 @@ class DistributedSum:
             are others than ``comm``; None: these.
         device: where vectors live.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
+        l1: strength of the penalty l1 ‖w‖₁ over slots with decay.  It has no gradient: values contain it, gradients do
+            not, and solvers take account of it.
         asked: how gradients and parameters travel; None: by the communicator's default algorithm.
         whole: every rank owns the whole of all vectors, which are short.
 
@@ -62,11 +64,12 @@ class DistributedSum:
         owning: Communicator | None = None,
         device: Device = HOST,
         l2: float = 0.0,
+        l1: float = 0.0,
         asked: Exchange | None = None,
         whole: bool = False,
     ) -> None:
         self.layout, self.dtype, self.device = layout, np.dtype(dtype), device
-        self.comm, self.l2, self.whole, self.asked = comm, l2, whole, asked or Exchange()
+        self.comm, self.l2, self.l1, self.whole, self.asked = comm, l2, l1, whole, asked or Exchange()
         self.owning = owning or comm
         if whole:
             self.exchange = self.owning.exchange("native")
@@ -159,12 +162,20 @@ class DistributedSum:
                 grad[block] += penalty
 
     def mean(self, w: Array, local: Sums) -> tuple[float, float]:
-        """The mean of the ranks' ``local`` sums plus the penalty at ``w``, and the global weight; the same everywhere.
+        """The mean of the ranks' ``local`` sums plus the penalties at ``w``, and the global weight; alike everywhere.
 
-        Each rank adds up the penalty of its own slice: one reduced sum, the same bits on all ranks.
+        Each rank adds up the penalties of its own slice: one reduced sum, the same bits on all ranks.
         """
-        (loss, weight), (squares,) = self.sums([*local], [self.owned_square(w)])
-        return loss / weight + 0.5 * self.l2 * squares, weight
+        (loss, weight), norms = self.sums([*local], self.owned_norms(w))
+        return loss / weight + self.penalty(norms), weight
+
+    def owned_norms(self, w: Array) -> list[Number]:
+        """This rank's parts of the sums over slices that `penalty` is made of; local."""
+        return [self.owned_square(w), *([self.owned_absolute(w)] if self.l1 else [])]
+
+    def penalty(self, norms: Sequence[float]) -> float:
+        """½ l2 ‖w‖² + l1 ‖w‖₁, where ``norms`` are `owned_norms` over all ranks; local."""
+        return 0.5 * self.l2 * norms[0] + sum(norms[1:])
 
     def sums(self, of_rows: Any, of_slices: Any) -> tuple[list[float], list[float]]:
         """Sums over the ranks that share rows, and over those that own slices; one message where these are the same."""
@@ -189,6 +200,20 @@ class DistributedSum:
         owned = w[self.mine]
         return sum(self.decay_product(owned, owned, start, stop) for start, stop in self._decay)
 
+    def owned_absolute(self, w: Array) -> Number:
+        """l1 ‖w‖₁ over the slots with decay in the owned slice, this rank's part of a sum over ranks; local."""
+        return inner(self.thresholds(), np.abs(w[self.mine])) if self.counts else 0.0
+
+    def thresholds(self) -> Array:
+        """What |w| is multiplied by in the penalty, for each parameter of the owned slice, float64; local.
+
+        That is l1, or 0 of slots without decay; in other units, see `strengths`, l1 times the factor of |w|.
+        """
+        found = np.zeros(self.mine.stop - self.mine.start)
+        for low, high in self.layout.decay_ranges(self.mine.start, self.mine.stop):
+            found[low:high] = self.l1
+        return found if self.strengths is None else found * np.sqrt(self.strengths[self.mine])
+
     def decay_product(self, a: Array, b: Array, start: int, stop: int) -> Number:
         """aᵀb of elements ``start`` to ``stop`` - 1 of owned slices, times `strengths` where there are; local."""
         if self.strengths is None:
@@ -197,12 +222,12 @@ class DistributedSum:
 
 
 class Objective(DistributedSum):
-    """Mean loss of ``model`` over the rows of ``loader`` on all ranks of ``comm``, with an l2 penalty.
+    """Mean loss of ``model`` over the rows of ``loader`` on all ranks of ``comm``, with penalties.
 
     Args:
         model: the same on every rank.
         loader: this rank's rows, which may be none.
-        comm, l2, asked, whole: see `DistributedSum`.
+        comm, l2, l1, asked, whole: see `DistributedSum`.
 
     Attributes:
         abilities: of the model, asked once.
@@ -228,7 +253,7 @@ class Objective(DistributedSum):
         return self.mean(w, local)[0]
 
     def value_and_grad(self, w: Array, grad: Array) -> float:
-        """f(w), and its gradient into ``grad``; both shape (layout.size,) and replicated."""
+        """f(w), and its gradient without that of l1 into ``grad``; shape (layout.size,) and replicated."""
         local = self.sums_and_grad(w, self.loader.sequential(), grad)
         value, weight = self.mean(w, local)
         self.reduce_grad(w, grad, weight)

@@ -37,6 +37,7 @@ FIRST_ORDER = ("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "ftrl"
 SOLVERS = ("lbfgs", "newton-cg", "newton", "auto")  # these find the length of steps, and when to stop
 OPTIMIZERS = ("gd", *FIRST_ORDER, "average", *SOLVERS)
 FULL_BATCH = ("gd", *SOLVERS)  # these take all rows in every step
+TAKES_L1 = ("ftrl", "lbfgs", "newton-cg", "auto")  # of ftrl it belongs to the steps, of the others to the objective
 ALGORITHMS = ("auto", "native", "ring", "tree", "recursive_doubling", "rabenseifner", "shared", "hierarchical")
 EXPERT: dict[str, Any] = {"shown": False}
 
@@ -196,9 +197,20 @@ OPTIMIZER = {
     "l1": Setting(
         "float",
         low=0,
-        help="Of ftrl: weights whose gradients, summed over all steps, do not exceed it are 0; biases excepted.  "
-        "[default: 0]",
+        help="Penalty l1·‖w‖₁ of lbfgs, newton-cg and auto, biases excepted: many weights are 0.  Of ftrl: weights "
+        "whose gradients, summed over all steps, do not exceed it are 0.  [default: 0]",
         **EXPERT,
+    ),
+    "l1_path": Setting(
+        "int",
+        low=1,
+        metavar="N",
+        help="Of newton-cg and auto on linear models: models for N penalties, from the least at which all weights are "
+        "0 down; DIR/path.npz gets them all, and the one of the least loss on validation (else test) rows is kept.",
+        **EXPERT,
+    ),
+    "l1_min_ratio": Setting(
+        "float", above=0, below=1, help="The last penalty of --l1-path over its first.  [default: 0.001]", **EXPERT
     ),
     "schedule": Setting(choices=("constant", "step", "cosine"), help="Of the learning rate.  [default: constant]"),
     "warmup": Setting("int", low=0, help="Steps over which the learning rate rises first.", **EXPERT),

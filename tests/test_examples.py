@@ -23,6 +23,7 @@ SAYS = {
     "mlp_lbfgs.py": r"accuracy 9[12]\.\d+ % after 20 iterations\n.*loss 0\.2\d+ after",
     "softmax_optimum.py": r"accuracy 9[12]\.\d+ %, loss 0\.33\d+, end: tolerance",
     "own_objective.py": r"value 100000\d\.\d+, end: tolerance, .*\n.*rounds: \{",
+    "penalty_path.py": r"l1 0\.\d+    0 weights .*\n(l1 .*\n){7}best: \d+ weights, of them [78] of the 8",
     "mnist.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
     # at the optimum the means of what is counted and of what is predicted are the same
     "own_model.py": r"weights \[ 0\.[45]\d? +-0\.(3|29|31) .*\n.*mean count (\d\.\d{6}), predicted \2\n",

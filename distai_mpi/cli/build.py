@@ -124,6 +124,7 @@ def fit_options(settings: dict[str, Any], shard: Any, rows: int) -> dict[str, An
         "epochs": None if settings["optimizer_name"] in SOLVERS else epochs(settings),
         "global_batch_size": shard.rows if optimizer.full_batch else rows,
         "l2": settings["l2"],
+        "l1": (settings["l1"] or 0.0) if settings["optimizer_name"] in SOLVERS else 0.0,
         "seed": settings["seed"],
         "exchange": Exchange(
             algorithm=settings.get("allreduce_began", settings["allreduce"]),
@@ -161,22 +162,26 @@ def make_storage(settings: dict[str, Any]) -> Any:
     return OutOfCore(dtype=settings["dtype"], **given(settings, "memory", "cache_dir"))
 
 
-def make_callbacks(settings: dict[str, Any], sets: Any, rank: int, again: str | None, checkpoint: Any) -> list[Any]:
+def make_callbacks(
+    settings: dict[str, Any], sets: Any, rank: int, again: str | None, checkpoint: Any, path: list[Any] | None = None
+) -> list[Any]:
     """What watches the run on the rows of ``sets``: early stopping, trace, files, and on rank 0 the bar or lines.
 
-    ``again`` is the text by which the run can be repeated, see `repeat`.
+    ``again`` is the text by which the run can be repeated, see `repeat`; ``path`` the figures of `cli.path.follow`.
     """
     from ..train import EarlyStopping, Trace
     from ..train.progress import Chosen, ExchangeLine, progress
     from ..train.report import ResultFiles, ResultLine
 
     callbacks: list[Any] = [] if checkpoint is None else [checkpoint]
-    if sets.valid is not None:
+    if sets.valid is not None and path is None:
         callbacks.append(EarlyStopping(sets.valid, settings["metric"] or "loss", settings["patience"]))
     if settings["trace"]:
         callbacks.append(Trace(settings["trace"]))
     shard = sets.train
     fields = {"data": settings["data"], "model": settings["model_name"], "classes": written(shard.classes)}
+    if path is not None:
+        fields["l1_path"] = path
     if settings["out"]:
         dataset, valid = shard.dataset, validation(settings)
         byte_scale = float(dataset.scale) if dataset.x.dtype == "uint8" else None

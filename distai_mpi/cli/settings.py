@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ..errors import ConfigError
-from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS
+from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS, TAKES_L1
 from .build import make_partition, make_storage
 from .flags import flag_of
 
@@ -16,7 +16,8 @@ BELONGS = (
     (("hidden", "activation", "dropout"), "model_name", ("mlp",)),
     (("momentum",), "optimizer_name", ("momentum", "nesterov")),
     (("weight_decay",), "optimizer_name", ("adamw",)),
-    (("l1",), "optimizer_name", ("ftrl",)),
+    (("l1",), "optimizer_name", TAKES_L1),
+    (("l1_path",), "optimizer_name", ("newton-cg", "auto")),
     (("max_iter", "tol", "min_decrease"), "optimizer_name", FULL_BATCH),
     (("sample",), "optimizer_name", SOLVERS),
     (("history",), "optimizer_name", ("lbfgs",)),
@@ -26,6 +27,7 @@ BELONGS = (
     (("lr_floor",), "schedule", ("cosine",)),
 )
 TOGETHER = (  # (flag, the one that it needs, why)
+    ("l1_min_ratio", "l1_path", "it says where the path ends"),
     ("patience", "valid", "it counts epochs without a better result on validation rows"),
     ("metric", "valid", "it is looked at on validation rows"),
     ("checkpoint_every", "out", "checkpoints are kept there"),
@@ -38,6 +40,7 @@ EITHER = (
     ("quiet", "verbose"),
     ("global_batch_size", "batch_size"),
     ("epochs", "max_iter"),
+    ("l1", "l1_path"),
 )
 
 

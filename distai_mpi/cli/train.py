@@ -34,6 +34,7 @@ from .config import flags_win
 from .finished import finished
 from .flags import TopicCommand, flags
 from .job import asked_to_end, note, result_folder, what_to_warn_of
+from .path import follow
 from .settings import EITHER, check_flags
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
         describe(model, sets.train, settings)
     if asked_to_end(comm, settings, signals):
         return EX_INTERRUPTED
-    callbacks = make_callbacks(settings, sets, comm.rank, repeat(settings, comm.size, command), checkpoint)
+    of_path, figures = follow(comm, settings, model, sets)
+    options |= of_path
+    callbacks = make_callbacks(settings, sets, comm.rank, repeat(settings, comm.size, command), checkpoint, figures)
     result = fit(model, sets.train, comm, test=sets.test, device=device, callbacks=callbacks, **options)
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         report(result, comm.size, settings)

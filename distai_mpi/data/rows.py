@@ -47,6 +47,10 @@ class Rows(Protocol):
         """These of the rows; a view."""
         ...
 
+    def columns(self, features: Array) -> Any:
+        """These of the features, ascending numbers: a copy, of the same kind as what `Dataset` holds."""
+        ...
+
     def squares(self, scale: Array, out: Array) -> None:
         """out ← Σ scale · x² over the rows; shapes as in `t_dot`, any dtype."""
         ...
@@ -105,6 +109,10 @@ class DenseRows:
     def take(self, rows: slice) -> DenseRows:
         """See `Rows`."""
         return DenseRows(self.x[rows])
+
+    def columns(self, features: Array) -> Array:
+        """See `Rows`."""
+        return self.x[:, features]
 
     def squares(self, scale: Array, out: Array) -> None:
         """See `Rows`; on the host alone."""

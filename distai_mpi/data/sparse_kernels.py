@@ -270,6 +270,27 @@ def gather(starts, indices, values, rows, factors, new_starts, new_indices, new_
 
 
 @kernel()
+def select(starts, indices, values, place, new_starts, new_indices, new_values):
+    """Copy the entries of features whose ``place`` among those chosen is below the number of all features.
+
+    Writes ``new_starts``, shape (rows + 1,), and the entries where there is room: empty arrays take none, so that a
+    first call counts.  ``place`` has shape (features,) and the type of indices.
+    """
+    mask, at = places(indices, values), 0
+    new_starts[0] = 0
+    for r in range(starts.size - 1):
+        for entry in range(np.uintp(starts[r]), np.uintp(starts[r + 1])):
+            to = place[indices[entry]]
+            if to < place.size:
+                if new_indices.size:
+                    new_indices[at] = to
+                    if new_values.size:
+                        new_values[at] = values[entry & mask]
+                at += 1
+        new_starts[r + 1] = at
+
+
+@kernel()
 def fill(starts, indices, values, rows, factors, out):
     """Write ``rows`` densely into ``out``, shape (rows, features), values multiplied as by `gather`."""
     mask = places(indices, values)

@@ -15,6 +15,7 @@ from .rows import blocks
 Array = Any
 DENSE_ADVICE = "hold them densely (--dense)"
 LINE_BYTES = 64  # of the cache
+MOST_FOUND = 64  # ranges of rows whose frequent features are kept: passes go through the same blocks again and again
 ALL_ONES = {np.dtype(dtype): HOST.read_only(np.ones(8, dtype)) for dtype in (np.float32, np.float64)}
 NARROW, WIDE = np.dtype(np.uint32), np.dtype(np.uint64)  # of indices of features
 
@@ -101,7 +102,7 @@ class SparseRows:
             if first <= start and stop <= last:
                 return found
         found = Frequent.of(self.indices[start:stop], self.features, len(self))
-        self._found[:] = [(start, stop, found)]
+        self._found[:] = [*self._found[1 - MOST_FOUND :], (start, stop, found)]
         return found
 
     def dot(self, w: Array, out: Array = None) -> Array:
@@ -152,6 +153,20 @@ class SparseRows:
         indices, values = np.empty(starts[-1], self.indices.dtype), np.empty(0 if plain else starts[-1], dtype)
         gather(*self.arrays, HOST.read_only(rows), _factors(factors), starts, indices, values)
         return SparseRows(starts, indices, values, self.features)
+
+    def columns(self, features: Array) -> SparseRows:
+        """See `Rows`."""
+        from .sparse_kernels import select
+
+        place = np.full(self.features, self.features, self.indices.dtype)
+        place[features] = np.arange(len(features))
+        starts, nothing = np.zeros(len(self) + 1, np.int64), np.empty(0, self.indices.dtype)
+        select(*self.arrays, place, starts, nothing, np.empty(0, self.dtype))
+        indices = np.empty(starts[-1], self.indices.dtype)
+        values = np.empty(starts[-1] if self.values.size else 0, self.dtype)
+        if indices.size:
+            select(*self.arrays, place, starts, indices, values)
+        return SparseRows(starts, indices, values, len(features))
 
     def squares(self, scale: Array, out: Array) -> None:
         """See `Rows`."""

@@ -1,4 +1,8 @@
-"""Model files: an uncompressed .npz of the named arrays and a JSON description, readable without pickle."""
+"""Model files: an uncompressed .npz of the named arrays and a JSON description, readable without pickle.
+
+An array NAME of which at least `SPARSE_SIZE` elements, and at most a fraction `SPARSE` not 0, are stored as two others:
+NAME.index, positions in the flattened array, int64, ascending, and NAME.value, what stands there.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ from .builtin import from_config, name_of, to_config
 
 Array = Any
 DESCRIPTION = "config"  # the member that describes the model; the others bear the names of slots
+SPARSE, SPARSE_SIZE = 0.25, 1024  # pairs of a position and a float32 value then take three quarters of the room
+INDEX, VALUE = ".index", ".value"
 EXTRA = "extra."  # what the names of further arrays begin with
 # what zipfile, NumPy and json raise on damaged files
 DAMAGE: tuple[type[Exception], ...] = (
@@ -49,7 +55,9 @@ def save_model(path: str, model: Model, w: Array, extra: dict[str, Any] | None =
     arrays = {name: value for name, value in (extra or {}).items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in (extra or {}).items() if name not in arrays}
     description = json.dumps((to_config(model) if name_of(model) else {"model": None}) | {"extra": plain})
-    members: dict[str, Any] = {DESCRIPTION: np.array(description), **model.layout.views(np.asarray(as_host(w)))}
+    members: dict[str, Any] = {DESCRIPTION: np.array(description)}
+    for name, array in model.layout.views(np.asarray(as_host(w))).items():
+        members |= _stored(name, array)
     members |= {EXTRA + name: value for name, value in arrays.items()}
     write_whole(path, lambda file: np.savez(file, **members))
 
@@ -77,13 +85,33 @@ def load_model(path: str, own: Model | None = None) -> tuple[Any, Array, dict[st
                     f" distai_mpi.load({path!r}, model)"
                 )
             model: Any = own if config["model"] is None else from_config(config)
-            w = np.empty(model.layout.size, model.dtype)
+            w = np.zeros(model.layout.size, model.dtype)
             for name, view in model.layout.views(w).items():
-                view[...] = _checked(file[name], view)
+                if name in file.files:
+                    view[...] = _checked(file[name], view)
+                else:
+                    _fill(view, file[name + INDEX], file[name + VALUE])
     except DAMAGE as error:
         raise DataError(f"{path}: not a model file of distai-mpi, or damaged ({error})") from None
     w.flags.writeable = False
     return model, w, extra
+
+
+def _stored(name: str, array: Array) -> dict[str, Array]:
+    """The members of the file that ``array`` is stored as."""
+    if array.size < SPARSE_SIZE or np.count_nonzero(array) > SPARSE * array.size:
+        return {name: array}
+    flat = array.reshape(-1)
+    index = np.flatnonzero(flat)
+    return {name + INDEX: index.astype(np.int64), name + VALUE: flat[index]}
+
+
+def _fill(view: Array, index: Array, value: Array) -> None:
+    """Write pairs into ``view``, which is 0."""
+    fits = index.dtype == np.int64 and value.dtype == view.dtype and index.ndim == 1 and index.shape == value.shape
+    if not fits or (index.size and (index[0] < 0 or index[-1] >= view.size or (np.diff(index) <= 0).any())):
+        raise ValueError(f"positions {index.dtype} {index.shape} and values {value.dtype} {value.shape} do not fit")
+    view.reshape(-1)[index] = value
 
 
 def _checked(stored: Array, view: Array) -> Array:

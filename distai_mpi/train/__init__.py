@@ -5,6 +5,7 @@ from .callbacks import Callback
 from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
 from .evaluation import Evaluation, evaluate
+from .l1_path import PathPoint, l1_path
 from .loop import fit
 from .minimize import minimize
 from .run import Result
@@ -16,11 +17,13 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "Evaluation",
+    "PathPoint",
     "Result",
     "Trace",
     "TrainState",
     "calibrate",
     "evaluate",
     "fit",
+    "l1_path",
     "minimize",
 ]

@@ -16,7 +16,7 @@ from ..data.partition import even_range
 from ..errors import ConfigError, DataError
 from ..models import Abilities, Model
 from ..optim import FullBatchSolver
-from ..options import OPTIONS
+from ..options import OPTIONS, TAKES_L1
 from ..settings import called, exclude, worded
 from .evaluation import target_dtype
 from .metrics import meaningful
@@ -46,6 +46,32 @@ def check_settings(
             f"epochs is nothing for {optimizer.name}, whose iterations end by max_iter:"
             f" give optim.{type(optimizer).__name__}(max_iter={epochs})"
         )
+
+
+def check_l1(l1: Any, optimizer: Any) -> None:
+    """Raise `ConfigError` at a strength of the l1 penalty that cannot be, or a method that does not take one."""
+    OPTIONS["l1"].check("l1", l1)
+    if not l1:
+        return
+    if optimizer.name == "ftrl":
+        raise ConfigError("l1 of fit is nothing for ftrl, whose steps have their own: give optim.FTRL(l1=...)")
+    if optimizer.name not in TAKES_L1:
+        raise ConfigError(
+            f"{called('l1')} is nothing for {called('optimizer')} {optimizer.name}: {', '.join(TAKES_L1)} take it"
+        )
+
+
+def check_start(start: Any, model: Model, comm: Communicator) -> None:
+    """Raise `ConfigError` on all ranks at parameters that ``model`` cannot begin with; collective."""
+    with comm.agreed():
+        if start is None:
+            return
+        found = np.asarray(start)
+        if found.shape != (model.layout.size,) or found.dtype.kind != "f" or not np.isfinite(found).all():
+            raise ConfigError(
+                f"start must be {model.layout.size:,} finite numbers, shape ({model.layout.size},), one for each"
+                f" parameter, not {found.dtype} of shape {found.shape}"
+            )
 
 
 def check_metric(model: Model, valid: ShardedDataset, metric: str) -> None:

@@ -21,7 +21,16 @@ from ..settings import keywords
 from ..trace import CHECKPOINT, EVALUATE, during
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
-from .checks import agree_on_device, check_alike, check_metric, check_range, check_rows, check_settings
+from .checks import (
+    agree_on_device,
+    check_alike,
+    check_l1,
+    check_metric,
+    check_range,
+    check_rows,
+    check_settings,
+    check_start,
+)
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .full_batch import choose
@@ -62,12 +71,14 @@ def fit(
     global_batch_size: int | None = None,
     batch_size: int | None = None,
     l2: float = 0.0,
+    l1: float = 0.0,
     seed: int = 0,
     test: ShardedDataset | None = None,
     device: str | Device = "cpu",
     exchange: Exchange | None = None,
     watch: float | None = None,
     state: TrainState | None = None,
+    start: Any = None,
     callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -82,6 +93,9 @@ def fit(
         global_batch_size: rows of a step, over all ranks together; default 256.  A full-batch optimizer takes all rows.
         batch_size: rows of a step on each rank, in place of ``global_batch_size``.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
+        l1: strength of the penalty l1 ‖w‖₁ over them, which makes many of them 0; of `optim.LBFGS`, `NewtonCG` (linear
+            models) and `Auto`.  With ``l2`` it is the elastic net.
+        start: parameters that training begins with, shape (layout.size,), the same on every rank; None: the model's.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
             of ranks changes nothing but the rounding of sums (which a long float32 training of a
             relu network amplifies: a unit that lands on the other side of zero is not rounding).
@@ -115,6 +129,7 @@ def fit(
         global_batch_size=global_batch_size,
         batch_size=batch_size,
         l2=l2,
+        l1=l1,
         seed=seed,
         exchange=exchange,
         watch=watch,
@@ -123,8 +138,10 @@ def fit(
         test=None if test is None else test.rows,
     )
     if isinstance(optimizer, Auto):
-        optimizer = choose(optimizer, model, data.rows, comm, exchange)
+        optimizer = choose(optimizer, model, data.rows, comm, exchange, l1)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
+    check_l1(l1, optimizer)
+    check_start(start, model, comm)
     valid = None if early is None else early.valid
     for shard, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if shard is not None:
@@ -142,7 +159,7 @@ def fit(
             threaded.limit_threads(threads)
         sets = {"valid": valid, "test": test}.items()
         watched = {name: make_loader(model, shard, comm, device=chosen) for name, shard in sets if shard is not None}
-        new = TrainState(model, optimizer, epochs, rows, l2, seed, chosen, exchange, early, saved)
+        new = TrainState(model, optimizer, epochs, rows, l2, seed, chosen, exchange, early, saved, l1, start)
         return new.bind(comm, data), watched
 
     return drive(make, comm, watching, watch, saved)

@@ -43,6 +43,7 @@ def minimize(
     solver: LBFGS | None = None,
     *,
     l2: float = 0.0,
+    l1: float = 0.0,
     exchange: Exchange | None = None,
     callbacks: Sequence[Callback | Checkpoint | Trace] = (),
 ) -> Result:
@@ -59,6 +60,7 @@ def minimize(
         comm: the ranks.
         solver: the method, with its limit of iterations and its tolerance; default ``LBFGS()``.
         l2: adds ½ l2 ‖w‖² to the objective.
+        l1: adds l1 ‖w‖₁ to it: many parameters become 0.
         exchange, callbacks: see `fit`.
 
     Returns:
@@ -71,7 +73,7 @@ def minimize(
             promise at the start, where it is called once more to see; on every rank.
     """
     solver, exchange = LBFGS() if solver is None else solver, exchange or Exchange()
-    check_alike(comm, solver=solver, l2=l2, exchange=exchange)
+    check_alike(comm, solver=solver, l2=l2, l1=l1, exchange=exchange)
     watching = Watching.of(callbacks, comm)
     with comm.agreed():
         if not isinstance(solver, LBFGS):
@@ -79,6 +81,7 @@ def minimize(
         if watching.early is not None:
             raise ConfigError("EarlyStopping is nothing for minimize: a function has no validation rows")
         OPTIONS["l2"].check("l2", l2)
+        OPTIONS["l1"].check("l1", l1)
         check_exchange(solver, exchange)
         _check_start(function, w)
     check_alike(comm, **{"the start w": (w.size, w.dtype.name, zlib.crc32(np.ascontiguousarray(w).data))})
@@ -87,12 +90,13 @@ def minimize(
 
     def make(threads: int) -> tuple[SolverRun, dict[str, Any]]:
         whole = keeps_whole(w.size, comm, exchange)
-        objective = DistributedSum(Layout.of([("w", w.shape, True)]), w.dtype, comm, l2=l2, asked=exchange, whole=whole)
+        layout = Layout.of([("w", w.shape, True)])
+        objective = DistributedSum(layout, w.dtype, comm, l2=l2, l1=l1, asked=exchange, whole=whole)
         check_memory(objective, solver.memory)
         problem = (ReplicatedFunction if whole else ShardedFunction)(objective, w)
         problem.function = function
         run = SolverRun(objective, problem, solver)
-        run.fixed = {"l2": l2, "optimizer": solver.name, **fixed(solver)}
+        run.fixed = {"l2": l2, "l1": l1, "optimizer": solver.name, **fixed(solver)}
         return run, {}
 
     result = drive(make, comm, watching)

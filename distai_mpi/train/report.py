@@ -221,6 +221,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "shards": list(partition.weights) if partition else None,
         "lr": run.optimizer.lr,
         "l2": objective.l2,
+        "l1": objective.l1 or getattr(run.optimizer, "l1", 0.0),
         "parameters": model.layout.size,
         "train_loss": result.train_loss,
         "test_loss": result.test_loss,

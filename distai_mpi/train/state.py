@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ class TrainState:
     checkpoint keeps the same in files.  ``saved`` None: at the beginning.
 
     Attributes:
-        model, optimizer, global_batch_size, l2, seed, exchange: see `fit`.
+        model, optimizer, global_batch_size, l2, seed, exchange, l1, start: see `fit`.
         epochs: passes over the rows, or iterations of full-batch solvers.
         device: where arrays live.
         early: early stopping, where there are validation rows.
@@ -74,6 +75,8 @@ class TrainState:
     exchange: Exchange
     early: EarlyStopping | None = setting(default=None)
     saved: Saved | None = None
+    l1: float = setting(replace(OPTIONS["l1"], fixed=True), default=0.0)
+    start: Any = setting(default=None)
 
     @classmethod
     def of(cls, run: Run) -> TrainState:
@@ -98,6 +101,7 @@ class TrainState:
             loader.device,
             objective.asked,
             saved=saved,
+            l1=objective.l1,
         )
 
     def bind(self, comm: Communicator, data: ShardedDataset) -> Run:
@@ -111,10 +115,11 @@ class TrainState:
         if solver:
             loader.hold(memory_left() // (HELD * comm.node.size))
         with comm.agreed():
-            start = np.array(model.init(np.random.default_rng(self.seed)), model.dtype)
+            given = model.init(np.random.default_rng(self.seed)) if self.start is None else self.start
+            start = np.array(given, model.dtype)
         comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
         whole = solver and keeps_whole(model.layout.size, comm, self.exchange)
-        objective = Objective(model, loader, comm, l2=self.l2, asked=self.exchange, whole=whole)
+        objective = Objective(model, loader, comm, l2=self.l2, l1=self.l1, asked=self.exchange, whole=whole)
         if isinstance(optimizer, FullBatchSolver):
             check_exchange(optimizer, self.exchange)
             run: Run = bind(objective, optimizer, start)

@@ -9,12 +9,13 @@ over the ranks an iteration is enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from .preconditioner import Preconditioner
+from .problem import Problem
 
 Array = Any
 
@@ -48,6 +49,17 @@ class Pairs:
     def free(self) -> int:
         """The row of the pair that is begun next."""
         return (self.slots["first"] + self.slots["count"]) % (self.memory + 1)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps: vectors and ``slots``, to be written to."""
+        self.save()
+        steps = {f"step{row}": vector for row, vector in enumerate(self.steps)}
+        changes = {f"change{row}": vector for row, vector in enumerate(self.changes)}
+        return {**steps, **changes, "place": self.slots}  # as earlier checkpoints call it
+
+    def save(self) -> None:
+        """Put into ``slots`` what is to be kept besides; here nothing: ``slots`` is all."""
 
     def reset(self) -> None:
         """Drop all pairs."""
@@ -93,9 +105,6 @@ class ReplicatedHistory(Pairs):
     def products(self, grad: Array) -> Array:
         """Nothing: there is nothing to sum for `load`."""
         return np.empty(0)
-
-    def save(self) -> None:
-        """Nothing: ``slots`` is all that is to be kept with the vectors."""
 
     def load(self, totals: Array) -> None:
         """Nothing: vectors and ``slots`` may be written to as they are."""
@@ -178,6 +187,14 @@ class ShardedHistory(Pairs):
         products = np.empty((2, filled + 1, 2))
         begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
         return np.concatenate([[products[0, row, 1]], products.ravel()])
+
+    def multiply(self, v: Array, dot: Callable[[Array, Array], float], products: Array) -> None:
+        """Let ``products``, of `propose`, be those with ``v`` in place of the gradient; ``dot`` gives local ones."""
+        filled = self._filled
+        table = products[1:].reshape(2, filled + 1, 2)
+        for of, vectors in zip(table, (self.steps, self.changes), strict=True):
+            for row in range(filled):
+                of[row, 1] = dot(vectors[row], v)
 
     def accept(self, totals: Array, curvature_threshold: float) -> bool:
         """Keep the pair that was begun last, whose products over all ranks are ``totals``; false if it has no use."""
@@ -270,3 +287,21 @@ def _useful(square: float, curvature: float, change: float, curvature_threshold:
 
 def _dot(a: Iterable[float], b: Iterable[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def history_of(problem: Problem, memory: int) -> Any:
+    """An empty history of ``memory`` pairs, of vectors as ``problem`` has them.
+
+    They are in the dtype of the parameters either way: a run may go on under another exchange.
+    """
+    kind = ReplicatedHistory if problem.replicated else ShardedHistory
+    return kind(memory, problem.grad.size, problem.parameter_dtype)
+
+
+def warm_up(kind: Any, problem: Problem) -> None:
+    """Compile what a history of this ``kind`` needs; local."""
+    grad = np.ones(1, problem.grad.dtype)
+    small, out = kind(1, 1, problem.parameter_dtype), np.ones_like(grad)
+    small.accept(small.propose(1.0, out, grad, np.zeros_like(grad)), 0.0)
+    small.load(small.products(grad))
+    small.direction(grad, 1.0, out)

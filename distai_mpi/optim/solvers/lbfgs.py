@@ -10,8 +10,9 @@ import numpy as np
 from ...options import OPTIONS
 from ...settings import setting, settings
 from .base import FullBatchSolver
-from .history import ReplicatedHistory, ShardedHistory
+from .history import ReplicatedHistory, history_of, warm_up
 from .line_search import Search, StrongWolfe
+from .owlqn import OWLQNState
 from .problem import NOTHING, Evaluation, Problem
 from .state import LineSearchState
 
@@ -21,6 +22,8 @@ Array = Any
 @settings
 class LBFGS(FullBatchSolver):
     """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5) over all rows, with a line search.
+
+    With an l1 penalty (``fit(l1=...)``) it is OWL-QN, see `owlqn`.
 
     Attributes:
         memory: pairs of steps and changes of the gradient that are kept.
@@ -37,8 +40,10 @@ class LBFGS(FullBatchSolver):
     curvature_threshold: float = setting(kind="float", default=1e-8, low=0)
     name: ClassVar[str] = "lbfgs"
 
-    def start(self, problem: Problem) -> LBFGSState:
-        """See `FullBatchSolver.start`."""
+    def start(self, problem: Problem) -> LBFGSState | OWLQNState:
+        """See `FullBatchSolver.start`; with an l1 penalty it is OWL-QN."""
+        if problem.l1 is not None:
+            return OWLQNState(problem, self)
         return LBFGSState(problem, self)
 
 
@@ -49,34 +54,24 @@ class LBFGSState(LineSearchState):
         problem, solver: see `State`.
 
     Attributes:
-        history: in the dtype of the parameters either way: a run may go on under another exchange.
+        history: see `history_of`.
     """
 
     def __init__(self, problem: Problem, solver: LBFGS) -> None:
         super().__init__(problem, solver, solver.search)
-        kind = ReplicatedHistory if problem.replicated else ShardedHistory
-        self.history: Any = kind(solver.memory, problem.grad.size, problem.parameter_dtype)
+        self.history: Any = history_of(problem, solver.memory)
         self._threshold = solver.curvature_threshold
         self._ready: float | None = None  # the slope along the next direction, where that is made
 
     def warm_up(self) -> None:
         """See `State.warm_up`."""
         super().warm_up()
-        kind, grad = type(self.history), np.ones(1, self.direction.dtype)
-        small, out = kind(1, 1, self.problem.parameter_dtype), np.ones_like(grad)
-        small.accept(small.propose(1.0, out, grad, np.zeros_like(grad)), 0.0)
-        small.load(small.products(grad))
-        small.direction(grad, 1.0, out)
+        warm_up(type(self.history), self.problem)
 
     @property
     def arrays(self) -> dict[str, Any]:
         """See `State.arrays`."""
-        history = self.history
-        history.save()
-        steps = {f"step{row}": vector for row, vector in enumerate(history.steps)}
-        changes = {f"change{row}": vector for row, vector in enumerate(history.changes)}
-        kept = {**steps, **changes, "place": history.slots}  # as earlier checkpoints call it
-        return super().arrays | {"history": kept}
+        return super().arrays | {"history": self.history.kept}
 
     def _advance(self) -> None:
         """Search along L-BFGS's direction, or where that fails along the (preconditioned) gradient."""

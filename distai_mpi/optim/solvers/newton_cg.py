@@ -12,6 +12,7 @@ from ...settings import setting, settings
 from .base import FullBatchSolver
 from .preconditioner import Preconditioner
 from .problem import Problem
+from .proximal_newton import ProximalNewtonState
 from .state import State
 
 Array = Any
@@ -27,7 +28,8 @@ class NewtonCG(FullBatchSolver):
 
     Of linear models of many parameters the Hessian's diagonal at the current point preconditions.  Of nets the
     curvature is the Gauss-Newton matrix (Hessian-free: Martens 2010, "Deep learning via Hessian-free optimization"), of
-    models from JAX and PyTorch the Hessian.
+    models from JAX and PyTorch the Hessian.  With an l1 penalty (``fit(l1=...)``) it is proximal Newton's method, of
+    linear models alone, see `proximal_newton`.
 
     Attributes:
         most_products: in an iteration.
@@ -37,8 +39,10 @@ class NewtonCG(FullBatchSolver):
     most_products: int = setting(kind="int", default=100, low=1)
     name: ClassVar[str] = "newton-cg"
 
-    def start(self, problem: Problem) -> NewtonCGState:
-        """See `FullBatchSolver.start`."""
+    def start(self, problem: Problem) -> NewtonCGState | ProximalNewtonState:
+        """See `FullBatchSolver.start`; with an l1 penalty it is proximal Newton."""
+        if problem.l1 is not None:
+            return ProximalNewtonState(problem, self)
         return NewtonCGState(problem, self)
 
 

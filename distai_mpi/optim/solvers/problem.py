@@ -21,11 +21,12 @@ class Evaluation(NamedTuple):
 
     Attributes:
         value: the objective.
-        square: ‖gradient‖².
+        square: ‖gradient‖²; with an l1 penalty that of the pseudo-gradient.
         sums: whatever the problem keeps of this rank's part of the evaluation.
         auxiliary: sums over the ranks of what travelled beside the gradient.
         products: of the inner products that were asked for.
-        scaled: gᵀ D⁻¹ g, g the gradient and D an approximate diagonal of the Hessian; nan where that is not known.
+        scaled: gᵀ D⁻¹ g, g the gradient (or pseudo-gradient) and D an approximate diagonal of the Hessian; nan where
+            that is not known.
     """
 
     value: float
@@ -58,6 +59,9 @@ class Problem(ABC):
     Attributes:
         dtype: of the solver's vectors; ``parameter_dtype``: of the points, in which they are rounded.
         grad, trial_grad: gradient at the current and at the trial point, this rank's slice.
+        l1: strengths of the penalty Σ l1 |w|, at least 0, this rank's slice; values contain it, gradients do not; None:
+            there is none.
+        slope, trial_slope: with ``l1`` the pseudo-gradients, see `orthant`, of ``grad`` and ``trial_grad``.
         replicated: whether every rank has the whole of all vectors.
         counts: ``evaluations`` and ``products``, how many there were.
         least_value: what the objective cannot fall below: 0 but for losses of counts, which may be negative.
@@ -73,6 +77,9 @@ class Problem(ABC):
     parameter_dtype: np.dtype
     grad: Array
     trial_grad: Array
+    l1: Array = None
+    slope: Array = None
+    trial_slope: Array = None
     counts: dict[str, int]
     replicated = False
     terms = 1
@@ -120,6 +127,10 @@ class Problem(ABC):
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
         """Inner products of pairs of slices, over all ranks and the same on all of them."""
 
+    def local_dot(self, a: Array, b: Array) -> float:
+        """This rank's part of the inner product of two slices, as ``products`` of `evaluate` are; local."""
+        raise NotImplementedError
+
     def product(self, v: Array, out: Array) -> None:
         """out ← curvature at the current point · ``v``."""
         raise NotImplementedError
@@ -159,6 +170,10 @@ class Problem(ABC):
     def diagonal_here(self) -> Diagonal | None:
         """The Hessian's diagonal at the current point, of slices; None: it is not known; collective."""
         return None
+
+    def curvature_diagonal(self) -> Array:
+        """The diagonal of the curvature at the current point, penalty added, a positive slice, float64; collective."""
+        raise NotImplementedError
 
     def rounding(self) -> Array | None:
         """How far off the current point is once it is rounded for the user, a slice; None: not at all; local."""

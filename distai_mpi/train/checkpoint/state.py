@@ -25,6 +25,7 @@ from .files import Part
 
 Array = Any
 SAMPLE = 64  # rows that stand for a data set
+EARLIER = {"l1": 0.0}  # settings that checkpoints of earlier versions do not name, and what they were
 SHOWN = 120  # characters of a list of names
 
 
@@ -251,7 +252,7 @@ def check_identity(step: str, kept: dict[str, Any], now: dict[str, Any]) -> None
     """Raise `ConfigError` if the checkpoint in the folder ``step`` is not one of this run."""
     anew = f"or train anew: leave {called('resume')} out, and {step} away"
     for name, here in now.items():
-        there: Any = kept.get(name)
+        there: Any = kept.get(name, EARLIER.get(name))
         if there == here:
             continue
         if name == "rows_of_ranks" and there and here:

@@ -12,6 +12,7 @@ import numpy as np
 from ...messages import tell
 from ...models import Sums
 from ...objective import DistributedSum, inner, square
+from ...optim.solvers.orthant import pseudo_gradient
 from ...optim.solvers.problem import NOTHING, Evaluation, Problem
 from ...trace import COMPUTE, PUBLISH, REDUCE, UPDATE
 
@@ -44,6 +45,7 @@ class ExchangedProblem(Problem):
         self.point[:] = start
         owned = objective.mine.stop - objective.mine.start
         self.grad, self.trial_grad = np.zeros(owned, self.dtype), np.zeros(owned, self.dtype)
+        self.l1 = objective.thresholds().astype(self.dtype) if objective.l1 else None
         self._grad_all = objective.empty()
         self.counts = {"evaluations": 0, "products": 0}
         self._told: set[str] = set()
@@ -104,11 +106,19 @@ class ExchangedProblem(Problem):
     def accept(self, *, current: bool = False) -> None:
         """See `Problem.accept`."""
         self._keep_gradient()
+        self.slope, self.trial_slope = self.trial_slope, self.slope
         if not current:
             self.point, self.trial = self.trial, self.point
 
     def _keep_gradient(self) -> None:
         self.grad, self.trial_grad = self.trial_grad, self.grad
+
+    def _steepest(self, w: Array) -> Array:
+        """The gradient at ``w``, or with an l1 penalty the pseudo-gradient, also into ``trial_slope``; a slice."""
+        if self.l1 is None:
+            return self.trial_grad
+        self.trial_slope = pseudo_gradient(w[self.objective.mine], self.trial_grad, self.l1)
+        return self.trial_slope
 
     def move(self, t: float, direction: Array) -> None:
         """See `Problem.move`."""
@@ -175,14 +185,14 @@ class ShardedProblem(ExchangedProblem):
         objective = self.objective
         objective.reduce_grad(w, self._grad_all, self.weight)
         objective.mark(UPDATE)
-        scaled = math.nan if self.diagonal is None else inner(self.trial_grad, self.trial_grad / self.diagonal)
-        own = np.append([square(self.trial_grad), scaled], products())
+        slope, norms = self._steepest(w), objective.owned_norms(w)
+        scaled = math.nan if self.diagonal is None else inner(slope, slope / self.diagonal)
+        own = np.append([square(slope), scaled], products())
         own = own if objective.counts else np.zeros_like(own)  # of replicated vectors one rank's products count
-        (loss, weight, *auxiliary), (penalised, norm, scaled, *found) = objective.sums(
-            np.append(local, auxiliary), np.append(objective.owned_square(w), own)
-        )
+        (loss, weight, *auxiliary), totals = objective.sums(np.append(local, auxiliary), np.append(norms, own))
         self._check(weight)
-        value = loss / weight + 0.5 * objective.l2 * penalised
+        (norm, scaled, *found), norms = totals[len(norms) :], totals[: len(norms)]
+        value = loss / weight + objective.penalty(norms)
         return Evaluation(value, norm, local, np.array(auxiliary), np.array(found), scaled)
 
     def product(self, v: Array, out: Array) -> None:
@@ -202,6 +212,10 @@ class ShardedProblem(ExchangedProblem):
         """See `Problem.dots`."""
         own = [inner(a, b) if self.objective.counts else 0.0 for a, b in pairs]
         return self.objective.owning.sum(own).tolist()
+
+    def local_dot(self, a: Array, b: Array) -> float:
+        """See `Problem.local_dot`."""
+        return float(inner(a, b))
 
     def scaled_product(self, v: Array) -> float:
         """See `Problem.scaled_product`."""
@@ -248,7 +262,10 @@ class ReplicatedProblem(ExchangedProblem):
         pull = self.penalty * wide
         self.trial_grad += pull
         value = loss / weight + 0.5 * self._dot(pull, wide)
-        norm = self._dot(self.trial_grad, self.trial_grad)
+        if self.l1 is not None:
+            value += self._dot(self.l1, np.abs(wide))
+        slope = self._steepest(wide)
+        norm = self._dot(slope, slope)
         return Evaluation(value, norm, local, totals[2 + w.size :], products())
 
     def product(self, v: Array, out: Array) -> None:
@@ -265,3 +282,7 @@ class ReplicatedProblem(ExchangedProblem):
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
         """See `Problem.dots`."""
         return [self._dot(a, b) for a, b in pairs]
+
+    def local_dot(self, a: Array, b: Array) -> float:
+        """See `Problem.local_dot`: of whole vectors it is the whole."""
+        return self._dot(a, b)

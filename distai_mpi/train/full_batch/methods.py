@@ -27,13 +27,17 @@ def keeps_whole(size: int, comm: Communicator, asked: Exchange) -> bool:
     return size <= MOST_WHOLE and (asked.algorithm or comm.default_algorithm) in ("auto", "native")
 
 
-def choose(optimizer: Auto, model: Model, rows: int, comm: Communicator, asked: Exchange) -> FullBatchSolver:
+def choose(
+    optimizer: Auto, model: Model, rows: int, comm: Communicator, asked: Exchange, l1: float = 0.0
+) -> FullBatchSolver:
     """The method for ``model`` on so many ``rows`` of all ranks; alike on every rank.
 
     Times are estimates from a core of an AMD EPYC (Zen 4), which need to be right to a factor:
     passes over the rows at `BYTES_PER_SECOND`, Hessians at `FLOPS_PER_SECOND`, and rounds.
     """
     size, given = model.layout.size, asdict(optimizer)
+    if l1 and is_linear(model):
+        return NewtonCG(**given)  # proximal Newton
     if not is_linear(model) or (size <= MOST_DENSE and not keeps_whole(size, comm, asked)):
         return LBFGS(**given)
     if size > MOST_DENSE:

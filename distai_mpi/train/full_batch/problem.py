@@ -280,6 +280,14 @@ class RowsProblem(ExchangedProblem):
         diagonal = totals[: self.point.size] / self.weight + self.penalty
         return Diagonal(diagonal, null_space(self.objective.model, self.penalty))
 
+    def _local_curvature(self) -> Array:
+        """This rank's part of the diagonal of the curvature at the current point, shape (layout.size,); local."""
+        objective, total = self.objective, np.zeros(self.point.size)
+        objective.mark(COMPUTE)
+        for batch, kept in zip(objective.loader.sequential(), self.rows, strict=True):
+            kept.add_diagonal(batch, total)
+        return total
+
     def rounding(self) -> Array | None:
         """See `Problem.rounding`."""
         return None if self.units is None else (self.rounded - self.point)[self.objective.mine]
@@ -296,13 +304,13 @@ class ShardedRows(RowsProblem, ShardedProblem):
         """See `Problem.diagonal_here`; ``diagonal`` stays that at the start, which a run that is resumed has, too."""
         if not self.is_linear:
             return None
-        objective, total = self.objective, np.zeros(self.point.size)
-        objective.mark(COMPUTE)
-        for batch, kept in zip(objective.loader.sequential(), self.rows, strict=True):
-            kept.add_diagonal(batch, total)
+        total = self._local_curvature()
         self._level(total)
-        objective.mark(REDUCE)
         return Diagonal(self._summed_diagonal(total))
+
+    def curvature_diagonal(self) -> Array:
+        """See `Problem.curvature_diagonal`."""
+        return self._summed_diagonal(self._local_curvature())
 
     def _level(self, diagonal: Array) -> None:
         """Make ``diagonal`` alike for parameters that may all grow alike: steps then leave their sum alone."""
@@ -315,6 +323,7 @@ class ShardedRows(RowsProblem, ShardedProblem):
     def _summed_diagonal(self, local: Array) -> Array:
         """This rank's slice of the mean of the ranks' ``local`` sums, penalty added; collective."""
         objective = self.objective
+        objective.mark(REDUCE)
         self._grad_all[:] = local
         objective.reduce_grad(np.ones_like(self.point), self._grad_all, self.weight)  # adds l2 times the ones
         found = self.trial_grad.astype(np.float64)
@@ -324,3 +333,10 @@ class ShardedRows(RowsProblem, ShardedProblem):
 
 class ReplicatedRows(RowsProblem, ReplicatedProblem):
     """`RowsProblem` of few parameters."""
+
+    def curvature_diagonal(self) -> Array:
+        """See `Problem.curvature_diagonal`."""
+        local = self._local_curvature()
+        self.objective.mark(REDUCE)
+        found = self.objective.comm.sum(local) / self.weight + self.penalty
+        return np.where((found > 0) & np.isfinite(found), found, 1.0)

@@ -42,7 +42,7 @@ def without_optimum(objective: Objective, w: Array) -> str | None:
             f"no row is of class {empty}: its bias falls for ever, and there is no optimum; leave the class out of the"
             " labels, or give rows of it"
         )
-    if objective.l2 or wrong:
+    if objective.l2 or objective.l1 or wrong:
         return None
     return (
         "all rows are classified right (separable classes): without a penalty larger parameters always fit them better,"

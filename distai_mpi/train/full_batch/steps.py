@@ -166,6 +166,9 @@ def _check(objective: Objective, solver: FullBatchSolver) -> None:
     if isinstance(solver, NewtonCG) and not (abilities.curvature or abilities.hessian):
         needs = "needs a model with Hessian products (curvature_at); lbfgs takes every model"
         raise ConfigError(f"{called('optimizer')} newton-cg {needs}")
+    if isinstance(solver, NewtonCG) and objective.l1 and not is_linear(model):
+        needs = f"with {called('l1')} is for linear models; lbfgs takes every model"
+        raise ConfigError(f"{called('optimizer')} newton-cg {needs}")
     if not isinstance(solver, Newton):
         return
     limit = None
