@@ -22,6 +22,7 @@ BLOCK_BYTES = 256 << 10  # of the sums of a block of nodes: they stay in a core'
 TILE_SHIFT = 18  # a tile's edges join 2^18 nodes to as many, so that their labels stay there too
 MOST_ACROSS = 64  # tiles in a row: more streams would be slower than larger tiles
 LINE_BYTES = 64
+COUNTED = 1 << 31  # so many updates of 1 and more are not summed in four bytes
 
 
 @dataclass(frozen=True)
@@ -149,22 +150,23 @@ class _Binned:
 def _binned(edges: EdgeList, labels: Array, plan: _Plan, both: bool, factor: Array, labelled: bool) -> _Binned:
     from . import kernels
 
-    across, tile_shift, weight = plan.across, plan.tile_shift, edges.weights
-    counts = np.zeros(across * across, np.int64)
+    across, tile_shift, shift = (np.uint64(number) for number in (plan.across, plan.tile_shift, plan.shift))
+    weight, none, counts = edges.weights, plan.classes, np.zeros(plan.across**2, np.int64)
     kernels.count_tiles(edges.src, edges.dst, tile_shift, across, counts)
     starts, room = _starts(counts, LINE_BYTES // 8)
     tiles, tile_weight = _aligned(room, np.uint64), np.empty(room if weight.size else 0, np.float32)
-    ends, lines = starts.copy(), _aligned(8 * counts.size, np.uint64)
+    lines, ends = _aligned(8 * counts.size, np.uint64), starts.astype(np.uint64)
     kernels.tile_edges(edges.src, edges.dst, weight, tile_shift, across, ends, lines, tiles, tile_weight)
+    ends = starts + counts
     per_block = np.zeros(plan.blocks, np.int64)
-    none = plan.classes
-    kernels.count_updates(starts, ends, tiles, labels, -1 if labelled else none, both, plan.shift, per_block)
+    kernels.count_updates(starts, ends, tiles, labels, -1 if labelled else none, both, shift, per_block)
     block_starts, room = _starts(per_block, LINE_BYTES // 4)
     valued = edges.weight is not None or factor.size > 0
     updates, values = _aligned(room, np.uint32), np.empty(room if valued else 0, np.float32)
-    lines = _aligned(16 * plan.blocks, np.uint32)
-    how = (labels, none, both, factor, plan.classes, plan.shift)
-    kernels.scatter_updates(starts, ends, tiles, tile_weight, *how, block_starts.copy(), lines, updates, values)
+    lines, at = _aligned(16 * plan.blocks, np.uint32), block_starts.astype(np.uint64)
+    classes = np.uint64(plan.classes)
+    how = (labels, classes, both, factor, classes, shift)
+    kernels.scatter_updates(starts, ends, tiles, tile_weight, *how, at, lines, updates, values)
     return _Binned(block_starts, per_block, updates, values, valued)
 
 
@@ -183,7 +185,8 @@ def _summed(
         starts, counts = np.concatenate([starts, others]), np.concatenate([counts, other_counts])
     first, stop = min(plan.nodes, low << plan.shift), min(plan.nodes, high << plan.shift)
     out = np.empty((stop - first, plan.classes), np.float32)
-    sums = np.zeros(plan.classes << plan.shift, np.float64 if mine.valued else np.uint32)
+    counting = not mine.valued and int(counts.sum()) < COUNTED
+    sums = np.zeros(plan.classes << plan.shift, np.int32 if counting else np.float64)
     which = (mine.updates, mine.values, received, values, sums, plan.shift)
     kernels.sum_blocks(starts, starts + counts, *which, factor, column, first, labels, diagonal, unit, out)
     return NodeRows(first, out)

@@ -54,7 +54,7 @@ def _fence(typing):
 def count_tiles(src, dst, shift, across, counts):
     """Add to ``counts``, int64, how many edges lie in each tile of 2^shift by 2^shift nodes, ``across`` in a row."""
     for i in range(src.size):
-        counts[np.int64(src[i] >> shift) * across + np.int64(dst[i] >> shift)] += 1
+        counts[(src[i] >> shift) * across + (dst[i] >> shift)] += 1
 
 
 @kernel()
@@ -62,25 +62,25 @@ def tile_edges(src, dst, weight, shift, across, ends, lines, tiles, tile_weight)
     """Sort edges into tiles.
 
     Args:
-        ends: where the next edge of each tile goes, int64; on return where its edges end.
+        shift, across: uint64.
+        ends: where the next edge of each tile goes, uint64; on return where its edges end.
         lines: scratch, uint64, 8 for each tile, aligned to 64 bytes.
         tiles: the edges, src · 2^32 + dst, uint64, aligned; tiles start at multiples of 8.
         tile_weight: their weights; unused where ``weight`` is empty.
     """
-    weighted = weight.size > 0
     for i in range(src.size):
-        u, v = np.int64(src[i]), np.int64(dst[i])
+        u, v = np.uint64(src[i]), np.uint64(dst[i])
         tile = (u >> shift) * across + (v >> shift)
         end = ends[tile]
-        slot = end & 7
-        lines[(tile << 3) + slot] = np.uint64((u << 32) | v)
-        if weighted:
+        slot = end & np.uint64(7)
+        lines[(tile << np.uint64(3)) + slot] = (u << np.uint64(32)) | v
+        if weight.size:
             tile_weight[end] = weight[i]
-        ends[tile] = end + 1
-        if slot == 7:
-            _stream_line(tiles, end - 7, lines, tile << 3)
+        ends[tile] = end + np.uint64(1)
+        if slot == np.uint64(7):
+            _stream_line(tiles, np.int64(end - slot), lines, np.int64(tile << np.uint64(3)))
     for tile in range(ends.size):
-        end = ends[tile]
+        end = np.int64(ends[tile])
         for slot in range(end & 7):
             tiles[end - (end & 7) + slot] = lines[(tile << 3) + slot]
 
@@ -93,7 +93,7 @@ def count_updates(starts, ends, tiles, labels, none, both, shift, counts):
     """
     for tile in range(starts.size):
         for i in range(starts[tile], ends[tile]):
-            u, v = np.int64(tiles[i] >> np.uint64(32)), np.int64(tiles[i] & LOW)
+            u, v = tiles[i] >> np.uint64(32), tiles[i] & LOW
             if none < 0 or labels[v] != none:
                 counts[u >> shift] += 1
             if both and u != v and (none < 0 or labels[u] != none):
@@ -112,36 +112,34 @@ def scatter_updates(
     Args:
         starts, ends: of each tile's edges in ``tiles``, with ``tile_weight``, which is empty where all are 1.
         factor: float32, what the weights of edges to each node are multiplied by; empty: nothing.
-        at: where the next update of each block goes; on return where its updates end.
+        none, classes, shift: uint64.
+        at: where the next update of each block goes, uint64; on return where its updates end.
         lines: scratch, uint32, 16 for each block, aligned to 64 bytes.
         updates: number of the node in its block · classes + class, uint32, aligned; blocks start at multiples of 16.
-        values: what is added, float32; unused where neither weights nor factors are given: then it is 1.
+        values: what is added, float32; empty where neither weights nor factors are given: then it is 1.
     """
-    mask = (1 << shift) - 1
-    weighted, scaled = tile_weight.size > 0, factor.size > 0
+    mask = (np.uint64(1) << shift) - np.uint64(1)
+    sides = 2 if both else 1
     for tile in range(starts.size):
         for i in range(starts[tile], ends[tile]):
-            u, v = np.int64(tiles[i] >> np.uint64(32)), np.int64(tiles[i] & LOW)
-            for side in range(2):
-                if side == 1:
-                    if not both or u == v:
-                        break
-                    u, v = v, u
-                label = np.int64(labels[v])
-                if label == none:
+            u, v = tiles[i] >> np.uint64(32), tiles[i] & LOW
+            of_u, of_v = np.uint64(labels[u]), np.uint64(labels[v])
+            for side in range(sides):  # a function in place of this loop would count references to its arrays
+                node, label = (u, of_v) if side == 0 else (v, of_u)
+                if label == none or (side == 1 and u == v):
                     continue
-                block = u >> shift
+                block = node >> shift
                 end = at[block]
-                slot = end & 15
-                lines[(block << 4) + slot] = np.uint32((u & mask) * classes + label)
-                if weighted or scaled:
-                    value = tile_weight[i] if weighted else np.float32(1)
-                    values[end] = value * factor[v] if scaled else value
-                at[block] = end + 1
-                if slot == 15:
-                    _stream_line(updates, end - 15, lines, block << 4)
+                slot = end & np.uint64(15)
+                lines[(block << np.uint64(4)) + slot] = np.uint32((node & mask) * classes + label)
+                if values.size:
+                    value = tile_weight[i] if tile_weight.size else np.float32(1)
+                    values[end] = value * factor[v if side == 0 else u] if factor.size else value
+                at[block] = end + np.uint64(1)
+                if slot == np.uint64(15):
+                    _stream_line(updates, np.int64(end - slot), lines, np.int64(block << np.uint64(4)))
     for block in range(at.size):
-        end = at[block]
+        end = np.int64(at[block])
         for slot in range(end & 15):
             updates[end - (end & 15) + slot] = lines[(block << 4) + slot]
     _fence()
@@ -168,7 +166,7 @@ def sum_blocks(
     Args:
         starts, ends: of each block's updates, in ``own`` (row 0) and in ``received`` (a row for each rank), int64.
         own, own_values, received, received_values: the updates, see `scatter_updates`.
-        sums: of a block, flat, zeros; uint32 where there are no values, else float64.
+        sums: of a block, flat, zeros; int32 or float64.
         shift: a block has 2^shift nodes.
         factor: float64, what each node's row is multiplied by; empty: nothing.
         column: float64, what columns are multiplied by, shape (classes,).
@@ -188,16 +186,17 @@ def sum_blocks(
             node, at = first + r, (r - low) * classes
             scale = factor[node] if factor.size else 1.0
             own_class = np.int64(labels[node]) if diagonal else classes
-            square = 0.0
+            own_sum = sums[at + own_class] + scale if own_class < classes else 0.0
+            line, row = sums[at : at + classes], out[r]
             for k in range(classes):
-                value = np.float64(sums[at + k])
-                sums[at + k] = 0
-                if k == own_class:
-                    value += scale
-                value *= column[k] * scale
-                out[r, k] = value
-                square += value * value
-            if unit and square > 0:
-                norm = 1 / np.sqrt(square)
+                row[k] = line[k] * (column[k] * scale)
+            line[:] = 0
+            if own_class < classes:
+                out[r, own_class] = own_sum * (column[own_class] * scale)
+            if unit:
+                square = 0.0
+                for k in range(classes):
+                    square += np.float64(out[r, k]) * out[r, k]
+                norm = 1 / np.sqrt(square) if square > 0 else 0.0
                 for k in range(classes):
                     out[r, k] *= norm
