@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .adjacency import NodeRows
 from .edges import EdgeList, check_labels
 
 Array = Any
@@ -23,19 +24,6 @@ TILE_SHIFT = 18  # a tile's edges join 2^18 nodes to as many, so that their labe
 MOST_ACROSS = 64  # tiles in a row: more streams would be slower than larger tiles
 LINE_BYTES = 64
 COUNTED = 1 << 31  # so many updates of 1 and more are not summed in four bytes
-
-
-@dataclass(frozen=True)
-class NodeRows:
-    """This rank's rows of an array with a row for each node; the ranks' rows follow each other in their order.
-
-    Attributes:
-        first: the node of the first row.
-        values: shape (own nodes, columns).
-    """
-
-    first: int
-    values: Array
 
 
 @dataclass(frozen=True)
