@@ -50,6 +50,7 @@ def evaluate(
 ) -> None:
     """Load, evaluate and print; collective."""
     from .. import data
+    from .nodes import nodes_as_trained
     from ..predictor import as_trained, check_features, classes_of, scaled
     from ..train.checks import check_range
     from ..train.evaluation import evaluate as evaluate_rows
@@ -58,6 +59,8 @@ def evaluate(
     model, w, extra = load_model(comm, model_path)
     if name is None and not extra.get("data"):
         raise DataError(f"{model_path}: the model does not tell what it was trained on; give --data")
+    if extra.get("node_features") and name is not None:
+        raise DataError(f"{model_path}: is a model of the nodes of a graph: leave --data out, to take those of training")
     if name is None:
         name = extra["data"]
         split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
@@ -67,7 +70,10 @@ def evaluate(
     options = as_trained(extra, columns, model)
     optional = columns["label"] is None and columns["weight"] is None
     with told_as_of_training():
-        training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
+        if extra.get("node_features"):
+            training, test = nodes_as_trained(extra, comm)
+        else:
+            training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     shard, which = (training, "train") if test is None or rows == "train" else (test, "test")

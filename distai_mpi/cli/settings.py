@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS
-from .build import make_partition
+from .build import make_partition, validation
 from .flags import flag_of
 
 LEARNING = tuple(name for name in OPTIMIZERS if name not in SOLVERS)  # these have a learning rate
@@ -31,6 +31,12 @@ TOGETHER = (  # (flag, the one that it needs, why)
     ("checkpoint_every", "out", "checkpoints are kept there"),
     ("resume", "out", "checkpoints are kept there"),
     ("spare", "out", "it stands in for that"),
+    ("node_features", "node_labels", "nodes are the rows where that gives their labels"),
+    ("directed", "node_labels", "edges are those of the graph whose nodes that gives labels"),
+)
+OF_ROWS = (  # what says how files of rows are read
+    *("test_data", "label", "weight", "columns", "drop", "header", "day_first", "lines", "format", "features"),
+    *("dense", "transpose", "missing_indicator", "distribute", "shuffle"),
 )
 EITHER = (
     ("quiet", "verbose"),
@@ -62,9 +68,23 @@ def check_flags(settings: dict[str, Any]) -> None:
         raise ConfigError("--missing-indicator needs --missing mean or median: other rows have nothing missing")
     if settings["schedule"] == "step" and settings["decay_every"] is None:
         raise ConfigError("--schedule step needs --decay-every: the epochs after which the rate is lowered")
+    check_graph(settings)
     make_partition(settings)
     check_paths(settings)
     check_full_batch(settings, optimizer)
+
+
+def check_graph(settings: dict[str, Any]) -> None:
+    """Refuse what means nothing where the rows are the nodes of a graph."""
+    if settings["node_labels"] is None:
+        return
+    for name in OF_ROWS:
+        if settings[name]:
+            raise ConfigError(f"{flag_of(name)} says how rows are read, but with --node-labels rows are nodes")
+    if not isinstance(validation(settings), float | None):
+        raise ConfigError(f"--valid {settings['valid']}: with --node-labels give the fraction of the nodes")
+    if settings["model_name"] not in ("logistic", "softmax", "mlp"):
+        raise ConfigError(f"--model {settings['model_name']}: labels of nodes are classes: take softmax or mlp")
 
 
 def check_paths(settings: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ Array = Any
 BLOCK_BYTES = 256 << 10  # of the sums of a block of nodes: they stay in a core's cache
 TILE_SHIFT = 18  # a tile's edges join 2^18 nodes to as many, so that their labels stay there too
 MOST_ACROSS = 64  # tiles in a row: more streams would be slower than larger tiles
+BLOCKS_OF_RANK = 16  # at least, so that ranks can be given about as much to do
 LINE_BYTES = 64
 COUNTED = 1 << 31  # so many updates of 1 and more are not summed in four bytes
 
@@ -42,8 +43,8 @@ class _Plan:
     tile_shift: int
 
     @classmethod
-    def of(cls, nodes: int, classes: int) -> _Plan:
-        rows = max(1, BLOCK_BYTES // (4 * classes))
+    def of(cls, nodes: int, classes: int, ranks: int) -> _Plan:
+        rows = max(1, min(BLOCK_BYTES // (4 * classes), nodes // (BLOCKS_OF_RANK * ranks)))
         tile_shift = max(TILE_SHIFT, (nodes - 1).bit_length() - MOST_ACROSS.bit_length() + 1)
         return cls(nodes, classes, min(TILE_SHIFT, rows.bit_length() - 1), tile_shift)
 
@@ -97,7 +98,7 @@ def encode_nodes(
         classes = largest + 1 if classes is None else classes
         if largest < 0 or largest >= classes:
             raise DataError(f"{edges.name}: labels of nodes go up to {largest}, and there are {classes} classes")
-    plan = _Plan.of(edges.nodes, classes)
+    plan = _Plan.of(edges.nodes, classes, comm.size)
     counts = np.bincount(codes[codes >= 0], minlength=classes)
     small = np.dtype(np.uint8 if classes < 255 else np.int32)
     codes = np.where(codes < 0, classes, codes).astype(small) if codes.min() < 0 else codes.astype(small)

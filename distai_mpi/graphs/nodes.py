@@ -72,6 +72,7 @@ def node_sets(
     test_fraction: float = 0.1,
     valid_fraction: float = 0.0,
     seed: int = 0,
+    shards: data.Partition | None = None,
 ) -> data.Sets:
     """Training, test and validation sets of the nodes with labels, each rank the nodes that it owns; collective.
 
@@ -85,6 +86,7 @@ def node_sets(
         test_fraction, valid_fraction: of the nodes with labels, held back for testing and, of what is left,
             validation.
         seed: of what is held back, and of the rows' order.
+        shards: the ranks' fractions of the rows; None: the same for all ranks.
 
     Raises:
         DataError, ConfigError: the same on all ranks.
@@ -97,9 +99,10 @@ def node_sets(
     tested = int(test_fraction * len(order))
     validated = int(valid_fraction * (len(order) - tested))
     parts = {"test": order[:tested], "valid": order[tested : tested + validated], "train": order[tested + validated :]}
+    trained = np.unique(codes[parts["train"]])  # classes of no training node have no column
     visible = np.full_like(codes, -1)
-    visible[parts["train"]] = codes[parts["train"]]
-    rows = features.of(graph, visible, len(classes), comm)
+    visible[parts["train"]] = np.searchsorted(trained, codes[parts["train"]])
+    rows = features.of(graph, visible, len(trained), comm)
     stop = rows.first + len(rows.values)
     words = np.array(classes)
     made = {}
@@ -107,5 +110,5 @@ def node_sets(
         own = nodes[(nodes >= rows.first) & (nodes < stop)]
         dataset = data.Dataset(rows.values[own - rows.first], words[codes[own]])
         shard = data.from_local(dataset, comm, name) if len(nodes) else None
-        made[key] = shard and data.repartition(shard, data.Partition.even(comm.size), comm)
+        made[key] = shard and data.repartition(shard, shards or data.Partition.even(comm.size), comm)
     return data.Sets(made["train"], made["test"], made["valid"])
