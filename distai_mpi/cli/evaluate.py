@@ -50,7 +50,6 @@ def evaluate(
 ) -> None:
     """Load, evaluate and print; collective."""
     from .. import data
-    from .nodes import nodes_as_trained
     from ..predictor import as_trained, check_features, classes_of, scaled
     from ..train.checks import check_range
     from ..train.evaluation import evaluate as evaluate_rows
@@ -60,7 +59,9 @@ def evaluate(
     if name is None and not extra.get("data"):
         raise DataError(f"{model_path}: the model does not tell what it was trained on; give --data")
     if extra.get("node_features") and name is not None:
-        raise DataError(f"{model_path}: is a model of the nodes of a graph: leave --data out, to take those of training")
+        raise DataError(
+            f"{model_path}: is a model of the nodes of a graph: leave --data out, to take those of training"
+        )
     if name is None:
         name = extra["data"]
         split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
@@ -106,6 +107,22 @@ def show(name: str, which: str, rows: int, result: Any, as_json: bool) -> None:
     others = {key: value for key, value in result.metrics.items() if key not in ("accuracy", "log_loss")}
     parts += [f"{key} {figure(value)}" for key, value in others.items() if value is not None]
     print("  ".join(parts), flush=True)
+
+
+def nodes_as_trained(kept: dict[str, Any], comm: Any) -> tuple[Any, Any]:
+    """The training and the test nodes of the model that keeps ``kept``; collective."""
+    from ..graphs import NodeFeatures, node_sets
+
+    sets = node_sets(
+        kept["data"],
+        kept["node_labels"],
+        comm,
+        features=NodeFeatures(kept["node_features"], kept["directed"]),
+        test_fraction=kept["test_fraction"],
+        valid_fraction=kept["valid"] or 0.0,
+        seed=kept["seed"],
+    )
+    return sets.train, sets.test
 
 
 @contextmanager

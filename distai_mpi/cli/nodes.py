@@ -1,7 +1,8 @@
-"""What ``evaluate`` and ``predict`` do where a model's rows are the nodes of a graph."""
+"""What ``predict`` does where a model's rows are the nodes of a graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,24 +10,10 @@ import numpy as np
 from ..comm import launch
 from ..errors import ConfigError, DataError
 
-
-def nodes_as_trained(kept: dict[str, Any], comm: Any) -> tuple[Any, Any]:
-    """The training and the test nodes of the model that keeps ``kept``; collective."""
-    from ..graphs import NodeFeatures, node_sets
-
-    sets = node_sets(
-        kept["data"],
-        kept["node_labels"],
-        comm,
-        features=NodeFeatures(kept["node_features"], kept["directed"]),
-        test_fraction=kept["test_fraction"],
-        valid_fraction=kept["valid"] or 0.0,
-        seed=kept["seed"],
-    )
-    return sets.train, sets.test
+Write = Callable[[Any, Any], None]
 
 
-def predict_nodes(path: str, edges: str, labels: str, how: str, smooth: bool, out: str) -> None:
+def predict_nodes(path: str, edges: str, labels: str, how: str, smooth: bool, write: Write) -> None:
     """Write what the model in ``path`` predicts for all nodes of a graph; an SPMD program.
 
     Args:
@@ -34,17 +21,15 @@ def predict_nodes(path: str, edges: str, labels: str, how: str, smooth: bool, ou
         edges, labels: files of the graph; labels are used for features, and to correct and smooth.
         how: the method of `Predictor` whose answers are written.
         smooth: whether to correct and smooth; then scores stand for probabilities.
-        out: FILE.npy or FILE.csv.
+        write: called on rank 0 with blocks of answers and the names of their columns; None: say whether it can write.
     """
     from ..comm import Communicator
-    from ..files import check_writable, write_whole
     from ..predictor import load
-    from .predict import write_csv, write_npy
 
     with Communicator(launch.world()) as comm:
         with comm.agreed():
             if comm.rank == 0:
-                check_writable(out)
+                write(None, None)
             predictor = load(path)
             if not predictor.kept.get("node_features"):
                 raise DataError(f"{path}: is no model of the nodes of a graph; leave --node-labels out")
@@ -52,16 +37,11 @@ def predict_nodes(path: str, edges: str, labels: str, how: str, smooth: bool, ou
                 raise ConfigError("--decision has no meaning with --correct-and-smooth, whose scores are probabilities")
         answers = node_answers(predictor, edges, labels, "predict_proba" if smooth else how, smooth, comm)
         if smooth and how == "predict":
-            answers = predictor.classes[answers.argmax(axis=1)]
+            answers = np.asarray(predictor.classes)[answers.argmax(axis=1)]
         blocks = gathered(answers, comm)
         with comm.agreed():
             if comm.rank == 0:
-                heads = ["label"] if how == "predict" else predictor.classes
-                if out.endswith(".npy"):
-                    write_whole(out, lambda file: write_npy(file, blocks))
-                else:
-                    write_whole(out, lambda file: write_csv(file, blocks, heads))
-                print(f"{sum(map(len, blocks)):,} predictions → {out}", flush=True)
+                write(blocks, ["label"] if how == "predict" else predictor.classes)
 
 
 def node_answers(predictor: Any, edges: str, labels: str, how: str, smooth: bool, comm: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 import click
@@ -51,8 +52,8 @@ def command(
     are found by them, in any order; else --label and --weight name columns that are left out.  Rows are read and
     answered block by block, without MPI; under a launcher one rank does it all.
 
-    Of a model of the nodes of a graph (train --node-labels) the answers are those of nodes 0, 1, ...: DATA is the edges,
-    and all ranks take part.
+    Of a model of the nodes of a graph (train --node-labels) the answers are those of nodes 0, 1, ...: DATA is the
+    edges, and all ranks take part.
     """
     if (rows is None) == (data is None):
         raise click.UsageError("name the rows once: distai-mpi predict RUN DATA --out FILE")
@@ -66,7 +67,8 @@ def command(
     if node_labels is not None:
         from .nodes import predict_nodes
 
-        predict_nodes(model_path, rows or data or "", node_labels, how, correct_and_smooth, out)
+        write = partial(write_nodes, out)
+        predict_nodes(model_path, rows or data or "", node_labels, how, correct_and_smooth, write)
     elif launch.launcher().rank == 0:
         predict(model_path, rows or data or "", columns, how, out)
 
@@ -97,6 +99,20 @@ def predict(path: str, name: str, columns: dict[str, Any], how: str, out: str) -
     for note in notes:
         tell(note)
     print(f"{count:,} predictions → {out}", flush=True)
+
+
+def write_nodes(out: str, blocks: Any, heads: Any) -> None:
+    """Write all ``blocks`` of answers to ``out``; None: raise a ConfigError if that cannot be done."""
+    from ..files import check_writable, write_whole
+
+    if blocks is None:
+        check_writable(out)
+        return
+    if out.endswith(".npy"):
+        write_whole(out, lambda file: write_npy(file, blocks))
+    else:
+        write_whole(out, lambda file: write_csv(file, blocks, heads))
+    print(f"{sum(map(len, blocks)):,} predictions → {out}", flush=True)
 
 
 def write_npy(file: BinaryIO, blocks: Iterable[Any]) -> None:

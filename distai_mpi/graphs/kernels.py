@@ -158,8 +158,8 @@ def _add(updates, values, start, stop, sums):
 
 @kernel()
 def sum_blocks(
-    starts, ends, own, own_values, received, received_values, sums, shift, factor, column, first, labels, diagonal, unit,
-    out,
+    starts, ends, own, own_values, received, received_values, sums, shift, factor, column, first, labels, diagonal,
+    unit, out,
 ):  # fmt: skip
     """Write the rows of a rank's nodes, block by block; see `encoder.encode_nodes`.
 

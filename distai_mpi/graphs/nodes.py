@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import data
-from ..errors import ConfigError
 from ..data.spec import Spec
+from ..errors import ConfigError
 from .adjacency import NodeRows
 from .edges import EdgeList
 from .encoder import encode_nodes
@@ -105,7 +105,7 @@ def node_sets(
     rows = features.of(graph, visible, len(trained), comm)
     stop = rows.first + len(rows.values)
     words = np.array(classes)
-    made = {}
+    made: dict[str, Any] = {}
     for key, nodes in parts.items():
         own = nodes[(nodes >= rows.first) & (nodes < stop)]
         dataset = data.Dataset(rows.values[own - rows.first], words[codes[own]])

@@ -6,6 +6,7 @@ Networks", section 2.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class _Propagation:
         degree = np.asarray(self.matrix.sum(axis=1)).reshape(-1)
         self.degree, self.root = degree, np.sqrt(degree)
         self.rows = slice(bounds[comm.rank], bounds[comm.rank + 1])
-        slices = tuple(slice(classes * a, classes * b) for a, b in zip(bounds, bounds[1:], strict=False))
+        slices = tuple(slice(classes * a, classes * b) for a, b in pairwise(bounds))
         self.owners = Ownership(edges.nodes * classes, slices)
         self.all = comm.empty(edges.nodes * classes, np.float64, one_copy=True)
 
