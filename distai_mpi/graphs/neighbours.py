@@ -39,9 +39,9 @@ def hash_neighbours(edges: EdgeList, comm: Any, *, bits: int = BITS, directed: b
     bounds = even_bounds(edges.nodes, comm.size)
     matrix = adjacency(edges, bounds, comm, directed=directed)
     own = matrix.shape[0]
+    degree = np.log1p(matrix.sum(axis=1, dtype=np.float64)).astype(np.float32)
     column = (matrix.indices.astype(np.uint64) * FACTOR >> np.uint64(64 - bits)).astype(np.int64)
     hashed = scipy.sparse.csr_array((matrix.data, column, matrix.indptr.astype(np.int64)), shape=(own, 1 << bits))
-    hashed.sum_duplicates()
-    degree = np.log1p(matrix.sum(axis=1, dtype=np.float64)).astype(np.float32)
+    hashed.sum_duplicates()  # in the matrix's own memory
     last = scipy.sparse.csr_array(degree.reshape(-1, 1))
     return NodeRows(bounds[comm.rank], sparse_rows(scipy.sparse.hstack([hashed, last], format="csr")))

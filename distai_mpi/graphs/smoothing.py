@@ -104,7 +104,7 @@ def _check(codes: Array, values: Array, bounds: list[int], rank: int, edges: Edg
 class _Propagation:
     """Sums over neighbours of the nodes of all ranks, each of which writes its own nodes' rows.
 
-    The node's ranks read one copy of all rows where they lie; between nodes rows travel by messages.
+    Ranks of a single node read one copy of all rows where they lie; else rows travel by messages.
     """
 
     def __init__(self, edges: EdgeList, bounds: list[int], like: Array, comm: Any) -> None:
@@ -115,14 +115,16 @@ class _Propagation:
         self.rows = slice(bounds[comm.rank], bounds[comm.rank + 1])
         slices = tuple(slice(classes * a, classes * b) for a, b in pairwise(bounds))
         self.owners = Ownership(edges.nodes * classes, slices)
-        self.all = comm.empty(edges.nodes * classes, np.float64, one_copy=True)
+        shared = len(comm.leaders) == 1  # rows of unequal ranks travel between nodes by the library's messages alone
+        self.algorithm = None if shared else "native"
+        self.all = comm.empty(edges.nodes * classes, np.float64, shared=shared, one_copy=shared)
 
     def neighbours(self, values: Array) -> Array:
         """A · the ``values`` of all nodes, of which this rank gives its own, shape (own nodes, classes)."""
         whole = self.all.reshape(-1, values.shape[1])
         self.comm.barrier()  # nobody reads the last values any more
         whole[self.rows] = values
-        self.comm.allgather(self.all, self.owners)
+        self.comm.allgather(self.all, self.owners, self.algorithm)
         return self.matrix @ whole
 
     def __call__(self, start: Array, alpha: float, iterations: int) -> Array:
