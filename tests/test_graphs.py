@@ -7,6 +7,7 @@ import pytest
 from commands import run_here
 
 from distai_mpi import Communicator, data, fit, graphs, models, optim
+from distai_mpi.cli.bench import graph as bench
 from distai_mpi.errors import DataError
 from distai_mpi.graphs import encoder
 
@@ -93,6 +94,14 @@ def test_declared_nodes_give_the_same(comm):
             mine = graphs.NodeRows(bounds, start[bounds : NODES * (comm.rank + 1) // 2])
             one, two = (graphs.correct_and_smooth(graph(c), mine, LABELS, c).values for c in (comm, apart))
             np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+@mpi
+def test_the_benchmarks_graph_is_the_same_on_any_ranks(comm, monkeypatch):
+    monkeypatch.setattr(bench, "CHUNK", 64)
+    parts = comm.allgather_object(bench.random_edges(1000, 50, 3, comm.rank, comm.size))
+    found = np.concatenate([np.stack(each) for each in parts], axis=1)
+    assert np.array_equal(found, bench.random_edges(1000, 50, 3, 0, 1))
 
 
 @mpi
