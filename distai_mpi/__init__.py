@@ -21,6 +21,7 @@ _HOME = {
     "load": "distai_mpi.predictor",
     "minimize": "distai_mpi.train",
     "data": "distai_mpi.data",
+    "graphs": "distai_mpi.graphs",
     "models": "distai_mpi.models",
     "optim": "distai_mpi.optim",
     "world": "distai_mpi.comm.launch",
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "data",
     "fit",
+    "graphs",
     "l1_path",
     "load",
     "minimize",
@@ -46,7 +48,7 @@ __all__ = [
 
 TYPE_CHECKING = False  # not that of typing, which takes longer to import than all that is here
 if TYPE_CHECKING:
-    from . import data, models, optim
+    from . import data, graphs, models, optim
     from .comm import Communicator, Exchange
     from .comm.launch import world
     from .objective import Objective

@@ -91,6 +91,20 @@ DATA = {
         " of these: A.csv,B.csv, a pattern in quotes such as 'part-*.csv', or a folder of them.",
     ),
     "test_data": Setting("str", help="Rows to test on, in the same forms."),
+    "node_labels": Setting(
+        "str",
+        metavar="FILE",
+        help="Makes --data the edges of a graph, and its nodes with labels the rows: a table of node and label, or .npy"
+        " with the labels of nodes 0, 1, ...",
+        **EXPERT,
+    ),
+    "node_features": Setting(
+        choices=("encoder", "neighbours"),
+        help="Of nodes: sums of the neighbours' classes (the one-hot graph encoder embedding), or the neighbours"
+        " themselves, hashed, and the degree.  [default: encoder]",
+        **EXPERT,
+    ),
+    "directed": Setting("bool", default=False, help="Edges lead from the first of their nodes alone.", **EXPERT),
     **COLUMNS,
     "missing": Setting(
         choices=MISSING,

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.ranks(2)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "averaging.py": r"accuracy 9\d\.\d+ % with \d+ exchanges in \d+ steps",
+    "node_classification.py": r"accuracy (4[5-9]|5\d)\.\d % of nodes without labels, corrected and smoothed 6\d\.\d %",
     "libsvm_logistic.py": r"AUC 0\.9\d+ after \d+ of \d+ epochs",
     "larger_than_memory.py": r"accuracy 6\d\.\d+ % after 20 iterations, .*, [12]\d times the data read, memory",
     "mlp_lbfgs.py": r"accuracy 9[12]\.\d+ % after 20 iterations\n.*loss 0\.2\d+ after",

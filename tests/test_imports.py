@@ -76,6 +76,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
+    "graphs": {"data", "params", "errors", "jit"},
     "predictor": {"models", "data", "errors", "settings"},
     "train": {
         "version",
@@ -97,6 +98,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "cli": {
         "",
+        "graphs",
         "train",
         "optim",
         "objective",
@@ -119,7 +121,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
     # the lazy names of distai_mpi itself
-    "": {"version", "train", "optim", "objective", "predictor", "models", "data", "comm"},
+    "": {"version", "train", "optim", "objective", "predictor", "models", "data", "comm", "graphs"},
 }
 # Libraries that one part alone may import.
 OWNERS = {"mpi4py": {"comm"}, "cupy": {"backend"}, "cupyx": {"backend"}}

@@ -17,20 +17,7 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
     """The `data.Sets` that the flags name, shared out over ``comm``; collective."""
     from .. import data, models
 
-    sets = data.load_sets(
-        settings["data"],
-        comm,
-        test=settings["test_data"],
-        valid=validation(settings),
-        distribute=settings["distribute"],
-        shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
-        test_fraction=settings["test_fraction"],
-        seed=settings["seed"],
-        shards=make_partition(settings),
-        **column_options(settings),
-        dtype=held_dtype(settings),
-        out_of_core=make_storage(settings),
-    )
+    sets = load_nodes(settings, comm) if settings["node_labels"] is not None else load_rows(settings, comm)
     loss = models.loss_of_model(settings["model_name"])
     if loss.classifies:
         sets = data.Sets(*data.encode_labels(*sets, comm=comm))
@@ -44,6 +31,42 @@ def load_data(settings: dict[str, Any], comm: Any) -> Any:
     if settings["standardize"]:
         return data.Sets(*data.standardize(*sets, comm=comm))
     return centred(sets, comm, settings) if settings["bias"] else sets
+
+
+def load_rows(settings: dict[str, Any], comm: Any) -> Any:
+    """The sets of rows in files; collective."""
+    from .. import data
+
+    return data.load_sets(
+        settings["data"],
+        comm,
+        test=settings["test_data"],
+        valid=validation(settings),
+        distribute=settings["distribute"],
+        shuffle=settings["shuffle"] or ("local" if settings["optimizer_name"] == "average" else None),
+        test_fraction=settings["test_fraction"],
+        seed=settings["seed"],
+        shards=make_partition(settings),
+        **column_options(settings),
+        dtype=held_dtype(settings),
+        out_of_core=make_storage(settings),
+    )
+
+
+def load_nodes(settings: dict[str, Any], comm: Any) -> Any:
+    """The sets of nodes of a graph; collective."""
+    from ..graphs import NodeFeatures, node_sets
+
+    return node_sets(
+        settings["data"],
+        settings["node_labels"],
+        comm,
+        features=NodeFeatures(settings["node_features"] or "encoder", settings["directed"]),
+        test_fraction=settings["test_fraction"],
+        valid_fraction=validation(settings) or 0.0,
+        seed=settings["seed"],
+        shards=make_partition(settings),
+    )
 
 
 def centred(sets: Any, comm: Any, settings: dict[str, Any]) -> Any:
@@ -194,6 +217,9 @@ def make_callbacks(
             "base": shard.base,
             "byte_scale": byte_scale,
         } | kept_of_table(settings, shard)
+        if settings["node_labels"] is not None:
+            kept |= {"node_labels": absolute(settings["node_labels"]), "directed": settings["directed"]}
+            kept["node_features"] = settings["node_features"] or "encoder"
         if dataset.standard is not None:
             kept |= {"mean": dataset.standard.mean, "deviation": dataset.standard.deviation}
         callbacks.append(ResultFiles(settings["out"], fields, kept, again, settings["spare"], checkpoints(settings)))
@@ -248,6 +274,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
     fixed = {
         "data": absolute(settings["data"]),
         "test_data": absolute(settings["test_data"]),
+        "node_labels": absolute(settings["node_labels"]),
         "valid": absolute(valid) if isinstance(valid, str) else valid,
         "out": os.path.abspath(settings["out"]),
         "spare": settings["spare"] and os.path.abspath(settings["spare"]),

@@ -58,6 +58,10 @@ def evaluate(
     model, w, extra = load_model(comm, model_path)
     if name is None and not extra.get("data"):
         raise DataError(f"{model_path}: the model does not tell what it was trained on; give --data")
+    if extra.get("node_features") and name is not None:
+        raise DataError(
+            f"{model_path}: is a model of the nodes of a graph: leave --data out, to take those of training"
+        )
     if name is None:
         name = extra["data"]
         split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
@@ -67,7 +71,10 @@ def evaluate(
     options = as_trained(extra, columns, model)
     optional = columns["label"] is None and columns["weight"] is None
     with told_as_of_training():
-        training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
+        if extra.get("node_features"):
+            training, test = nodes_as_trained(extra, comm)
+        else:
+            training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     shard, which = (training, "train") if test is None or rows == "train" else (test, "test")
@@ -100,6 +107,22 @@ def show(name: str, which: str, rows: int, result: Any, as_json: bool) -> None:
     others = {key: value for key, value in result.metrics.items() if key not in ("accuracy", "log_loss")}
     parts += [f"{key} {figure(value)}" for key, value in others.items() if value is not None]
     print("  ".join(parts), flush=True)
+
+
+def nodes_as_trained(kept: dict[str, Any], comm: Any) -> tuple[Any, Any]:
+    """The training and the test nodes of the model that keeps ``kept``; collective."""
+    from ..graphs import NodeFeatures, node_sets
+
+    sets = node_sets(
+        kept["data"],
+        kept["node_labels"],
+        comm,
+        features=NodeFeatures(kept["node_features"], kept["directed"]),
+        test_fraction=kept["test_fraction"],
+        valid_fraction=kept["valid"] or 0.0,
+        seed=kept["seed"],
+    )
+    return sets.train, sets.test
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 import click
@@ -27,15 +28,32 @@ DATA = (
 @flags(COLUMNS)
 @click.option("--proba", is_flag=True, help="Write probabilities of the classes, in the order of their labels.")
 @click.option("--decision", is_flag=True, help="Write margins or logits.")
+@click.option("--node-labels", metavar="FILE", help="Of a graph, DATA being its edges: labels of nodes, as in train.")
+@click.option(
+    "--correct-and-smooth",
+    is_flag=True,
+    help="Of a graph: correct the answers by the labels of other nodes, and smooth them over the edges.",
+)
 @click.option("--out", metavar="FILE.npy|FILE.csv", required=True, help="Where the predictions go.")
 def command(
-    model_path: str, rows: str | None, data: str | None, proba: bool, decision: bool, out: str, **columns: Any
+    model_path: str,
+    rows: str | None,
+    data: str | None,
+    proba: bool,
+    decision: bool,
+    node_labels: str | None,
+    correct_and_smooth: bool,
+    out: str,
+    **columns: Any,
 ) -> None:
     """Write what RUN, a folder of train --out or its model.npz, predicts for each row of DATA: labels, or values.
 
     Tables are read as in training: what flags do not say is kept with the model.  Where columns have names, features
     are found by them, in any order; else --label and --weight name columns that are left out.  Rows are read and
     answered block by block, without MPI; under a launcher one rank does it all.
+
+    Of a model of the nodes of a graph (train --node-labels) the answers are those of nodes 0, 1, ...: DATA is the
+    edges, and all ranks take part.
     """
     if (rows is None) == (data is None):
         raise click.UsageError("name the rows once: distai-mpi predict RUN DATA --out FILE")
@@ -43,8 +61,15 @@ def command(
         raise ConfigError("--proba and --decision exclude each other: one file holds one kind of answers")
     if not out.endswith(SUFFIXES):
         raise ConfigError(f"--out {out}: predictions are written to FILE.npy or FILE.csv")
-    if launch.launcher().rank == 0:
-        how = "predict_proba" if proba else "decision_function" if decision else "predict"
+    if correct_and_smooth and node_labels is None:
+        raise ConfigError("--correct-and-smooth needs --node-labels: labels that are known correct the other answers")
+    how = "predict_proba" if proba else "decision_function" if decision else "predict"
+    if node_labels is not None:
+        from .nodes import predict_nodes
+
+        write = partial(write_nodes, out)
+        predict_nodes(model_path, rows or data or "", node_labels, how, correct_and_smooth, write)
+    elif launch.launcher().rank == 0:
         predict(model_path, rows or data or "", columns, how, out)
 
 
@@ -55,6 +80,8 @@ def predict(path: str, name: str, columns: dict[str, Any], how: str, out: str) -
 
     check_writable(out)
     predictor = load(path)
+    if predictor.kept.get("node_features"):
+        raise ConfigError(f"{path}: is a model of the nodes of a graph: give --node-labels beside the edges")
     count, notes = 0, tuple[str, ...]()
 
     def answers() -> Iterator[Any]:
@@ -72,6 +99,20 @@ def predict(path: str, name: str, columns: dict[str, Any], how: str, out: str) -
     for note in notes:
         tell(note)
     print(f"{count:,} predictions → {out}", flush=True)
+
+
+def write_nodes(out: str, blocks: Any, heads: Any) -> None:
+    """Write all ``blocks`` of answers to ``out``; None: raise a ConfigError if that cannot be done."""
+    from ..files import check_writable, write_whole
+
+    if blocks is None:
+        check_writable(out)
+        return
+    if out.endswith(".npy"):
+        write_whole(out, lambda file: write_npy(file, blocks))
+    else:
+        write_whole(out, lambda file: write_csv(file, blocks, heads))
+    print(f"{sum(map(len, blocks)):,} predictions → {out}", flush=True)
 
 
 def write_npy(file: BinaryIO, blocks: Iterable[Any]) -> None:

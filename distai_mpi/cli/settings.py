@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..options import FULL_BATCH, OPTIMIZERS, SOLVERS, TAKES_L1
-from .build import make_partition, make_storage
+from .build import make_partition, make_storage, validation
 from .flags import flag_of
 
 LEARNING = tuple(name for name in OPTIMIZERS if name not in SOLVERS)  # these have a learning rate
@@ -35,6 +35,12 @@ TOGETHER = (  # (flag, the one that it needs, why)
     ("spare", "out", "it stands in for that"),
     ("memory", "out_of_core", "rows are in memory without it"),
     ("cache_dir", "out_of_core", "rows are in memory without it"),
+    ("node_features", "node_labels", "nodes are the rows where that gives their labels"),
+    ("directed", "node_labels", "edges are those of the graph whose nodes that gives labels"),
+)
+OF_ROWS = (  # what says how files of rows are read
+    *("test_data", "label", "weight", "columns", "drop", "header", "day_first", "lines", "format", "features"),
+    *("dense", "transpose", "missing_indicator", "distribute", "shuffle", "out_of_core"),
 )
 EITHER = (
     ("quiet", "verbose"),
@@ -67,6 +73,7 @@ def check_flags(settings: dict[str, Any]) -> None:
         raise ConfigError("--missing-indicator needs --missing mean or median: other rows have nothing missing")
     if settings["schedule"] == "step" and settings["decay_every"] is None:
         raise ConfigError("--schedule step needs --decay-every: the epochs after which the rate is lowered")
+    check_graph(settings)
     make_partition(settings)
     check_stored(settings)
     check_paths(settings)
@@ -82,6 +89,19 @@ def check_stored(settings: dict[str, Any]) -> None:
         raise ConfigError("--out-of-core does not go with --shards speed: rows stay with the rank that has parsed them")
     if settings["device"] != "cpu":
         raise ConfigError(f"--out-of-core is for the CPU, not --device {settings['device']}: leave that out")
+
+
+def check_graph(settings: dict[str, Any]) -> None:
+    """Refuse what means nothing where the rows are the nodes of a graph."""
+    if settings["node_labels"] is None:
+        return
+    for name in OF_ROWS:
+        if settings[name]:
+            raise ConfigError(f"{flag_of(name)} says how rows are read, but with --node-labels rows are nodes")
+    if not isinstance(validation(settings), float | None):
+        raise ConfigError(f"--valid {settings['valid']}: with --node-labels give the fraction of the nodes")
+    if settings["model_name"] not in ("logistic", "softmax", "mlp"):
+        raise ConfigError(f"--model {settings['model_name']}: labels of nodes are classes: take softmax or mlp")
 
 
 def check_paths(settings: dict[str, Any]) -> None:

@@ -66,6 +66,12 @@ def open_alone(path: str) -> ArrayFile | None:
         return _open_member(archive, *members.values()) if len(members) == 1 else None
 
 
+def open_arrays(path: str) -> dict[str, ArrayFile]:
+    """All arrays of a file, by their names."""
+    with _archive(path) as (archive, members):
+        return {name: _open_member(archive, info) for name, info in members.items()}
+
+
 @contextmanager
 def _archive(path: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     """An opened .npz file and its arrays by name; damage raises a DataError."""
