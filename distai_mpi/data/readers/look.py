@@ -14,6 +14,7 @@ from . import codes
 from .chunk import NoRows
 from .columns import Columns, Roles
 from .csv_text import CsvFile
+from .encoded import encoded_columns, not_row_names
 from .headers import Header, read_header
 from .kinds import (
     BOOLEAN,
@@ -163,7 +164,12 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
             return None  # words, and no number below
     roles, index_note = _roles(path, header, width, columns)
     words, start = [column for column, kind in enumerate(kinds) if kind == WORD], body[0][0].end
-    roles = without_row_names(path, roles, header.names, words, partial(_first_words, file, delimiter, start), columns)
+    may_name = [column for column in words if column not in not_row_names(path, header.names, width, columns)]
+    first_words = partial(_first_words, file, delimiter, start)
+    roles = without_row_names(path, roles, header.names, may_name, first_words, columns)
+    encoded = encoded_columns(path, roles, header.names, width, words, columns)
+    for column, kind in encoded.items():
+        kinds[column] = kind
     if roles.label is not None:
         kinds[roles.label] = _label_kind(kinds[roles.label], _column(roles.label, body), columns)
     found = CsvFile(
@@ -175,7 +181,7 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
         width,
         roles,
         columns,
-        dtype,
+        np.dtype(np.float64) if encoded else dtype,  # which holds the numbers of levels
         tuple(kinds),
         comma,
         header.notes + index_note + (f"{path}: only lines {columns.lines} are read",) * (columns.lines is not None),
@@ -289,7 +295,7 @@ def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:
         if kind == WORD:
             faults.append(
                 f"{which}: words are no features ({shown} in line {line.number}): leave them out by {drop},"
-                " or write categories as numbers"
+                " or write numbers, as in training"
             )
         else:
             faults.append(
