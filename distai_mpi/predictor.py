@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import data
+from .data.encoding import restored
 from .data.feature_blocks import feature_blocks, features_of
 from .data.loader import Loader
 from .data.missing import apply_fill
@@ -130,7 +131,8 @@ class Predictor:
         `data.Columns`.
         """
         options = as_trained(self.kept | {"label": None, "weight": None}, columns, self.model)
-        if "fill" not in options:  # every row gets a prediction: none is dropped
+        encoding = options["encoding"]
+        if "fill" not in options and (encoding is None or encoding.fill is None):  # every row gets a prediction: none is dropped
             options["missing"] = "refuse"
         self._check(how)
         with worded_errors():
@@ -220,6 +222,8 @@ def as_trained(extra: dict[str, Any], given: dict[str, Any], model: Any) -> dict
         "date_orders": tuple((str(name), bool(first)) for name, first in extra.get("date_orders", ())),
         "label_name": None if given.get("label") is not None else extra.get("label_name"),
         "row_names": tuple(extra.get("row_names") or ()),
+        "encoded": tuple((str(name), str(kind)) for name, kind in extra.get("encoded") or ()),
+        "encoding": restored(extra),
         "missing": extra.get("missing", "refuse"),
         "dtype": held_dtype(model, extra),
         "features": model.widths[0],

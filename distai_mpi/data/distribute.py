@@ -19,8 +19,11 @@ from .array_rows import ArrayRows
 from .checks import check_weights
 from .classes import encode_labels
 from .dataset import Fill
+from .encoded_values import weigh_words
+from .encoding import Encoding
 from .formats import Found, find
 from .labels import are_truths
+from .learn_encoding import is_encoded
 from .missing import WAYS, apply_fill, fill_missing
 from .parsed import Parsed, read_chunks
 from .partition import Partition, even_range
@@ -71,6 +74,7 @@ def load_sets(
     memory_limit: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     fill: Fill | None = None,
+    encoding: Encoding | None = None,
     **columns: Any,
 ) -> Sets:
     """Find, check and shard a training, a test and a validation set; collective.
@@ -102,6 +106,7 @@ def load_sets(
             on the node that has least.
         chunk_bytes: read and sent at a time.
         fill: replacements of missing values, as of a model; None: by ``missing``, see `fill_missing`.
+        encoding: what columns of categories and documents become, as of a model; None: as the training rows say.
         columns: which columns of a table are label, weight and features, how it is read, and what is done about
             missing values, of arrays too; see `Columns`.
 
@@ -127,8 +132,7 @@ def load_sets(
             " others of those names; put them where all nodes see them, or use --distribute scatter"
         )
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
-    dense = table.dense or fill is not None or table.missing in WAYS  # values are filled in dense rows
-    sources = _read_found(found, comm, readers, memory_limit, features, base, table, dense)
+    sources = _read_found(found, comm, readers, memory_limit, features, base, table, fill, encoding)
     options = (distribute, fractions, seed, shards, memory_limit, chunk_bytes, table)
     given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
     names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
@@ -143,10 +147,10 @@ def load_sets(
             if shuffle == "global":
                 raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
             sets = sharder.shard("local")
-    return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
+    return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, encoding, comm)
 
 
-def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
+def _alike(sets: Sets, table: Columns, fill: Fill | None, encoding: Encoding | None, comm: Any) -> Sets:
     """The sets with the same codes for words and the same replacements of missing values; collective."""
     train = by_position(sets.train, sets.train, table)
     others: list[Any] = [shard and by_position(shard, sets.train, table) for shard in sets[1:]]
@@ -156,8 +160,10 @@ def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
         train = replace(train, labels=replace(train.labels, words=words))
     if fill is not None:
         train, *others = (shard and apply_fill(shard, fill) for shard in (train, *others))
-    elif table.missing in WAYS:
+    elif table.missing in WAYS and encoding is None:
         train, *others = fill_missing(train, *others, comm=comm, by=table.missing, indicator=table.indicator)
+    if table.tfidf and encoding is None:
+        train, *others = weigh_words((train, *others), comm)
     return Sets(train, *others)
 
 
@@ -194,12 +200,16 @@ def _read_found(
     features: int,
     base: int | None,
     table: Columns,
-    dense: bool,
+    fill: Fill | None,
+    encoding: Encoding | None,
 ) -> dict[str, Source | Parsed]:
     """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
-    Arrays from which rows are dropped are read as well.  ``dense``: see `read_chunks`.
+    Arrays from which rows are dropped are read as well.
     """
+    encoded = encoding is not None or any(map(is_encoded, found.values()))
+    dense = table.dense or fill is not None or table.indicator  # values are filled in dense rows, but encoded ones
+    dense = dense or (table.missing in WAYS and not encoded)
     drops = table.missing == "drop"
     if drops:
         found = {
@@ -208,7 +218,10 @@ def _read_found(
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops, dense)
+    least = max([features, *known])
+    parsed = read_chunks(
+        list(files.values()), comm, readers, memory_limit, least, base, drops, dense, table, encoding
+    )
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():

@@ -12,7 +12,7 @@ from .encoding import HASHED, LEFT_OUT, ONE_HOT, WORDS, EncodedColumn, Encoding,
 from .readers.chunk import Chunk, ChunkedFile
 from .readers.columns import Columns
 from .readers.encoded import crosses, ngram_range
-from .readers.levels import TEXT, Levels, order_of
+from .readers.levels import GUESSED, TEXT, Levels, order_of
 
 Array = Any
 NAMES = 0.9  # a column in which more of the values differ holds names of rows, or prose
@@ -20,13 +20,10 @@ FEWEST = 20  # rows that tell
 SHOWN = 10  # columns in a note
 
 
-def learn_encoding(file: Any, chunk: Chunk, columns: Columns, asked: set[str], comm: Any) -> tuple[Encoding, list[str]]:
+def learn_encoding(file: Any, chunk: Chunk, columns: Columns, comm: Any) -> tuple[Encoding, list[str]]:
     """The `Encoding` of the rows of ``file``, of which this rank has read ``chunk``, and notes; collective.
 
     Levels are sorted by value, so that features do not depend on who has read what.
-
-    Args:
-        asked: names, or numbers, of the columns that a user asks to be encoded, which are never left out.
 
     Raises:
         DataError: a cross names a column that is no category, or no column is left; on all ranks.
@@ -44,13 +41,13 @@ def learn_encoding(file: Any, chunk: Chunk, columns: Columns, asked: set[str], c
                     f"{file.path}: --cross {':'.join(parts)}: {name} is no column of categories; name columns of words,"
                     " or of numbers that --categorical names too"
                 )
-    keep = asked.union(*crossed)
+    keep = set().union(*crossed)
     for column, (name, kind) in encodes.items():
         if kind == TEXT:
             found[column] = EncodedColumn(name, WORDS, bits=columns.hash_bits, ngrams=ngrams)
             continue
         levels, numbers = chunk.levels[column], chunk.x[:, column]
-        found[column] = _of_levels(name, levels, numbers, columns.hash_bits, comm, rows if name not in keep else None)
+        found[column] = _of_levels(name, levels, numbers, columns.hash_bits, comm, rows if kind == GUESSED and name not in keep else None)
     for parts in crossed:
         of = tuple(positions[name] for name in parts)
         numbers, levels = cross(chunk.x, chunk.levels, of)

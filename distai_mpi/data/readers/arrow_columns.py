@@ -13,7 +13,7 @@ from ..checks import first_not_finite
 from ..labels import TRUTH_WORDS
 from . import dates
 from .kinds import label_word
-from .levels import CATEGORY, TEXT, LevelTable
+from .levels import KINDS, LevelTable
 
 Array = Any
 
@@ -27,7 +27,7 @@ class ArrowColumn:
     Attributes:
         name: of the column.
         kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of a fixed number of numbers), ``words``, or ``other``; or
-            one of `levels`, CATEGORY and TEXT.
+            one of `levels`.
         type: as Arrow calls it, for messages.
         dtype: in which its values are held; of words the numbers that stand for them.
         parts: names of the features it makes, one or more.
@@ -124,7 +124,7 @@ class ArrowColumn:
     @property
     def has_levels(self) -> bool:
         """Whether values are levels, see `levels`."""
-        return self.kind in (CATEGORY, TEXT)
+        return self.kind in KINDS
 
     def as_levels(self, kind: str) -> ArrowColumn:
         """The same column of levels of this ``kind``."""

@@ -131,6 +131,11 @@ class Columns:
         if not 1 <= self.hash_bits <= MOST_HASH_BITS:
             raise ConfigError(f"hash_bits must be from 1 to {MOST_HASH_BITS}, not {self.hash_bits!r}")
         self.line_range  # noqa: B018 (is checked)
+        if self.tfidf and self.text is None and self.format != "text":
+            raise ConfigError("--tfidf weighs words of documents: name their column by --text")
+        if self.tfidf and (self.dense or self.indicator):
+            what = "--dense" if self.dense else "--missing-indicator"
+            raise ConfigError(f"--tfidf weighs words in sparse rows: leave {what} out")
         if self.indicator and self.missing not in ("mean", "median"):
             raise ConfigError("indicators of missing values (indicator) need missing='mean' or 'median'")
 

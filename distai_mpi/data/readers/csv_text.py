@@ -16,7 +16,7 @@ from .chunk import Chunk
 from .columns import Columns, Roles
 from .kinds import BOOLEAN, CLASS_ADVICE, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, LABEL_ADVICE, MISSING, WORD
 from .lines import decode
-from .levels import CATEGORY, TEXT, Levels, LevelTable, number_word
+from .levels import KINDS, Levels, LevelTable, number_word
 from .text import HARD_NUMBERS, Block, Growing, TextFile, Unsplittable, field_at, with_newlines
 
 Array = Any
@@ -24,7 +24,7 @@ Array = Any
 ADVICE = "every field must be a number; mend or remove the line"
 LINES_ADVICE = "mend or remove it, or say by --lines which lines are the table"
 FILL_ADVICE = "mend the line, or say --missing mean, median or drop"
-TEXTS = (WORD, BOOLEAN, DATE, DATETIME, CATEGORY, TEXT)
+TEXTS = (WORD, BOOLEAN, DATE, DATETIME, *KINDS)
 AS_POINT = bytes.maketrans(b",.", b".\x01")  # of decimal commas; a point then is no part of a number
 
 
@@ -98,7 +98,7 @@ class CsvFile(TextFile):
     def encodes(self) -> dict[int, tuple[str, str]]:
         """See `chunk.ChunkedFile`."""
         kinds = ((feature, column, self.kinds[column]) for feature, (column, _) in enumerate(self._features))
-        return {feature: (self.column_name(c), kind) for feature, c, kind in kinds if kind in (CATEGORY, TEXT)}
+        return {feature: (self.column_name(c), kind) for feature, c, kind in kinds if kind in KINDS}
 
     @property
     def encoded(self) -> tuple[tuple[str, str], ...]:
@@ -256,7 +256,7 @@ class CsvFile(TextFile):
         faults = [] if fault == codes.FINE else [(offset, fault, column)]
         faults += self._settle(numbers, hard[:count].tolist(), slots, x, y, weight)
         for which, column in enumerate(texts):
-            if self.kinds[column] in (CATEGORY, TEXT):
+            if self.kinds[column] in KINDS:
                 feature = feature_of[column]
                 x[:rows, feature] = out.levels.setdefault(feature, LevelTable()).add(text, spans[which, :rows])
             else:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from ...errors import ConfigError, DataError
 from .columns import Columns, Roles
-from .levels import CATEGORY, TEXT
+from .levels import CATEGORY, GUESSED, TEXT
 
 
 def encoded_columns(
     path: str, roles: Roles, names: Sequence[str] | None, count: int, words: Sequence[int], columns: Columns
 ) -> dict[int, str]:
-    """The columns among the features of ``roles`` whose values are encoded, and each one's kind: CATEGORY or TEXT.
+    """The columns among the features of ``roles`` whose values are encoded, and each one's kind, of `levels`.
 
     Args:
         names, count: of all columns, see `Columns.select`.
@@ -35,7 +35,7 @@ def encoded_columns(
                 f"{path}: {flag} {_called(column, names)}: the column is none of the features; leave out what makes it"
                 " something else, or the name here"
             )
-    found = {column: CATEGORY for column in roles.features if column in words}
+    found = {column: GUESSED for column in roles.features if column in words}
     return found | {column: kind for column, (_, kind) in asked.items() if column in called}
 
 
