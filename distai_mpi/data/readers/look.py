@@ -14,6 +14,7 @@ from . import codes
 from .chunk import NoRows
 from .columns import Columns, Roles
 from .csv_text import CsvFile
+from .document_lines import DocumentLines, open_documents
 from .encoded import encoded_columns, not_row_names
 from .headers import Header, read_header
 from .kinds import (
@@ -57,8 +58,8 @@ MOST_FIELDS = 40_000  # that are looked at
 SHOWN = 40  # characters of a field in a message
 
 
-def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> CsvFile | LibsvmFile | None:
-    """The CSV or libsvm file at ``path``, compressed if ``packed``; None where it is no such text.
+def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> CsvFile | LibsvmFile | DocumentLines | None:
+    """The CSV or libsvm file, or the documents, at ``path``, compressed if ``packed``; None where it is no such text.
 
     Raises:
         DataError: it holds no rows, a column that was asked for is not there, or what its columns are is unclear.
@@ -69,6 +70,8 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     file = replace(file, begin=_text_begin(file), returns=has_lone_return(first_bytes(file, WINDOW)[0]))
     if columns.line_range is not None:
         file = file.within(*columns.line_range)
+    if columns.format == "text":
+        return open_documents(file, columns)
     looked = first_lines(file, LINES)
     if looked is None:
         return None
