@@ -95,9 +95,7 @@ ENCODED = {
         help="Columns of numbers that are categories, as columns of words are by themselves, named as in --columns.",
     ),
     "text": Setting("str", metavar="COLUMNS", help="Columns of documents: words become hashed features."),
-    "cross": Setting(
-        "str", metavar="A:B,...", help="Columns of categories that become categories together.", **EXPERT
-    ),
+    "cross": Setting("str", metavar="A:B,...", help="Columns of categories that become categories together.", **EXPERT),
     "hash_bits": Setting(
         "int",
         low=1,

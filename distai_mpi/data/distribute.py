@@ -219,9 +219,7 @@ def _read_found(
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
     least = max([features, *known])
-    parsed = read_chunks(
-        list(files.values()), comm, readers, memory_limit, least, base, drops, dense, table, encoding
-    )
+    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, least, base, drops, dense, table, encoding)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():

@@ -98,9 +98,7 @@ def _numbers(shard: ShardedDataset, encoding: Encoding) -> ShardedDataset:
     )
 
 
-def _changed(
-    sets: tuple[ShardedDataset | None, ...], change: Change, encoding: Encoding, comm: Any
-) -> tuple[Any, ...]:
+def _changed(sets: tuple[ShardedDataset | None, ...], change: Change, encoding: Encoding, comm: Any) -> tuple[Any, ...]:
     """``sets`` with values that ``change`` has been at, in float64, and ``encoding``; collective.
 
     Sets that were split off hold the rows of the training set's arrays, or a range of them; ranks of a node that hold
@@ -108,7 +106,7 @@ def _changed(
     """
     held: dict[tuple[int, int], Array] = {}
     done: set[tuple[int, int, int]] = set()
-    changed = []
+    changed: list[ShardedDataset | None] = []
     for shard in sets:
         if shard is None:
             changed.append(None)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import HOST
-from ..errors import DataError
 from .hashed_text import hash_documents
 from .readers.chunk import Chunk, Csr
 from .readers.levels import Levels, LevelTable
@@ -157,14 +156,14 @@ class Encoding:
             for column in self.numbers.tolist():
                 x[np.isnan(x[:, column]), column] = self.fill[column]
         bases = np.full(len(self.columns), -1, np.int64)
-        parts, entries = [], 0
+        parts, entries = list[Array](), 0
         tables = {column: self.columns[column].entries(levels[column], self.weights_of(column)) for column in levels}
         for column, table in tables.items():
             x[x[:, column] < 0, column] = len(levels[column])
-            bases[column] = sum(len(part) for part in parts)
+            bases[column] = sum(map(len, parts))
             parts.append(table[0][:-1] + entries)
             entries += len(table[1])
-        starts = np.concatenate([*parts, [entries]]).astype(np.int64)
+        starts = np.concatenate([*parts, np.array([entries])]).astype(np.int64)
         features = np.concatenate([np.empty(0, np.uint32), *(table[1] for table in tables.values())])
         weights = np.concatenate([np.empty(0), *(table[2] for table in tables.values())])
         ends = np.empty(len(x), np.int64)

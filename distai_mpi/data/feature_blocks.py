@@ -122,7 +122,9 @@ def _parsed(
         if parts == 1:
             raise
         chunk = file.read(0, 1)
-        yield from _blocks(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done, dense, encoding)
+        yield from _blocks(
+            file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done, dense, encoding
+        )
 
 
 def _blocks(

@@ -37,7 +37,9 @@ def hash_documents(documents: Levels, ngrams: tuple[int, int], bits: int) -> tup
         keys = np.empty((longest - shortest + 1) * words, np.int64)
         scratch = np.empty(most + 2, np.uint8), np.empty(words, np.int64), np.empty(words, np.int64), keys
         ends, features, values = np.empty(len(block) + 1, np.int64), np.empty(room, np.uint32), np.empty(room)
-        hash_ngrams(HOST.read_only(text), HOST.read_only(block), shortest, longest, bits, *scratch, ends, features, values)
+        hash_ngrams(
+            HOST.read_only(text), HOST.read_only(block), shortest, longest, bits, *scratch, ends, features, values
+        )
         parts.append((features[: ends[-1]].copy(), values[: ends[-1]].copy()))
         starts.append(ends[1:] + first)
         first += int(ends[-1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from .encoding import HASHED, LEFT_OUT, ONE_HOT, WORDS, EncodedColumn, Encoding, cross
-from .readers.chunk import Chunk, ChunkedFile
+from .readers.chunk import Chunk
 from .readers.columns import Columns
 from .readers.encoded import crosses, ngram_range
 from .readers.levels import GUESSED, TEXT, Levels, order_of
@@ -47,7 +47,9 @@ def learn_encoding(file: Any, chunk: Chunk, columns: Columns, comm: Any) -> tupl
             found[column] = EncodedColumn(name, WORDS, bits=columns.hash_bits, ngrams=ngrams)
             continue
         levels, numbers = chunk.levels[column], chunk.x[:, column]
-        found[column] = _of_levels(name, levels, numbers, columns.hash_bits, comm, rows if kind == GUESSED and name not in keep else None)
+        found[column] = _of_levels(
+            name, levels, numbers, columns.hash_bits, comm, rows if kind == GUESSED and name not in keep else None
+        )
     for parts in crossed:
         of = tuple(positions[name] for name in parts)
         numbers, levels = cross(chunk.x, chunk.levels, of)
@@ -62,9 +64,7 @@ def learn_encoding(file: Any, chunk: Chunk, columns: Columns, comm: Any) -> tupl
     return encoding, _notes(file.path, encoding)
 
 
-def _of_levels(
-    name: str, levels: Levels, numbers: Array, bits: int, comm: Any, rows: int | None
-) -> EncodedColumn:
+def _of_levels(name: str, levels: Levels, numbers: Array, bits: int, comm: Any, rows: int | None) -> EncodedColumn:
     """What a column of categories becomes; with ``rows`` it is left out where nearly each of so many has its own."""
     own = numbers.astype(np.int64)
     used = np.zeros(len(levels) + 1, bool)
@@ -115,7 +115,11 @@ def _notes(path: str, encoding: Encoding) -> list[str]:
             notes.append(f"{path}: {what} of {_listed(told)} are hashed into {1 << bits:,} features with signs{why}")
     left = [column.name for column in encoding.columns if column.how == LEFT_OUT]
     if left:
-        which = f"columns {_listed(left)} are left out: they hold" if left[1:] else f"column {left[0]} is left out: it holds"
+        which = (
+            f"columns {_listed(left)} are left out: they hold"
+            if left[1:]
+            else f"column {left[0]} is left out: it holds"
+        )
         notes.append(
             f"{path}: {which} another word in nearly every row, as names and prose do; --categorical takes the words as"
             " categories, --text takes what they are made of"
@@ -127,6 +131,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def is_encoded(file: ChunkedFile) -> bool:
+def is_encoded(file: Any) -> bool:
     """Whether columns of the chunks of ``file`` hold levels."""
     return bool(getattr(file, "encodes", None))

@@ -14,7 +14,7 @@ from .folders import FolderValues
 from .readers.chunk import Chunk, ChunkedFile, Csr
 from .readers.columns import Roles
 from .readers.csv_text import CsvFile
-from .readers.levels import merged
+from .readers.levels import Levels, merged
 
 Array = Any
 
@@ -158,10 +158,10 @@ def concatenate(parts: Sequence[Chunk], none: Chunk) -> Chunk:
     if any(part.weight is not None for part in parts):
         weight = np.concatenate([np.ones(part.rows) if part.weight is None else part.weight for part in parts])
     names, labels = _one_vocabulary(parts)
-    x, levels = _one_table([part.x for part in parts]), {}
+    x, levels = _one_table([part.x for part in parts]), dict[int, Levels]()
     for column in parts[0].levels:
         levels[column], numbers = merged([(part.levels[column], part.x[:, column]) for part in parts])
-        x[:, column] = np.concatenate(numbers)
+        x[:, column] = np.concatenate(numbers)  # type: ignore[index]
     return Chunk(x, np.concatenate(labels), weight, names, levels)
 
 

@@ -149,7 +149,9 @@ class ArrowColumn:
         if not arrow.types.is_large_binary(values.type):
             if not arrow.types.is_binary(values.type):
                 values = compute.cast(values, arrow.string())
-            values = compute.cast(values.fill_null(b"" if arrow.types.is_binary(values.type) else ""), arrow.large_binary())
+            values = compute.cast(
+                values.fill_null(b"" if arrow.types.is_binary(values.type) else ""), arrow.large_binary()
+            )
         if not len(values):
             return np.full(len(array), -1)
         _, offsets, store = values.buffers()

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from ...errors import ConfigError, DataError
-from ...options import DATES, FORMATS, HASH_BITS, MOST_HASH_BITS, MISSING
+from ...options import DATES, FORMATS, HASH_BITS, MISSING, MOST_HASH_BITS
 from ..wording import worded_errors
 
 SHOWN_NAMES = 20  # in a message
@@ -173,7 +173,9 @@ class Columns:
             row_names = self.row_names if roles is None else roles.row_names
             return replace(self, unlabelled=True, row_names=row_names, encoded=encoded)
         weight = self.weight if self.weight is None else roles.weight_name or self.weight
-        return replace(self, encoded=encoded, required=roles.names, label_name=roles.label_name, weight=weight, unlabelled=True)
+        return replace(
+            self, encoded=encoded, required=roles.names, label_name=roles.label_name, weight=weight, unlabelled=True
+        )
 
     def refuse_lines(self, path: str) -> None:
         """Raise a ConfigError about a file that is no text, if ``lines`` are named."""

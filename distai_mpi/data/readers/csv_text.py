@@ -15,8 +15,8 @@ from . import codes, dates
 from .chunk import Chunk
 from .columns import Columns, Roles
 from .kinds import BOOLEAN, CLASS_ADVICE, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, LABEL_ADVICE, MISSING, WORD
-from .lines import decode
 from .levels import KINDS, Levels, LevelTable, number_word
+from .lines import decode
 from .text import HARD_NUMBERS, Block, Growing, TextFile, Unsplittable, field_at, with_newlines
 
 Array = Any

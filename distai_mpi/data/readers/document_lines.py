@@ -126,8 +126,14 @@ def open_documents(file: TextFile, columns: Columns) -> DocumentLines:
         raise DataError(f"{file.path}: lines of --format text hold labels and text: give the file alone")
     for flag, spec, own in (("--label", columns.label, (LABEL, "0")), ("--text", columns.text, (COLUMN, "1"))):
         if spec is not None and spec not in own:
-            raise DataError(f"{file.path}: {flag} {spec}: lines of --format text hold {LABEL} and {COLUMN}; leave it out")
-    for flag, spec in (("--weight", columns.weight), ("--cross", columns.cross), ("--categorical", columns.categorical)):
+            raise DataError(
+                f"{file.path}: {flag} {spec}: lines of --format text hold {LABEL} and {COLUMN}; leave it out"
+            )
+    for flag, spec in (
+        ("--weight", columns.weight),
+        ("--cross", columns.cross),
+        ("--categorical", columns.categorical),
+    ):
         if spec is not None and columns.encoded is None:
             raise DataError(f"{file.path}: {flag} {spec}: lines of --format text hold {LABEL} and {COLUMN} alone")
     known = (file.path, file.sequential, file.begin, columns, words)

@@ -39,9 +39,7 @@ def encoded_columns(
     return found | {column: kind for column, (_, kind) in asked.items() if column in called}
 
 
-def asked_columns(
-    path: str, names: Sequence[str] | None, count: int, columns: Columns
-) -> dict[int, tuple[str, str]]:
+def asked_columns(path: str, names: Sequence[str] | None, count: int, columns: Columns) -> dict[int, tuple[str, str]]:
     """The columns that a user asks to be encoded: by which flag, and the kind that each is to be.
 
     Raises:

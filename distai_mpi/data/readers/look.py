@@ -58,7 +58,9 @@ MOST_FIELDS = 40_000  # that are looked at
 SHOWN = 40  # characters of a field in a message
 
 
-def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> CsvFile | LibsvmFile | DocumentLines | None:
+def open_text(
+    path: str, packed: bool, columns: Columns, dtype: np.dtype
+) -> CsvFile | LibsvmFile | DocumentLines | None:
     """The CSV or libsvm file, or the documents, at ``path``, compressed if ``packed``; None where it is no such text.
 
     Raises:

@@ -98,9 +98,7 @@ def check_features(path: str, features: list[ArrowColumn]) -> None:
         raise DataError(f"{path}: {'; '.join(faults)}")
 
 
-def _roles(
-    path: str, found: list[ArrowColumn], index: list[int], columns: Columns
-) -> tuple[Roles, dict[int, str]]:
+def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Columns) -> tuple[Roles, dict[int, str]]:
     """What the columns are, checked to be able to be it, and those that are encoded; see `encoded_columns`."""
     names = [column.name for column in found]
     roles = columns.select(path, names, len(found), index=index)
