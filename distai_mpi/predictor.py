@@ -137,9 +137,7 @@ class Predictor:
         """
         options = as_trained(self.kept | {"label": None, "weight": None}, columns, self.model)
         filled = "fill" in options or getattr(options["encoding"], "fill", None) is not None
-        if "fill" not in options and (
-            encoding is None or encoding.fill is None
-        ):  # every row gets a prediction: none is dropped
+        if not filled:  # every row gets a prediction: none is dropped
             options["missing"] = "refuse"
         self._check(how)
         with worded_errors():

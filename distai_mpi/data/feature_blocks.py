@@ -64,8 +64,8 @@ def feature_blocks(
 
     Args:
         data: as in `load_sets`, but for labels; see `formats.find_features`.
-        dtype, features, base, fill, encoding, columns: see `load_sets`; label and weight are left out.  Values may be missing
-            where there is ``fill``.
+        dtype, features, base, fill, encoding, columns: see `load_sets`; label and weight are left out.  Values may be
+            missing where there is ``fill``, or ``encoding`` has one.
         block_bytes: of text, or of rows held densely.
 
     Text that can only be read from beginning to end, and libsvm text of which ``base`` is not known, is read whole.

@@ -118,8 +118,8 @@ def read_chunks(
     features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
     sparse files: bytes that their rows, held densely, may take on a node; None: any.  With ``drops_missing`` rows
     that lack a value are left out.  Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all
-    of them are not 0, unless ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where there
-    is none, as the first file and ``columns`` say, see `learn_encoding`.
+    of them are not 0, unless ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where
+    there is none, as the first file and ``columns`` say, see `learn_encoding`.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature

@@ -53,7 +53,7 @@ class ArrowColumn:
     def advice(self) -> str:
         """What can be done about a column that is no feature; nothing where it is one."""
         if self.kind == "words":
-            return "store categories as numbers, or leave it out"
+            return "store plain numbers, take it as categories by --categorical, or leave it out"
         if self.kind == "dates" and self.how == "refuse":
             return "turn dates into numbers with --dates seconds or --dates calendar, or leave it out"
         return "leave it out" if self.kind == "other" else ""

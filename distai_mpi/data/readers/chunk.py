@@ -89,8 +89,8 @@ class ChunkedFile(Protocol):
     """A file that ranks read in chunks; picklable, holds nothing open.
 
     A table also has ``roles``, the `columns.Roles` of its columns, and perhaps ``feature_names``, where these are not
-    ``roles.names``, and ``notes``, for the user, on how it is read; ``encodes``, where columns of its chunks hold levels:
-    of each the name, or number, and the kind, see `encoded`; and ``encoded``, the same without the columns.
+    ``roles.names``, and ``notes``, for the user, on how it is read; ``encodes``, where columns of its chunks hold
+    levels: of each the name, or number, and the kind, see `encoded`; and ``encoded``, the same without the columns.
 
     Attributes:
         path: the file.

@@ -35,8 +35,12 @@ class DocumentLines(TextFile):
     dtype = np.dtype(np.float64)
     features = 1
     feature_names = (COLUMN,)
-    encodes = {0: (COLUMN, TEXT)}
     encoded = ((COLUMN, TEXT),)
+
+    @property
+    def encodes(self) -> dict[int, tuple[str, str]]:
+        """See `chunk.ChunkedFile`."""
+        return dict(enumerate(self.encoded))
 
     @property
     def roles(self) -> Roles:

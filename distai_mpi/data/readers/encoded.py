@@ -17,7 +17,7 @@ def encoded_columns(
 
     Args:
         names, count: of all columns, see `Columns.select`.
-        words: columns that hold words.
+        words: columns that hold words, and no numbers in a form that is not read.
 
     Raises:
         DataError: a column that was asked for is not there, or is no feature.

@@ -14,11 +14,7 @@ from .lines import decode
 
 Array = Any
 ROOM = 1 << 10  # levels and bytes for which there is room at first
-CATEGORY, GUESSED, TEXT = KINDS = (
-    "category",
-    "guess",
-    "text",
-)  # of columns of levels; GUESSED: nobody has asked for it
+CATEGORY, GUESSED, TEXT = KINDS = ("category", "guess", "text")  # of columns of levels; GUESSED: none has asked
 
 
 class Levels(NamedTuple):

@@ -46,7 +46,7 @@ from .lines import (
     first_lines,
 )
 from .prose import LOOKED_AT, lines_of_prose
-from .row_names import LOOKED, rows_looked_at, without_row_names
+from .row_names import LOOKED, are_quantities, rows_looked_at, without_row_names
 from .text import TextFile, has_lone_return
 
 ENTRY = re.compile(rb"\s*[-+.\deE]+(:\S+)?\s+(qid:\S+|\d+:[-+.\deE]+)(\s|$)")
@@ -172,7 +172,10 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
     may_name = [column for column in words if column not in not_row_names(path, header.names, width, columns)]
     first_words = partial(_first_words, file, delimiter, start)
     roles = without_row_names(path, roles, header.names, may_name, first_words, columns)
-    encoded = encoded_columns(path, roles, header.names, width, words, columns)
+    unclear = [column for column in words if are_quantities(_column(column, body))]
+    more = first_words(unclear) if unclear and columns.required is None else {}
+    plain = [column for column in words if column not in more or not are_quantities(more[column])]
+    encoded = encoded_columns(path, roles, header.names, width, plain, columns)
     for column, kind in encoded.items():
         kinds[column] = kind
     if roles.label is not None:
@@ -300,7 +303,7 @@ def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:
         if kind == WORD:
             faults.append(
                 f"{which}: words are no features ({shown} in line {line.number}): leave them out by {drop},"
-                " or write numbers, as in training"
+                " or write plain numbers; or take them as categories by --categorical"
             )
         else:
             faults.append(

@@ -18,7 +18,7 @@ from .chunk import Chunk, NoRows
 from .columns import Columns, Roles
 from .encoded import encoded_columns, not_row_names
 from .levels import Levels, LevelTable
-from .row_names import rows_looked_at, without_row_names
+from .row_names import are_quantities, rows_looked_at, without_row_names
 
 Array = Any
 
@@ -105,7 +105,10 @@ def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Colum
     words = [i for i, column in enumerate(found) if column.kind == "words"]
     may_name = [i for i in words if i not in not_row_names(path, names, len(found), columns)]
     roles = without_row_names(path, roles, names, may_name, partial(_first_words, path, names), columns)
-    encoded = encoded_columns(path, roles, names, len(found), words, columns)
+    guessed = [i for i in words if i in roles.features]
+    looked = _first_words(path, names, guessed) if guessed and columns.required is None else {}
+    plain = [i for i in guessed if not are_quantities(looked.get(i, ()))]
+    encoded = encoded_columns(path, roles, names, len(found), plain, columns)
     for i in encoded:
         found[i].check_levels(path)
     check_features(path, [found[i] for i in roles.features if i not in encoded])
