@@ -78,8 +78,8 @@ class EncodedColumn:
         known = Levels.of(self.levels)
         table.add(known.store, known.spans)
         numbers = table.add(levels.store, levels.spans)
-        numbers = np.append(numbers, len(self.levels) if self.missing else len(self.levels) + len(levels) + 1)
-        seen = numbers < self.width
+        seen = np.append(numbers < len(self.levels), self.missing)  # levels that training lacks have no feature
+        numbers = np.append(numbers, len(self.levels))
         starts = np.concatenate([[0], np.cumsum(seen)])
         return starts, numbers[seen].astype(np.uint32), np.ones(starts[-1])
 

@@ -11,8 +11,8 @@ from ..errors import DataError
 from .encoding import HASHED, LEFT_OUT, ONE_HOT, WORDS, EncodedColumn, Encoding, cross
 from .readers.chunk import Chunk
 from .readers.columns import Columns
-from .readers.encoded import crosses, ngram_range
 from .readers.levels import GUESSED, TEXT, Levels, order_of
+from .readers.notation import crosses, ngram_range
 
 Array = Any
 NAMES = 0.9  # a column in which more of the values differ holds names of rows, or prose

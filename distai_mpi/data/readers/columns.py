@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ...errors import ConfigError, DataError
 from ...options import DATES, FORMATS, HASH_BITS, MISSING, MOST_HASH_BITS
 from ..wording import worded_errors
+from .notation import crosses, ngram_range
 
 SHOWN_NAMES = 20  # in a message
 
@@ -131,6 +132,8 @@ class Columns:
         if not 1 <= self.hash_bits <= MOST_HASH_BITS:
             raise ConfigError(f"hash_bits must be from 1 to {MOST_HASH_BITS}, not {self.hash_bits!r}")
         self.line_range  # noqa: B018 (is checked)
+        crosses(self.cross)
+        ngram_range(self.ngrams)
         if self.tfidf and self.text is None and self.format != "text":
             raise ConfigError("--tfidf weighs words of documents: name their column by --text")
         if self.tfidf and (self.dense or self.indicator):

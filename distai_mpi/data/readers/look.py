@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +25,7 @@ from .kinds import (
     NOTHING,
     NUMBER,
     WORD,
+    are_mostly_words,
     day_first,
     has_decimal_commas,
     kind_of,
@@ -168,16 +169,12 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
         if delimiter == " " or WORD not in kinds or len(lines) == 1:
             return None  # words, and no number below
     roles, index_note = _roles(path, header, width, columns)
-    words, start = [column for column, kind in enumerate(kinds) if kind == WORD], body[0][0].end
-    may_name = [column for column in words if column not in not_row_names(path, header.names, width, columns)]
-    first_words = partial(_first_words, file, delimiter, start)
-    roles = without_row_names(path, roles, header.names, may_name, first_words, columns)
-    unclear = [column for column in words if are_quantities(_column(column, body))]
-    more = first_words(unclear) if unclear and columns.required is None else {}
-    plain = [column for column in words if column not in more or not are_quantities(more[column])]
-    encoded = encoded_columns(path, roles, header.names, width, plain, columns)
-    for column, kind in encoded.items():
-        kinds[column] = kind
+    for column in roles.features:
+        if kinds[column] == NUMBER and are_mostly_words(_column(column, body)):
+            kinds[column] = WORD
+    first_words = partial(_first_words, file, delimiter, body[0][0].end)
+    roles, encoded = _encoded(path, roles, header.names, kinds, body, first_words, columns)
+    kinds = [encoded.get(column, kind) for column, kind in enumerate(kinds)]
     if roles.label is not None:
         kinds[roles.label] = _label_kind(kinds[roles.label], _column(roles.label, body), columns)
     found = CsvFile(
@@ -200,6 +197,29 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
     )
     _refuse_words(found, body)
     return _with_orders(found, further)
+
+
+def _encoded(
+    path: str,
+    roles: Roles,
+    names: Sequence[str] | None,
+    kinds: Sequence[str],
+    body: list[tuple[Line, list[str]]],
+    first_words: Callable[[Sequence[int]], dict[int, list[str]]],
+    columns: Columns,
+) -> tuple[Roles, dict[int, str]]:
+    """``roles`` without columns that name the rows, and the kinds of those that are encoded, see `encoded_columns`.
+
+    Numbers in a form that is not read are no categories, unless they are asked for.
+    """
+    words = [column for column, kind in enumerate(kinds) if kind == WORD]
+    kept = not_row_names(path, names, len(kinds), columns)
+    may_name = [column for column in words if column not in kept]
+    roles = without_row_names(path, roles, names, may_name, first_words, columns)
+    unclear = [column for column in words if are_quantities(_column(column, body))]
+    more = first_words(unclear) if unclear and columns.required is None else {}
+    plain = [column for column in words if column not in more or not are_quantities(more[column])]
+    return roles, encoded_columns(path, roles, names, len(kinds), plain, columns)
 
 
 def _first_row(file: TextFile, line: Line, delimiter: str, width: int) -> int:

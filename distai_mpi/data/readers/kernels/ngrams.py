@@ -82,12 +82,11 @@ def hash_ngrams(text, spans, shortest, longest, bits, buffer, begins, ends, keys
             while at < count and keys[at] >> 1 == feature:
                 value += 1.0 - 2.0 * (keys[at] & 1)
                 at += 1
-            if value != 0:
-                features[entry], values[entry] = feature, value
-                squares += value * value
-                entry += 1
+            features[entry], values[entry] = feature, value  # 0 too: the document has such words
+            squares += value * value
+            entry += 1
         for each in range(first, entry):
-            values[each] /= math.sqrt(squares)
+            values[each] /= max(1.0, math.sqrt(squares))  # of whole numbers: it is 0, or 1 at least
         starts[document + 1] = entry
 
 
