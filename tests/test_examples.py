@@ -18,6 +18,8 @@ pytestmark = pytest.mark.ranks(2)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "averaging.py": r"accuracy 9\d\.\d+ % with \d+ exchanges in \d+ steps",
+    "categories.py": r"without crosses: 59 features, AUC 0\.5\d+\nwith the cross site:ad: 359 features, AUC 0\.8\d+",
+    "text_hashing.py": r"4,096 features, accuracy [89]\d\.\d %: kitchen or weather",
     "libsvm_logistic.py": r"AUC 0\.9\d+ after \d+ of \d+ epochs",
     "mlp_lbfgs.py": r"accuracy 9[12]\.\d+ % after 20 iterations\n.*loss 0\.2\d+ after",
     "softmax_optimum.py": r"accuracy 9[12]\.\d+ %, loss 0\.33\d+, end: tolerance",
