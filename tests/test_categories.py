@@ -246,6 +246,14 @@ def test_what_cannot_be_is_refused(folder, options, told):
         loaded("a", missing="mean", **options)
 
 
+def test_other_files_have_no_categories(folder):
+    np.savez("a.npz", x=np.ones((3, 2)), y=np.ones(3))
+    (folder / "b").write_text("1 1:2\n0 2:2\n")
+    for path, told in (("a.npz", "a.npz is neither CSV nor Parquet"), ("b", "b is no table")):
+        with pytest.raises(ConfigError, match=f"categorical='x'.*{told}|categorical=... x: {told}"):
+            loaded(path, categorical="x")
+
+
 def test_a_column_that_training_took_for_numbers_stays_one(folder):
     write_csv("a", table(text=None, city=None, size=None))
     write_csv("b", table(text=None, city=None, size=None, zone=["red"] * ROWS))

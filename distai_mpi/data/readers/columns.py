@@ -337,7 +337,9 @@ class Columns:
 
     def refuse_encoded(self, path: str) -> None:
         """Raise a ConfigError about a file whose columns are not encoded, if some are named for it."""
-        replace(self, label=None, weight=None, columns=None, drop=None).refuse(path)
+        for flag, spec in (("--categorical", self.categorical), ("--text", self.text), ("--cross", self.cross)):
+            if spec is not None and self.encoded is None and not self.optional:
+                raise ConfigError(f"{flag} {spec}: {path} is neither CSV nor Parquet, whose columns become categories")
 
     def several(self, path: str, flag: str, spec: str | None, names: Sequence[str] | None, count: int) -> list[int]:
         """The columns that the parts of ``spec`` name, in the file's order.
