@@ -94,7 +94,7 @@ ENCODED = {
         metavar="COLUMNS",
         help="Columns of numbers that are categories, as columns of words are by themselves, named as in --columns.",
     ),
-    "text": Setting("str", metavar="COLUMNS", help="Columns of documents: words become hashed features."),
+    "text": Setting("str", metavar="COLUMNS", help="Columns of documents: words become hashed features.", **EXPERT),
     "cross": Setting("str", metavar="A:B,...", help="Columns of categories that become categories together.", **EXPERT),
     "hash_bits": Setting(
         "int",

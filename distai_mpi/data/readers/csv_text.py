@@ -392,7 +392,7 @@ class CsvFile(TextFile):
             return ADVICE
         if re.fullmatch(r"'[-+]?\d*,\d+'", found):
             return "numbers are written with a decimal point in all lines, or with a comma in the first ones too"
-        as_category = f"take it as categories by --categorical {self.column_name(column)}"
+        as_category = f"take it as categories by {self.drop([column]).replace('--drop', '--categorical')}"
         return f"{ADVICE}, leave the column out by {self.drop([column])}, or {as_category}"
 
 
