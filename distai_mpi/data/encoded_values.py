@@ -67,7 +67,7 @@ def weigh_words(sets: tuple[ShardedDataset | None, ...], comm: Any) -> tuple[Any
 
     def change(starts: Array, indices: Array, values: Array) -> None:
         for column, of_words in zip(encoding.words, weights, strict=True):
-            weigh_terms(starts, indices, values, int(encoding.firsts[column]), of_words)
+            weigh_terms(starts, indices, values, int(encoding.firsts[column]), HOST.read_only(of_words))
 
     return _changed(sets, change, replace(encoding, weights=np.concatenate(weights)), comm)
 

@@ -67,7 +67,7 @@ class EncodedColumn:
             if weights is not None:
                 from .readers.kernels.ngrams import weigh_terms
 
-                weigh_terms(starts, features, values, 0, weights)
+                weigh_terms(HOST.read_only(starts), HOST.read_only(features), values, 0, HOST.read_only(weights))
             return np.append(starts, starts[-1]), features, values
         if self.how == LEFT_OUT:
             return np.zeros(len(levels) + 2, np.int64), np.empty(0, np.uint32), np.empty(0)
