@@ -13,6 +13,8 @@ from .settings import Setting
 
 MISSING = ("refuse", "mean", "median", "drop")  # what is done about values that are not there
 DATES = ("refuse", "seconds", "calendar")  # what dates and timestamps become
+FORMATS = ("csv", "libsvm", "text")  # of text, where its first lines do not tell
+HASH_BITS, MOST_HASH_BITS = 18, 30  # columns with more than 2^HASH_BITS levels are hashed
 METRICS = {  # names of result.json and of early stopping, and whether more is better
     "loss": False,
     "accuracy": True,
@@ -69,7 +71,11 @@ COLUMNS = {
         help="Of text: the lines that hold the table, from 1, as in 18-55, or 18- for all behind.  [default: all]",
         **EXPERT,
     ),
-    "format": Setting(choices=("csv", "libsvm"), help="Of text.  [default: as its first lines look]", **EXPERT),
+    "format": Setting(
+        choices=FORMATS,
+        help="Of text; text: a document a line, LABEL<TAB>TEXT.  [default: as its first lines look]",
+        **EXPERT,
+    ),
     "features": Setting(
         "str", metavar="VAR", help="Of HDF5, netCDF and MATLAB files: the variable of the features.", **EXPERT
     ),
@@ -81,6 +87,33 @@ COLUMNS = {
     ),
     "transpose": Setting(
         "bool", default=False, help="Such a variable holds a row of the data in each of its columns.", **EXPERT
+    ),
+}
+ENCODED = {
+    "categorical": Setting(
+        "str",
+        metavar="COLUMNS",
+        help="Columns of numbers that are categories, as columns of words are by themselves, named as in --columns.",
+    ),
+    "text": Setting("str", metavar="COLUMNS", help="Columns of documents: words become hashed features.", **EXPERT),
+    "cross": Setting("str", metavar="A:B,...", help="Columns of categories that become categories together.", **EXPERT),
+    "hash_bits": Setting(
+        "int",
+        low=1,
+        high=MOST_HASH_BITS,
+        default=HASH_BITS,
+        help="A column of more than 2^N levels, or of documents, is hashed into 2^N features with signs.",
+        **EXPERT,
+    ),
+    "ngrams": Setting(
+        "str",
+        metavar="N|MIN,MAX",
+        default="1",
+        help="Of documents: how many words in a row make a feature, as in 1,2.",
+        **EXPERT,
+    ),
+    "tfidf": Setting(
+        "bool", default=False, help="Weigh words by the training documents that lack them (tf-idf).", **EXPERT
     ),
 }
 DATA = {
@@ -106,6 +139,7 @@ DATA = {
     ),
     "directed": Setting("bool", default=False, help="Edges lead from the first of their nodes alone.", **EXPERT),
     **COLUMNS,
+    **ENCODED,
     "missing": Setting(
         choices=MISSING,
         default="refuse",
@@ -372,6 +406,6 @@ TOPICS = {
     "Run and output": RUN,
 }
 OPTIONS: dict[str, Setting] = {}
-for _topic in (COLUMNS, *TOPICS.values()):
+for _topic in (COLUMNS, ENCODED, *TOPICS.values()):
     for _name, _option in _topic.items():
         _topic[_name] = OPTIONS[_name] = replace(_option, flag=_option.flag or f"--{_name.replace('_', '-')}")

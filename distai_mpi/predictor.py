@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from . import data
+from .data.encoding import Encoding, restored
 from .data.feature_blocks import feature_blocks, features_of
 from .data.loader import Loader
 from .data.missing import apply_fill
+from .data.readers.chunk import held_sparse
+from .data.readers.levels import levels_of_values
 from .data.sparse_rows import is_sparse
 from .data.spec import Spec
 from .data.wording import worded_errors
@@ -98,6 +101,9 @@ class Predictor:
 
     def rows_of(self, x: Any) -> data.ShardedDataset:
         """``x`` as rows with the preprocessing of training."""
+        encoding = restored(self.kept)
+        if encoding is not None and not is_sparse(x):
+            return self._encoded(encoding, x)
         values = x if is_sparse(x) else self._named(x) if _is_table(x) else np.asarray(x)
         if values.ndim > 2:  # images
             values = values.reshape(len(values), -1)
@@ -130,7 +136,8 @@ class Predictor:
         `data.Columns`.
         """
         options = as_trained(self.kept | {"label": None, "weight": None}, columns, self.model)
-        if "fill" not in options:  # every row gets a prediction: none is dropped
+        filled = "fill" in options or getattr(options["encoding"], "fill", None) is not None
+        if not filled:  # every row gets a prediction: none is dropped
             options["missing"] = "refuse"
         self._check(how)
         with worded_errors():
@@ -171,11 +178,33 @@ class Predictor:
         if how == "predict_proba" and name not in ("logistic", "softmax"):
             raise ConfigError(f"{asked}: a model of the {name} loss gives no probabilities; use {decision}")
 
+    def _encoded(self, encoding: Encoding, x: Any) -> data.ShardedDataset:
+        """`rows_of` a model whose columns hold categories or documents."""
+        columns = list(self._columns(x).values()) if _is_table(x) else list(np.asarray(x, object).T)
+        plain, kinds = [column for column in encoding.columns if not column.of], dict(self.kept["encoded"])
+        if len(columns) != len(plain):
+            raise DataError(f"x has {len(columns)} columns, but the model takes {len(plain)}: give them as in training")
+        rows, levels = np.empty((len(columns[0]), len(plain))), {}
+        for i, (column, of) in enumerate(zip(columns, plain, strict=True)):
+            if of.name in kinds:
+                levels[i], rows[:, i] = levels_of_values(column, kinds[of.name])
+                continue
+            try:
+                rows[:, i] = np.asarray(column, np.float64)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"x: column {of.name!r} holds {error.args[0]}; the model takes numbers there") from None
+        found = encoding.rows(rows, levels)
+        shard = features_of(held_sparse(found, encoding.features, 0), missing="fill" in self.kept)
+        if "fill" in self.kept:
+            dense = replace(shard.dataset, x=shard.dataset.x.toarray())
+            shard = apply_fill(replace(shard, dataset=dense), self._fill())
+        return self.prepared(shard)
+
     def _fill(self) -> data.Fill:
         return data.Fill(self.kept["fill"], self.kept["indicators"])
 
-    def _named(self, table: Any) -> Array:
-        """The columns of ``table`` that the model was trained on, shape (rows, columns)."""
+    def _columns(self, table: Any) -> dict[str, Array]:
+        """The columns of ``table`` that the model was trained on, by name and in their order."""
         wanted = self.column_names
         if wanted is None:
             raise DataError(
@@ -186,14 +215,18 @@ class Predictor:
             if name not in given:
                 near = difflib.get_close_matches(name, given, n=1)
                 raise DataError(f"x has no column {name!r}{f': did you mean {near[0]!r}?' if near else ''}")
-        columns = [np.asarray(table[name]) for name in wanted]
-        for name, column in zip(wanted, columns, strict=True):
+        return {name: np.asarray(table[name]) for name in wanted}
+
+    def _named(self, table: Any) -> Array:
+        """The numbers in ``table`` that the model takes, shape (rows, columns)."""
+        columns = self._columns(table)
+        for name, column in columns.items():
             if column.dtype.kind not in "biuf":
                 raise DataError(
                     f"x: column {name!r} holds {column.dtype}, not numbers; tables of text and dates are read from"
                     " files: distai-mpi predict RUN FILE.csv"
                 )
-        return np.column_stack(columns)
+        return np.column_stack(list(columns.values()))
 
 
 def _is_table(x: Any) -> bool:
@@ -220,6 +253,8 @@ def as_trained(extra: dict[str, Any], given: dict[str, Any], model: Any) -> dict
         "date_orders": tuple((str(name), bool(first)) for name, first in extra.get("date_orders", ())),
         "label_name": None if given.get("label") is not None else extra.get("label_name"),
         "row_names": tuple(extra.get("row_names") or ()),
+        "encoded": tuple((str(name), str(kind)) for name, kind in extra.get("encoded") or ()),
+        "encoding": restored(extra),
         "missing": extra.get("missing", "refuse"),
         "dtype": held_dtype(model, extra),
         "features": model.widths[0],

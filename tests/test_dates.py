@@ -1,6 +1,7 @@
 """Dates in text with names of months, without a day, and with day and month in either order."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -101,8 +102,9 @@ def test_kinds_of_dates():
 
 def test_seasons_are_no_months(folder):
     write("season,y\n2001-02,1\n2002-03,2\n2003-04,3\n")
-    with pytest.raises(DataError, match="column season: words are no features"):
+    with pytest.raises(DataError, match="column season: words are no features .*--categorical"):
         find("a", None, SECONDS)
+    assert find("a", None, replace(SECONDS, categorical="season"))[0].encoded == (("season", "category"),)
     assert table("month,y\n2001-02,1\n2002-03,2\n2003-05,3\n", SECONDS)[0][2] == [seconds(2003, 5, 1)]
 
 

@@ -19,6 +19,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "averaging.py": r"accuracy 9\d\.\d+ % with \d+ exchanges in \d+ steps",
     "node_classification.py": r"accuracy (4[5-9]|5\d)\.\d % of nodes without labels, corrected and smoothed 6\d\.\d %",
+    "categories.py": r"without crosses: 59 features, AUC 0\.5\d+\nwith the cross site:ad: 359 features, AUC 0\.8\d+",
+    "text_hashing.py": r"4,096 features, accuracy [89]\d\.\d %: kitchen or weather",
     "libsvm_logistic.py": r"AUC 0\.9\d+ after \d+ of \d+ epochs",
     "larger_than_memory.py": r"accuracy 6\d\.\d+ % after 20 iterations, .*, [12]\d times the data read, memory",
     "mlp_lbfgs.py": r"accuracy 9[12]\.\d+ % after 20 iterations\n.*loss 0\.2\d+ after",

@@ -79,8 +79,9 @@ def test_columns_weights_and_missing_values(folder):
     assert train.dataset.x.tolist() == [[1, 1609372800], [2, 1609459200]]
     assert train.dataset.y.tolist() == [5, 6]
     assert train.dataset.weight.tolist() == [1, 2]
-    with pytest.raises(DataError, match="b: words are no features"):
-        load("x,z", Alone(), **options | {"drop": None})
+    train, _ = load("x,z", Alone(), missing="drop", **options | {"drop": None})
+    assert train.feature_names == ("a", *(f"b={word}" for word in "uxyz"), "d")
+    assert train.dataset.x[:, 2:4].tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ BAD_CSV = [
     ("1,2,3\n1,2 3,3\n", "line 2, column 1 .*'2 3' is no"),
     ("1,2,3\n1,nan,3\n", "line 2, column 1 .*'nan' stands for a value that is not there; .*--missing mean"),
     ("1,2,3\n1,2,-inf\n", "line 2, column 2 .*'-inf' is no finite"),
-    ("a,b,y\n1,cat,2\n1,dog,2\n", r"column b: words are no features \('cat' in line 2\): .*--drop 'b'"),
+    ("a,b,y\n1,3%,2\n1,4%,2\n", r"column b: words are no features \('3%' in line 2\): .*--drop 'b'"),
     ("1,2,3\n1,2,NaN\n", "line 2, column 2 .*'NaN' stands for .*--missing drop"),
     ("1,2,3\n1,2,inf\n", "line 2, column 2 .*'inf' is no finite number"),
     ("1,2,1.#IND\n", "line 1, column 2 .*'1.#IND' stands for"),
@@ -307,7 +307,7 @@ BAD_CSV = [
     ("word\nother word\n", "format is not known"),
     ("# nothing\n\n", "holds no rows"),
     ("1,2\n3,\0\n", "format is not known"),
-    ("1,\u00e9,2\n", "column 1: words are no features"),
+    ("1,5\u00e9,2\n", "column 1: words are no features"),
 ]
 BAD_SVM = [
     ("1 1:2\nx 1:2\n", "line 2: 'x' is no finite number"),

@@ -304,11 +304,11 @@ def comm():
         yield communicator
 
 
-def test_words_as_features_are_refused_together(folder):
-    write("id,city,x,when,y\nA1,Paris,1,2020-01-02,0\nA2,Rome,2,2020-01-03,1\n")
+def test_words_that_may_be_numbers_and_dates_are_refused_together(folder):
+    write("id,city,x,when,y\n1%,5 kg,1,2020-01-02,0\n2%,7 kg,2,2020-01-03,1\n")
     with pytest.raises(DataError) as caught:
         find("a")
-    assert "columns id, city: words are no features ('A1' in line 2): leave them out by --drop 'id,city'," in str(
+    assert "columns id, city: words are no features ('1%' in line 2): leave them out by --drop 'id,city'," in str(
         caught.value
     )
     assert "column when: dates ('2020-01-02' in line 2)" in str(caught.value)
@@ -357,12 +357,12 @@ def test_labels_mean_the_same_whichever_range_they_are_in(folder):
 
 
 def test_the_way_out_names_columns_so_that_it_works(folder):
-    text = 'a,"b, c",a,d\'s,y\nu,v,w,x,1\n' + "1,2,3,4,5\n"
+    text = 'a,"b, c",a,d\'s,y\n1%,2%,3%,4%,1\n' + "1,2,3,4,5\n"
     write(
-        text.replace("1,2,3,4,5\n", "e,f,g,h,5\n")
+        text.replace("1,2,3,4,5\n", "5%,6%,7%,8%,5\n")
         .replace("y\n", "z,y\n")
-        .replace("x,1", "x,1,1")
-        .replace("h,5", "h,5,5")
+        .replace("4%,1", "4%,1,1")
+        .replace("8%,5", "8%,5,5")
     )
     with pytest.raises(DataError) as caught:
         find("a")
@@ -384,8 +384,7 @@ def test_true_and_false(folder):
         read("a")
     for word in ("T", "yes", "tRUE"):
         write(f"a,b,y\n{word},1,1\n{word},2,0\n")
-        with pytest.raises(DataError, match=f"column a: words are no features .'{word}'"):
-            find("a")
+        assert find("a")[0].encodes == {0: ("a", "guess")}
 
 
 def test_libsvm_rows_that_may_lack_labels_are_refused(folder):

@@ -10,7 +10,7 @@ import click
 
 from ..comm import launch
 from ..errors import DataError
-from ..options import FULL_BATCH, SOLVERS
+from ..options import ENCODED, FULL_BATCH, SOLVERS
 
 
 def load_data(settings: dict[str, Any], comm: Any) -> Any:
@@ -117,6 +117,7 @@ def held_dtype(settings: dict[str, Any]) -> str:
 def column_options(settings: dict[str, Any]) -> dict[str, Any]:
     """What the flags say of the columns of a table, as `data.Columns` takes it."""
     names = "label weight columns drop missing dates day_first header lines format dense transpose".split()
+    names += list(ENCODED)
     others = {"variable": settings["features"], "indicator": settings["missing_indicator"]}
     return {name: settings[name] for name in names} | others
 
@@ -130,7 +131,10 @@ def kept_of_table(settings: dict[str, Any], shard: Any) -> dict[str, Any]:
         "date_orders": shard.date_orders,
         "row_names": shard.row_names,
         "classes": shard.classes,
+        "encoded": shard.encoded,
     }
+    if shard.encoding is not None:
+        kept |= shard.encoding.described()
     if shard.dataset.fill is not None:
         kept |= {"fill": shard.dataset.fill.values, "indicators": shard.dataset.fill.indicators}
     return kept

@@ -19,8 +19,11 @@ from .array_rows import ArrayRows
 from .checks import check_weights
 from .classes import encode_labels
 from .dataset import Fill
+from .encoded_values import weigh_words
+from .encoding import Encoding
 from .formats import Found, find
 from .labels import are_truths
+from .learn_encoding import is_encoded
 from .missing import WAYS, apply_fill, fill_missing
 from .out_of_core import OutOfCore
 from .parsed import Parsed, read_chunks
@@ -73,6 +76,7 @@ def load_sets(
     chunk_bytes: int = CHUNK_BYTES,
     fill: Fill | None = None,
     out_of_core: OutOfCore | None = None,
+    encoding: Encoding | None = None,
     **columns: Any,
 ) -> Sets:
     """Find, check and shard a training, a test and a validation set; collective.
@@ -106,6 +110,7 @@ def load_sets(
         fill: replacements of missing values, as of a model; None: by ``missing``, see `fill_missing`.
         out_of_core: keep the rows on disk, each rank those that it has parsed, and read them block by block in every
             pass; None: in memory.
+        encoding: what columns of categories and documents become, as of a model; None: as the training rows say.
         columns: which columns of a table are label, weight and features, how it is read, and what is done about
             missing values, of arrays too; see `Columns`.
 
@@ -136,12 +141,12 @@ def load_sets(
     given = {"train": data, "test": test, "valid": None if isinstance(valid, float) else valid}
     names = {name: spec_name(data if spec is None else spec) for name, spec in given.items()}
     if out_of_core is not None:
+        _refuse_encoded(found, encoding)
         sharder = Sharder(comm, names, {}, visible, distribute, fractions, seed, shards, *fits_at)
         sets = _stored(found, sharder, out_of_core, features, base)
-        return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
+        return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, encoding, comm)
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
-    dense = table.dense or fill is not None or table.missing in WAYS  # values are filled in dense rows
-    sources = _read_found(found, comm, readers, memory_limit, features, base, table, dense)
+    sources = _read_found(found, comm, readers, memory_limit, features, base, table, fill, encoding)
     sharder = Sharder(comm, names, sources, visible, distribute, fractions, seed, shards, *fits_at)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
@@ -153,10 +158,10 @@ def load_sets(
             if shuffle == "global":
                 raise ConfigError(f"--shuffle global: {error}; use --shuffle local") from None
             sets = sharder.shard("local")
-    return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, comm)
+    return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, encoding, comm)
 
 
-def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
+def _alike(sets: Sets, table: Columns, fill: Fill | None, encoding: Encoding | None, comm: Any) -> Sets:
     """The sets with the same codes for words and the same replacements of missing values; collective."""
     train = by_position(sets.train, sets.train, table)
     others: list[Any] = [shard and by_position(shard, sets.train, table) for shard in sets[1:]]
@@ -166,8 +171,10 @@ def _alike(sets: Sets, table: Columns, fill: Fill | None, comm: Any) -> Sets:
         train = replace(train, labels=replace(train.labels, words=words))
     if fill is not None:
         train, *others = (shard and apply_fill(shard, fill) for shard in (train, *others))
-    elif table.missing in WAYS:
+    elif table.missing in WAYS and encoding is None:
         train, *others = fill_missing(train, *others, comm=comm, by=table.missing, indicator=table.indicator)
+    if table.tfidf and encoding is None:
+        train, *others = weigh_words((train, *others), comm)
     return Sets(train, *others)
 
 
@@ -204,12 +211,16 @@ def _read_found(
     features: int,
     base: int | None,
     table: Columns,
-    dense: bool,
+    fill: Fill | None,
+    encoding: Encoding | None,
 ) -> dict[str, Source | Parsed]:
     """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
-    Arrays from which rows are dropped are read as well.  ``dense``: see `read_chunks`.
+    Arrays from which rows are dropped are read as well.
     """
+    encoded = encoding is not None or any(map(is_encoded, found.values()))
+    dense = table.dense or fill is not None or table.indicator  # values are filled in dense rows, but encoded ones
+    dense = dense or (table.missing in WAYS and not encoded)
     drops = table.missing == "drop"
     if drops:
         found = {
@@ -218,7 +229,8 @@ def _read_found(
     ready: dict[str, Source | Parsed] = {name: file for name, file in found.items() if isinstance(file, Source)}
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
-    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, max([features, *known]), base, drops, dense)
+    least = max([features, *known])
+    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, least, base, drops, dense, table, encoding)
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():
@@ -254,6 +266,16 @@ def _check_stored(shuffle: str | None, shards: Partition | None, fill: Fill | No
     for is_so, why in refused:
         if is_so:
             raise ConfigError(f"--out-of-core does not go with {why}")
+
+
+def _refuse_encoded(found: dict[str, Found], encoding: Encoding | None) -> None:
+    """Refuse columns of words, whose levels are learned from all rows at once, of rows on disk."""
+    words = [
+        f"{file.files[0]}: column {name}" for file in found.values() if is_encoded(file) for name, _ in file.encoded
+    ]
+    if words or encoding is not None:
+        what = f" ({words[0]})" if words else ""
+        raise ConfigError(f"--out-of-core does not go with categories and text{what}: leave such columns out by --drop")
 
 
 def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ from .checks import first_not_finite
 from .dataset import Dataset, Fill
 from .date_orders import order_dates
 from .distribute import by_position, check_kinds
+from .encoding import Encoding
 from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
@@ -55,6 +56,7 @@ def feature_blocks(
     features: int = 0,
     base: int | None = None,
     fill: Fill | None = None,
+    encoding: Encoding | None = None,
     block_bytes: int = BLOCK_BYTES,
     **columns: Any,
 ) -> Iterator[ShardedDataset]:
@@ -62,8 +64,8 @@ def feature_blocks(
 
     Args:
         data: as in `load_sets`, but for labels; see `formats.find_features`.
-        dtype, features, base, fill, columns: see `load_sets`; label and weight are left out.  Values may be missing
-            where there is ``fill``.
+        dtype, features, base, fill, encoding, columns: see `load_sets`; label and weight are left out.  Values may be
+            missing where there is ``fill``, or ``encoding`` has one.
         block_bytes: of text, or of rows held densely.
 
     Text that can only be read from beginning to end, and libsvm text of which ``base`` is not known, is read whole.
@@ -72,7 +74,8 @@ def feature_blocks(
         DataError, ConfigError: as `load_sets`.
     """
     check_kinds({"data": data}, dtype)
-    if fill is None and columns.get("missing", "refuse") != "refuse":
+    filled = fill is not None or (encoding is not None and encoding.fill is not None)
+    if not filled and columns.get("missing", "refuse") != "refuse":
         raise ConfigError("every row gets a prediction, and there are no values (fill) in place of missing ones")
     table = Columns(**columns)
     found = find_features(data, table, dtype)
@@ -84,7 +87,7 @@ def feature_blocks(
     if isinstance(found, ArrayFile):
         rows = _array_blocks(found, block_bytes)
     else:
-        rows = _parsed(found, features, base, block_bytes, table.dense or fill is not None)
+        rows = _parsed(found, features, base, block_bytes, table.dense or fill is not None, encoding)
     first = 0
     for x in rows:
         shard = features_of(x, spec_name(data), found.scale, first, table.keeps_missing)
@@ -100,7 +103,9 @@ def _array_blocks(array: ArrayFile, block_bytes: int) -> Iterator[Array]:
         yield x
 
 
-def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int, dense: bool) -> Iterator[Any]:
+def _parsed(
+    file: ChunkedFile, features: int, base: int | None, block_bytes: int, dense: bool, encoding: Encoding | None
+) -> Iterator[Any]:
     """The rows of a table or of text; of sparse text with ``features`` at least, numbered from ``base``.
 
     Those of sparse text stay sparse where that is shorter, unless ``dense``.
@@ -111,20 +116,31 @@ def _parsed(file: ChunkedFile, features: int, base: int | None, block_bytes: int
     try:
         for part in range(parts):
             chunk = file.read(part, parts)
-            yield from _blocks(file, chunk, features, base, block_bytes, done, dense)
+            yield from _blocks(file, chunk, features, base, block_bytes, done, dense, encoding)
             done += chunk.rows
     except Unsplittable:
         if parts == 1:
             raise
         chunk = file.read(0, 1)
-        yield from _blocks(file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done, dense)
+        yield from _blocks(
+            file, chunk.take(np.arange(chunk.rows) >= done), features, base, block_bytes, done, dense, encoding
+        )
 
 
 def _blocks(
-    file: ChunkedFile, chunk: Chunk, features: int, base: int | None, block_bytes: int, row: int, dense: bool
+    file: ChunkedFile,
+    chunk: Chunk,
+    features: int,
+    base: int | None,
+    block_bytes: int,
+    row: int,
+    dense: bool,
+    encoding: Encoding | None,
 ) -> Iterator[Any]:
     """The rows of ``chunk``, of which the first is ``row`` in the file."""
     width, first = file.features, 0
+    if encoding is not None:
+        chunk, width = encoding.encoded(chunk), encoding.features
     if isinstance(chunk.x, Csr):
         indices = chunk.x.indices
         low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)

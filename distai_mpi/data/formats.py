@@ -239,6 +239,8 @@ def _open_rows(
     container = seen.container
     if container is not None or seen.is_array or seen.is_parquet:
         columns.refuse_lines(seen.path)
+    if container is not None or seen.is_array:
+        columns.refuse_encoded(seen.path)
     if container is not None:
         return container(seen.path, names, columns)
     if ("x", "y") not in names or seen.is_array:

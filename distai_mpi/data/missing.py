@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from .dataset import Fill
+from .encoded_values import fill_numbers
 from .loader import Loader
 from .sharded import ShardedDataset
 from .sparse_rows import DENSE_ADVICE
@@ -48,6 +49,8 @@ def fill_missing(
     """
     if by not in WAYS:
         raise ConfigError(f"missing values can be filled by {' or '.join(WAYS)}, not {by!r}")
+    if train.dataset.is_sparse and train.encoding is not None and not indicator:
+        return fill_numbers((train, *others), fill_missing, comm, by)
     if train.dataset.is_sparse:
         raise DataError(f"{train.name}: no values of sparse rows are filled; {DENSE_ADVICE}")
     train.check_weight()

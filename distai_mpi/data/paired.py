@@ -61,6 +61,16 @@ class PairedTables:
         """Names of the features, where the table has any."""
         return self.members[0].feature_names
 
+    @property
+    def encodes(self) -> dict[int, tuple[str, str]]:
+        """See `chunk.ChunkedFile`."""
+        return getattr(self.members[0], "encodes", {})
+
+    @property
+    def encoded(self) -> tuple[tuple[str, str], ...]:
+        """See `chunk.ChunkedFile`."""
+        return tuple(self.encodes.values())
+
     @cached_property
     def roles(self) -> Roles:
         """Of the columns of the features; the label has its name alone."""

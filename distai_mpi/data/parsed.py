@@ -12,7 +12,10 @@ import numpy as np
 from ..errors import DataError
 from .classes import merge_words
 from .date_orders import order_dates
+from .encoding import Encoding
+from .learn_encoding import is_encoded, learn_encoding
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
+from .readers.columns import Columns
 from .readers.text import Unsplittable
 from .sparse_exchange import exchange_rows
 from .sparse_rows import SparseRows, index_dtype
@@ -37,6 +40,7 @@ class Parsed:
         label_names: the words that the labels are codes of, on all ranks; None: labels are numbers.
         notes: for the user.
         entries: of all rows, where they are held sparse; else None.
+        encoding: how columns of categories and documents have become features; None: there are none.
     """
 
     file: ChunkedFile
@@ -48,6 +52,7 @@ class Parsed:
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     entries: int | None = None
+    encoding: Encoding | None = None
     mappable = sliceable = False
 
     @property
@@ -104,6 +109,8 @@ def read_chunks(
     base: int | None = None,
     drops_missing: bool = False,
     dense: bool = False,
+    columns: Columns | None = None,
+    encoding: Encoding | None = None,
 ) -> list[Parsed]:
     """Read ``files``, each rank of ``readers`` its chunk of each; collective.
 
@@ -111,7 +118,8 @@ def read_chunks(
     features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
     sparse files: bytes that their rows, held densely, may take on a node; None: any.  With ``drops_missing`` rows
     that lack a value are left out.  Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all
-    of them are not 0, unless ``dense``.
+    of them are not 0, unless ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where
+    there is none, as the first file and ``columns`` say, see `learn_encoding`.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
@@ -122,10 +130,15 @@ def read_chunks(
     for file in files:
         chunk = read_chunk(file, comm, [0] if file.sequential else readers)
         y, words = merge_words(chunk.label_names, chunk.y, comm, file.path)
-        chunk, file_notes = chunk._replace(y=y), getattr(file, "notes", ())
+        chunk, file_notes = chunk._replace(y=y), list(getattr(file, "notes", ()))
+        if is_encoded(file) and encoding is None:
+            encoding, said = learn_encoding(file, chunk, columns or Columns(), comm)
+            file_notes += said
+        if encoding is not None:
+            chunk = encoding.encoded(chunk)
         if drops_missing:
             chunk, dropped = _without_missing(chunk, file.path, comm)
-            file_notes = (*file_notes, *dropped)
+            file_notes += dropped
         chunks.append(chunk)
         label_names.append(words)
         notes.append(file_notes)
@@ -138,7 +151,9 @@ def read_chunks(
     base = min([1, *(low for _, _, low, *_ in sparse)]) if base is None else base
     width = max([features, *(high + 1 - base for *_, high, _ in sparse)])
     widths = [width if file.features is None else file.features for file in files]
-    dense = dense or _is_dense(chunks, facts, widths)
+    widths = widths if encoding is None else [encoding.features] * len(files)
+    weighed = columns is not None and columns.tfidf  # words are weighed in sparse rows
+    dense = dense or (not weighed and _is_dense(chunks, facts, widths))
     parsed = []
     for file, chunk, parts, own_width, words, file_notes in zip(
         files, chunks, facts, widths, label_names, notes, strict=True
@@ -149,7 +164,8 @@ def read_chunks(
         entries = None
         if isinstance(chunk.x, Csr) and not dense:
             chunk, entries = _held_sparse(chunk, own_width, first or 0, comm), sum(each for *_, each in parts)
-        parsed.append(Parsed(file, chunk, counts, own_width, first, weighted, words, tuple(file_notes), entries))
+        known = (file, chunk, counts, own_width, first, weighted, words, tuple(file_notes), entries)
+        parsed.append(Parsed(*known, None if encoding is None else encoding.kept))
         check_parsed(parsed[-1], comm, memory_limit)
     return parsed
 

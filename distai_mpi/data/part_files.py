@@ -159,7 +159,9 @@ def _named(columns: Columns, first: ChunkedFile) -> Columns:
         return columns
     weight = columns.weight if roles.weight_name is None else roles.weight_name
     label = roles.label_name or columns.label_name
-    return replace(columns, label_name=label, weight=weight, row_names=roles.row_names or columns.row_names)
+    encoded = tuple(getattr(first, "encoded", ())) if columns.encoded is None else columns.encoded
+    row_names = roles.row_names or columns.row_names
+    return replace(columns, label_name=label, weight=weight, row_names=row_names, encoded=encoded)
 
 
 def _columns(file: ChunkedFile) -> tuple[str, ...] | None:

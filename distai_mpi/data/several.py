@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from .folders import FolderValues
 from .readers.chunk import Chunk, ChunkedFile, Csr
 from .readers.columns import Roles
 from .readers.csv_text import CsvFile
+from .readers.levels import Levels, merged
 
 Array = Any
 
@@ -58,6 +59,22 @@ class SeveralFiles:
     def date_orders(self) -> tuple[tuple[str, bool], ...]:
         """Of columns of dates as 1/2/2020 the name, or number, and whether the day comes first, where it is known."""
         return getattr(self.members[0], "date_orders", ())
+
+    @cached_property
+    def encodes(self) -> dict[int, tuple[str, str]]:
+        """See `chunk.ChunkedFile`."""
+        return self._in_order(getattr(self.members[0], "encodes", {}))
+
+    @property
+    def encoded(self) -> tuple[tuple[str, str], ...]:
+        """See `chunk.ChunkedFile`."""
+        return tuple(self.encodes.values())
+
+    def _in_order(self, of_columns: Mapping[int, Any]) -> dict[int, Any]:
+        """What is known of columns of the files, by where these are among all features."""
+        if self.order is None:
+            return dict(of_columns)
+        return {column: of_columns[index] for column, index in enumerate(self.order) if index in of_columns}
 
     @property
     def features(self) -> int | None:
@@ -120,7 +137,7 @@ class SeveralFiles:
         elif not isinstance(x, Csr):
             x = x.astype(self.dtype, copy=False)
         y = y.astype(self.target_dtype, copy=False)
-        rows = rows._replace(x=x, y=y)
+        rows = rows._replace(x=x, y=y, levels=self._in_order(rows.levels))
         if values is not None and values.labels is not None:
             label = values.labels[i]
             if values.words is not None:
@@ -141,7 +158,11 @@ def concatenate(parts: Sequence[Chunk], none: Chunk) -> Chunk:
     if any(part.weight is not None for part in parts):
         weight = np.concatenate([np.ones(part.rows) if part.weight is None else part.weight for part in parts])
     names, labels = _one_vocabulary(parts)
-    return Chunk(_one_table([part.x for part in parts]), np.concatenate(labels), weight, names)
+    x, levels = _one_table([part.x for part in parts]), dict[int, Levels]()
+    for column in parts[0].levels:
+        levels[column], numbers = merged([(part.levels[column], part.x[:, column]) for part in parts])
+        x[:, column] = np.concatenate(numbers)  # type: ignore[index]
+    return Chunk(x, np.concatenate(labels), weight, names, levels)
 
 
 def _one_table(tables: Sequence[Array | Csr]) -> Array | Csr:

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import DataError
 from .checks import first_not_finite
 from .dataset import Dataset
+from .encoding import Encoding
 from .labels import Label, LabelSummary, merge, summarize
 from .partition import Partition
 from .permutation import Permutation
@@ -56,6 +57,8 @@ class ShardedDataset:
         row_names: columns that are left out because their words name the rows.
         classes: the labels that the codes 0, 1, ... in the data stand for; None: labels stand for themselves.
         class_weights: of the codes 0, 1, ..., with which the rows' weights were multiplied; None: with nothing.
+        encoded: of the columns that were encoded the name, or number, and the kind; see `readers.encoded`.
+        encoding: what they have become; None: there are none.
         notes: for the user, on the data, one sentence each; replicated.
     """
 
@@ -78,6 +81,8 @@ class ShardedDataset:
     row_names: tuple[str, ...] = ()
     classes: tuple[Label, ...] | None = None
     class_weights: tuple[float, ...] | None = None
+    encoded: tuple[tuple[str, str], ...] = ()
+    encoding: Encoding | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

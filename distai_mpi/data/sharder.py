@@ -13,6 +13,7 @@ from . import scatter
 from .checks import first_not_finite
 from .classes import without_labels
 from .dataset import Dataset
+from .encoding import Encoding
 from .labels import Label, are_truths, merge, summarize
 from .parsed import Parsed
 from .partition import Partition, even_range
@@ -64,7 +65,7 @@ class Sharder:
         words: tuple[Label, ...] | None = source.label_names if isinstance(source, Parsed) else None
         if isinstance(source, Source) and source.y.stored.kind == "b":
             words = False, True
-        return {
+        known = {
             "base": source.base,
             "column_names": columns,
             "feature_names": getattr(file, "feature_names", columns),
@@ -72,8 +73,11 @@ class Sharder:
             "date_orders": getattr(file, "date_orders", ()),
             "row_names": () if roles is None else roles.row_names,
             "classes": words,
+            "encoded": tuple(getattr(file, "encoded", ())),
             "notes": tuple(notes),
         }
+        encoding = source.encoding if isinstance(source, Parsed) else None
+        return known if encoding is None else known | _of_encoding(file, encoding, known)
 
     def _may_lack_labels(self, name: str) -> bool:
         """Whether the rows of set ``name`` may have no labels: test rows may."""
@@ -179,3 +183,17 @@ class Sharder:
         total = sum_over_ranks(weight, self.comm)
         where = (plan.order, first, transfer)
         return ShardedDataset(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)
+
+
+def _of_encoding(file: Any, encoding: Encoding, known: dict[str, Any]) -> dict[str, Any]:
+    """Those of the fields that are ``known`` of a table which are others where its columns are encoded."""
+    left = {column.name for column in encoding.columns}
+    lost = tuple(name for name, _ in known["encoded"] if name not in left)
+    names = known["column_names"]
+    return {
+        "encoding": encoding,
+        "encoded": tuple((name, kind) for name, kind in known["encoded"] if name in left),
+        "column_names": None if names is None else tuple(name for name in names if name not in lost),
+        "row_names": (*known["row_names"], *lost),
+        "feature_names": None if file.feature_names is None else encoding.feature_names,
+    }

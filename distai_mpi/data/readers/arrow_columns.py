@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..checks import first_not_finite
 from ..labels import TRUTH_WORDS
 from . import dates
 from .kinds import label_word
+from .levels import KINDS, LevelTable
 
 Array = Any
 
@@ -25,7 +26,8 @@ class ArrowColumn:
 
     Attributes:
         name: of the column.
-        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of a fixed number of numbers), ``words``, or ``other``.
+        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of a fixed number of numbers), ``words``, or ``other``; or
+            one of `levels`.
         type: as Arrow calls it, for messages.
         dtype: in which its values are held; of words the numbers that stand for them.
         parts: names of the features it makes, one or more.
@@ -51,7 +53,7 @@ class ArrowColumn:
     def advice(self) -> str:
         """What can be done about a column that is no feature; nothing where it is one."""
         if self.kind == "words":
-            return "store categories as numbers, or leave it out"
+            return "store plain numbers, take it as categories by --categorical, or leave it out"
         if self.kind == "dates" and self.how == "refuse":
             return "turn dates into numbers with --dates seconds or --dates calendar, or leave it out"
         return "leave it out" if self.kind == "other" else ""
@@ -118,6 +120,45 @@ class ArrowColumn:
             values = values.astype(np.float64)
             values[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
         return values
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether values are levels, see `levels`."""
+        return self.kind in KINDS
+
+    def as_levels(self, kind: str) -> ArrowColumn:
+        """The same column of levels of this ``kind``."""
+        return replace(self, kind=kind, dtype=np.dtype(np.float64), parts=(self.name,))
+
+    def check_levels(self, path: str) -> None:
+        """Raise a DataError unless the column can hold categories or documents."""
+        if self.kind in ("list", "other"):
+            raise DataError(f"{path}: column {self.name} is of type {self.type}, which holds no categories and no text")
+
+    def level_numbers(self, column: Any, table: LevelTable) -> Array:
+        """Numbers of the values in ``column`` as of ``table``, to which new ones are added; -1 where missing."""
+        import pyarrow as arrow
+        import pyarrow.compute as compute
+
+        array = column.combine_chunks()
+        if isinstance(array, arrow.ChunkedArray):
+            array = array.chunk(0) if array.num_chunks else arrow.array([], array.type)
+        if not isinstance(array, arrow.DictionaryArray):
+            array = array.dictionary_encode()
+        values = array.dictionary
+        if not arrow.types.is_large_binary(values.type):
+            if not arrow.types.is_binary(values.type):
+                values = compute.cast(values, arrow.string())
+            values = compute.cast(
+                values.fill_null(b"" if arrow.types.is_binary(values.type) else ""), arrow.large_binary()
+            )
+        if not len(values):
+            return np.full(len(array), -1)
+        _, offsets, store = values.buffers()
+        ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+        text = np.frombuffer(store, np.uint8) if store is not None and store.size else np.zeros(1, np.uint8)
+        numbers = np.append(table.add(text, np.stack([ends[:-1], ends[1:]], axis=1)), -1)
+        return numbers[array.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
 
     def word_numbers(self, path: str, column: Any, first: int, keep: bool, words: dict[str, int]) -> Array:
         """Numbers of the words in ``column``, to which ``words`` are added that it does not have yet."""

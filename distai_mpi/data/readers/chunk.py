@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ...errors import DataError
 from ..sparse_rows import SparseRows, compact, index_array
+from .levels import Levels
 
 Array = Any
+NO_LEVELS: Mapping[int, Levels] = MappingProxyType({})
 
 
 class NoRows(DataError):
@@ -60,12 +64,15 @@ class Chunk(NamedTuple):
         weight: weights of the rows, shape (rows,), float64, or None where the file gives none.
         label_names: where labels are words, the words that occur here; y then holds indices in it, and -1 for a label
             that is missing.  None: y holds the labels' own numbers.
+        levels: of each column of x that is encoded its `Levels`; x then holds their numbers there, and -1 where the
+            value is missing.
     """
 
     x: Any
     y: Array
     weight: Array | None
     label_names: tuple[str, ...] | None = None
+    levels: Mapping[int, Levels] = NO_LEVELS
 
     @property
     def rows(self) -> int:
@@ -82,7 +89,8 @@ class ChunkedFile(Protocol):
     """A file that ranks read in chunks; picklable, holds nothing open.
 
     A table also has ``roles``, the `columns.Roles` of its columns, and perhaps ``feature_names``, where these are not
-    ``roles.names``, and ``notes``, for the user, on how it is read.
+    ``roles.names``, and ``notes``, for the user, on how it is read; ``encodes``, where columns of its chunks hold
+    levels: of each the name, or number, and the kind, see `encoded`; and ``encoded``, the same without the columns.
 
     Attributes:
         path: the file.

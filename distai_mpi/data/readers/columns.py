@@ -6,13 +6,14 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from ...errors import ConfigError, DataError
-from ...options import DATES, MISSING
+from ...options import DATES, FORMATS, HASH_BITS, MISSING, MOST_HASH_BITS
 from ..wording import worded_errors
+from .notation import crosses, ngram_range
 
 SHOWN_NAMES = 20  # in a message
 
@@ -72,6 +73,14 @@ class Columns:
             there on); None: all.
         format: of text, ``csv`` or ``libsvm``; None: as it looks.
         dense: whether sparse rows are held densely, also where most features are 0.
+        categorical: columns of numbers that are categories, named as ``columns`` are; those of words are in any case.
+        text: columns of documents, which become hashed n-grams of words.
+        cross: pairs of columns of categories, ``A:B`` with commas between them, that are categories together.
+        hash_bits: a column of more than 2^hash_bits levels is hashed into as many features; words of text are too.
+        ngrams: numbers of words that are hashed together: ``1``, or the least and the greatest, ``1,2``.
+        tfidf: whether words weigh by the documents of training that lack them.
+        encoded: of columns that are encoded the names, or numbers, and kinds, as a model or the training rows have
+            them; None: as they look, and ``categorical`` and ``text`` say.
         variable: of HDF5, netCDF and MATLAB files the variable of the features; None: as they are usually called.
         transpose: whether such variables are stored with a row of the data in each column.
         holds: what is in a table: ``rows``, labels among them; ``features`` without labels; or ``labels`` alone.
@@ -97,6 +106,13 @@ class Columns:
     lines: str | None = None
     format: str | None = None
     dense: bool = False
+    categorical: str | None = None
+    text: str | None = None
+    cross: str | None = None
+    hash_bits: int = HASH_BITS
+    ngrams: str = "1"
+    tfidf: bool = False
+    encoded: tuple[tuple[str, str], ...] | None = None
     variable: str | None = None
     transpose: bool = False
     holds: str = "rows"
@@ -106,14 +122,23 @@ class Columns:
 
     @worded_errors()
     def __post_init__(self) -> None:
-        for name, choices in (("missing", MISSING), ("dates", DATES), ("format", (None, "csv", "libsvm"))):
+        for name, choices in (("missing", MISSING), ("dates", DATES), ("format", (None, *FORMATS))):
             if getattr(self, name) not in choices:
                 known = ", ".join(choice for choice in choices if choice)
                 raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
-        for field in fields(self)[:4]:
-            if not isinstance(getattr(self, field.name), str | None):
-                raise ConfigError(f"{field.name} must be a string, not {getattr(self, field.name)!r}")
+        for name in ("label", "weight", "columns", "drop", "categorical", "text", "cross"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name} must be a string, not {getattr(self, name)!r}")
+        if not 1 <= self.hash_bits <= MOST_HASH_BITS:
+            raise ConfigError(f"hash_bits must be from 1 to {MOST_HASH_BITS}, not {self.hash_bits!r}")
         self.line_range  # noqa: B018 (is checked)
+        crosses(self.cross)
+        ngram_range(self.ngrams)
+        if self.tfidf and self.text is None and self.format != "text":
+            raise ConfigError("--tfidf weighs words of documents: name their column by --text")
+        if self.tfidf and (self.dense or self.indicator):
+            what = "--dense" if self.dense else "--missing-indicator"
+            raise ConfigError(f"--tfidf weighs words in sparse rows: leave {what} out")
         if self.indicator and self.missing not in ("mean", "median"):
             raise ConfigError("indicators of missing values (indicator) need missing='mean' or 'median'")
 
@@ -146,10 +171,14 @@ class Columns:
     def following(self, train: Any) -> Columns:
         """How test rows are read beside the training rows of ``train``, a file whose `Roles` are ``roles``, if any."""
         roles: Roles | None = getattr(train, "roles", None)
+        encoded = None if roles is None else tuple(getattr(train, "encoded", ()))
         if roles is None or roles.names is None:
-            return replace(self, unlabelled=True, row_names=self.row_names if roles is None else roles.row_names)
+            row_names = self.row_names if roles is None else roles.row_names
+            return replace(self, unlabelled=True, row_names=row_names, encoded=encoded)
         weight = self.weight if self.weight is None else roles.weight_name or self.weight
-        return replace(self, required=roles.names, label_name=roles.label_name, weight=weight, unlabelled=True)
+        return replace(
+            self, encoded=encoded, required=roles.names, label_name=roles.label_name, weight=weight, unlabelled=True
+        )
 
     def refuse_lines(self, path: str) -> None:
         """Raise a ConfigError about a file that is no text, if ``lines`` are named."""
@@ -164,6 +193,8 @@ class Columns:
         named = {"--label": self.label, "--weight": self.weight}
         if self.required is None:
             named |= {"--columns": self.columns, "--drop": self.drop}
+        if self.required is None and self.encoded is None:
+            named |= {"--categorical": self.categorical, "--text": self.text, "--cross": self.cross}
         for flag, column in named.items():
             if column is not None and not self.optional:
                 raise ConfigError(f"{flag} {column}: {path} is no table; columns are those of CSV and Parquet files")
@@ -185,13 +216,13 @@ class Columns:
             return self._labels_alone(path, names, [column for column in range(count) if column not in index])
         weight = None if self.weight is None else self._one(path, "--weight", self.weight, names, count)
         label = self._label(path, names, count)
-        dropped = set(self._several(path, "--drop", self.drop, names, count))
+        dropped = set(self.several(path, "--drop", self.drop, names, count))
         if label is not None and label == weight:
             raise DataError(f"{path}: column {self.label} cannot be both label and weight; name two columns")
         for flag, column, name in (("--label", label, self.label), ("--weight", weight, self.weight)):
             if column in dropped:
                 raise DataError(f"{path}: column {name} cannot be both {flag} and left out by --drop '{self.drop}'")
-        asked = self._several(path, "--columns", self.columns, names, count)
+        asked = self.several(path, "--columns", self.columns, names, count)
         if label is None and self.wanted and self.holds == "rows":
             free = [i for i in range(count) if i != weight and i not in (*index, *dropped, *asked)]
             if not free and set(asked) - dropped - {weight}:
@@ -304,7 +335,13 @@ class Columns:
             return int(column)
         raise DataError(f"{path}: {flag} {column}: there is no such column; there are {_there(names, count)}")
 
-    def _several(self, path: str, flag: str, spec: str | None, names: Sequence[str] | None, count: int) -> list[int]:
+    def refuse_encoded(self, path: str) -> None:
+        """Raise a ConfigError about a file whose columns are not encoded, if some are named for it."""
+        for flag, spec in (("--categorical", self.categorical), ("--text", self.text), ("--cross", self.cross)):
+            if spec is not None and self.encoded is None and not self.optional:
+                raise ConfigError(f"{flag} {spec}: {path} is neither CSV nor Parquet, whose columns become categories")
+
+    def several(self, path: str, flag: str, spec: str | None, names: Sequence[str] | None, count: int) -> list[int]:
         """The columns that the parts of ``spec`` name, in the file's order.
 
         Beside a model, which knows its features, the parts that name nothing here are passed over: the model's own

@@ -15,6 +15,7 @@ from . import codes, dates
 from .chunk import Chunk
 from .columns import Columns, Roles
 from .kinds import BOOLEAN, CLASS_ADVICE, DATE, DATETIME, DECIMAL, EMPTY, INFINITE, LABEL_ADVICE, MISSING, WORD
+from .levels import KINDS, Levels, LevelTable, number_word
 from .lines import decode
 from .text import HARD_NUMBERS, Block, Growing, TextFile, Unsplittable, field_at, with_newlines
 
@@ -23,7 +24,7 @@ Array = Any
 ADVICE = "every field must be a number; mend or remove the line"
 LINES_ADVICE = "mend or remove it, or say by --lines which lines are the table"
 FILL_ADVICE = "mend the line, or say --missing mean, median or drop"
-TEXTS = (WORD, BOOLEAN, DATE, DATETIME)
+TEXTS = (WORD, BOOLEAN, DATE, DATETIME, *KINDS)
 AS_POINT = bytes.maketrans(b",.", b".\x01")  # of decimal commas; a point then is no part of a number
 
 
@@ -34,6 +35,7 @@ class _Rows:
         self.x = Growing((features,), dtype)
         self.y, self.weight = Growing((), np.float64), Growing((), np.float64)
         self.words: dict[str, int] = {}
+        self.levels: dict[int, LevelTable] = {}  # of columns of x
 
 
 class _WordAsLabel(Exception):
@@ -91,6 +93,17 @@ class CsvFile(TextFile):
         if self.names is None:
             return None
         return tuple(self.names[column] + (f".{part}" if part else "") for column, part in self._features)
+
+    @cached_property
+    def encodes(self) -> dict[int, tuple[str, str]]:
+        """See `chunk.ChunkedFile`."""
+        kinds = ((feature, column, self.kinds[column]) for feature, (column, _) in enumerate(self._features))
+        return {feature: (self.column_name(c), kind) for feature, c, kind in kinds if kind in KINDS}
+
+    @property
+    def encoded(self) -> tuple[tuple[str, str], ...]:
+        """See `chunk.ChunkedFile`."""
+        return tuple(self.encodes.values())
 
     @cached_property
     def _features(self) -> list[tuple[int, str]]:
@@ -179,7 +192,8 @@ class CsvFile(TextFile):
         """A chunk without rows."""
         weight = None if self.roles.weight is None else np.empty(0)
         names = () if self._labels_are_words else None
-        return Chunk(np.empty((0, self.features), self.dtype), np.empty(0), weight, names)
+        levels = dict.fromkeys(self.encodes, Levels.of([]))
+        return Chunk(np.empty((0, self.features), self.dtype), np.empty(0), weight, names, levels)
 
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the lines that begin in the ``part``-th of ``parts`` ranges of bytes."""
@@ -235,8 +249,12 @@ class CsvFile(TextFile):
 
     def _chunk(self, rows: _Rows) -> Chunk:
         """What was read."""
-        weight = None if self.roles.weight is None else rows.weight.filled
-        return Chunk(rows.x.filled, rows.y.filled, weight, tuple(rows.words) if self._labels_are_words else None)
+        weight, levels = None if self.roles.weight is None else rows.weight.filled, {}
+        for column, (_, kind) in self.encodes.items():
+            levels[column], numbers = rows.levels.get(column, LevelTable()).finish(kind)
+            rows.x.filled[:, column] = numbers[rows.x.filled[:, column].astype(np.int64)]
+        words = tuple(rows.words) if self._labels_are_words else None
+        return Chunk(rows.x.filled, rows.y.filled, weight, words, levels)
 
     def _read_block(self, block: Block, out: _Rows) -> None:
         fault, offset, column = self._parse(block, out)
@@ -250,6 +268,7 @@ class CsvFile(TextFile):
         from .kernels.tables import read_csv
 
         text, stop, _, progress = block
+        feature_of = {column: feature for feature, (column, _) in enumerate(self._features)}
         most, texts = stop // self.columns + 1, self._texts  # a field takes a byte at least: the one that ends it
         slots, capacity, forms = self._slots, HARD_NUMBERS, (self.multiline, self.kinds[0] == WORD)
         numbers = text
@@ -270,7 +289,11 @@ class CsvFile(TextFile):
         faults = [] if fault == codes.FINE else [(offset, fault, column)]
         faults += self._settle(numbers, hard[:count].tolist(), slots, x, y, weight)
         for which, column in enumerate(texts):
-            faults += self._fill(text, column, spans[which, :rows], x[:rows], y[:rows], out.words)
+            if self.kinds[column] in KINDS:
+                feature = feature_of[column]
+                x[:rows, feature] = out.levels.setdefault(feature, LevelTable()).add(text, spans[which, :rows])
+            else:
+                faults += self._fill(text, column, spans[which, :rows], x[:rows], y[:rows], out.words)
         if faults:
             offset, fault, column = min(faults)
             return fault, offset, column
@@ -342,8 +365,8 @@ class CsvFile(TextFile):
                     fault = codes.MISSING
                 number = word.replace(",", ".") if self.comma and "." not in word else word
                 if DECIMAL.fullmatch(number):
-                    word = _as_word(float(number))
-                    fault = codes.TOO_LARGE if word == "inf" else fault
+                    word = number_word(number)
+                    fault = codes.TOO_LARGE if np.isinf(float(number)) else fault
                 if fault:
                     return row, fault
                 index = indices[field] = -1 if word in MISSING else words.setdefault(word, len(words))
@@ -402,7 +425,8 @@ class CsvFile(TextFile):
             return ADVICE
         if re.fullmatch(r"'[-+]?\d*,\d+'", found):
             return "numbers are written with a decimal point in all lines, or with a comma in the first ones too"
-        return f"{ADVICE}, or leave the column out by {self.drop([column])}"
+        as_category = f"take it as categories by {self.drop([column]).replace('--drop', '--categorical')}"
+        return f"{ADVICE}, leave the column out by {self.drop([column])}, or {as_category}"
 
 
 def _plain(field: str) -> str:
@@ -412,8 +436,3 @@ def _plain(field: str) -> str:
         end = word.rfind('"')
         return word[1:end].replace('""', '"').strip() if end else word
     return re.sub(r"^([-+.\deE]+)\s+#.*", r"\1", word, flags=re.S)
-
-
-def _as_word(value: float) -> str:
-    """What a number is called among words: 1 for 1.0."""
-    return str(int(value)) if value.is_integer() else repr(abs(value) if np.isinf(value) else value)

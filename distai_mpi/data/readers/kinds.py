@@ -117,6 +117,12 @@ def kind_of_column(fields: Iterable[str]) -> str:
     return kinds.pop() if len(kinds) == 1 else WORD
 
 
+def are_mostly_words(fields: Iterable[str]) -> bool:
+    """Whether more than half of these fields are words, so that numbers among them are words too."""
+    kinds = [kind for kind in map(kind_of, fields) if kind != NOTHING]
+    return 2 * kinds.count(WORD) > len(kinds)
+
+
 def _are_seasons(fields: set[str]) -> bool:
     """Whether these are years that begin in one and end in the next, as 2001-02 and 2002-03, and no months."""
     found = [SEASON.fullmatch(field) for field in fields]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +14,8 @@ from . import codes
 from .chunk import NoRows
 from .columns import Columns, Roles
 from .csv_text import CsvFile
+from .document_lines import DocumentLines, open_documents
+from .encoded import encoded_columns, not_row_names
 from .headers import Header, read_header
 from .kinds import (
     BOOLEAN,
@@ -23,6 +25,7 @@ from .kinds import (
     NOTHING,
     NUMBER,
     WORD,
+    are_mostly_words,
     day_first,
     has_decimal_commas,
     kind_of,
@@ -44,7 +47,7 @@ from .lines import (
     first_lines,
 )
 from .prose import LOOKED_AT, lines_of_prose
-from .row_names import LOOKED, rows_looked_at, without_row_names
+from .row_names import LOOKED, are_quantities, rows_looked_at, without_row_names
 from .text import TextFile, has_lone_return
 
 ENTRY = re.compile(rb"\s*[-+.\deE]+(:\S+)?\s+(qid:\S+|\d+:[-+.\deE]+)(\s|$)")
@@ -56,8 +59,10 @@ MOST_FIELDS = 40_000  # that are looked at
 SHOWN = 40  # characters of a field in a message
 
 
-def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> CsvFile | LibsvmFile | None:
-    """The CSV or libsvm file at ``path``, compressed if ``packed``; None where it is no such text.
+def open_text(
+    path: str, packed: bool, columns: Columns, dtype: np.dtype
+) -> CsvFile | LibsvmFile | DocumentLines | None:
+    """The CSV or libsvm file, or the documents, at ``path``, compressed if ``packed``; None where it is no such text.
 
     Raises:
         DataError: it holds no rows, a column that was asked for is not there, or what its columns are is unclear.
@@ -68,6 +73,8 @@ def open_text(path: str, packed: bool, columns: Columns, dtype: np.dtype) -> Csv
     file = replace(file, begin=_text_begin(file), returns=has_lone_return(first_bytes(file, WINDOW)[0]))
     if columns.line_range is not None:
         file = file.within(*columns.line_range)
+    if columns.format == "text":
+        return open_documents(file, columns)
     looked = first_lines(file, LINES)
     if looked is None:
         return None
@@ -162,8 +169,12 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
         if delimiter == " " or WORD not in kinds or len(lines) == 1:
             return None  # words, and no number below
     roles, index_note = _roles(path, header, width, columns)
-    words, start = [column for column, kind in enumerate(kinds) if kind == WORD], body[0][0].end
-    roles = without_row_names(path, roles, header.names, words, partial(_first_words, file, delimiter, start), columns)
+    for column in roles.features:
+        if kinds[column] == NUMBER and are_mostly_words(_column(column, body)):
+            kinds[column] = WORD
+    first_words = partial(_first_words, file, delimiter, body[0][0].end)
+    roles, encoded = _encoded(path, roles, header.names, kinds, body, first_words, columns)
+    kinds = [encoded.get(column, kind) for column, kind in enumerate(kinds)]
     if roles.label is not None:
         kinds[roles.label] = _label_kind(kinds[roles.label], _column(roles.label, body), columns)
     found = CsvFile(
@@ -175,7 +186,7 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
         width,
         roles,
         columns,
-        dtype,
+        np.dtype(np.float64) if encoded else dtype,  # which holds the numbers of levels
         tuple(kinds),
         comma,
         header.notes + index_note + (f"{path}: only lines {columns.lines} are read",) * (columns.lines is not None),
@@ -186,6 +197,29 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
     )
     _refuse_words(found, body)
     return _with_orders(found, further)
+
+
+def _encoded(
+    path: str,
+    roles: Roles,
+    names: Sequence[str] | None,
+    kinds: Sequence[str],
+    body: list[tuple[Line, list[str]]],
+    first_words: Callable[[Sequence[int]], dict[int, list[str]]],
+    columns: Columns,
+) -> tuple[Roles, dict[int, str]]:
+    """``roles`` without columns that name the rows, and the kinds of those that are encoded, see `encoded_columns`.
+
+    Numbers in a form that is not read are no categories, unless they are asked for.
+    """
+    words = [column for column, kind in enumerate(kinds) if kind == WORD]
+    kept = not_row_names(path, names, len(kinds), columns)
+    may_name = [column for column in words if column not in kept]
+    roles = without_row_names(path, roles, names, may_name, first_words, columns)
+    unclear = [column for column in words if are_quantities(_column(column, body))]
+    more = first_words(unclear) if unclear and columns.required is None else {}
+    plain = [column for column in words if column not in more or not are_quantities(more[column])]
+    return roles, encoded_columns(path, roles, names, len(kinds), plain, columns)
 
 
 def _first_row(file: TextFile, line: Line, delimiter: str, width: int) -> int:
@@ -289,7 +323,7 @@ def _refuse_words(file: CsvFile, body: list[tuple[Line, list[str]]]) -> None:
         if kind == WORD:
             faults.append(
                 f"{which}: words are no features ({shown} in line {line.number}): leave them out by {drop},"
-                " or write categories as numbers"
+                " or write plain numbers; or take them as categories by --categorical"
             )
         else:
             faults.append(

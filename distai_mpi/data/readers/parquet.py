@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ from . import arrow_columns
 from .arrow_columns import ArrowColumn
 from .chunk import Chunk, NoRows
 from .columns import Columns, Roles
-from .row_names import rows_looked_at, without_row_names
+from .encoded import encoded_columns, not_row_names
+from .levels import Levels, LevelTable
+from .row_names import are_quantities, rows_looked_at, without_row_names
 
 Array = Any
 
@@ -49,7 +51,9 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
     if alone:
         _refuse_part(path, names, pandas, columns)
     index = _index_of(names, pandas)
-    roles = _roles(path, found, index, columns)
+    roles, encoded = _roles(path, found, index, columns)
+    for number, kind in encoded.items():
+        found[number] = found[number].as_levels(kind)
     sizes = _statistics(metadata, {found[i].name for i in (*roles.features, roles.label) if i is not None})
     notes = roles.notes + tuple(
         f"{path}: column {name} holds integers beyond 2^53, of which float64 does not keep the last digits"
@@ -94,26 +98,33 @@ def check_features(path: str, features: list[ArrowColumn]) -> None:
         raise DataError(f"{path}: {'; '.join(faults)}")
 
 
-def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Columns) -> Roles:
-    """What the columns are; checked to be able to be it."""
+def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Columns) -> tuple[Roles, dict[int, str]]:
+    """What the columns are, checked to be able to be it, and those that are encoded; see `encoded_columns`."""
     names = [column.name for column in found]
     roles = columns.select(path, names, len(found), index=index)
     words = [i for i, column in enumerate(found) if column.kind == "words"]
-    roles = without_row_names(path, roles, names, words, partial(_first_words, path, names), columns)
-    check_features(path, [found[i] for i in roles.features])
+    may_name = [i for i in words if i not in not_row_names(path, names, len(found), columns)]
+    roles = without_row_names(path, roles, names, may_name, partial(_first_words, path, names), columns)
+    guessed = [i for i in words if i in roles.features]
+    looked = _first_words(path, names, guessed) if guessed and columns.required is None else {}
+    plain = [i for i in guessed if not are_quantities(looked.get(i, ()))]
+    encoded = encoded_columns(path, roles, names, len(found), plain, columns)
+    for i in encoded:
+        found[i].check_levels(path)
+    check_features(path, [found[i] for i in roles.features if i not in encoded])
     if roles.label is not None:
         found[roles.label].check_label(path)
     if roles.weight is not None:
         found[roles.weight].check_weight(path)
     if columns.columns is not None or columns.required is not None:
-        return roles
+        return roles, encoded
     left = [found[i].name for i in index if i not in (*roles.features, roles.label, roles.weight)]
     notes = tuple(
         f"{path}: column {name} is left out: it is the index of a pandas table; --columns can ask for it"
         for name in left
         if not name.startswith(UNNAMED_INDEX)
     )
-    return roles._replace(notes=roles.notes + notes)
+    return roles._replace(notes=roles.notes + notes), encoded
 
 
 def _first_words(path: str, names: Sequence[str], which: Sequence[int]) -> dict[int, list[str]]:
@@ -243,6 +254,17 @@ class ParquetFile:
         """Names of the features."""
         return tuple(part for column in self.columns for part in column.parts)
 
+    @cached_property
+    def encodes(self) -> dict[int, tuple[str, str]]:
+        """See `chunk.ChunkedFile`."""
+        parts = [column for column in self.columns for _ in column.parts]
+        return {i: (column.name, column.kind) for i, column in enumerate(parts) if column.has_levels}
+
+    @property
+    def encoded(self) -> tuple[tuple[str, str], ...]:
+        """See `chunk.ChunkedFile`."""
+        return tuple(self.encodes.values())
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the file is read."""
@@ -260,7 +282,8 @@ class ParquetFile:
     def _allocate(self, rows: int) -> Chunk:
         weight = None if self.weight is None else np.empty(rows)
         words = None if self.label is None else self.label.words
-        return Chunk(np.empty((rows, self.features), self.dtype), np.zeros(rows, self.target_dtype), weight, words)
+        x, levels = np.empty((rows, self.features), self.dtype), dict.fromkeys(self.encodes, Levels.of([]))
+        return Chunk(x, np.zeros(rows, self.target_dtype), weight, words, levels)
 
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the groups whose middle lies in the ``part``-th of ``parts`` ranges of all rows."""
@@ -268,19 +291,29 @@ class ParquetFile:
         owner = (starts[:-1] + starts[1:]) * parts // (2 * max(1, int(starts[-1])))
         mine = np.flatnonzero(owner == part).tolist()
         out = self._allocate(sum(self.groups[group] for group in mine))
-        words: dict[str, int] = {}
+        words, tables = dict[str, int](), {column: LevelTable() for column in self.encodes}
         with _opened(self.path) as file:
             at = 0
             for group in mine:
                 end = at + self.groups[group]
                 weight = None if out.weight is None else out.weight[at:end]
                 piece = Chunk(out.x[at:end], out.y[at:end], weight)
-                self._fill(file, group, int(starts[group]), piece, words)
+                self._fill(file, group, int(starts[group]), piece, words, tables)
                 at = end
+        levels = {}
+        for column, (_, kind) in self.encodes.items():
+            levels[column], numbers = tables[column].finish(kind)
+            out.x[:, column] = numbers[out.x[:, column].astype(np.int64)]
+        out = out._replace(levels=levels)
         return out._replace(label_names=tuple(words)) if words else out
 
-    def _fill(self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int]) -> None:
-        """Read one group, whose first row is row ``first`` of the file, into ``out``; ``words`` number the labels."""
+    def _fill(
+        self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int], tables: dict[int, LevelTable]
+    ) -> None:
+        """Read one group, whose first row is row ``first`` of the file, into ``out``.
+
+        ``words`` number the labels, and ``tables`` the values of columns that are encoded.
+        """
         used = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
         names = list(dict.fromkeys(column.name for column in used))
         table = file.read_row_group(group, columns=names, use_threads=False)
@@ -291,6 +324,10 @@ class ParquetFile:
         at = 0
         for column in self.columns:
             end = at + len(column.parts)
+            if column.has_levels:
+                out.x[:, at] = column.level_numbers(table.column(column.name), tables[at])
+                at = end
+                continue
             read = column.values(self.path, table.column(column.name), first, self.options.keeps_missing)
             out.x[:, at:end] = read
             at = end
