@@ -12,7 +12,7 @@ import numpy as np
 
 from distai_mpi import Communicator, data, fit, models, optim, world
 
-PARTS, WORDS, LENGTH = 8, 100_000, 100  # files, words of the vocabulary, and of a document
+PARTS, WORDS, LENGTH = 8, 10_000, 100  # files, words of the vocabulary, and of a document
 
 
 def write_part(path, documents, part):
