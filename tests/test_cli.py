@@ -231,14 +231,8 @@ BAD = {
     "unknown optimizer": (("--optimizer", "adamw2"), "adamw2"),
     "unknown algorithm": (("--allreduce", "fast"), "fast"),
     "foreign to the optimizer": (("--weight-decay", 0.1), "adamw"),
-    "foreign to momentum": (
-        ("--l1", 0.1),
-        "--l1 belongs to --optimizer ftrl or lbfgs or newton-cg or auto, not momentum",
-    ),
-    "foreign to adagrad": (
-        ("--optimizer", "adagrad", "--l1", 0),
-        "--l1 belongs to --optimizer ftrl or lbfgs or newton-cg or auto, not adagrad",
-    ),
+    "foreign to momentum": (("--l1", 0.1), "ftrl or lbfgs or newton-cg or auto, not momentum"),
+    "foreign to adagrad": (("--optimizer", "adagrad", "--l1", 0), "ftrl or lbfgs or newton-cg or auto, not adagrad"),
     "negative l1": (("--optimizer", "ftrl", "--l1", -1), "--l1"),
     "zeros in means": (
         ("--data", "good.npz", "--optimizer", "average", "--inner-optimizer", "ftrl", "--l1", 0.1),
