@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import HOST, Device
 from ..errors import ConfigError
-from .batch import Batch
+from .batch import Batch, StepRows
 from .dataset import Dataset
 from .partition import Partition, even_range
 from .permutation import Permutation
@@ -166,25 +166,33 @@ class Loader:
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
-    def runs(self, epoch: int, most: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
-        """Yield steps from ``first_step`` on, up to ``most`` at a time: how many, and this rank's rows of all of them.
+    def runs(self, epoch: int, most: int, first_step: int = 0) -> Iterator[StepRows]:
+        """Yield this rank's rows of the steps from ``first_step`` on, of up to ``most`` steps at a time.
 
-        For ranks that fuse small steps.  A short last step is left out.  The Batch's position is that of the first
-        row of the first step on any rank.
+        For ranks that take many small steps in one call.  A short last step is left out.
         """
         size, full = self.global_batch_size, self.shard.rows // self.global_batch_size
-        if self._local and (self.ranks > 1 or size > 1):
-            raise ValueError("steps on rows that were shuffled locally are no ranges of one order")
-        low, high = self._partition.range_of(size, self.rank)
-        positions = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
-        if positions.size > self._capacity:
-            self._reserve(positions.size)
+        low, high = (0, 0) if self._local else self._partition.range_of(size, self.rank)
+        own = self.shard.counts[self.rank]
         key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch) if self.steps > 1 else None
+        if self._local:
+            full = self.steps
         for step in range(first_step, full, most):
-            steps = min(most, full - step)
-            rows, ids = self._rows_at(step * size, positions[: steps * (high - low)], order)
-            x, y = self._gather(rows)
-            yield steps, self.to_device(Batch(x, y, self._weights(rows), ids, step * size, True, key))
+            steps = np.arange(step, min(most + step, full) + 1)
+            if self._local:
+                cuts = own * steps // full
+                start, positions, ends = int(cuts[0]), np.arange(cuts[-1] - cuts[0]), cuts - cuts[0]
+                rows = np.diff(self._lengths * steps[:, None] // full, axis=0) @ self._alike
+            else:
+                start, ends = step * size, (steps - step) * (high - low)
+                positions = ((steps[:-1, None] - step) * size + np.arange(low, high)).reshape(-1)
+                rows = np.full(len(steps) - 1, size)
+            if positions.size > self._capacity:
+                self._reserve(positions.size)
+            found, ids = self._rows_at(start, positions, order)
+            x, y = self._gather(found)
+            first = self._start + start
+            yield StepRows(self.to_device(Batch(x, y, self._weights(found), ids, first, True, key)), ends, rows)
 
     def sequential(self, *, train: bool = False, epoch: int = 0) -> Iterator[Batch]:
         """Yield this rank's rows, unshuffled: for evaluation, and for full-batch methods.

@@ -14,14 +14,13 @@ from ..data.batch import zeros_row
 from ..models import Sums
 from ..objective import DistributedSum
 from ..optim import FirstOrder, FullBatchSolver, LocalSGD, Schedule
+from ..optim.schedules import factors
 from ..trace import OTHER, WAIT, during
 from .early_stopping import BestParameters
 from .steps import Steps
 
 Array = Any
 Optimizer = FirstOrder | LocalSGD | FullBatchSolver
-RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
-SPARSE_RUN_ROWS = 1 << 14  # of sparse ones: a call goes through all parameters
 
 
 @dataclass
@@ -271,10 +270,10 @@ class Run:
         training, loader, size = self.training, self.loader, self.loader.global_batch_size
         row_weight = loader.total_weight / loader.shard.rows
         if self.fuses:
-            most = SPARSE_RUN_ROWS if loader.sparse else RUN_ROWS
-            for steps, batch in loader.runs(self.epoch, max(1, most // size), self.epoch_steps):
+            for run in loader.runs(self.epoch, max(1, training.fused.run_rows // size), self.epoch_steps):
                 self._begin_step()
-                self._count(steps * size, training.take(steps, batch), steps)
+                rates = factors(self.schedule, self.iterations, run.steps)
+                self._count(int(run.rows.sum()), training.take(run, rates), run.steps)
                 yield
         for rows, batches in loader.epoch(self.epoch, self.epoch_steps):
             self._begin_step()
