@@ -207,26 +207,6 @@ def test_training_is_that_of_dense_rows(comm, kind, optimizer):
 
 
 @mpi
-@pytest.mark.ranks(1, 2)
-@pytest.mark.parametrize(
-    ("kind", "size", "l2"),  # the last l2 takes all of w away in a step
-    [("linear", 1, 0.0), ("logistic", 1, 1e-2), ("logistic", 7, 0.0), ("logistic", 32, 1e-2), ("huber", 7, 5.0)],
-)
-def test_steps_touch_the_features_of_their_rows_alone(comm, monkeypatch, kind, size, l2):
-    found, calls = [], []
-    plain = sparse.SparseSteps.take
-    monkeypatch.setattr(sparse.SparseSteps, "take", lambda *given: calls.append(1) or plain(*given))
-    options = dict(optimizer=optim.SGD(lr=0.2), epochs=2, global_batch_size=size, l2=l2, seed=2)
-    for x in (scipy.sparse.csr_array(X), X):
-        model = models.build(kind, whole(Dataset(X, Y)).labels, dtype=np.float64, bias=l2 == 0)
-        shard = whole(Dataset(x, Y), comm.rank, comm.size)
-        found.append(fit(model, shard, comm, **options))
-    np.testing.assert_allclose(found[0].params, found[1].params, atol=1e-12)
-    assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-12)
-    assert calls
-
-
-@mpi
 @pytest.mark.parametrize(("shuffle", "distribute"), [("global", None), ("local", None), ("local", "scatter")])
 @pytest.mark.parametrize("kind", ["values", "ones"])
 def test_libsvm_rows_stay_sparse(nodes, shared_folder, shuffle, kind, distribute):

@@ -109,6 +109,8 @@ class Run:
         gradient_norm: of the last step, where a tolerance or clipping asks for it; else nan.
         first_norm: norm of the gradient in the last step of the first epoch, or of full-batch solvers at the start,
             where a tolerance asks for it.
+        progressive_loss: mean loss of all rows, each before a step had learned from it and without the penalty: of the
+            first epoch, once it is done, where losses are those of predictions (no dropout).
         stop_reason: why no further step is possible; None: one is.
         failed: whether that is an error.
         stopping: early stopping, where there are validation rows.
@@ -137,6 +139,7 @@ class Run:
         self._sent = 0
         self.sums = Sums(0.0, 0.0)
         self.first_norm: float | None = None
+        self.progressive_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.fixed: dict[str, Any] = {}
         self.origin: dict[str, Any] = {}
@@ -228,13 +231,16 @@ class Run:
         """The mean of the losses that rows had when their steps were taken, and the penalty; collective."""
         running, weight = self.objective.mean(self.w, self.sums)
         self.objective.check_weight(weight)
+        if self.epoch == 1 and not getattr(self.objective.model, "dropout", 0):
+            with self.uncounted():
+                self.progressive_loss = float(self.comm.sum([self.sums.loss])[0]) / weight
         if self.tol is not None and self.first_norm is None and math.isfinite(running):
             self.first_norm = self.gradient_norm
         return running
 
     def figures(self) -> dict[str, Any]:
-        """What a record tells of an iteration."""
-        return {}
+        """What a record tells of an iteration: at first the progressive loss (Blum, Kalai & Langford 1999)."""
+        return {} if self.progressive_loss is None or self.epoch > 1 else {"progressive_loss": self.progressive_loss}
 
     def final_loss(self) -> float:
         """The objective at ``w`` over all rows, once no more steps are made; collective."""

@@ -50,8 +50,8 @@ class PairExchange:
         rank = comm.rank
         groups = comm.topology.nodes if one_copy else tuple((rank,) for rank in range(comm.size))
         self._group = next(group for group in groups if rank in group)
-        self._local, size = self._group.index(rank), len(self._group)
-        self._meets = size > 1
+        self._local = self._group.index(rank)
+        self._meets = len(self._group) > 1
         # the ranks by the order of their slices, empty ones first: see `pair_kernels.divide`
         self._order = sorted(range(comm.size), key=lambda r: (owners.slices[r].start, owners.slices[r].stop))
         self._place = {owner: place for place, owner in enumerate(self._order)}
@@ -62,20 +62,20 @@ class PairExchange:
         most = min(most, count)
         self.columns, self.sums = np.empty(most, index), np.empty((most, outputs), dtype)
         self.slots = np.zeros(count, np.uint32)
-        self._allocate(min(most + comm.size, 2 * count), size, count)
+        self._allocate(min(most + comm.size, 2 * count), max(map(len, groups)), count)
 
     def _allocate(self, most: int, size: int, count: int) -> None:
-        """What the ranks of a node show each other, and the sums of the owned slice."""
+        """What the ranks of a node, up to ``size``, show each other, and the sums of the owned slice."""
         comm, outputs, line = self._comm, self._outputs, ALIGNMENT // 4
         stride = -(-most // line) * line
         ends = -(-(comm.size + 1) // 8) * 8
 
         def shown(elements: int, dtype: Any) -> Array:
-            return comm.empty(size * elements, dtype, self._meets, one_copy=True).reshape(size, elements)
+            return comm.empty(size * elements, dtype, size > 1, one_copy=True).reshape(size, elements)
 
         self._ends, self._shown = shown(ends, np.int64), shown(stride, self._index)
         self._shown_sums = shown(stride * outputs, self._dtype).reshape(size, stride, outputs)
-        shared = not self._meets or all(map(comm.shares, (self._ends, self._shown, self._shown_sums)))
+        shared = size == 1 or all(map(comm.shares, (self._ends, self._shown, self._shown_sums)))
         self.usable = all(comm.allgather_object(shared))
         owned = min(count, (self._mine.stop - self._mine.start) // outputs + 2)
         self._found, self._found_sums = np.empty(owned, self._index), np.empty((owned, outputs), self._dtype)
