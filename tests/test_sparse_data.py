@@ -206,6 +206,25 @@ def test_training_is_that_of_dense_rows(comm, kind, optimizer):
     assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-9)
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1), (2, 0, 1), (1, 3, 0)])
+def test_ranges_of_rows_are_balanced_by_their_entries(weights):
+    """The long rows come first: ranks that go through all rows once get fewer of them."""
+    lengths = np.repeat([200, 20, 2, 0], 100)
+    indices = np.concatenate([np.arange(count) for count in lengths])
+    x = scipy.sparse.csr_array((np.ones(indices.size), indices, np.concatenate([[0], np.cumsum(lengths)])), (400, 200))
+    partition = Partition(weights)
+    shards = [whole(Dataset(x, np.arange(400) % 2), rank, 3, partition=partition) for rank in range(3)]
+    some = [loader_of(shard, global_batch_size=400) for shard in shards]
+    owned = [[batch.ids.copy() for batch in loader.sequential()] for loader in some]
+    ids = [np.concatenate([*parts, np.empty(0, int)]).astype(int) for parts in owned]
+    assert np.array_equal(np.concatenate(ids), np.arange(400))
+    assert [len(own) for own in ids] == list(shards[0].counts) == [loader.rows_of_step(loader.rank) for loader in some]
+    work = np.array([(lengths[own] + 4).sum() for own in ids])
+    np.testing.assert_allclose(work, (lengths + 4).sum() * np.array(weights) / sum(weights), atol=204)
+    (stepped,) = [[len(batch.y) for _, batches in loader.epoch(0) for batch in batches] for loader in some[:1]]
+    assert sum(stepped) == len(ids[0])  # the one step of full-batch gradient descent is such a pass
+
+
 @mpi
 @pytest.mark.parametrize(("shuffle", "distribute"), [("global", None), ("local", None), ("local", "scatter")])
 @pytest.mark.parametrize("kind", ["values", "ones"])

@@ -97,6 +97,7 @@ class Loader:
         self._held: tuple[int, Array, Array] | None = None  # first position, x and y of the rows of `sequential`
         self._partition = shard.partition or Partition.even(ranks)
         self._partition.check_ranks(ranks)
+        self._cuts = () if self._local else shard.cuts(self._partition)
         self._lengths, self._alike = np.unique(shard.counts, return_counts=True)
         self._reserve(min(self.block_rows, shard.rows))
 
@@ -143,7 +144,9 @@ class Loader:
 
     def range_of(self, rank: int) -> tuple[int, int]:
         """First row, and the one after the last, that ``rank`` takes of a global batch (not of the local shuffle)."""
-        return self._partition.range_of(min(self.global_batch_size, self.shard.rows), rank)
+        if self.global_batch_size >= self.shard.rows:
+            return self._own(rank)
+        return self._partition.range_of(self.global_batch_size, rank)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
@@ -153,7 +156,7 @@ class Loader:
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.shard.rows, self.global_batch_size
-        of_full = (0, 0) if self._local else self._partition.range_of(size, self.rank)  # looked up once, not every step
+        of_full = (0, 0) if self._local else self.range_of(self.rank)  # looked up once, not every step
         for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
@@ -162,7 +165,7 @@ class Loader:
             else:
                 first = step * size
                 rows = min(size, total - first)
-                low, high = of_full if rows == size else self._partition.range_of(rows, self.rank)
+                low, high = of_full if rows == size or steps == 1 else self._partition.range_of(rows, self.rank)
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
@@ -172,9 +175,9 @@ class Loader:
         For ranks that take many small steps in one call.  A short last step is left out.
         """
         size, full = self.global_batch_size, self.shard.rows // self.global_batch_size
-        low, high = (0, 0) if self._local else self._partition.range_of(size, self.rank)
-        own = self.shard.counts[self.rank]
+        low, high = (0, 0) if self._local else self.range_of(self.rank)
         key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch) if self.steps > 1 else None
+        own = self.shard.counts[self.rank] if self._local else 0
         if self._local:
             full = self.steps
         for step in range(first_step, full, most):
@@ -254,7 +257,7 @@ class Loader:
         """First position, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
         if self._local:
             return 0, self.shard.counts[rank]
-        return self._partition.range_of(self.shard.rows, rank)
+        return self._cuts[rank], self._cuts[rank + 1]
 
     def _shuffle(self, epoch: int) -> Permutation:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""
