@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,8 @@ from ..data.sparse_rows import SparseRows
 from .base import Sums
 from .passes import read_only
 
-if TYPE_CHECKING:
-    from .dense import DenseModel
-
 Array = Any
+DenseModel = Any  # of `dense`, which imports this module
 
 
 def loss_and_pairs(

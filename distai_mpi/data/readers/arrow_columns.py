@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...errors import DataError
 from ..array_file import MISSING_ADVICE
 from ..checks import first_not_finite
 from ..labels import TRUTH_WORDS
-from . import dates
+from . import dates, parquet_vectors
 from .kinds import label_word
 
 Array = Any
@@ -25,7 +26,8 @@ class ArrowColumn:
 
     Attributes:
         name: of the column.
-        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of a fixed number of numbers), ``words``, or ``other``.
+        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of equally many numbers), ``vector`` (of Spark's, see
+            `parquet_vectors`), ``words``, or ``other``.
         type: as Arrow calls it, for messages.
         dtype: in which its values are held; of words the numbers that stand for them.
         parts: names of the features it makes, one or more.
@@ -61,7 +63,7 @@ class ArrowColumn:
         where = f"{path}: column {self.name} is of type {self.type}"
         if self.kind == "dates" and self.how == "seconds":
             return
-        if self.kind in ("dates", "list", "other"):
+        if self.kind in ("dates", "list", "vector", "other"):
             raise DataError(f"{where}, which is no label; name another column with --label")
 
     def check_weight(self, path: str) -> None:
@@ -81,7 +83,10 @@ class ArrowColumn:
             raise DataError(
                 f"{path}: column {self.name} is empty (null) in row {row} (counted from 0); {MISSING_ADVICE}"
             )
-        values = self._numbers(column.combine_chunks())
+        array = column.combine_chunks()
+        if self.kind == "list" and self.type.startswith(("list<", "large_list<")):
+            array = parquet_vectors.equal_lists(path, self.name, array, len(self.parts), first)
+        values = self._numbers(array)
         bad = first_not_finite(values, keep)
         if bad is not None:
             row, part, value = bad
@@ -149,8 +154,8 @@ def word(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def describe(field: Any, how: str) -> ArrowColumn:
-    """What the column ``field`` of a schema is."""
+def describe(field: Any, how: str, width: Callable[[str], int] | None = None) -> ArrowColumn:
+    """What the column ``field`` of a schema is; ``width(name)`` tells how long the lists of a column are."""
     import pyarrow.types as kinds
 
     name, type_ = field.name, field.type
@@ -177,6 +182,11 @@ def describe(field: Any, how: str) -> ArrowColumn:
         if inner.kind == "numbers" and type_.list_size > 0:
             parts = tuple(f"{name}.{i}" for i in range(type_.list_size))
             return ArrowColumn(kind="list", dtype=inner.dtype, **(whole | {"parts": parts}))
+    if parquet_vectors.is_vector(type_):
+        return ArrowColumn(kind="vector", dtype=np.dtype(np.float64), **whole)
+    if width is not None and parquet_vectors.is_list_of_numbers(type_):
+        inner, parts = describe(type_.value_field, how), tuple(f"{name}.{i}" for i in range(width(name)))
+        return ArrowColumn(kind="list", dtype=inner.dtype, **(whole | {"parts": parts}))
     return ArrowColumn(kind="other", dtype=np.dtype(np.float64), **whole)
 
 

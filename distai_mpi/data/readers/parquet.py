@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import DataError
-from . import arrow_columns
+from . import arrow_columns, parquet_vectors
 from .arrow_columns import ArrowColumn
-from .chunk import Chunk, NoRows
+from .chunk import Chunk, Csr, NoRows
 from .columns import Columns, Roles
+from .parquet_vectors import VectorColumn
 from .row_names import rows_looked_at, without_row_names
 
 Array = Any
@@ -40,7 +41,8 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         pandas = file.schema_arrow.pandas_metadata or {}
         metadata = file.metadata
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        found = [arrow_columns.describe(field, columns.dates) for field in fields]
+        width = partial(parquet_vectors.width_of, path, file) if sum(groups) else None
+        found = [arrow_columns.describe(field, columns.dates, width) for field in fields]
     names = tuple(field.name for field in fields)
     if len(set(names)) < len(names):
         raise DataError(f"{path}: several columns have the same name; rename them")
@@ -65,7 +67,8 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         gaps = keep and sizes[column.name].gaps
         return replace(column, dtype=np.dtype(np.float64)) if gaps and column.dtype.kind != "f" else column
 
-    features = tuple(chosen(i, columns.keeps_missing) for i in roles.features)
+    vector = _vector(path, [found[i] for i in roles.features])
+    features = tuple(chosen(i, columns.keeps_missing) for i in roles.features if vector is None)
     types = [column.dtype for column in features if column is not None] or [np.dtype(np.float64)]  # of labels alone
     dtype = np.result_type(*types)
     return ParquetFile(
@@ -77,7 +80,24 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         np.dtype(np.float32) if dtype == np.float16 else dtype,
         columns,
         roles._replace(notes=notes),
+        vector,
     )
+
+
+def _vector(path: str, features: list[ArrowColumn]) -> VectorColumn | None:
+    """The column of Spark's vectors that the ``features`` are; None: they are other columns."""
+    vectors = [column.name for column in features if column.kind == "vector"]
+    if not vectors:
+        return None
+    if len(features) > 1:
+        others = [column.name for column in features if column.name != vectors[0]][:SHOWN_COLUMNS]
+        raise DataError(
+            f"{path}: column {vectors[0]} holds vectors, which are all features or none: take them alone by --columns"
+            f" '{vectors[0]}', or leave them out by --drop '{','.join(vectors)}' (there are other columns:"
+            f" {', '.join(others)})"
+        )
+    with _opened(path) as file:
+        return VectorColumn(vectors[0], parquet_vectors.width_of(path, file, vectors[0]))
 
 
 def check_features(path: str, features: list[ArrowColumn]) -> None:
@@ -215,6 +235,7 @@ class ParquetFile:
         dtype: in which features are held: the common type of their columns.
         options: what was said of the table.
         roles: what its columns are.
+        vector: the column of vectors that the features are, in place of ``columns``; None: there is none.
     """
 
     path: str
@@ -225,6 +246,7 @@ class ParquetFile:
     dtype: np.dtype
     options: Columns
     roles: Roles
+    vector: VectorColumn | None = None
     sequential = False
     scale = 1.0
 
@@ -236,12 +258,12 @@ class ParquetFile:
     @property
     def features(self) -> int:
         """Features of a row."""
-        return len(self.feature_names)
+        return len(self.feature_names or ()) if self.vector is None else self.vector.width
 
     @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the features."""
-        return tuple(part for column in self.columns for part in column.parts)
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features; those of a vector have none."""
+        return None if self.vector is not None else tuple(part for column in self.columns for part in column.parts)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -255,12 +277,14 @@ class ParquetFile:
 
     def empty(self) -> Chunk:
         """A chunk without rows."""
-        return self._allocate(0)
+        none = self._allocate(0)
+        return none if self.vector is None else none._replace(x=self.vector.empty())
 
     def _allocate(self, rows: int) -> Chunk:
         weight = None if self.weight is None else np.empty(rows)
         words = None if self.label is None else self.label.words
-        return Chunk(np.empty((rows, self.features), self.dtype), np.zeros(rows, self.target_dtype), weight, words)
+        width = self.features if self.vector is None else 0
+        return Chunk(np.empty((rows, width), self.dtype), np.zeros(rows, self.target_dtype), weight, words)
 
     def read(self, part: int, parts: int) -> Chunk:
         """Rows of the groups whose middle lies in the ``part``-th of ``parts`` ranges of all rows."""
@@ -269,25 +293,38 @@ class ParquetFile:
         mine = np.flatnonzero(owner == part).tolist()
         out = self._allocate(sum(self.groups[group] for group in mine))
         words: dict[str, int] = {}
+        vectors: list[Csr] = []
         with _opened(self.path) as file:
             at = 0
             for group in mine:
                 end = at + self.groups[group]
                 weight = None if out.weight is None else out.weight[at:end]
                 piece = Chunk(out.x[at:end], out.y[at:end], weight)
-                self._fill(file, group, int(starts[group]), piece, words)
+                self._fill(file, group, int(starts[group]), piece, words, vectors)
                 at = end
+        if self.vector is not None:
+            out = out._replace(x=parquet_vectors.join(vectors, self.vector.empty()))
         return out._replace(label_names=tuple(words)) if words else out
 
-    def _fill(self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int]) -> None:
-        """Read one group, whose first row is row ``first`` of the file, into ``out``; ``words`` number the labels."""
-        used = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
+    def _fill(
+        self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int], vectors: list[Csr]
+    ) -> None:
+        """Read one group, whose first row is row ``first`` of the file, into ``out``; ``words`` number the labels.
+
+        Features that are vectors are added to ``vectors``.
+        """
+        used: list[Any] = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
+        if self.vector is not None:
+            used.append(self.vector)
         names = list(dict.fromkeys(column.name for column in used))
         table = file.read_row_group(group, columns=names, use_threads=False)
         if table.num_rows != out.rows:
             raise DataError(
                 f"{self.path}: a group has {table.num_rows} rows and not the {out.rows} of its footer; copy it again"
             )
+        if self.vector is not None:
+            column = table.column(self.vector.name)
+            vectors.append(self.vector.rows(self.path, column, first, self.options.keeps_missing))
         at = 0
         for column in self.columns:
             end = at + len(column.parts)
