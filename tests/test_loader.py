@@ -1,8 +1,7 @@
 """Batches: every row once an epoch, in an order that does not depend on the number of ranks."""
 
-from collections import Counter
-
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest

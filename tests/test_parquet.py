@@ -155,7 +155,12 @@ def test_lists_of_equal_lengths_are_columns(folder):
 
 
 VECTOR = arrow.struct(
-    {"type": arrow.int8(), "size": arrow.int32(), "indices": arrow.list_(arrow.int32()), "values": arrow.list_(arrow.float64())}
+    {
+        "type": arrow.int8(),
+        "size": arrow.int32(),
+        "indices": arrow.list_(arrow.int32()),
+        "values": arrow.list_(arrow.float64()),
+    }
 )
 
 

@@ -75,13 +75,6 @@ def merge(columns, sums, found, out_columns, out_sums, slots):
 
 
 @kernel()
-def to_slice(columns, sums, start, out):
-    """out ← the elements of a slice that begins at ``start``: those of pairs, and 0 elsewhere."""
-    out[:] = 0
-    put(columns, sums, start, out)
-
-
-@kernel()
 def put(columns, values, start, out):
     """Write the values of pairs, where they lie in it, to a slice ``out`` that begins at ``start``."""
     outputs = values.shape[1]

@@ -42,6 +42,18 @@ def as_slice(values: Array) -> Message:
     return Message(np.array([SLICE, values.nbytes]), values.view(np.uint8))
 
 
+def message_of(columns: Array, sums: Array, span: slice) -> Message:
+    """Pairs of a vector that lie in its slice ``span``, as the shorter of both kinds; elements without one are 0."""
+    elements = span.stop - span.start
+    if columns.nbytes + sums.nbytes < elements * sums.itemsize:
+        return as_pairs(columns, sums)
+    from .pair_kernels import put
+
+    values = np.zeros(elements, sums.dtype)
+    put(columns, sums, span.start, values)
+    return as_slice(values)
+
+
 def pairs_of(message: Message, outputs: int, index: np.dtype, dtype: np.dtype) -> tuple[Array, Array]:
     """Columns and values of a message of pairs; views."""
     count = message.payload.size // (index.itemsize + outputs * dtype.itemsize)

@@ -128,7 +128,7 @@ def adagrad(w, grad, squares, carry, rate, initial, epsilon, out):
 
 @numba.njit(inline="always")
 def ftrl_of(before, g, q, square, lost, rate, beta, l1, l2, zero, one):
-    """One parameter's step of `ftrl`: (w, dual, square, lost), of which ``lost`` is in ``carry``; 0 and 1 in its type."""
+    """One parameter's step of `ftrl`: (w, dual, square, lost), where ``carry`` has ``lost``; 0 and 1 in its type."""
     s = square + g * g
     eta = rate / (beta + math.sqrt(s))
     at_zero = before == zero

@@ -9,7 +9,7 @@ import numpy as np
 from ...params import Ownership
 from ...params.ownership import ALIGNMENT
 from ..communicator import Communicator
-from ..pairs import Message, as_pairs, as_slice, pairs_of, swap
+from ..pairs import Message, as_pairs, as_slice, message_of, pairs_of, swap
 
 Array = Any
 
@@ -108,7 +108,9 @@ class PairExchange:
         from ..pair_kernels import divide, merge, of_slice
 
         comm, local = self._comm, self._local
-        divide(columns, sums, self._starts, self._ends[local, : comm.size + 1], self._shown[local], self._shown_sums[local])
+        divide(
+            columns, sums, self._starts, self._ends[local, : comm.size + 1], self._shown[local], self._shown_sums[local]
+        )
         comm.calls["reduce_scatter"] += 1
         self._meet()
         came = self._swap_gradients()
@@ -176,17 +178,10 @@ class PairExchange:
         """Send their parts of this rank's pairs to the owners that read them nowhere; what all these have sent here."""
         if not self._others:
             return {}
-        from ..pair_kernels import to_slice
-
         outgoing, local = {}, self._local
         for owner in (rank for group in self._others for rank in group):
             place, span = self._place[owner], self._slices[owner]
             low, high = self._ends[local, place], self._ends[local, place + 1]
             columns, sums = self._shown[local, low:high], self._shown_sums[local, low:high]
-            if self._pairs_are_shorter(columns.size, span):
-                outgoing[owner] = as_pairs(columns, sums)
-            else:
-                values = np.empty(span.stop - span.start, self._dtype)
-                to_slice(columns, sums, span.start, values)
-                outgoing[owner] = as_slice(values)
+            outgoing[owner] = message_of(columns, sums, span)
         return swap(self._comm.wire, outgoing, list(outgoing))

@@ -177,17 +177,26 @@ def describe(field: Any, how: str, width: Callable[[str], int] | None = None) ->
     if kinds.is_date(type_) or kinds.is_timestamp(type_):
         parts = (name,) if how == "refuse" else dates.column_names(name, how)
         return ArrowColumn(kind="dates", dtype=np.dtype(np.float64), how=how, **(whole | {"parts": parts}))
+    return _of_several(name, type_, width)
+
+
+def _of_several(name: str, type_: Any, width: Callable[[str], int] | None) -> ArrowColumn:
+    """What a column of this type is whose values are no single numbers."""
+    import pyarrow.types as kinds
+
+    whole: dict[str, Any] = {"name": name, "type": str(type_), "parts": (name,)}
+    size = 0
     if kinds.is_fixed_size_list(type_):
-        inner = describe(type_.value_field, how)
-        if inner.kind == "numbers" and type_.list_size > 0:
-            parts = tuple(f"{name}.{i}" for i in range(type_.list_size))
-            return ArrowColumn(kind="list", dtype=inner.dtype, **(whole | {"parts": parts}))
-    if parquet_vectors.is_vector(type_):
-        return ArrowColumn(kind="vector", dtype=np.dtype(np.float64), **whole)
-    if width is not None and parquet_vectors.is_list_of_numbers(type_):
-        inner, parts = describe(type_.value_field, how), tuple(f"{name}.{i}" for i in range(width(name)))
-        return ArrowColumn(kind="list", dtype=inner.dtype, **(whole | {"parts": parts}))
-    return ArrowColumn(kind="other", dtype=np.dtype(np.float64), **whole)
+        size = type_.list_size
+    elif width is not None and parquet_vectors.is_list_of_numbers(type_):
+        size = width(name)
+    inner: Any = type_.value_type if size else None
+    if size and (kinds.is_integer(inner) or kinds.is_floating(inner) or kinds.is_boolean(inner)):
+        held = np.dtype(np.uint8 if kinds.is_boolean(inner) else inner.to_pandas_dtype())
+        parts = tuple(f"{name}.{i}" for i in range(size))
+        return ArrowColumn(kind="list", dtype=held, **(whole | {"parts": parts}))
+    kind = "vector" if parquet_vectors.is_vector(type_) else "other"
+    return ArrowColumn(kind=kind, dtype=np.dtype(np.float64), **whole)
 
 
 def _is_word(type_: Any) -> bool:

@@ -306,9 +306,7 @@ class ParquetFile:
             out = out._replace(x=parquet_vectors.join(vectors, self.vector.empty()))
         return out._replace(label_names=tuple(words)) if words else out
 
-    def _fill(
-        self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int], vectors: list[Csr]
-    ) -> None:
+    def _fill(self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int], vectors: list[Csr]) -> None:
         """Read one group, whose first row is row ``first`` of the file, into ``out``; ``words`` number the labels.
 
         Features that are vectors are added to ``vectors``.

@@ -5,7 +5,7 @@ A step touches the parameters of its rows' features alone.  All arguments are th
     starts, indices, values: the rows of all steps, see `data.sparse_kernels`.
     y, weight: of the rows, shape (rows,); ``weight`` is empty where all are 1.
     ends: step k has the rows ends[k] to ends[k + 1] - 1, int64, shape (steps + 1,).
-    scales, rates: what the sum of gradients is divided by, and the learning rate, of each step, float64, shape (steps,).
+    scales, rates: of each step, what gradients are divided by, and the learning rate, float64, shape (steps,).
     w: the parameters, changed in place: those of the features, and last the bias where there is one.
     z: working space, shape (most rows of a step, 1), in the dtype of ``w``.
 """

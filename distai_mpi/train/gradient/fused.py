@@ -76,7 +76,7 @@ class FusedSteps:
         return None if self._together.rows == 1 else carry
 
     def take(self, w: Array, w_next: Array, state: dict[str, Any], run: StepRows, rates: Array) -> Sums:
-        """Take the steps of ``run`` from ``w``, into this rank's slice of ``w_next``; return the sums of its rows' losses.
+        """Take the steps of ``run`` from ``w``, into this rank's slice of ``w_next``; return the sums of its rows.
 
         What rounding has taken from this rank's slice is in ``state``, and is changed.  The learning rate is that of
         the first step for all.  Collective.

@@ -66,11 +66,15 @@ class SparseSteps:
         """Compile what `take` needs for batches like this one, by no step at all; local."""
         none, step = batch.take(slice(0)), column_step(self._optimizer, state, self._objective.dtype)
         if self._compiled:
-            self._compiled_steps(w_next, state, StepRows(none, np.zeros(1, np.int64), np.empty(0, np.int64)), np.empty(0))
+            self._compiled_steps(
+                w_next, state, StepRows(none, np.zeros(1, np.int64), np.empty(0, np.int64)), np.empty(0)
+            )
             return
-        _, count = self._model.loss_and_pairs(w_next, none, *self._pairs.work)
+        self._model.loss_and_pairs(w_next, none, *self._pairs.work)
         zero = self._objective.dtype.type(0)
-        step.update(*self._pairs.warm_up(), zero, 0, 0, w_next[:0], tuple(a[:0] for a in step.state), zero, step.settings)
+        step.update(
+            *self._pairs.warm_up(), zero, 0, 0, w_next[:0], tuple(a[:0] for a in step.state), zero, step.settings
+        )
 
     def take(self, w: Array, w_next: Array, state: dict[str, Any], run: StepRows, rates: Array) -> Sums:
         """Take the steps of ``run`` from ``w``, all into ``w_next``; return the sums of this rank's rows; collective.
@@ -92,9 +96,7 @@ class SparseSteps:
         self._pairs.meet()
         return sums
 
-    def _step(
-        self, w: Array, batch: Batch, step: Any, scale: float, rate: float, factor: float
-    ) -> tuple[Sums, float]:
+    def _step(self, w: Array, batch: Batch, step: Any, scale: float, rate: float, factor: float) -> tuple[Sums, float]:
         """One step on the parameters ``factor`` · w (biases: w), in place; the sums, and the factor afterwards."""
         objective, pairs, number = self._objective, self._pairs, self._objective.dtype.type
         sums, count = Sums(0.0, 0.0), 0
@@ -111,7 +113,9 @@ class SparseSteps:
             settings = (number(1.0 / factor),)
         mine, decaying = objective.mine, self._decaying - objective.mine.start
         if rate:
-            step.update(columns, found, number(1.0 / scale), mine.start, decaying, w[mine], step.state, number(rate), settings)
+            step.update(
+                columns, found, number(1.0 / scale), mine.start, decaying, w[mine], step.state, number(rate), settings
+            )
         pairs.publish(columns, w)
         return sums, factor
 
@@ -138,7 +142,7 @@ class SparseSteps:
 def make_sparse(
     objective: Objective, optimizer: FirstOrder, clip_norm: float | None, asked: Exchange
 ) -> SparseSteps | None:
-    """Steps that touch the columns of their rows, where these are fewer than all, and nothing else is asked; collective.
+    """Steps that touch the columns of their rows, where these are few, and nothing else is asked for; collective.
 
     A step of B rows makes up to B · entries pairs of an index and a value for each output; dense gradients have a value
     for each parameter.  Whichever is shorter by the entries of all ranks' rows is taken, for the whole run.
