@@ -65,6 +65,10 @@ def test_steps_touch_the_columns_of_their_rows_alone(nodes, taken, case):
     assert ours.train_loss == pytest.approx(plain.train_loss, rel=1e-12)
     assert ours.iterations == plain.iterations
     assert ours.history[0]["running_loss"] == pytest.approx(plain.history[0]["running_loss"], rel=1e-12)
+    first = ours.history[0]
+    assert first["progressive_loss"] == pytest.approx(plain.history[0]["progressive_loss"], rel=1e-12)
+    assert first["running_loss"] - first["progressive_loss"] >= (1e-9 if l2 == 1e-2 else -1e-12)  # has the penalty
+    assert "progressive_loss" not in ours.history[1]
     assert len(set(nodes.allgather_object(ours.params.tobytes()))) == 1
     if case == "ftrl":
         assert np.array_equal(ours.params == 0, plain.params == 0)
