@@ -53,7 +53,9 @@ if TYPE_CHECKING:
     from .comm.launch import world
     from .objective import Objective
     from .predictor import Predictor, load
-    from .train import Checkpoint, EarlyStopping, Trace, fit, l1_path, minimize
+    from .train import Checkpoint, EarlyStopping, Trace, fit
+    from .train.l1_path import l1_path  # of their modules: mypy takes the names of the package for these
+    from .train.minimize import minimize
 
 
 def __getattr__(name: str) -> object:

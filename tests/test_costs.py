@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from simulated import simulate, tables
 
+from distai_mpi.comm import pair_kernels, pairs
 from distai_mpi.comm.collectives import ALGORITHMS, Workspace
 from distai_mpi.params import Ownership
 from distai_mpi.perf import costs
@@ -141,3 +142,46 @@ def test_seconds():
 def test_bad_arguments(call):
     with pytest.raises(ValueError, match=r"cost|slices"):
         call()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_index_value_pairs(size, outputs):
+    """Few pairs travel as such, many as the slice; owners get the sums of theirs."""
+    rng, columns = np.random.default_rng(size), 60
+    for owners in tables(size, columns * outputs, 4):
+        x = rng.integers(-8, 8, (size, columns, outputs)).astype(np.float32)
+        x *= rng.random((size, columns, 1)) < rng.random((size, 1, 1))  # some ranks have few
+        order = sorted(range(size), key=lambda r, t=owners: (t.slices[r].start, t.slices[r].stop))
+        starts = np.array([owners.slices[r].start for r in order])
+
+        def work(wire, x=x, owners=owners, order=order, starts=starts):
+            some = np.flatnonzero(x[wire.rank].any(axis=1)).astype(np.uint32)
+            ends, new, sums = (
+                np.zeros(size + 1, np.int64),
+                np.empty(columns + size, np.uint32),
+                np.empty((columns + size, outputs), np.float32),
+            )
+            pair_kernels.divide(some, x[wire.rank][some], starts, ends, new, sums)
+            parts = {owner: slice(*ends[i : i + 2]) for i, owner in enumerate(order)}
+            messages = {o: pairs.message_of(new[p], sums[p], owners.slices[o]) for o, p in parts.items()}
+            others = [rank for rank in range(size) if rank != wire.rank]
+            came = pairs.swap(wire, {o: messages[o] for o in others}, others) | {wire.rank: messages[wire.rank]}
+            mine = owners.slices[wire.rank]
+            total = np.zeros(mine.stop - mine.start, np.float32)
+            for message in came.values():
+                one = np.zeros_like(total)
+                if message.is_slice:
+                    one[:] = message.payload.view(np.float32)
+                else:
+                    pair_kernels.put(
+                        *pairs.pairs_of(message, outputs, np.dtype(np.uint32), total.dtype), mine.start, one
+                    )
+                total += one
+            assert np.array_equal(total, x.reshape(size, -1)[:, mine].sum(axis=0))
+            return [parts[owner].stop - parts[owner].start for owner in range(size)]
+
+        wires, counts = simulate(size, work)
+        sizes = [4 * (s.stop - s.start) for s in owners.slices]
+        counted = [costs.Traffic(wire.messages, wire.bytes) for wire in wires]
+        assert counted == costs.pairs_sent(counts, sizes, 4 + 4 * outputs)

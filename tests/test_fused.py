@@ -26,7 +26,7 @@ def taken(monkeypatch):
     numbers, plain = [], fused.FusedSteps.take
 
     def take(self, *args):
-        numbers.append(args[-1])
+        numbers.append(args[-2].steps)
         return plain(self, *args)
 
     monkeypatch.setattr(fused.FusedSteps, "take", take)

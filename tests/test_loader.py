@@ -1,5 +1,6 @@
 """Batches: every row once an epoch, in an order that does not depend on the number of ranks."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_small_steps_of_an_epoch_can_be_had_many_at_a_time(ranks, size, first):
     some = loaders(shards, size, block_rows=3)
     single = [[ids_of(part) for part in parts] for rows, parts in epoch_of(some, 2) if rows == size][first:]
     for rank, loader in enumerate(some):
-        runs = [(steps, keep(batch)) for steps, batch in loader.runs(2, 16, first)]
+        runs = [(run.steps, keep(run.batch)) for run in loader.runs(2, 16, first)]
         assert [batch.position for _, batch in runs] == [(first + i) * size for i in range(0, len(single), 16)]
         assert [steps for steps, _ in runs] == [min(16, len(single) - i) for i in range(0, len(single), 16)]
         rows = loader.rows_of_step(rank)
@@ -229,9 +230,16 @@ def test_small_steps_of_an_epoch_can_be_had_many_at_a_time(ranks, size, first):
         assert taken == [parts[rank] for parts in single]
 
 
-def test_runs_are_of_one_order():
-    with pytest.raises(ValueError, match="locally"):
-        next(loaders(local_shards(50, 2), 1)[0].runs(0, 16))
+def test_steps_of_locally_shuffled_rows_can_be_had_many_at_a_time():
+    some = loaders(local_shards(50, 3), 8)
+    single = list(epoch_of(some, 1))
+    for rank, loader in enumerate(some):
+        taken, rows = [], []
+        for run in loader.runs(1, 2, 1):
+            taken += [run.batch.ids[low:high].tolist() for low, high in itertools.pairwise(run.ends)]
+            rows += run.rows.tolist()
+        assert taken == [ids_of(parts[rank]) for _, parts in single[1:]]
+        assert rows == [count for count, _ in single[1:]]
 
 
 def test_batches_carry_what_random_numbers_are_keyed_by():

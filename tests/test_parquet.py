@@ -13,6 +13,7 @@ from alone import Alone, load_features
 from distai_mpi.data import load
 from distai_mpi.data.formats import find
 from distai_mpi.data.readers.columns import Columns
+from distai_mpi.data.sparse_rows import SparseRows
 from distai_mpi.errors import DataError
 
 ROWS = 40
@@ -134,8 +135,81 @@ def test_lists_of_a_fixed_length_are_columns(folder):
     bad("a: column v is empty .null. in row 1")
     _, rows = stretch(missing="mean")
     assert np.array_equal(rows.x, [[1, 2], [np.nan, np.nan], [3, np.nan]], equal_nan=True)
-    save(v=arrow.array([[1.0], [2.0, 3.0]]), y=[0, 1])
-    bad("a: column v is of type list<.*>, which is no number: leave it out by --drop 'v'")
+
+
+def test_lists_of_equal_lengths_are_columns(folder):
+    values = RNG.normal(size=(ROWS, 3)).astype(np.float32)
+    for type_ in (arrow.list_(arrow.float32()), arrow.large_list(arrow.float32())):
+        save(a=Y, v=arrow.array(values.tolist(), type_), y=Y)
+        file, rows = stretch()
+        assert file.feature_names == ("a", "v.0", "v.1", "v.2")
+        assert np.array_equal(rows.x, np.column_stack([Y, values]))
+    save(group=2, v=arrow.array([[1.0, 2.0], None, None, [3.0, None]]), y=range(4))
+    bad("a: column v is empty .null. in row 1")
+    _, rows = stretch(missing="mean")
+    assert np.array_equal(rows.x, [[1, 2], [np.nan] * 2, [np.nan] * 2, [3, np.nan]], equal_nan=True)
+    save(group=2, v=arrow.array([[1.0], [2.0], [3.0], [2.0, 3.0]]), y=range(4))
+    bad("a: column v holds 2 numbers in row 3 .counted from 0., and 1 in the first one")
+    save(v=arrow.array([[], [2.0]]), y=[0, 1])
+    bad("a: column v holds vectors without numbers; leave it out by --drop 'v'")
+
+
+VECTOR = arrow.struct(
+    {
+        "type": arrow.int8(),
+        "size": arrow.int32(),
+        "indices": arrow.list_(arrow.int32()),
+        "values": arrow.list_(arrow.float64()),
+    }
+)
+
+
+def vectors(*given):
+    """As Spark ML stores them: (size, indices, values), or values alone."""
+    rows = [
+        value if value is None else dict(zip(("type", "size", "indices", "values"), value, strict=True))
+        for value in (
+            each if each is None else (0, *each) if isinstance(each, tuple) else (1, None, None, each) for each in given
+        )
+    ]
+    return arrow.array(rows, VECTOR)
+
+
+def test_vectors_of_spark_are_sparse_rows(folder):
+    x = np.where(RNG.random((ROWS, 50)) < 0.1, RNG.normal(size=(ROWS, 50)).astype(np.float32), 0)
+    given = [row.tolist() if i % 5 == 0 else (50, np.flatnonzero(row), row[row != 0]) for i, row in enumerate(x)]
+    save(label=Y, features=vectors(*given), text=Y)
+    bad("a: column features holds vectors, which are all features or none: take them alone by --columns", label="label")
+    shard, _ = load("a", Alone(), test_fraction=0, label="label", columns="features")
+    rows = shard.dataset.x
+    assert isinstance(rows, SparseRows)
+    assert np.array_equal(rows.toarray(), x)
+    assert (rows.dtype, rows.indices.dtype) == (np.float32, np.uint32)
+    assert np.array_equal(shard.dataset.y, Y)
+    assert np.array_equal(features(label="label", drop="text", dense=True), x)
+    halves = [find("a", None, Columns(label="label", columns="features"))[0].read(part, 3) for part in range(3)]
+    assert sum(half.rows for half in halves) == ROWS
+    assert np.concatenate([half.x.values for half in halves]).tolist() == x[x != 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (None, r"is empty \(null\)"),
+        ((4, [0], [1.0]), "is not of the size 3"),
+        ([1.0, 2.0], "is not of the size 3"),
+        ((3, [0, 1], [1.0]), "has not one index for each value"),
+        ((3, [1, 3], [1.0, 2.0]), "has the index 3 out of range"),
+        ((3, [-1], [1.0]), "has the index -1 out of range"),
+        ((3, [2, 1], [1.0, 2.0]), "has the index 1 after one that is as large"),
+        ((3, [1, 1], [1.0, 2.0]), "has the index 1 after one that is as large"),
+        ((3, [1], [np.nan]), "holds nan at index 1"),
+        ([0.0, np.inf, 0.0], "holds inf at index 1"),
+    ],
+)
+def test_vectors_that_are_none_are_refused_by_row(folder, vector, message):
+    save(group=2, v=vectors((3, [0], [1.0]), [0.0, 1.0, 2.0], (3, [], []), vector), y=range(4))
+    bad(f"a: the vector of column v in row 3 .counted from 0. {message}")
 
 
 def test_missing_values(folder):

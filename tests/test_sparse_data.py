@@ -206,24 +206,23 @@ def test_training_is_that_of_dense_rows(comm, kind, optimizer):
     assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-9)
 
 
-@mpi
-@pytest.mark.ranks(1, 2)
-@pytest.mark.parametrize(
-    ("kind", "size", "l2"),  # the last l2 takes all of w away in a step
-    [("linear", 1, 0.0), ("logistic", 1, 1e-2), ("logistic", 7, 0.0), ("logistic", 32, 1e-2), ("huber", 7, 5.0)],
-)
-def test_steps_touch_the_features_of_their_rows_alone(comm, monkeypatch, kind, size, l2):
-    found, calls = [], []
-    plain = models.LinearModel._sparse_steps
-    monkeypatch.setattr(models.LinearModel, "_sparse_steps", lambda *given: calls.append(1) or plain(*given))
-    options = dict(optimizer=optim.SGD(lr=0.2), epochs=2, global_batch_size=size, l2=l2, seed=2)
-    for x in (scipy.sparse.csr_array(X), X):
-        model = models.build(kind, whole(Dataset(X, Y)).labels, dtype=np.float64, bias=l2 == 0)
-        shard = whole(Dataset(x, Y), comm.rank, comm.size)
-        found.append(fit(model, shard, comm, **options))
-    np.testing.assert_allclose(found[0].params, found[1].params, atol=1e-12)
-    assert found[0].train_loss == pytest.approx(found[1].train_loss, rel=1e-12)
-    assert bool(calls) == (comm.size == 1)
+@pytest.mark.parametrize("weights", [(1, 1, 1), (2, 0, 1), (1, 3, 0)])
+def test_ranges_of_rows_are_balanced_by_their_entries(weights):
+    """The long rows come first: ranks that go through all rows once get fewer of them."""
+    lengths = np.repeat([200, 20, 2, 0], 100)
+    indices = np.concatenate([np.arange(count) for count in lengths])
+    x = scipy.sparse.csr_array((np.ones(indices.size), indices, np.concatenate([[0], np.cumsum(lengths)])), (400, 200))
+    partition = Partition(weights)
+    shards = [whole(Dataset(x, np.arange(400) % 2), rank, 3, partition=partition) for rank in range(3)]
+    some = [loader_of(shard, global_batch_size=400) for shard in shards]
+    owned = [[batch.ids.copy() for batch in loader.sequential()] for loader in some]
+    ids = [np.concatenate([*parts, np.empty(0, int)]).astype(int) for parts in owned]
+    assert np.array_equal(np.concatenate(ids), np.arange(400))
+    assert [len(own) for own in ids] == list(shards[0].counts) == [loader.rows_of_step(loader.rank) for loader in some]
+    work = np.array([(lengths[own] + 4).sum() for own in ids])
+    np.testing.assert_allclose(work, (lengths + 4).sum() * np.array(weights) / sum(weights), atol=204)
+    (stepped,) = [[len(batch.y) for _, batches in loader.epoch(0) for batch in batches] for loader in some[:1]]
+    assert sum(stepped) == len(ids[0])  # the one step of full-batch gradient descent is such a pass
 
 
 @mpi

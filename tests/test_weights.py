@@ -79,7 +79,7 @@ def test_batches_carry_the_weights_of_their_rows(ranks, order, dtype):
     shard = ShardedDataset(held, (80,), 0, "global", summarize(y, 6), order, first=5, summed_weight=1.0)
     for loader in loaders(shard, ranks, dtype, block_rows=4):
         streams = [loader.sequential(), *(batches for _, batches in loader.epoch(0))]
-        streams += [(batch for _, batch in loader.runs(0, 7))]
+        streams += [(run.batch for run in loader.runs(0, 7))]
         for batch in (batch for stream in streams for batch in stream):
             assert batch.weight.dtype == dtype
             assert np.array_equal(batch.weight, (weight / 3)[batch.ids].astype(dtype))

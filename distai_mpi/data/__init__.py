@@ -1,6 +1,6 @@
 """Data sets, their shards on ranks, and the batches that a rank works on."""
 
-from .batch import Batch
+from .batch import Batch, StepRows
 from .class_weights import weigh_classes
 from .classes import encode, encode_labels
 from .dataset import Dataset, Fill, Standard
@@ -29,6 +29,7 @@ __all__ = [
     "Sets",
     "ShardedDataset",
     "Standard",
+    "StepRows",
     "centre_far",
     "encode",
     "encode_labels",

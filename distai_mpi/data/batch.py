@@ -49,6 +49,25 @@ class Batch(NamedTuple):
         return self._replace(x=x, y=self.y[rows], weight=weight, ids=self.ids[rows], position=self.position + first)
 
 
+class StepRows(NamedTuple):
+    """This rank's rows of several steps.
+
+    Attributes:
+        batch: the rows, step after step; its position is that of the first row of the first step on any rank.
+        ends: step k has the rows ends[k] to ends[k + 1] - 1, int64, shape (steps + 1,).
+        rows: of each step on all ranks together, int64, shape (steps,).
+    """
+
+    batch: Batch
+    ends: Any
+    rows: Any
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+
 def zeros_row(loader: Any) -> Batch:
     """A row of zeros, as ``loader`` would hand it out."""
     features, y = loader.shard.features, np.zeros(1, loader.target_dtype)

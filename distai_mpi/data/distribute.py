@@ -270,9 +270,8 @@ def _check_stored(shuffle: str | None, shards: Partition | None, fill: Fill | No
 
 def _refuse_encoded(found: dict[str, Found], encoding: Encoding | None) -> None:
     """Refuse columns of words, whose levels are learned from all rows at once, of rows on disk."""
-    words = [
-        f"{file.files[0]}: column {name}" for file in found.values() if is_encoded(file) for name, _ in file.encoded
-    ]
+    files: list[Any] = [file for file in found.values() if is_encoded(file)]
+    words = [f"{min(file.files)}: column {file.encoded[0][0]}" for file in files]
     if words or encoding is not None:
         what = f" ({words[0]})" if words else ""
         raise ConfigError(f"--out-of-core does not go with categories and text{what}: leave such columns out by --drop")

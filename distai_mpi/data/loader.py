@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import HOST, Device
 from ..errors import ConfigError
-from .batch import Batch
+from .batch import Batch, StepRows
 from .dataset import Dataset
 from .out_of_core.stored_rows import Pass, StoredRows
 from .partition import Partition, even_range
@@ -107,6 +107,7 @@ class Loader:
         self._held: tuple[int, Array, Array] | None = None  # first position, x and y of the rows of `sequential`
         self._partition = shard.partition or Partition.even(ranks)
         self._partition.check_ranks(ranks)
+        self._cuts = () if self._local else shard.cuts(self._partition)
         self._lengths, self._alike = np.unique(shard.counts, return_counts=True)
         self._reserve(min(self.block_rows, shard.rows))
 
@@ -153,7 +154,9 @@ class Loader:
 
     def range_of(self, rank: int) -> tuple[int, int]:
         """First row, and the one after the last, that ``rank`` takes of a global batch (not of the local shuffle)."""
-        return self._partition.range_of(min(self.global_batch_size, self.shard.rows), rank)
+        if self.global_batch_size >= self.shard.rows:
+            return self._own(rank)
+        return self._partition.range_of(self.global_batch_size, rank)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Iterable[Batch]]]:
         """Yield for every step from ``first_step`` on its rows on all ranks, and this rank's Batches (maybe none).
@@ -163,7 +166,7 @@ class Loader:
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.shard.rows, self.global_batch_size
-        of_full = (0, 0) if self._local else self._partition.range_of(size, self.rank)  # looked up once, not every step
+        of_full = (0, 0) if self._local else self.range_of(self.rank)  # looked up once, not every step
         for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
@@ -172,29 +175,37 @@ class Loader:
             else:
                 first = step * size
                 rows = min(size, total - first)
-                low, high = of_full if rows == size else self._partition.range_of(rows, self.rank)
+                low, high = of_full if rows == size or steps == 1 else self._partition.range_of(rows, self.rank)
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 
-    def runs(self, epoch: int, most: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
-        """Yield steps from ``first_step`` on, up to ``most`` at a time: how many, and this rank's rows of all of them.
+    def runs(self, epoch: int, most: int, first_step: int = 0) -> Iterator[StepRows]:
+        """Yield this rank's rows of the steps from ``first_step`` on, of up to ``most`` steps at a time.
 
-        For ranks that fuse small steps.  A short last step is left out.  The Batch's position is that of the first
-        row of the first step on any rank.
+        For ranks that take many small steps in one call.  A short last step is left out.
         """
         size, full = self.global_batch_size, self.shard.rows // self.global_batch_size
-        if self._local and (self.ranks > 1 or size > 1):
-            raise ValueError("steps on rows that were shuffled locally are no ranges of one order")
-        low, high = self._partition.range_of(size, self.rank)
-        positions = (np.arange(most)[:, None] * size + np.arange(low, high)).reshape(-1)
-        if positions.size > self._capacity:
-            self._reserve(positions.size)
+        low, high = (0, 0) if self._local else self.range_of(self.rank)
         key, order = stream_key(self.seed, "epoch", epoch), self._shuffle(epoch) if self.steps > 1 else None
+        own = self.shard.counts[self.rank] if self._local else 0
+        if self._local:
+            full = self.steps
         for step in range(first_step, full, most):
-            steps = min(most, full - step)
-            rows, ids = self._rows_at(step * size, positions[: steps * (high - low)], order)
-            x, y = self._gather(rows)
-            yield steps, self.to_device(Batch(x, y, self._weights(rows), ids, step * size, True, key))
+            steps = np.arange(step, min(most + step, full) + 1)
+            if self._local:
+                cuts = own * steps // full
+                start, positions, ends = int(cuts[0]), np.arange(cuts[-1] - cuts[0]), cuts - cuts[0]
+                rows = np.diff(self._lengths * steps[:, None] // full, axis=0) @ self._alike
+            else:
+                start, ends = step * size, (steps - step) * (high - low)
+                positions = ((steps[:-1, None] - step) * size + np.arange(low, high)).reshape(-1)
+                rows = np.full(len(steps) - 1, size)
+            if positions.size > self._capacity:
+                self._reserve(positions.size)
+            found, ids = self._rows_at(start, positions, order)
+            x, y = self._gather(found)
+            first = self._start + start
+            yield StepRows(self.to_device(Batch(x, y, self._weights(found), ids, first, True, key)), ends, rows)
 
     def sequential(self, *, train: bool = False, epoch: int = 0) -> Iterator[Batch]:
         """Yield this rank's rows, unshuffled: for evaluation, and for full-batch methods.
@@ -262,7 +273,7 @@ class Loader:
         """First position, and the one after the last, of the rows of ``rank`` where all ranks take all rows at once."""
         if self._local:
             return 0, self.shard.counts[rank]
-        return self._partition.range_of(self.shard.rows, rank)
+        return self._cuts[rank], self._cuts[rank + 1]
 
     def _shuffle(self, epoch: int) -> Order:
         """The order of this epoch: of all rows, or under the local shuffle of this rank's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .parsed import Parsed
 from .partition import Partition, even_range
 from .permutation import Permutation
 from .readers.columns import Columns, Roles
-from .sharded import ShardedDataset, Shuffle, Transfer, sum_over_ranks
+from .sharded import ShardedDataset, Shuffle, Transfer, cuts_of, sum_over_ranks
 from .sharding_plan import ShardingPlan
 from .sources import Source
 
@@ -175,8 +176,9 @@ class Sharder:
             dataset = dataset.part(kept, kept + counts[rank])
             y, weight = dataset.y, dataset.weight
         else:
-            start, stop = plan.partition.range_of(plan.sets[which], rank)
             order = plan.order
+            cuts = cuts_of(dataset, order, first, plan.sets[which], plan.partition)
+            counts, (start, stop) = tuple(b - a for a, b in pairwise(cuts)), cuts[rank : rank + 2]
             rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))

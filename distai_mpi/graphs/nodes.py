@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import data
+from ..data import Dataset, Partition, Sets, from_local, repartition, stream_key
 from ..data.spec import Spec
 from ..errors import ConfigError
 from .adjacency import NodeRows
@@ -72,8 +72,8 @@ def node_sets(
     test_fraction: float = 0.1,
     valid_fraction: float = 0.0,
     seed: int = 0,
-    shards: data.Partition | None = None,
-) -> data.Sets:
+    shards: Partition | None = None,
+) -> Sets:
     """Training, test and validation sets of the nodes with labels, each rank the nodes that it owns; collective.
 
     The nodes that are held back depend on ``seed`` alone, not on the ranks.  Their labels are not used for features.
@@ -95,7 +95,7 @@ def node_sets(
     graph, codes, classes = read_graph(edges, labels, comm)
     name = graph.name
     known = np.flatnonzero(codes >= 0)
-    order = np.random.default_rng(data.stream_key(seed, "nodes")).permutation(known)
+    order = np.random.default_rng(stream_key(seed, "nodes")).permutation(known)
     tested = int(test_fraction * len(order))
     validated = int(valid_fraction * (len(order) - tested))
     parts = {"test": order[:tested], "valid": order[tested : tested + validated], "train": order[tested + validated :]}
@@ -108,7 +108,7 @@ def node_sets(
     made: dict[str, Any] = {}
     for key, nodes in parts.items():
         own = nodes[(nodes >= rows.first) & (nodes < stop)]
-        dataset = data.Dataset(rows.values[own - rows.first], words[codes[own]])
-        shard = data.from_local(dataset, comm, name) if len(nodes) else None
-        made[key] = shard and data.repartition(shard, shards or data.Partition.even(comm.size), comm)
-    return data.Sets(made["train"], made["test"], made["valid"])
+        dataset = Dataset(rows.values[own - rows.first], words[codes[own]])
+        shard = from_local(dataset, comm, name) if len(nodes) else None
+        made[key] = shard and repartition(shard, shards or Partition.even(comm.size), comm)
+    return Sets(made["train"], made["test"], made["valid"])

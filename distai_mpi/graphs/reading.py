@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import data
+from ..data import Dataset, ShardedDataset, encode, encode_labels, load, whole
 from ..data.array_file import ArrayFile
 from ..data.formats import Look, _open_array, look_at
 from ..data.readers import npz, parquet
@@ -183,18 +183,18 @@ def read_labels(spec: Spec, comm: Any, *, classes: Sequence[Any] | None = None) 
     if alone is not None and alone.shape[1] == 1:
         values = alone[:, 0]
         nodes = np.flatnonzero(~(np.isnan(values) if values.dtype.kind == "f" else values < 0))
-        table = data.whole(data.Dataset(nodes.reshape(-1, 1), values[nodes]), comm.rank, comm.size, spec_name(spec))
+        table = whole(Dataset(nodes.reshape(-1, 1), values[nodes]), comm.rank, comm.size, spec_name(spec))
     else:
-        table, _ = data.load(spec, comm, test_fraction=0.0, shuffle="global")
+        table, _ = load(spec, comm, test_fraction=0.0, shuffle="global")
     if classes is None:
-        (table,) = data.encode_labels(table, comm=comm)
+        (table,) = encode_labels(table, comm=comm)
     else:
-        table = data.encode(table, classes, comm, "the model was not trained on")
+        table = encode(table, classes, comm, "the model was not trained on")
     with comm.agreed():
         return _codes(table)
 
 
-def _codes(table: data.ShardedDataset) -> tuple[Array, tuple[Any, ...]]:
+def _codes(table: ShardedDataset) -> tuple[Array, tuple[Any, ...]]:
     """Codes of nodes from a table of nodes and codes."""
     name, y = table.name, table.dataset.y.astype(np.int64)
     if table.features != 1:

@@ -12,7 +12,6 @@ import numpy as np
 from ..backend import Device, device_of
 from ..data import Batch, LabelSummary
 from ..data.rows import DenseRows, Rows
-from ..data.sparse_rows import SparseRows
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
@@ -222,8 +221,7 @@ class DenseModel:
         """SGD on global batches of few rows, one after another: w ← w - rate · (mean gradient + l2 · w), in place.
 
         On the host alone.  The same updates as `loss_and_grad` and the step of `optim.SGD` for each of them, without
-        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.  Of sparse rows,
-        see `fuses_sparse`, zeros cost nothing in any case, and ``carry`` is left as it is.
+        forming the gradient; inputs that are zero cost nothing, unless l2 shrinks their weights too.
 
         Args:
             w: this rank's own parameters, shape (layout.size,), the same on all ranks before and after.
@@ -247,8 +245,6 @@ class DenseModel:
         count = len(batch.y) if steps is None else steps
         if len(batch.y) != together.rows * count:
             raise ValueError(f"{count} steps of {together.rows} rows of this rank are not {len(batch.y)} rows")
-        if self.fuses_sparse and isinstance(batch.x, SparseRows):
-            return self._sparse_steps(space, w, batch, batch.x, rate, l2, together.rows)
         settings, (scratch, _) = self._row_settings(space, batch), space.row_scratch()
         ours = (scratch, carry, number(rate), number(l2), together.indices, together.factors, together.starts)
         kernel, done, waits, loss = sgd_rows(self.loss_function), 0, False, 0.0
@@ -263,13 +259,47 @@ class DenseModel:
         together.meet(advance)
         return Sums(loss, space.total_weight(batch))
 
-    fuses_sparse = False  # whether `sgd_step` takes sparse rows, on one rank
+    touches_columns = False  # whether a row's gradient is 0 in all parameters but those of its features and biases
 
-    def _sparse_steps(
-        self, space: Workspace, w: Array, batch: Batch, rows: SparseRows, rate: float, l2: float, size: int
+    def loss_and_pairs(
+        self, w: Array, batch: Batch, columns: Array, sums: Array, slots: Array, factor: float = 1.0
+    ) -> tuple[Sums, int]:
+        """As `loss_and_grad` of sparse rows, but write the gradient as index-value pairs; return how many there are.
+
+        For models that `touches_columns` holds of.  Column j of ``columns`` stands for the parameters of feature j, and
+        the last one for the bias; see `data.sparse_kernels.collect`.  The parameters are ``factor`` · w, but the bias.
+        """
+        from .columns import loss_and_pairs
+
+        return loss_and_pairs(self, w, batch, columns, sums, slots, factor)
+
+    def column_steps(
+        self,
+        w: Array,
+        batch: Batch,
+        ends: Array,
+        scales: Array,
+        rates: Array,
+        l2: float,
+        update: tuple[Any, tuple[Array, ...], tuple[Any, ...]] | None,
+        pairs: tuple[Array, Array, Array],
     ) -> Sums:
-        """`sgd_step` of sparse rows, ``size`` each, where the model `fuses_sparse`."""
-        raise NotImplementedError
+        """Steps on sparse rows, one after another, of a model that `touches_columns` and has one output; in place.
+
+        Args:
+            w: the parameters, shape (layout.size,).
+            batch: the rows of all steps, see `Loader.runs` for their ``ends``.
+            scales, rates: of each step, what gradients are divided by, and the learning rate, float64.
+            l2: strength of the penalty, of plain SGD alone.
+            update: another method, as `optim.columns.ColumnStep`; None: plain SGD.
+            pairs: columns, sums and slots of `loss_and_pairs`, to work in.
+
+        Returns:
+            The sums of the rows, of each before its step.
+        """
+        from .columns import column_steps
+
+        return column_steps(self, w, batch, ends, scales, rates, l2, update, pairs)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: all but the scratch arrays."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..data import Batch
 from ..data.rows import rows_of
-from ..data.sparse_rows import SparseRows
 from .base import Sums
 from .curvature import Linearization, MarginRows, SoftmaxRows
 from .dense import DenseModel
@@ -31,6 +30,7 @@ class LinearModel(DenseModel):
     """
 
     usual_loss = "squared"
+    touches_columns = True
     is_linear = True  # the curvature is the Hessian (or what stands for it), and ``add_matrix`` gives it
 
     def __init__(
@@ -47,23 +47,6 @@ class LinearModel(DenseModel):
     def has_margins(self) -> bool:
         """Whether there is one output: values along a line then follow from margins."""
         return not self.loss_function.several
-
-    @property
-    def fuses_sparse(self) -> bool:  # type: ignore[override]
-        """See `DenseModel`: where there is one output."""
-        return self.has_margins
-
-    def _sparse_steps(
-        self, space: Workspace, w: Array, batch: Batch, rows: SparseRows, rate: float, l2: float, size: int
-    ) -> Sums:
-        """See `DenseModel._sparse_steps`."""
-        from .kernels.sparse_steps import steps_of
-
-        y, weight = read_only(batch.y, space.no_weights if batch.weight is None else batch.weight)
-        features, z = self.widths[0], np.empty(size, self.dtype)
-        loss: Any = self.loss_function
-        value = steps_of(loss)(*rows.arrays, y, weight, w[:features], w[features:], float(rate), float(l2), size, z)
-        return Sums(value, space.total_weight(batch))
 
     def init(self, rng: np.random.Generator) -> Array:
         """Zeros, shape (layout.size,), replicated; ``rng`` is not used."""

@@ -119,6 +119,30 @@ class SupportsFusedSteps(SupportsFactors, Protocol):
 
 
 @runtime_checkable
+class SupportsColumns(Protocol):
+    """Of sparse rows it gives the gradient as index-value pairs, where ``touches_columns`` is true.
+
+    Column j stands for the parameters j · outputs to (j + 1) · outputs - 1, see `DenseModel.loss_and_pairs`; with one
+    output it takes steps, see `DenseModel.column_steps`.
+    """
+
+    touches_columns: bool
+    widths: tuple[int, ...]
+
+    def loss_and_pairs(
+        self, w: Array, batch: Batch, columns: Array, sums: Array, slots: Array, factor: float = 1.0
+    ) -> tuple[Sums, int]:
+        """As ``loss_and_grad``, and how many pairs were written to ``columns`` and ``sums``."""
+        ...
+
+    def column_steps(
+        self, w: Array, batch: Batch, ends: Array, scales: Array, rates: Array, l2: float, update: Any, pairs: Any
+    ) -> Sums:
+        """Take steps in one call; return the sums of their rows, of each before its step."""
+        ...
+
+
+@runtime_checkable
 class SupportsCurvature(Protocol):
     """Keeps of a pass what products with the curvature need."""
 
@@ -178,6 +202,7 @@ class Abilities:
     overlap: bool
     factors: SupportsFactors | None
     fused: SupportsFusedSteps | None
+    columns: SupportsColumns | None
     curvature: SupportsCurvature | None
     linear: SupportsLinear | None
     hessian: SupportsHessian | None
@@ -201,6 +226,7 @@ class Abilities:
 
         factors = ("loss_and_factors", "grad_of_factors")
         linear = has(SupportsLinear, "linearize")
+        columns = has(SupportsColumns, "loss_and_pairs", "column_steps")
         dtype = says("target_dtype", None)
         return cls(
             data_check=has(SupportsDataCheck),
@@ -210,6 +236,7 @@ class Abilities:
             overlap=bool(has(SupportsOverlap, "tells_ready") and says("tells_ready", False)),
             factors=has(SupportsFactors, *factors),
             fused=has(SupportsFusedSteps, "sgd_step", "row_shape", *factors),
+            columns=columns if columns is not None and columns.touches_columns else None,
             curvature=has(SupportsCurvature, "linearize"),
             linear=linear if linear is not None and linear.is_linear else None,
             hessian=has(SupportsHessian),

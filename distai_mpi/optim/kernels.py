@@ -104,12 +104,17 @@ def adam(w, grad, mean, square, carry, rate, beta1, beta2, correction, epsilon, 
 
 
 @numba.njit(inline="always")
+def adagrad_of(w, g, square, lost, rate, initial, epsilon):
+    """One parameter's step of `adagrad`: (w, square, lost), of which ``lost`` is in ``carry``."""
+    s = square + g * g
+    total, lost_now = _add(w, -rate * g / (math.sqrt(initial + s) + epsilon), lost)
+    return total, s, lost_now
+
+
+@numba.njit(inline="always")
 def _adagrad(w, grad, squares, carry, rate, initial, epsilon, out):
     for i in range(w.size):
-        g = grad[i]
-        s = squares[i] + g * g
-        squares[i] = s
-        out[i], carry[i] = _add(w[i], -rate * g / (math.sqrt(initial + s) + epsilon), carry[i])
+        out[i], squares[i], carry[i] = adagrad_of(w[i], grad[i], squares[i], carry[i], rate, initial, epsilon)
 
 
 @kernel(error_model="numpy")
@@ -122,27 +127,34 @@ def adagrad(w, grad, squares, carry, rate, initial, epsilon, out):
 
 
 @numba.njit(inline="always")
+def ftrl_of(before, g, q, square, lost, rate, beta, l1, l2, zero, one):
+    """One parameter's step of `ftrl`: (w, dual, square, lost), where ``carry`` has ``lost``; 0 and 1 in its type."""
+    s = square + g * g
+    eta = rate / (beta + math.sqrt(s))
+    at_zero = before == zero
+    step = (lost if at_zero else zero) - g
+    lost_of_w = zero if at_zero else lost
+    summed = q + step
+    point = before + (eta * summed + lost_of_w)
+    sign = -l1 if point < zero else l1
+    update = eta * (summed - sign - l2 * before) / (one + eta * l2)
+    total, lost_now = _add(before, update, lost_of_w)
+    to_zero, moves = abs(point) <= eta * l1, g != zero
+    held = summed if at_zero else point / eta
+    lost_at_zero = step - (summed - q) if at_zero else zero
+    w = (zero if to_zero else total) if moves else before
+    dual = (held if to_zero else sign + l2 * total) if moves else q
+    lost_after = (lost_at_zero if to_zero else lost_now) if moves else lost
+    return w, dual, s, lost_after
+
+
+@numba.njit(inline="always")
 def _ftrl(w, grad, dual, squares, carry, rate, beta, l1, l2, out):
     zero, one = w.dtype.type(0), w.dtype.type(1)
     for i in range(w.size):
-        before, g, q, lost = w[i], grad[i], dual[i], carry[i]
-        s = squares[i] + g * g
-        eta = rate / (beta + math.sqrt(s))
-        at_zero = before == zero
-        step = (lost if at_zero else zero) - g
-        lost_of_w = zero if at_zero else lost
-        summed = q + step
-        point = before + (eta * summed + lost_of_w)
-        sign = -l1 if point < zero else l1
-        update = eta * (summed - sign - l2 * before) / (one + eta * l2)
-        total, lost_now = _add(before, update, lost_of_w)
-        to_zero, moves = abs(point) <= eta * l1, g != zero
-        held = summed if at_zero else point / eta
-        lost_at_zero = step - (summed - q) if at_zero else zero
-        squares[i] = s
-        dual[i] = (held if to_zero else sign + l2 * total) if moves else q
-        carry[i] = (lost_at_zero if to_zero else lost_now) if moves else lost
-        out[i] = (zero if to_zero else total) if moves else before
+        out[i], dual[i], squares[i], carry[i] = ftrl_of(
+            w[i], grad[i], dual[i], squares[i], carry[i], rate, beta, l1, l2, zero, one
+        )
 
 
 @kernel(error_model="numpy")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
 
 from ..options import OPTIONS
 from ..settings import setting, settings
@@ -87,6 +89,13 @@ def over(schedule: Schedule, steps: int) -> Schedule:
     if isinstance(schedule, WarmUp):
         return replace(schedule, after=over(schedule.after, steps - schedule.steps))
     return schedule
+
+
+def factors(schedule: Schedule, first: int, steps: int) -> Any:
+    """The factors of so many steps from number ``first`` on, float64, shape (steps,)."""
+    if type(schedule) is Constant:
+        return np.ones(steps)
+    return np.array([schedule(step) for step in range(first, first + steps)], np.float64)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (Constant, Step, Cosine)}

@@ -33,6 +33,7 @@ COLLECTIVES = ("allreduce", "reduce_scatter", "allgather")
 SLICED = ("ring", "rabenseifner")
 ALGORITHMS = ("ring", "tree", "recursive_doubling", "rabenseifner")
 COMPRESSED = "compressed"  # rounds what it sends, so it is none of those that may stand for each other
+PAIRS_HEADER = 16  # bytes ahead of index-value pairs
 HALF_BLOCK = 4096  # elements under one 2-byte exponent
 
 
@@ -104,6 +105,24 @@ def sent(
     if collective != "reduce_scatter":
         total = [a + b for a, b in zip(total, _all_but(sizes, 1, None), strict=True)]
     return total
+
+
+def pairs_sent(pairs: Sequence[Sequence[int]], slices: Sequence[int], pair_bytes: int) -> list[Traffic]:
+    """Return what each rank sends of a sparse vector to the owners of slices, of ``slices`` bytes each.
+
+    ``pairs[r][o]`` is how many index-value pairs of ``pair_bytes`` bytes rank r has in the slice of rank o.  A message
+    is a header and the pairs, or the slice itself where that is no longer (Renggli et al. 2019, section 5.3).
+    """
+    traffic = []
+    for rank, counts in enumerate(pairs):
+        others = [
+            (count * pair_bytes, size)
+            for owner, (count, size) in enumerate(zip(counts, slices, strict=True))
+            if owner != rank
+        ]
+        sizes = [min(pair, whole) for pair, whole in others]
+        traffic.append(sum((_message(size) for size in sizes), Traffic(len(sizes), PAIRS_HEADER * len(sizes))))
+    return traffic
 
 
 def together(traffic: Sequence[Traffic]) -> Traffic:

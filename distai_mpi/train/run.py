@@ -14,14 +14,13 @@ from ..data.batch import zeros_row
 from ..models import Sums
 from ..objective import DistributedSum
 from ..optim import FirstOrder, FullBatchSolver, LocalSGD, Schedule
+from ..optim.schedules import factors
 from ..trace import OTHER, WAIT, during
 from .early_stopping import BestParameters
 from .steps import Steps
 
 Array = Any
 Optimizer = FirstOrder | LocalSGD | FullBatchSolver
-RUN_ROWS = 256  # rows of fused steps that one call takes: enough to hide Python, few enough to show progress
-SPARSE_RUN_ROWS = 1 << 14  # of sparse ones: a call goes through all parameters
 
 
 @dataclass
@@ -115,6 +114,8 @@ class Run:
         gradient_norm: of the last step, where a tolerance or clipping asks for it; else nan.
         first_norm: norm of the gradient in the last step of the first epoch, or of full-batch solvers at the start,
             where a tolerance asks for it.
+        progressive_loss: mean loss of all rows, each before a step had learned from it and without the penalty: of the
+            first epoch, once it is done, where losses are those of predictions (no dropout).
         stop_reason: why no further step is possible; None: one is.
         failed: whether that is an error.
         stopping: early stopping, where there are validation rows.
@@ -143,6 +144,7 @@ class Run:
         self._sent = 0
         self.sums = Sums(0.0, 0.0)
         self.first_norm: float | None = None
+        self.progressive_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.fixed: dict[str, Any] = {}
         self.origin: dict[str, Any] = {}
@@ -234,13 +236,16 @@ class Run:
         """The mean of the losses that rows had when their steps were taken, and the penalty; collective."""
         running, weight = self.objective.mean(self.w, self.sums)
         self.objective.check_weight(weight)
+        if self.epoch == 1 and not getattr(self.objective.model, "dropout", 0):
+            with self.uncounted():
+                self.progressive_loss = float(self.comm.sum([self.sums.loss])[0]) / weight
         if self.tol is not None and self.first_norm is None and math.isfinite(running):
             self.first_norm = self.gradient_norm
         return running
 
     def figures(self) -> dict[str, Any]:
-        """What a record tells of an iteration."""
-        return {}
+        """What a record tells of an iteration: at first the progressive loss (Blum, Kalai & Langford 1999)."""
+        return {} if self.progressive_loss is None or self.epoch > 1 else {"progressive_loss": self.progressive_loss}
 
     def final_loss(self) -> float:
         """The objective at ``w`` over all rows, once no more steps are made; collective."""
@@ -276,10 +281,10 @@ class Run:
         training, loader, size = self.training, self.loader, self.loader.global_batch_size
         row_weight = loader.total_weight / loader.shard.rows
         if self.fuses:
-            most = SPARSE_RUN_ROWS if loader.sparse else RUN_ROWS
-            for steps, batch in loader.runs(self.epoch, max(1, most // size), self.epoch_steps):
+            for run in loader.runs(self.epoch, max(1, training.fused.run_rows // size), self.epoch_steps):
                 self._begin_step()
-                self._count(steps * size, training.take(steps, batch), steps)
+                rates = factors(self.schedule, self.iterations, run.steps)
+                self._count(int(run.rows.sum()), training.take(run, rates), run.steps)
                 yield
         for rows, batches in loader.epoch(self.epoch, self.epoch_steps):
             self._begin_step()

@@ -22,8 +22,7 @@ from .checkpoint import state as kept
 from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import make_loader
 from .full_batch import bind, check_exchange, keeps_whole
-from .gradient.choose import make_gradients
-from .gradient.fused import make_fused
+from .gradient.choose import make_fused, make_gradients
 from .run import Optimizer, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
 

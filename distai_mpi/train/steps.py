@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import device_of, number
-from ..data import Batch
+from ..data import Batch, StepRows
 from ..models import Sums
 from ..objective import Objective, square
 from ..optim import Elementwise, FirstOrder, LocalSGD
@@ -18,6 +18,7 @@ from ..trace import PUBLISH, REDUCE, UPDATE
 from .gradient.base import Gradients
 from .gradient.dense import DenseGradients
 from .gradient.fused import FusedSteps
+from .gradient.sparse import SparseSteps
 
 Array = Any
 
@@ -42,7 +43,7 @@ class Steps(ABC):
             nobody asked for it.
     """
 
-    fused: FusedSteps | None = None
+    fused: FusedSteps | SparseSteps | None = None
     gradient_norm = math.nan
 
     def __init__(self, objective: Objective, start: Array, clip_norm: float | None) -> None:
@@ -73,8 +74,11 @@ class Steps(ABC):
         ``factor`` multiplies the learning rate.
         """
 
-    def take(self, steps: int, batch: Batch) -> Sums:
-        """Take ``steps`` fused steps from this rank's rows of all of them; return its sums of losses before each."""
+    def take(self, run: StepRows, factors: Array) -> Sums:
+        """Take fused steps from this rank's rows of all of them; return its sums of losses before each.
+
+        ``factors``, float64, shape (steps,), multiply the learning rate.
+        """
         raise NotImplementedError
 
     def close_epoch(self) -> None:  # noqa: B027 - mostly it is, after every step
@@ -123,7 +127,7 @@ class SynchronousSteps(Steps):
         start: Array,
         *,
         gradients: Gradients | None = None,
-        fused: FusedSteps | None = None,
+        fused: FusedSteps | SparseSteps | None = None,
         clip_norm: float | None = None,
         measures_norm: bool = False,
     ) -> None:
@@ -175,19 +179,21 @@ class SynchronousSteps(Steps):
         if size == 0:
             objective.mark(UPDATE)
 
-    def take(self, steps: int, batch: Batch) -> Sums:
+    def take(self, run: StepRows, factors: Array) -> Sums:
         """See `Steps`."""
         assert self.fused is not None
-        rate: Any = self.optimizer.lr
-        sums = self.fused.take(self._w, self._w_next, self.state["carry"], rate, batch, steps)
-        self._publish()
+        sums = self.fused.take(self._w, self._w_next, self.state, run, self.optimizer.lr * factors)
+        if self.fused.publishes:
+            self._w, self._w_next = self._w_next, self._w
+        else:
+            self._publish()
         return sums
 
     def warm_up(self, batch: Batch) -> None:
         """See `Steps`."""
         self.gradients.local(self.w, [batch])
         if self.fused is not None:
-            self.fused.warm_up(self._w_next, self.state["carry"], batch)
+            self.fused.warm_up(self._w_next, self.state, batch)
         _warm_up(self.optimizer, self._w_next, self.gradients.owned)
 
     def settle(self, batch: Batch) -> None:

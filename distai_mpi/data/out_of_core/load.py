@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ... import version
 from ...errors import ConfigError
 from ...files import claimed, write_json
 from ...settings import called
+from ...version import __version__
 from ..dataset import Dataset
 from ..labels import merge, summarize
 from ..parsed import Parsed
@@ -156,7 +156,7 @@ def _cache(found: dict[str, Any], comm: Any, sharder: Sharder, settings: OutOfCo
     name = hashlib.sha256(repr((paths, how)).encode()).hexdigest()[:16]
     stem = os.path.basename(paths[0]).split(".")[0][:40]
     folder = os.path.join(settings.folder, f"{stem}-{name}", f"rank-{comm.rank}-of-{comm.size}")
-    return Cache(folder, {"version": version.__version__, "files": facts, "how": how})
+    return Cache(folder, {"version": __version__, "files": facts, "how": how})
 
 
 def _chunked(found: dict[str, Any]) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...errors import DataError
 from ..array_file import MISSING_ADVICE
 from ..checks import first_not_finite
 from ..labels import TRUTH_WORDS
-from . import dates
+from . import dates, parquet_vectors
 from .kinds import label_word
 from .levels import KINDS, LevelTable
 
@@ -26,8 +27,8 @@ class ArrowColumn:
 
     Attributes:
         name: of the column.
-        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of a fixed number of numbers), ``words``, or ``other``; or
-            one of `levels`.
+        kind: ``numbers``, ``decimal``, ``dates``, ``list`` (of equally many numbers), ``vector`` (of Spark's, see
+            `parquet_vectors`), ``words``, or ``other``; or one of `levels`.
         type: as Arrow calls it, for messages.
         dtype: in which its values are held; of words the numbers that stand for them.
         parts: names of the features it makes, one or more.
@@ -63,7 +64,7 @@ class ArrowColumn:
         where = f"{path}: column {self.name} is of type {self.type}"
         if self.kind == "dates" and self.how == "seconds":
             return
-        if self.kind in ("dates", "list", "other"):
+        if self.kind in ("dates", "list", "vector", "other"):
             raise DataError(f"{where}, which is no label; name another column with --label")
 
     def check_weight(self, path: str) -> None:
@@ -83,7 +84,10 @@ class ArrowColumn:
             raise DataError(
                 f"{path}: column {self.name} is empty (null) in row {row} (counted from 0); {MISSING_ADVICE}"
             )
-        values = self._numbers(column.combine_chunks())
+        array = column.combine_chunks()
+        if self.kind == "list" and self.type.startswith(("list<", "large_list<")):
+            array = parquet_vectors.equal_lists(path, self.name, array, len(self.parts), first)
+        values = self._numbers(array)
         bad = first_not_finite(values, keep)
         if bad is not None:
             row, part, value = bad
@@ -190,8 +194,8 @@ def word(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def describe(field: Any, how: str) -> ArrowColumn:
-    """What the column ``field`` of a schema is."""
+def describe(field: Any, how: str, width: Callable[[str], int] | None = None) -> ArrowColumn:
+    """What the column ``field`` of a schema is; ``width(name)`` tells how long the lists of a column are."""
     import pyarrow.types as kinds
 
     name, type_ = field.name, field.type
@@ -213,12 +217,26 @@ def describe(field: Any, how: str) -> ArrowColumn:
     if kinds.is_date(type_) or kinds.is_timestamp(type_):
         parts = (name,) if how == "refuse" else dates.column_names(name, how)
         return ArrowColumn(kind="dates", dtype=np.dtype(np.float64), how=how, **(whole | {"parts": parts}))
+    return _of_several(name, type_, width)
+
+
+def _of_several(name: str, type_: Any, width: Callable[[str], int] | None) -> ArrowColumn:
+    """What a column of this type is whose values are no single numbers."""
+    import pyarrow.types as kinds
+
+    whole: dict[str, Any] = {"name": name, "type": str(type_), "parts": (name,)}
+    size = 0
     if kinds.is_fixed_size_list(type_):
-        inner = describe(type_.value_field, how)
-        if inner.kind == "numbers" and type_.list_size > 0:
-            parts = tuple(f"{name}.{i}" for i in range(type_.list_size))
-            return ArrowColumn(kind="list", dtype=inner.dtype, **(whole | {"parts": parts}))
-    return ArrowColumn(kind="other", dtype=np.dtype(np.float64), **whole)
+        size = type_.list_size
+    elif width is not None and parquet_vectors.is_list_of_numbers(type_):
+        size = width(name)
+    inner: Any = type_.value_type if size else None
+    if size and (kinds.is_integer(inner) or kinds.is_floating(inner) or kinds.is_boolean(inner)):
+        held = np.dtype(np.uint8 if kinds.is_boolean(inner) else inner.to_pandas_dtype())
+        parts = tuple(f"{name}.{i}" for i in range(size))
+        return ArrowColumn(kind="list", dtype=held, **(whole | {"parts": parts}))
+    kind = "vector" if parquet_vectors.is_vector(type_) else "other"
+    return ArrowColumn(kind=kind, dtype=np.dtype(np.float64), **whole)
 
 
 def _is_word(type_: Any) -> bool:

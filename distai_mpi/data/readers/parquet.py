@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import DataError
-from . import arrow_columns
+from . import arrow_columns, parquet_vectors
 from .arrow_columns import ArrowColumn
-from .chunk import Chunk, NoRows
+from .chunk import Chunk, Csr, NoRows
 from .columns import Columns, Roles
 from .encoded import encoded_columns, not_row_names
 from .levels import Levels, LevelTable
+from .parquet_vectors import VectorColumn
 from .row_names import are_quantities, rows_looked_at, without_row_names
 
 Array = Any
@@ -42,7 +43,8 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         pandas = file.schema_arrow.pandas_metadata or {}
         metadata = file.metadata
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        found = [arrow_columns.describe(field, columns.dates) for field in fields]
+        width = partial(parquet_vectors.width_of, path, file) if sum(groups) else None
+        found = [arrow_columns.describe(field, columns.dates, width) for field in fields]
     names = tuple(field.name for field in fields)
     if len(set(names)) < len(names):
         raise DataError(f"{path}: several columns have the same name; rename them")
@@ -69,7 +71,8 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         gaps = keep and sizes[column.name].gaps
         return replace(column, dtype=np.dtype(np.float64)) if gaps and column.dtype.kind != "f" else column
 
-    features = tuple(chosen(i, columns.keeps_missing) for i in roles.features)
+    vector = _vector(path, [found[i] for i in roles.features])
+    features = tuple(chosen(i, columns.keeps_missing) for i in roles.features if vector is None)
     types = [column.dtype for column in features if column is not None] or [np.dtype(np.float64)]  # of labels alone
     dtype = np.result_type(*types)
     return ParquetFile(
@@ -81,7 +84,24 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         np.dtype(np.float32) if dtype == np.float16 else dtype,
         columns,
         roles._replace(notes=notes),
+        vector,
     )
+
+
+def _vector(path: str, features: list[ArrowColumn]) -> VectorColumn | None:
+    """The column of Spark's vectors that the ``features`` are; None: they are other columns."""
+    vectors = [column.name for column in features if column.kind == "vector"]
+    if not vectors:
+        return None
+    if len(features) > 1:
+        others = [column.name for column in features if column.name != vectors[0]][:SHOWN_COLUMNS]
+        raise DataError(
+            f"{path}: column {vectors[0]} holds vectors, which are all features or none: take them alone by --columns"
+            f" '{vectors[0]}', or leave them out by --drop '{','.join(vectors)}' (there are other columns:"
+            f" {', '.join(others)})"
+        )
+    with _opened(path) as file:
+        return VectorColumn(vectors[0], parquet_vectors.width_of(path, file, vectors[0]))
 
 
 def check_features(path: str, features: list[ArrowColumn]) -> None:
@@ -213,6 +233,14 @@ def _starts_with(path: str, mark: bytes) -> bool:
         return file.read(len(mark)) == mark
 
 
+class _Found(NamedTuple):
+    """What groups of rows hold beside numbers: words of labels, with numbers; levels of each column; and vectors."""
+
+    words: dict[str, int]
+    tables: dict[int, LevelTable]
+    vectors: list[Csr]
+
+
 @dataclass(frozen=True)
 class ParquetFile:
     """A table in a Parquet file; see `chunk.ChunkedFile`.
@@ -226,6 +254,7 @@ class ParquetFile:
         dtype: in which features are held: the common type of their columns.
         options: what was said of the table.
         roles: what its columns are.
+        vector: the column of vectors that the features are, in place of ``columns``; None: there is none.
     """
 
     path: str
@@ -236,6 +265,7 @@ class ParquetFile:
     dtype: np.dtype
     options: Columns
     roles: Roles
+    vector: VectorColumn | None = None
     sequential = False
     scale = 1.0
 
@@ -247,12 +277,12 @@ class ParquetFile:
     @property
     def features(self) -> int:
         """Features of a row."""
-        return len(self.feature_names)
+        return len(self.feature_names or ()) if self.vector is None else self.vector.width
 
     @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the features."""
-        return tuple(part for column in self.columns for part in column.parts)
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features; those of a vector have none."""
+        return None if self.vector is not None else tuple(part for column in self.columns for part in column.parts)
 
     @cached_property
     def encodes(self) -> dict[int, tuple[str, str]]:
@@ -277,12 +307,14 @@ class ParquetFile:
 
     def empty(self) -> Chunk:
         """A chunk without rows."""
-        return self._allocate(0)
+        none = self._allocate(0)
+        return none if self.vector is None else none._replace(x=self.vector.empty())
 
     def _allocate(self, rows: int) -> Chunk:
         weight = None if self.weight is None else np.empty(rows)
         words = None if self.label is None else self.label.words
-        x, levels = np.empty((rows, self.features), self.dtype), dict.fromkeys(self.encodes, Levels.of([]))
+        width = self.features if self.vector is None else 0
+        x, levels = np.empty((rows, width), self.dtype), dict.fromkeys(self.encodes, Levels.of([]))
         return Chunk(x, np.zeros(rows, self.target_dtype), weight, words, levels)
 
     def read(self, part: int, parts: int) -> Chunk:
@@ -291,41 +323,43 @@ class ParquetFile:
         owner = (starts[:-1] + starts[1:]) * parts // (2 * max(1, int(starts[-1])))
         mine = np.flatnonzero(owner == part).tolist()
         out = self._allocate(sum(self.groups[group] for group in mine))
-        words, tables = dict[str, int](), {column: LevelTable() for column in self.encodes}
+        found = _Found({}, {column: LevelTable() for column in self.encodes}, [])
         with _opened(self.path) as file:
             at = 0
             for group in mine:
                 end = at + self.groups[group]
                 weight = None if out.weight is None else out.weight[at:end]
                 piece = Chunk(out.x[at:end], out.y[at:end], weight)
-                self._fill(file, group, int(starts[group]), piece, words, tables)
+                self._fill(file, group, int(starts[group]), piece, found)
                 at = end
+        if self.vector is not None:
+            out = out._replace(x=parquet_vectors.join(found.vectors, self.vector.empty()))
         levels = {}
         for column, (_, kind) in self.encodes.items():
-            levels[column], numbers = tables[column].finish(kind)
+            levels[column], numbers = found.tables[column].finish(kind)
             out.x[:, column] = numbers[out.x[:, column].astype(np.int64)]
         out = out._replace(levels=levels)
-        return out._replace(label_names=tuple(words)) if words else out
+        return out._replace(label_names=tuple(found.words)) if found.words else out
 
-    def _fill(
-        self, file: Any, group: int, first: int, out: Chunk, words: dict[str, int], tables: dict[int, LevelTable]
-    ) -> None:
-        """Read one group, whose first row is row ``first`` of the file, into ``out``.
-
-        ``words`` number the labels, and ``tables`` the values of columns that are encoded.
-        """
-        used = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
+    def _fill(self, file: Any, group: int, first: int, out: Chunk, found: _Found) -> None:
+        """Read one group, whose first row is row ``first`` of the file, into ``out`` and ``found``."""
+        used: list[Any] = [*self.columns, *(column for column in (self.label, self.weight) if column is not None)]
+        if self.vector is not None:
+            used.append(self.vector)
         names = list(dict.fromkeys(column.name for column in used))
         table = file.read_row_group(group, columns=names, use_threads=False)
         if table.num_rows != out.rows:
             raise DataError(
                 f"{self.path}: a group has {table.num_rows} rows and not the {out.rows} of its footer; copy it again"
             )
+        if self.vector is not None:
+            column = table.column(self.vector.name)
+            found.vectors.append(self.vector.rows(self.path, column, first, self.options.keeps_missing))
         at = 0
         for column in self.columns:
             end = at + len(column.parts)
             if column.has_levels:
-                out.x[:, at] = column.level_numbers(table.column(column.name), tables[at])
+                out.x[:, at] = column.level_numbers(table.column(column.name), found.tables[at])
                 at = end
                 continue
             read = column.values(self.path, table.column(column.name), first, self.options.keeps_missing)
@@ -333,7 +367,7 @@ class ParquetFile:
             at = end
         keep = self.options.keeps_missing_labels
         if self.label is not None and self.label.kind == "words":
-            out.y[:] = self.label.word_numbers(self.path, table.column(self.label.name), first, keep, words)
+            out.y[:] = self.label.word_numbers(self.path, table.column(self.label.name), first, keep, found.words)
         elif self.label is not None:
             out.y[:] = self.label.values(self.path, table.column(self.label.name), first, keep)[:, 0]
         if out.weight is not None:

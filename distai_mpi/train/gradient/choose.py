@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...comm import Exchange
 from ...errors import ConfigError
 from ...objective import Objective
+from ...optim import FirstOrder, Schedule
 from ...settings import called
-from . import factors, overlapped
+from . import factors, fused, overlapped, sparse
 from .base import Gradients, most_rows
 from .dense import DenseGradients
 
@@ -32,3 +33,20 @@ def make_gradients(objective: Objective, asked: Exchange) -> Gradients:
     if asked.overlap and obstacle:
         raise ConfigError(f"{called('overlap', '--early')}: {obstacle}; leave it out")
     return DenseGradients(objective) if obstacle else overlapped.OverlappedGradients(objective, asked.overlap)
+
+
+def make_fused(
+    objective: Objective,
+    optimizer: FirstOrder,
+    gradients: Gradients,
+    schedule: Schedule,
+    clip_norm: float | None,
+    asked: Exchange,
+) -> fused.FusedSteps | sparse.SparseSteps | None:
+    """What takes many small steps in one call, to the same result as steps by ``gradients``; None: nothing; collective.
+
+    Sparse rows: the columns of a step's rows alone; dense rows: plain SGD on few of them.
+    """
+    if objective.loader.sparse:
+        return sparse.make_sparse(objective, optimizer, clip_norm, asked)
+    return fused.make_fused(objective, optimizer, gradients, schedule, clip_norm, asked)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...comm import SHARING, Exchange
-from ...data import Batch, Loader
+from ...data import Batch, Loader, StepRows
 from ...models import Sums, Together
 from ...objective import Objective
 from ...optim import SGD, Constant, FirstOrder, Schedule
@@ -25,7 +25,6 @@ Array = Any
 # rows 5.3, 4.6, 2.0, 1.2 and 7.3, 4.4, 3.0, 1.7 times where half of the inputs were zero, 2.5, 1.3, 0.9, 0.6 and 2.0,
 # 2.3, 2.0, 1.2 times where none was; the first on 1 rank for 1, 2, 4, 8 rows 6.2, 3.8, 2.2, 1.5 and 3.1, 1.9, 1.3, 0.7.
 MOST_ROWS, MOST_ROWS_ALONE, MOST_BYTES = 8, 4, 8 << 20
-MOST_SPARSE = 1024  # rows of a global batch of sparse rows, of which a plain step would go through all parameters
 
 
 class FusedSteps:
@@ -35,15 +34,20 @@ class FusedSteps:
         objective: its model has ``sgd_step``.
 
     Attributes:
+        run_rows: rows of all ranks that one call takes: enough to hide Python, few enough to show progress.
         usable: whether the ranks share what they have to; alike on all of them.
+        publishes: whether all ranks have all parameters after `take`; here each has written its slice.
     """
+
+    run_rows = 256
+    publishes = False
 
     def __init__(self, objective: Objective) -> None:
         comm, model, size = objective.comm, objective.model, objective.loader.global_batch_size
         layers, width = shape = model.row_shape  # type: ignore[attr-defined]
         self._objective, self._single, self.usable = objective, comm.size == 1, True
         if self._single:
-            self._together = Together.alone(size, (1, 1) if objective.loader.sparse else shape, model.dtype)
+            self._together = Together.alone(size, shape, model.dtype)
             return
         self._local, self._carry = objective.empty(shared=False), objective.empty(shared=False)
         self._carries = comm.empty(model.layout.size, model.dtype, one_copy=True)  # the owners', for all to read
@@ -61,22 +65,23 @@ class FusedSteps:
             rows,
         )
 
-    def warm_up(self, scratch: Array, carry: Array, batch: Batch) -> None:
+    def warm_up(self, scratch: Array, state: dict[str, Any], batch: Batch) -> None:
         """Compile what `take` needs for batches like this one, by no step at all; local."""
         model: Any = self._objective.model
-        w, kept = (scratch, self._kept(carry)) if self._single else (self._local, self._carry)
+        w, kept = (scratch, self._kept(state["carry"])) if self._single else (self._local, self._carry)
         model.sgd_step(w, batch.take(slice(0)), 0.0, self._objective.l2, kept, self._together, 0)
 
     def _kept(self, carry: Array) -> Array | None:
         """``carry``, but for the classic method, a row a step on one rank, None: there speed is worth more."""
         return None if self._together.rows == 1 else carry
 
-    def take(self, w: Array, w_next: Array, carry: Array, rate: float, batch: Batch, steps: int) -> Sums:
-        """Take ``steps`` steps from ``w``, into this rank's slice of ``w_next``; return the sums of its rows' losses.
+    def take(self, w: Array, w_next: Array, state: dict[str, Any], run: StepRows, rates: Array) -> Sums:
+        """Take the steps of ``run`` from ``w``, into this rank's slice of ``w_next``; return the sums of its rows.
 
-        ``carry`` is what rounding has taken from this rank's slice, and is changed.  ``batch`` has this rank's rows of
-        all the steps.  Collective.
+        What rounding has taken from this rank's slice is in ``state``, and is changed.  The learning rate is that of
+        the first step for all.  Collective.
         """
+        carry, rate, batch, steps = state["carry"], float(rates[0]), run.batch, run.steps
         objective, mine = self._objective, self._objective.mine
         model: Any = objective.model
         if self._single:
@@ -105,10 +110,9 @@ def make_fused(
     """
     if not (type(optimizer) is SGD and type(schedule) is Constant and clip_norm is None):
         return None
-    able, sparse = objective.abilities.fused, objective.loader.sparse
-    if able is None or not _few(objective.loader):
+    if objective.abilities.fused is None or objective.loader.sparse:
         return None
-    if not (getattr(able, "fuses_sparse", False) if sparse else _small(objective)):
+    if not _few(objective.loader) or not _small(objective):
         return None
     if objective.comm.size > 1:
         name = asked.algorithm or objective.comm.default_algorithm
@@ -124,9 +128,7 @@ def _few(loader: Loader) -> bool:
     shard, size = loader.shard, loader.global_batch_size
     ordered = shard.shuffle == "global" or loader.ranks == size == 1
     most = min(MOST_ROWS_ALONE if loader.ranks == 1 else MOST_ROWS, shard.rows)
-    if loader.sparse:
-        most = min(MOST_SPARSE if loader.ranks == 1 else 0, shard.rows)
-    ordered &= loader.stored is None
+    ordered &= loader.stored is None  # else rows come by blocks
     return ordered and loader.device.compiled and shard.total_weight == shard.rows and size <= most
 
 
