@@ -382,6 +382,7 @@ RUN = {
         "str",
         metavar="FILE.json[.gz]",
         help="Write what each rank does when, for ui.perfetto.dev or chrome://tracing; the sums go to result.json.",
+        **EXPERT,
     ),
     "watch": Setting(
         "float",
