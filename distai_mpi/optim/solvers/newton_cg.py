@@ -20,6 +20,7 @@ Dots = Callable[..., list[float]]
 FIRST_FRACTION = 0.1  # of the gradient, at most, where conjugate gradients end
 SPARE = 0.3  # of what the tolerance asks for: the last step need not be better
 MOST_TRIALS = 20  # of an iteration, in ever smaller regions
+FEW_PRODUCTS = 8  # of an iteration, beside which the diagonal's own pass over the rows does not pay
 
 
 @settings
@@ -53,14 +54,14 @@ class NewtonCGState(State):
         problem, solver: see `State`.
 
     Attributes:
-        region: the trust region's ``radius``, and how much ``longer`` a gradient is in the norm of the inverse Hessian
-            than in that of the preconditioner's, by the last step.
+        region: the trust region's ``radius``; how much ``longer`` a gradient is in the norm of the inverse Hessian
+            than in that of the preconditioner's, by the last step; and its ``products``.
     """
 
     def __init__(self, problem: Problem, solver: NewtonCG) -> None:
         super().__init__(problem, solver)
         self._most = solver.most_products
-        self.region = {"radius": math.inf, "longer": 1.0}
+        self.region = {"radius": math.inf, "longer": 1.0, "products": 0.0}
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -72,7 +73,8 @@ class NewtonCGState(State):
         assert self.at is not None
         problem, region, precision = self.problem, self.region, 10.0 * float(np.finfo(self.problem.parameter_dtype).eps)
         if not problem.replicated:
-            self.preconditioner = problem.diagonal_here()
+            stays = region["products"] < FEW_PRODUCTS
+            self.preconditioner = problem.diagonal_at_start() if stays else problem.diagonal_here()
         for _ in range(MOST_TRIALS if self.at.square else 0):
             radius, fraction = region["radius"], self._fraction()
             step = steihaug(
@@ -85,6 +87,7 @@ class NewtonCGState(State):
                 self.preconditioner,
                 self.direction,
             )
+            region["products"] = float(step.products)
             if not 0 < step.decrease < math.inf:
                 self._lost |= not math.isfinite(step.decrease)
                 break
@@ -135,11 +138,13 @@ class Step(NamedTuple):
         decrease: of the quadratic model, positive.
         length: of the step, in the preconditioner's norm.
         at_edge: whether it ends at the edge of the trust region.
+        products: with the curvature.
     """
 
     decrease: float
     length: float
     at_edge: bool
+    products: int
 
 
 def steihaug(
@@ -172,21 +177,22 @@ def steihaug(
     rz = dots((residual, z))[0]
     enough, p, curved = fraction * fraction * rz, z.copy(), np.empty_like(out)
     length, along, square, decrease = 0.0, 0.0, rz, 0.0  # ‖s‖², sᵀMp and ‖p‖² of step s and direction p
-    for _ in range(most):
+    products = 0
+    for products in range(1, most + 1):
         product(p, curved)
         curvature = dots((p, curved))[0]
         alpha = rz / curvature if curvature > 0 else math.inf
         if not curvature > 0 and math.isinf(radius):  # nothing bounds a step along this direction: as long as it is
             if length == 0:
                 out += p
-                return Step(rz - 0.5 * curvature, math.sqrt(square), True)
+                return Step(rz - 0.5 * curvature, math.sqrt(square), True, products)
             break
         longer = length + alpha * (2 * along + alpha * square)
         if not longer < radius * radius:
             root = math.sqrt(along * along + square * (radius * radius - length))
             tau = (radius * radius - length) / (along + root)
             out += out.dtype.type(tau) * p
-            return Step(decrease + tau * rz - 0.5 * tau * tau * curvature, radius, True)
+            return Step(decrease + tau * rz - 0.5 * tau * tau * curvature, radius, True, products)
         out += out.dtype.type(alpha) * p
         residual -= out.dtype.type(alpha) * curved
         decrease += 0.5 * alpha * rz
@@ -199,7 +205,7 @@ def steihaug(
         along, square = beta * (along + alpha * square), rz + beta * beta * square
         p *= out.dtype.type(beta)
         p += z
-    return Step(decrease, math.sqrt(length), False)
+    return Step(decrease, math.sqrt(length), False, products)
 
 
 def next_radius(radius: float, length: float, ratio: float) -> float:

@@ -167,6 +167,10 @@ class Problem(ABC):
         """The diagonal of which ``totals`` is the sum of `local_diagonal` over the ranks; local."""
         raise NotImplementedError
 
+    def diagonal_at_start(self) -> Diagonal | None:
+        """The Hessian's diagonal at parameters of 0, of slices; None: it is not known; local."""
+        return None
+
     def diagonal_here(self) -> Diagonal | None:
         """The Hessian's diagonal at the current point, of slices; None: it is not known; collective."""
         return None

@@ -300,6 +300,10 @@ class ShardedRows(RowsProblem, ShardedProblem):
         """Let ``diagonal`` follow from the rows of all ranks, at parameters of 0; collective."""
         self.diagonal = self._summed_diagonal(self.local_diagonal())
 
+    def diagonal_at_start(self) -> Diagonal | None:
+        """See `Problem.diagonal_at_start`."""
+        return None if self.diagonal is None else Diagonal(self.diagonal)  # alike for all classes at parameters of 0
+
     def diagonal_here(self) -> Diagonal | None:
         """See `Problem.diagonal_here`; ``diagonal`` stays that at the start, which a run that is resumed has, too."""
         if not self.is_linear:
