@@ -36,7 +36,7 @@ def write_files(folder):
     broken[123, 4] = np.nan
     np.savez(folder / "nan.npz", x=broken, y=y)
     (folder / "empty.npz").write_bytes(b"")
-    (folder / "foreign.npz").write_text("words, and more of them\nbut no numbers, anywhere\n")
+    (folder / "foreign.npz").write_bytes(bytes(range(200, 256)) * 2)
     (folder / "truncated.npz").write_bytes((folder / "good.npz").read_bytes()[:5000])
     np.save(folder / "x.npy", x)
     (folder / "header.npy").write_bytes((folder / "x.npy").read_bytes().replace(b"'descr'", b"'descr(("))
