@@ -239,7 +239,9 @@ def main() -> int:
         entry = entries.get(name, {})
         words = "" if options.train else shlex.join(entry.get("flags", []))
         try:
-            said, end = (train(path, entries, name), "trained") if options.train else (check(path, entries, name), "right")
+            said, end = (
+                (train(path, entries, name), "trained") if options.train else (check(path, entries, name), "right")
+            )
         except DistaiError as error:
             said, end = str(error), "refused"
         except Wrong as error:

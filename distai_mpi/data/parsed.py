@@ -118,9 +118,10 @@ def read_chunks(
     Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
     features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
     sparse files: bytes that their rows, held densely, may take on a node; None: any.  ``drops`` says which rows are
-    left out: of all files those that lack a value, or of the first one, the training rows, those without a label.  Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all
-    of them are not 0, unless ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where
-    there is none, as the first file and ``columns`` say, see `learn_encoding`.
+    left out: of all files those that lack a value, or of the first one, the training rows, those without a label.
+    Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all of them are not 0, unless
+    ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where there is none, as the first
+    file and ``columns`` say, see `learn_encoding`.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
@@ -230,7 +231,7 @@ def lacking_rows(chunk: Chunk) -> Array:
 
 
 def note_dropped(dropped: int, rows: int, path: str, comm: Any, lacks: str = "a value") -> list[str]:
-    """A note on the rows that were dropped of so many on all ranks, for what each lacks; none where none was; collective.
+    """A note on the rows that were dropped of so many on all ranks, and what each ``lacks``; none where none was; collective.
 
     Raises:
         DataError: none is left; on all ranks.

@@ -64,7 +64,8 @@ def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: b
         return _named(path, first[:-1], False, below)
     if said or (said is None and _tells_of_table(first, below)):
         note = f"{path}: line {line} has {len(first)} fields and the lines below {width}: its names are left out"
-        return Header(None, notes=(note if said else f"{note}; if it is a row, say --no-header, and mend it",), skip=True)
+        note += "" if said else "; if it is a row, say --no-header, and mend it"
+        return Header(None, notes=(note,), skip=True)
     if words and below and not any(map(_fits, first, zip(*below, strict=False))):
         raise DataError(
             f"{path}: line {line} has {len(first)} fields, such as {_first_word(first)!r}, and the line below {width}:"
@@ -132,7 +133,7 @@ def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> tuple
 
 
 def _tells_of_table(first: Sequence[str], below: Rows) -> bool:
-    """Whether ``first`` tells of the rows ``below``, of which there are other numbers of fields: whole numbers, and words.
+    """Whether ``first``, of another number of fields than the rows ``below``, tells of them: whole numbers, and words.
 
     So scikit-learn writes how many rows and columns there are, and the names of classes.
     """
