@@ -154,8 +154,8 @@ DATA = {
     ),
     "dates": Setting(
         choices=DATES,
-        default="refuse",
-        help="Dates and timestamps among the features: as seconds since 1970, or as parts of the calendar.",
+        help="Dates and timestamps among the features: refuse them, or take them as seconds since 1970, or as parts of"
+        " the calendar.  [default: calendar, with a note]",
         **EXPERT,
     ),
     "test_fraction": Setting(

@@ -1,6 +1,7 @@
 """CSV files that come inside other Python packages: each is loaded by the command's flags, and compared with pandas.
 
     python tests/packaged_tables.py [--only TEXT]
+    python tests/packaged_tables.py --train [--only TEXT]
 
 The packages (scikit-learn, statsmodels, vega_datasets, river, lifelines, matplotlib) and pandas are taken from the
 environment this runs in; which are missing is told.  ``packaged_tables.toml`` says for each file which flags it takes,
@@ -9,6 +10,11 @@ where the features are pandas' to the last bit (values filled in: to 1e-12) and 
 that are told apart alike.
 
 The exit status is 0 only if all packages are there and every file is right.
+
+With --train each file is trained on for two iterations by --label and --missing mean alone, beside --model (linear
+where the label is a number, else softmax) and --optimizer lbfgs; the label is the last column, unless
+``packaged_tables.toml`` names another one.  Those that are refused are listed; the exit status is 0 if at least
+`FEWEST_TRAINED` are not.
 """
 
 from __future__ import annotations
@@ -38,6 +44,8 @@ FOLDERS = {
     "matplotlib": "matplotlib",
 }
 MOST_FLAGS = 2  # besides --drop
+FEWEST_TRAINED = 95  # files
+TRAINING = ("--missing", "mean", "--optimizer", "lbfgs", "--max-iter", "2", "-q")
 FIXED = ("--test-fraction", "0", "--dtype", "float64", "--model", "linear")
 
 
@@ -190,11 +198,35 @@ def check(path: Path, entries: dict[str, Any], name: str) -> str:
     return f"{x.shape[0]} x {x.shape[1]}"
 
 
+def train(path: Path, entries: dict[str, Any], name: str) -> str:
+    """Train on the file, see above; what was trained, in words.
+
+    Raises:
+        DistaiError: it is refused.
+    """
+    from distai_mpi.cli.train import command
+
+    entry = entries.get(name, {})
+    table = read_by_pandas(path, entry)
+    last = len(table.columns) - 1
+    label = entry.get("label", str(last if isinstance(table.columns[last], int) else table.columns[last]))
+    of_label = table.iloc[:, last] if label.isdecimal() else table[label]
+    model = "linear" if of_label.dtype.kind in "iuf" else "softmax"
+    words = ["--data", str(path), "--label", label, "--model", model, *TRAINING]
+    if "features" in entry:  # of labels alone
+        words = ["--data", f"{dict(tables())[entry['features']]},{path}", "--model", model, *TRAINING]
+    status = command.main(words, standalone_mode=False)
+    if status:
+        raise Wrong(f"exit status {status}")
+    return f"--label {label} --model {model}"
+
+
 def main() -> int:
     """Check every file and sum up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="files with this in their name")
     parser.add_argument("-q", "--quiet", action="store_true", help="tell of what is not right alone")
+    parser.add_argument("--train", action="store_true", help="train on each file instead")
     options = parser.parse_args()
     from distai_mpi.errors import DistaiError
 
@@ -205,9 +237,11 @@ def main() -> int:
         if options.only not in name:
             continue
         entry = entries.get(name, {})
-        words = shlex.join(entry.get("flags", []))
+        words = "" if options.train else shlex.join(entry.get("flags", []))
         try:
-            said, end = check(path, entries, name), "right"
+            said, end = (
+                (train(path, entries, name), "trained") if options.train else (check(path, entries, name), "right")
+            )
         except DistaiError as error:
             said, end = str(error), "refused"
         except Wrong as error:
@@ -217,11 +251,13 @@ def main() -> int:
         if name not in entries:
             said += " (not in packaged_tables.toml)"
         counts[end] += 1
-        if not (options.quiet and end == "right"):
+        if not (options.quiet and end in ("right", "trained")):
             print(f"{end}: {name} {words}\n    {said}", flush=True)
     for package in missing:
         print(f"missing: pip install {package}")
     print(", ".join(f"{count} {end}" for end, count in counts.most_common()))
+    if options.train:
+        return int(bool(missing) or counts["trained"] < (1 if options.only else FEWEST_TRAINED))
     return int(bool(missing) or set(counts) - {"right"} != set())
 
 

@@ -60,8 +60,10 @@ def test_forms_of_dates(folder, blocks, form, with_day):
     assert table(short, SECONDS)[0] == x
     parts = table(text, Columns(dates="calendar"))[0]
     assert [row[:3] for row in parts] == [[day.year, day.month, day.day if with_day else 1] for day in days]
+    assert table(text) == table(text, Columns(dates="calendar"))
+    assert "a: column when: dates become year, month" in find("a")[0].notes[0]
     with pytest.raises(DataError, match=r"column when: dates .*--dates seconds or --dates calendar"):
-        find("a", None, None)
+        find("a", None, Columns(dates="refuse"))
 
 
 def test_a_time_of_day_behind(folder):

@@ -1,6 +1,7 @@
 """Missing values: filled by numbers of the training rows, or their rows left out; the same on any number of ranks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -87,11 +88,24 @@ def test_indicators_are_features_that_are_standardized_too():
     np.testing.assert_allclose(values.std(0), [1, 1, 0, *[1] * 7], atol=1e-12)
 
 
-def test_what_cannot_be_filled():
-    x = holed(20)
+@pytest.mark.parametrize("by", ["mean", "median"])
+def test_a_feature_without_a_value_in_training_is_0(by):
+    x, other = holed(20), holed(20, seed=1)
     x[:, 1] = np.nan
-    with pytest.raises(DataError, match=r"feature 1 \(counted from 0\) missing in all training rows.*drop="):
-        fill_missing(whole(Dataset(x, np.zeros(20))), comm=Alone())
+    sets = [whole(Dataset(rows, np.zeros(20))) for rows in (x, other)]
+    train, test = fill_missing(*sets, comm=Alone(), by=by)
+    assert re.search(r"feature 1 \(counted from 0\) missing in all training rows .*as 0", " ".join(train.notes))
+    for shard, rows in ((train, x), (test, other)):
+        rows = np.where(np.isnan(rows), train.dataset.fill.values, rows)
+        rows[:, 1] = 0  # also where there is a value
+        assert np.array_equal(gathered(shard)[0], rows)
+    train, test = standardize(train, test, comm=Alone())
+    assert not gathered(test)[0][:, 1].any()
+
+
+def test_what_cannot_be_filled():
+    with pytest.raises(DataError, match=r"feature 0 \(counted from 0\) missing in all training rows.*drop="):
+        fill_missing(whole(Dataset(np.full((20, 1), np.nan), np.zeros(20))), comm=Alone())
     with pytest.raises(ConfigError, match="mean or median, not 'mode'"):
         fill_missing(whole(Dataset(holed(), np.zeros(203))), comm=Alone(), by="mode")
     x = np.array([[1e308], [1.5e308], [np.nan]])
@@ -171,6 +185,9 @@ def test_rows_that_lack_a_value_are_dropped(comm, shared_path, save):
     left_out = int(203 - whole_rows.sum())
     assert ours.notes == (f"{shared_path / 'a.npz'}: {left_out} of 203 rows left out, which lack a value",)
     assert theirs.notes == ()
+    train = load_sets(shared_path / "a.npz", comm, missing="mean", test_fraction=0).train  # rows without a label alone
+    assert train.rows == 202
+    assert train.notes == (f"{shared_path / 'a.npz'}: 1 of 203 rows left out, which lack a label",)
     with pytest.raises(DataError, match="every row lacks a value"):
         load_sets(shared_path / "none.npz", comm, missing="drop")
 

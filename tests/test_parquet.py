@@ -223,9 +223,10 @@ def test_missing_values(folder):
     save(a=[1.0, float("inf"), float("nan")], y=[1, 2, 3])
     bad("a: column a holds inf in row 1", missing="mean")
     save(a=[1.0, 2.0, 3.0], y=[1, None, 3])
-    bad("a: column y is empty .null. in row 1", missing="mean")
-    _, rows = stretch(missing="drop")
-    assert np.array_equal(rows.y, [1, np.nan, 3], equal_nan=True)
+    bad("a: column y is empty .null. in row 1")
+    for missing in ("mean", "drop"):
+        assert np.array_equal(stretch(missing=missing)[1].y, [1, np.nan, 3], equal_nan=True)
+        assert load("a", Alone(), missing=missing, test_fraction=0)[0].rows == 2
     save(a=[1.0, 2.0, 3.0], w=[1, None, 3], y=[1, 2, 3])
     bad("a: column w is empty .null. in row 1", missing="drop", weight="w")
 
@@ -249,7 +250,10 @@ def test_dates(folder):
     days = [date(2000, 2, 29), date(1969, 12, 31), date(2024, 1, 1)]
     times = [datetime(2000, 2, 29, 23, 59, 58, 250000), datetime(1969, 12, 31), datetime(2024, 1, 1, 5, 6, 7)]
     save(d=days, t=arrow.array(times, arrow.timestamp("ns")), y=[0, 1, 2])
-    bad("a: column d is of type date32.* and column t is of type timestamp.*--dates seconds.*--drop 'd,t'")
+    refused = "a: column d is of type date32.* and column t is of type timestamp.*--dates seconds.*--drop 'd,t'"
+    bad(refused, dates="refuse")
+    assert "a: columns d, t: dates become year, month" in stretch()[0].notes[0]
+    assert np.array_equal(stretch()[1].x, stretch(dates="calendar")[1].x)
     epoch = date(1970, 1, 1)
     file, rows = stretch(dates="seconds")
     assert file.feature_names == ("d", "t")

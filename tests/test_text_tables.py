@@ -39,14 +39,19 @@ DECIMALS = "-0.21,-0.58,0.53\n0.09,1.59,-1.1\n0.36,0.44,-0.36\n"
         ("2020-01,2020-02,x", DECIMALS),
         ("x,y", "0.5,good\n1.5,bad\n"),
         ("when,y", "2020-01-01,1\n2020-01-02,2\n"),
+        ("150,4,setosa,virginica", BODY),  # scikit-learn's iris
+        ("country,code,1960,1961,1962", "Aruba,ABW,4.82,4.655,4.471\nAndorra,AND,,,\nChad,TCD,6.3,6.31,6.35\n"),
     ],
 )
 def test_headers_are_recognised(folder, first, body):
     write(f"{first}\n{body}")
-    found, _ = find("a", None, Columns(dates="seconds"))
+    options = Columns(dates="seconds", missing="mean")
+    found, _ = find("a", None, options)
     assert found.names == tuple(first.replace('"', "").split(","))
-    x, _, _ = read("a", Columns(dates="seconds"))
+    x, _, _ = read("a", options)
     assert len(x) == body.count("\n")
+    if "setosa" in first or "1960" in first:
+        assert "--no-header" in found.notes[0]
     if all(name.isdecimal() for name in found.names):
         assert "--no-header" in found.notes[0]
         x, _, _ = read("a", Columns(header=False))
@@ -120,6 +125,14 @@ def test_columns_without_names_and_at_the_end(folder):
         read("a")
     with pytest.raises(DataError, match=r"line 1 has 2 fields, such as 'a', and the line below 4: .*--header"):
         table("a,b\n1,2,3,4\n")
+    wine = "178,13,class_0,class_1\n" + "1,2,3.5,4,9,0\n5,6,7.5,8,9,1\n"  # as scikit-learn has it
+    assert table(wine) == ([[1, 2, 3.5, 4, 9], [5, 6, 7.5, 8, 9]], [0, 1])
+    assert "line 1 has 4 fields and the lines below 6: its names are left out" in find("a")[0].notes[0]
+    with pytest.raises(DataError, match="line 1"):
+        table(wine, Columns(header=False))
+    for slip in ("178,13,class_0,5", "178,1.5,class_0,class_1", "a,b,c"):  # a row, perhaps, and names of columns
+        with pytest.raises(DataError, match="--header to read over it"):
+            table(wine.replace("178,13,class_0,class_1", slip))
     assert table("a,b\n1,2,3,4\n", Columns(header=True)) == ([[1, 2, 3]], [4])
     assert "names are left out" in find("a", None, Columns(header=True))[0].notes[0]
 
@@ -307,7 +320,7 @@ def comm():
 def test_words_that_may_be_numbers_and_dates_are_refused_together(folder):
     write("id,city,x,when,y\n1%,5 kg,1,2020-01-02,0\n2%,7 kg,2,2020-01-03,1\n")
     with pytest.raises(DataError) as caught:
-        find("a")
+        find("a", None, Columns(dates="refuse"))
     assert "columns id, city: words are no features ('1%' in line 2): leave them out by --drop 'id,city'," in str(
         caught.value
     )

@@ -47,7 +47,8 @@ class Fill:
     """Replacements of missing values (NaN); replicated.
 
     Attributes:
-        values: of each column of x, already scaled, shape (columns,), float64, finite.
+        values: of each column of x, already scaled, shape (columns,), float64, finite; or NaN of one of which no value
+            is known, which is 0 in all rows, whatever it holds.
         indicators: columns of x for which there is one more feature, 1 where the value is missing and else 0, behind
             all others and in this order; shape (indicators,), int64.
     """

@@ -26,7 +26,7 @@ from .labels import are_truths
 from .learn_encoding import is_encoded
 from .missing import WAYS, apply_fill, fill_missing
 from .out_of_core import OutOfCore
-from .parsed import Parsed, read_chunks
+from .parsed import Drops, Parsed, read_chunks
 from .partition import Partition, even_range
 from .readers.columns import Columns
 from .sharded import ShardedDataset
@@ -221,8 +221,10 @@ def _read_found(
     encoded = encoding is not None or any(map(is_encoded, found.values()))
     dense = table.dense or fill is not None or table.indicator  # values are filled in dense rows, but encoded ones
     dense = dense or (table.missing in WAYS and not encoded)
-    drops = table.missing == "drop"
-    if drops:
+    drops: Drops = "rows" if table.missing == "drop" else "nothing"
+    if table.missing in WAYS and not table.unlabelled:
+        drops = "labels"
+    if drops != "nothing":
         found = {
             name: ArrayRows(file.arrays, True) if isinstance(file, Source) else file for name, file in found.items()
         }

@@ -36,12 +36,14 @@ def fill_numbers(
     if encoding.numbers.size:
         (numbers,) = fill_missing(_numbers(train, encoding), comm=comm, by=by)
         filled[encoding.numbers] = numbers.dataset.fill.values
+        sets = replace(train, notes=numbers.notes), *sets[1:]
     values_of = np.zeros(encoding.features)
     values_of[encoding.firsts[encoding.numbers]] = filled[encoding.numbers]
+    unknown = np.isnan(values_of)  # in training: 0 in all rows
 
     def change(starts: Array, indices: Array, values: Array) -> None:
-        lost = np.flatnonzero(np.isnan(values))
-        values[lost] = values_of[indices[lost]]
+        lost = np.isnan(values) | unknown[indices] if unknown.any() else np.isnan(values)
+        values[lost] = np.where(unknown, 0.0, values_of)[indices[lost]]
 
     return _changed(sets, change, replace(encoding, fill=filled), comm)
 

@@ -102,6 +102,7 @@ class Encoding:
         weights: of words, for each of the features of all columns of documents, shape (features of these,), float64;
             None: they have none (yet).
         fill: what stands for missing numbers in sparse rows, for each column of ``columns``, float64; None: nothing.
+            NaN: it was missing in all training rows, and is 0 in all rows.
     """
 
     columns: tuple[EncodedColumn, ...]
@@ -154,7 +155,8 @@ class Encoding:
         x, levels = _joined(np.array(x, np.float64), levels, crossed)
         if self.fill is not None:
             for column in self.numbers.tolist():
-                x[np.isnan(x[:, column]), column] = self.fill[column]
+                unknown = np.isnan(self.fill[column])  # in training: the feature is 0 in all rows
+                x[unknown | np.isnan(x[:, column]), column] = 0.0 if unknown else self.fill[column]
         bases = np.full(len(self.columns), -1, np.int64)
         parts, entries = list[Array](), 0
         tables = {column: self.columns[column].entries(levels[column], self.weights_of(column)) for column in levels}

@@ -127,6 +127,7 @@ def gather_standardized(x, rows, scale, mean, factor, out):
 def gather_filled(x, rows, scale, fill, indicators, mean, factor, out):
     """As `gather_standardized`, with ``fill[j]`` where x · scale is NaN, and behind all others a feature per indicator.
 
+    Where ``fill[j]`` is NaN the feature is 0 in all rows.
     ``indicators`` are columns of x, int64; ``fill`` has shape (columns of x,), the others (features,), float64.
     """
     width = x.shape[1]
@@ -135,7 +136,9 @@ def gather_filled(x, rows, scale, fill, indicators, mean, factor, out):
         row = rows[i]
         for j in range(width):
             value = np.float64(x[row, j]) * scale
-            if value != value:
+            if fill[j] != fill[j]:
+                value = 0.0
+            elif value != value:
                 value = fill[j]
             out[i, j] = (value - mean[j]) * factor[j]
         for k in range(indicators.size):

@@ -31,6 +31,8 @@ def fill_missing(
 ) -> tuple[Any, ...]:
     """``train`` and ``others`` with missing values replaced by the mean or median of ``train``; collective.
 
+    A feature that is missing in all rows of ``train`` is 0 in all rows of all sets, which a note says.
+
     Nothing is copied: values are filled in when rows are gathered, after `Dataset.scale` and before
     `Dataset.standard`.  Every feature gets a value, also one that is nowhere missing in ``train``.
 
@@ -44,8 +46,8 @@ def fill_missing(
 
     Raises:
         ConfigError: there is no such way.
-        DataError: rows are sparse, so that what they do not hold is 0; a feature is missing in all rows of ``train``
-            (that weigh anything); on all ranks.
+        DataError: rows are sparse, so that what they do not hold is 0; all features are missing in all rows of
+            ``train`` (that weigh anything); on all ranks.
     """
     if by not in WAYS:
         raise ConfigError(f"missing values can be filled by {' or '.join(WAYS)}, not {by!r}")
@@ -55,16 +57,19 @@ def fill_missing(
         raise DataError(f"{train.name}: no values of sparse rows are filled; {DENSE_ADVICE}")
     train.check_weight()
     known, lost, means = _means(train, comm)
-    empty = np.flatnonzero(known == 0).tolist()
-    if empty:
-        names = ", ".join(_name(train, column) for column in empty[:10]) + (", ..." if len(empty) > 10 else "")
-        raise DataError(
-            f"{train.name}: {names} missing in all training rows that weigh anything; leave such columns out by --drop"
-        )
+    empty = np.flatnonzero(known == 0)
+    if empty.size:
+        names = ", ".join(_name(train, column) for column in empty[:10].tolist()) + ", ..." * (empty.size > 10)
+        told = f"{train.name}: {names} missing in all training rows that weigh anything"
+        if empty.size == known.size:
+            raise DataError(f"{told}; leave such columns out by --drop")
+        train = replace(train, notes=(*train.notes, f"{told}: taken as 0 in all rows; --drop leaves columns out"))
     values = means if by == "mean" else _medians(train, comm)
+    values[empty] = 0.0
     wild = np.flatnonzero(~np.isfinite(values)).tolist()
     if wild:
         raise DataError(f"{train.name}: values of {_name(train, wild[0])} are too large for a {by}; scale them down")
+    values[empty] = np.nan
     fill = Fill(values, np.flatnonzero(lost) if indicator else np.empty(0, np.int64))
     return tuple(shard and apply_fill(shard, fill) for shard in (train, *others))
 

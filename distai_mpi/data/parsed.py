@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from .sparse_rows import SparseRows, index_dtype
 from .sparse_rows import join as join_rows
 
 Array = Any
+Drops = Literal["nothing", "rows", "labels"]
 MOST_DENSE = 0.25  # of the values of rows that are held sparse are not 0: these are slower than dense ones above it
 
 
@@ -107,7 +108,7 @@ def read_chunks(
     memory_limit: int | None,
     features: int = 0,
     base: int | None = None,
-    drops_missing: bool = False,
+    drops: Drops = "nothing",
     dense: bool = False,
     columns: Columns | None = None,
     encoding: Encoding | None = None,
@@ -116,10 +117,11 @@ def read_chunks(
 
     Sparse files get as many features as the one of them that has most, and at least ``features``; the numbers of
     features count from ``base``; None: from 1, or from 0 where one of the files uses it.  ``memory_limit`` is for
-    sparse files: bytes that their rows, held densely, may take on a node; None: any.  With ``drops_missing`` rows
-    that lack a value are left out.  Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all
-    of them are not 0, unless ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where
-    there is none, as the first file and ``columns`` say, see `learn_encoding`.
+    sparse files: bytes that their rows, held densely, may take on a node; None: any.  ``drops`` says which rows are
+    left out: of all files those that lack a value, or of the first one, the training rows, those without a label.
+    Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all of them are not 0, unless
+    ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where there is none, as the first
+    file and ``columns`` say, see `learn_encoding`.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
@@ -136,8 +138,8 @@ def read_chunks(
             file_notes += said
         if encoding is not None:
             chunk = encoding.encoded(chunk)
-        if drops_missing:
-            chunk, dropped = _without_missing(chunk, file.path, comm)
+        if drops == "rows" or (drops == "labels" and file is files[0]):
+            chunk, dropped = _without_missing(chunk, drops, file.path, comm)
             file_notes += dropped
         chunks.append(chunk)
         label_names.append(words)
@@ -206,10 +208,14 @@ def _first_below(base: int, chunk: Chunk, rows: Sequence[int], comm: Any) -> tup
     return min(each for each in comm.allgather_object(first) if each is not None)
 
 
-def _without_missing(chunk: Chunk, path: str, comm: Any) -> tuple[Chunk, list[str]]:
-    """The rows of ``chunk`` that have all values, and on all ranks a note of how many there are not; collective."""
-    lacking = lacking_rows(chunk)
-    notes = note_dropped(int(np.count_nonzero(lacking)), lacking.size, path, comm)
+def _without_missing(chunk: Chunk, drops: Drops, path: str, comm: Any) -> tuple[Chunk, list[str]]:
+    """The rows of ``chunk`` that lack nothing, and on all ranks a note of how many are left out; collective.
+
+    ``drops``: see `read_chunks`.
+    """
+    lacking = lacking_rows(chunk) if drops == "rows" else np.isnan(chunk.y)
+    lacks = "a value" if drops == "rows" else "a label"
+    notes = note_dropped(int(np.count_nonzero(lacking)), lacking.size, path, comm, lacks)
     return (chunk.take(~lacking) if notes else chunk), notes
 
 
@@ -224,8 +230,8 @@ def lacking_rows(chunk: Chunk) -> Array:
     return lacking
 
 
-def note_dropped(dropped: int, rows: int, path: str, comm: Any) -> list[str]:
-    """A note on the rows that were dropped of so many on all ranks; none where none was; collective.
+def note_dropped(dropped: int, rows: int, path: str, comm: Any, lacks: str = "a value") -> list[str]:
+    """A note on the rows that were dropped of so many on all ranks, and what each ``lacks``; none where none was; collective.
 
     Raises:
         DataError: none is left; on all ranks.
@@ -234,8 +240,11 @@ def note_dropped(dropped: int, rows: int, path: str, comm: Any) -> list[str]:
     if dropped == 0:
         return []
     if dropped == rows:
-        raise DataError(f"{path}: every row lacks a value; leave columns out (--drop), or take --missing mean")
-    return [f"{path}: {dropped:,} of {rows:,} rows left out, which lack a value"]
+        advice = "name another column by --label"
+        if lacks == "a value":
+            advice = "leave columns out (--drop), or take --missing mean"
+        raise DataError(f"{path}: every row lacks {lacks}; {advice}")
+    return [f"{path}: {dropped:,} of {rows:,} rows left out, which lack {lacks}"]
 
 
 def _is_dense(chunks: Sequence[Chunk], facts: Sequence[Sequence[tuple]], widths: Sequence[int]) -> bool:

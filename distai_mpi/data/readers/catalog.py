@@ -270,6 +270,8 @@ def make_set(
             check_fit(variables[0], label, weight)
     _check_kinds(path, parts, of_label, of_weight, columns)
     kind = SparseFile if isinstance(variables[0], SparseVariable) else VariablesFile
+    of_dates = [part.variable.name for part in parts if part.variable.is_dates]
+    roles = roles._replace(notes=roles.notes + dates.note_of_calendar(path, of_dates, columns))
     file = kind(path, parts, of_label, of_weight, columns, roles, _feature_names(parts, roles, columns))
     used = [part for part in (*parts, of_label, of_weight) if part is not None]
     arrays = [part.variable.array for part in used if part.columns is None and part.variable.array is not None]
@@ -351,7 +353,7 @@ def _feature_names(parts: tuple[Part, ...], roles: Roles, columns: Columns) -> t
     return tuple(
         one
         for name, variable in several
-        for one in (dates.column_names(name, columns.dates) if variable.is_dates else (name,))
+        for one in (dates.column_names(name, columns.dates_as) if variable.is_dates else (name,))
     )
 
 

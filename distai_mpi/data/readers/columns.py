@@ -60,11 +60,12 @@ class Columns:
             it, before ``label``.
         missing: what is done about values that are not there (empty fields, NaN, nulls, fill values): ``refuse``;
             ``mean`` or ``median`` of the training rows in their place; or ``drop`` the row.  Unless it is ``refuse``
-            readers hand out NaN.
+            readers hand out NaN.  Training rows without a label are left out then.
         indicator: whether each feature that had missing values in training gets another one beside it that says so.
         unlabelled: whether all rows may lack a label, as test rows may; readers then hand out NaN for labels that are
             not there.
-        dates: what dates and timestamps become: ``refuse``; ``seconds`` since 1970-01-01 UTC; or ``calendar`` parts.
+        dates: what dates and timestamps become: ``refuse``; ``seconds`` since 1970-01-01 UTC; or ``calendar`` parts;
+            None: these, with a note, but numbers that count from a date (netCDF) stay as they are.
         day_first: whether dates as 1/2/2020 are read as the 1st of February, and not as January 2; None: as the
             values of their column tell, or ``date_orders`` says.
         date_orders: the same of columns of a model, by name or number: those that it was trained on tell of others.
@@ -99,7 +100,7 @@ class Columns:
     missing: str = "refuse"
     indicator: bool = False
     unlabelled: bool = False
-    dates: str = "refuse"
+    dates: str | None = None
     day_first: bool | None = None
     date_orders: tuple[tuple[str, bool], ...] = ()
     header: bool | None = None
@@ -122,7 +123,7 @@ class Columns:
 
     @worded_errors()
     def __post_init__(self) -> None:
-        for name, choices in (("missing", MISSING), ("dates", DATES), ("format", (None, *FORMATS))):
+        for name, choices in (("missing", MISSING), ("dates", (None, *DATES)), ("format", (None, *FORMATS))):
             if getattr(self, name) not in choices:
                 known = ", ".join(choice for choice in choices if choice)
                 raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
@@ -162,7 +163,12 @@ class Columns:
     @property
     def keeps_missing_labels(self) -> bool:
         """Whether readers hand out NaN for labels that are not there; weights must be there in any case."""
-        return self.unlabelled or self.missing == "drop"
+        return self.unlabelled or self.keeps_missing
+
+    @property
+    def dates_as(self) -> str:
+        """What dates and timestamps become, see ``dates``."""
+        return self.dates or "calendar"
 
     def day_is_first(self, column: str) -> bool | None:
         """Whether the day comes first in dates of ``column``, a name or number; None: nothing says so."""

@@ -112,7 +112,7 @@ class CsvFile(TextFile):
 
     def _parts(self, column: int) -> tuple[str, ...]:
         """The parts of the calendar that a column becomes; one without a name where it is a feature itself."""
-        if self.options.dates != "calendar" or self.kinds[column] not in (DATE, DATETIME):
+        if self.options.dates_as != "calendar" or self.kinds[column] not in (DATE, DATETIME):
             return ("",)
         return dates.PARTS
 

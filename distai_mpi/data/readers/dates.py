@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from .columns import Columns
 
 Array = Any
 
 # of all dates alike, though the last three are 0 where there is no time of day: pandas stores days as timestamps in
 # Parquet and as days in CSV, and a table is to have the same features from both
 PARTS = ("year", "month", "day", "weekday", "hour", "minute", "second")
+SHOWN = 10  # columns in a note
 
 
 def column_names(name: str, how: str) -> tuple[str, ...]:
@@ -22,6 +26,17 @@ def column_names(name: str, how: str) -> tuple[str, ...]:
     if how == "seconds":
         return (name,)
     return tuple(f"{name}.{part}" for part in PARTS)
+
+
+def note_of_calendar(path: str, names: Sequence[str], columns: Columns) -> tuple[str, ...]:
+    """A note that the columns ``names`` hold dates and become parts of the calendar, where nobody has said so."""
+    if not names or columns.dates is not None or columns.required is not None or columns.unlabelled:
+        return ()
+    which = f"column{'s' * (len(names) > 1)} {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)}"
+    return (
+        f"{path}: {which}: dates become {', '.join(PARTS[:-1])} and {PARTS[-1]}; --dates seconds takes them as numbers,"
+        " and --dates refuse not at all",
+    )
 
 
 def numbers(values: Array, how: str) -> Array:

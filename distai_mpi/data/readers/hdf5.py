@@ -84,7 +84,7 @@ class _Settings:
     matlab: bool
     netcdf: bool
     transpose: bool
-    dates: str
+    dates: str | None
 
 
 def _open(path: str, file: Any, item: hdf5_links.Item, settings: _Settings) -> Variable:

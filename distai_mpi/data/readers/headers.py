@@ -14,6 +14,7 @@ Rows = Sequence[Sequence[str]]
 ASK = "say which it is by --header or --no-header"
 WHOLE = re.compile(r"\d+")
 YEAR = re.compile(r"[12]\d{3}")
+FEWEST_WORDS = 2  # that stand above numbers: one may be a slip in a row
 
 
 class Header(NamedTuple):
@@ -45,10 +46,15 @@ def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: b
     tail = bool(below) and width > 1 and all(len(row) == width and not row[-1] for row in below)
     if said is False:
         return Header(None, empty=tail and short == 0 and not first[-1])
-    if said is None and (not below or (short == 0 and not _is_header(path, line, first, below))):
+    guessed = False
+    if said is None and short == 0:
+        named, guessed = _is_header(path, line, first, below) if below else (False, False)
+        if not named:
+            return Header(None, empty=tail and not first[-1])
+    elif said is None and not below:
         return Header(None, empty=tail and not first[-1])
     if short == 0:
-        return _named(path, first, tail and not first[-1], below)
+        return _named(path, first, tail and not first[-1], below, guessed)
     words, counting = _has_words(first), _counts(first)
     if short == 1 and (words or counting or said) and all(len(row) == width for row in below):
         if tail:
@@ -56,8 +62,9 @@ def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: b
         return _named(path, ("", *first), False, below)
     if short == -1 and not first[-1] and words:
         return _named(path, first[:-1], False, below)
-    if said:
+    if said or (said is None and _tells_of_table(first, below)):
         note = f"{path}: line {line} has {len(first)} fields and the lines below {width}: its names are left out"
+        note += "" if said else "; if it is a row, say --no-header, and mend it"
         return Header(None, notes=(note,), skip=True)
     if words and below and not any(map(_fits, first, zip(*below, strict=False))):
         raise DataError(
@@ -67,38 +74,46 @@ def read_header(path: str, line: int, first: Sequence[str], below: Rows, said: b
     return Header(None)
 
 
-def _named(path: str, names: Sequence[str], empty: bool, below: Rows) -> Header:
-    """A header, in which columns without a name are called as pandas does it, but for an index."""
+def _named(path: str, names: Sequence[str], empty: bool, below: Rows, guessed: bool = False) -> Header:
+    """A header, in which columns without a name are called as pandas does it, but for an index.
+
+    A note tells of one that is ``guessed``, or that consists of numbers.
+    """
     named = [column for column, name in enumerate(names) if name]
     index = tuple(range(named[0] if named else len(names) > 1))  # pandas writes the levels of an index without names
     if names[0] == "Unnamed: 0" and len(names) > 1 and _counts([row[0] for row in below]):
         index = (0,)  # what pandas calls such a column when it has read and written it
     notes: list[str] = []
-    if all(map(WHOLE.fullmatch, (name for name in names if name))):
+    if guessed or all(map(WHOLE.fullmatch, (name for name in names if name))):
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         notes.append(f"{path}: the first line, {shown}, is taken for names of columns; if it is a row, say --no-header")
     called = tuple(name or (f"Unnamed: {i}" if 0 < i < len(names) - empty else "") for i, name in enumerate(names))
     return Header(called, index, empty, tuple(notes))
 
 
-def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
-    """Whether ``first``, of as many fields as the rows ``below``, is a header.  DataError: is unclear."""
+def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> tuple[bool, bool]:
+    """Whether ``first``, of as many fields as the rows ``below``, is a header, and whether that is worth a note.
+
+    Raises:
+        DataError: it is unclear.
+    """
     kinds = [kind_of(field) for field in first]
     columns = [[row[column] for row in below if column < len(row)] for column in range(len(first))]
     under = [kind_of_column(column) for column in columns]
     if all(kind in (NUMBER, NOTHING) for kind in kinds):
-        return _numbers_are_names(path, line, first, columns)
+        return _numbers_are_names(path, line, first, columns), False
     if not any(kind in (NUMBER, BOOLEAN, DATE, DATETIME) for kind in under):
-        return True  # of a table of words; whether it is one at all is another question
+        return True, False  # of a table of words; whether it is one at all is another question
     if not first[0] and len(first) > 1 and WORD in kinds and _counts(columns[0]) and len(columns[0]) > 1:
-        return True  # above an index
+        return True, False  # above an index
     differ = [kind not in (NUMBER, NOTHING) and under[i] not in (kind, WORD) for i, kind in enumerate(kinds)]
     if not any(differ):
         numbers = [column for column, kind in enumerate(kinds) if kind == NUMBER]
-        if _may_count([first[column] for column in numbers], [columns[column] for column in numbers]):
+        counts = _may_count([first[column] for column in numbers], [columns[column] for column in numbers])
+        if counts and any(first[column] in columns[column] for column in range(len(first))):
             shown = ", ".join(first[:2]) + ", ..., " + ", ".join(first[-2:])
             raise DataError(f"{path}: whether line {line} ({shown}) is a row or names the columns is unclear; {ASK}")
-        return False
+        return counts, counts
     doubtful = [
         field
         for column, (field, kind) in enumerate(zip(first, kinds, strict=True))
@@ -107,13 +122,28 @@ def _is_header(path: str, line: int, first: Sequence[str], below: Rows) -> bool:
         and not (YEAR.fullmatch(field) and not all(map(YEAR.fullmatch, columns[column])))
         and under[column] == NUMBER
     ]
-    if doubtful:
+    words = {field for field, is_word in zip(first, differ, strict=True) if is_word}
+    if doubtful and not (len(words) >= FEWEST_WORDS and all(map(WHOLE.fullmatch, doubtful))):
         column = differ.index(True)
         raise DataError(
             f"{path}: line {line}, column {column} (counted from 0): {first[column]!r} is no number, and"
             f" {doubtful[0]!r} is one: whether the line is a row or names the columns is unclear; {ASK}, or mend it"
         )
-    return True
+    return True, bool(doubtful)
+
+
+def _tells_of_table(first: Sequence[str], below: Rows) -> bool:
+    """Whether ``first``, of another number of fields than the rows ``below``, tells of them: whole numbers, and words.
+
+    So scikit-learn writes how many rows and columns there are, and the names of classes.
+    """
+    if len(below) < 2 or len({len(row) for row in below}) > 1:
+        return False
+    under = [kind_of_column(column) for column in zip(*below, strict=True)]
+    kinds = [kind_of(field) for field in first]
+    words = {field for field, kind, column in zip(first, kinds, under, strict=False) if kind == WORD != column}
+    numbers = [field for field, kind in zip(first, kinds, strict=True) if kind != WORD]
+    return len(words) >= FEWEST_WORDS and bool(numbers) and all(map(WHOLE.fullmatch, numbers))
 
 
 def _numbers_are_names(path: str, line: int, first: Sequence[str], columns: Rows) -> bool:

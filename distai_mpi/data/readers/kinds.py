@@ -33,7 +33,7 @@ MOMENT = re.compile(
     rf"{_YEAR}[-/]{_MONTH}|{_YEAR}{_MARK}{_NAME}|{_NAME}{_MARK}{_YEAR}",  # 2020-12, 2020-Dec, Dec 2020
     re.I,
 )
-LABEL_ADVICE = "mend the row, or say --missing drop, which leaves out rows without a label"
+LABEL_ADVICE = "mend the row, or say --missing drop, mean or median, which leave out rows without a label"
 CLASS_ADVICE = "; if it is a class, give it another name"
 MISSING = frozenset(codes.MISSING_WORDS)
 MISSING_NUMBERS = MISSING | set(codes.MISSING_NUMBERS)

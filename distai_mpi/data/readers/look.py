@@ -14,6 +14,7 @@ from . import codes
 from .chunk import NoRows
 from .columns import Columns, Roles
 from .csv_text import CsvFile
+from .dates import note_of_calendar
 from .document_lines import DocumentLines, open_documents
 from .encoded import encoded_columns, not_row_names
 from .headers import Header, read_header
@@ -196,6 +197,8 @@ def _open_csv(file: TextFile, lines: list[Line], whole: bool, columns: Columns, 
         examples=("",) * width,
     )
     _refuse_words(found, body)
+    of_dates = [found.column_name(c) for c in roles.features if kinds[c] in (DATE, DATETIME)]
+    found = replace(found, said=found.said + note_of_calendar(path, of_dates, columns))
     return _with_orders(found, further)
 
 
@@ -287,7 +290,7 @@ def _column(column: int, body: list[tuple[Line, list[str]]]) -> list[str]:
 
 def _label_kind(kind: str, fields: list[str], columns: Columns) -> str:
     """The kind of the label, whose column is one of ``kind``: words, unless all of ``fields`` are numbers."""
-    if kind in (DATE, DATETIME) and columns.dates == "seconds":
+    if kind in (DATE, DATETIME) and columns.dates_as == "seconds":
         return kind
     return NUMBER if {kind_of(field) for field in fields} <= {NUMBER, NOTHING} else WORD
 

@@ -92,7 +92,7 @@ class Packing:
 
     @staticmethod
     def of(
-        path: str, name: str, attributes: Mapping[str, Any], dtype: np.dtype, default_fill: bool, how: str
+        path: str, name: str, attributes: Mapping[str, Any], dtype: np.dtype, default_fill: bool, how: str | None
     ) -> Packing | None:
         """What the ``attributes`` of a variable say; None where its numbers are as they are stored.
 
@@ -115,7 +115,7 @@ class Packing:
         low = numbers["valid_min"][0] if "valid_min" in numbers else limits[0]
         high = numbers["valid_max"][0] if "valid_max" in numbers else limits[-1]
         scale, offset = (numbers[key][0] if key in numbers else None for key in ("scale_factor", "add_offset"))
-        origin, unit = _dates(path, name, attributes) if how != "refuse" else (None, 1.0)
+        origin, unit = _dates(path, name, attributes) if how in ("seconds", "calendar") else (None, 1.0)
         said = [f"{key} {', '.join(map(str, numbers[key]))}" for key in _GAPS if key in numbers]
         if default_fill and fills and "_FillValue" not in numbers:
             said.append(f"netCDF's fill value {fills[-1]}")
@@ -217,10 +217,10 @@ def _dates(path: str, name: str, attributes: Mapping[str, Any]) -> tuple[Any, fl
     return origin, unit
 
 
-def note_of_dates(attributes: Mapping[str, Any], how: str) -> str:
+def note_of_dates(attributes: Mapping[str, Any], how: str | None) -> str:
     """The note on a variable that counts from a date and is taken as it is."""
     units = _text(attributes.get("units", ""))
-    if how != "refuse" or not re.match(r"\s*\w+\s+since\s", units):
+    if how in ("seconds", "calendar") or not re.match(r"\s*\w+\s+since\s", units):
         return ""
     return f"counts {units}, and is taken as these numbers; --dates seconds or --dates calendar makes dates of it"
 

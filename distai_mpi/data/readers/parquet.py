@@ -16,6 +16,7 @@ from . import arrow_columns, parquet_vectors
 from .arrow_columns import ArrowColumn
 from .chunk import Chunk, Csr, NoRows
 from .columns import Columns, Roles
+from .dates import note_of_calendar
 from .encoded import encoded_columns, not_row_names
 from .levels import Levels, LevelTable
 from .parquet_vectors import VectorColumn
@@ -44,7 +45,7 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         metadata = file.metadata
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         width = partial(parquet_vectors.width_of, path, file) if sum(groups) else None
-        found = [arrow_columns.describe(field, columns.dates, width) for field in fields]
+        found = [arrow_columns.describe(field, columns.dates_as, width) for field in fields]
     names = tuple(field.name for field in fields)
     if len(set(names)) < len(names):
         raise DataError(f"{path}: several columns have the same name; rename them")
@@ -62,6 +63,8 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
         for name, size in sizes.items()
         if max(-size.low, size.high) > LARGEST_EXACT
     )
+    of_dates = [found[i].name for i in roles.features if found[i].kind == "dates"]
+    notes += note_of_calendar(path, of_dates, columns)
 
     def chosen(number: int | None, keep: bool) -> ArrowColumn | None:
         """A column, in a type that holds NaN if values may be missing and are let through."""

@@ -202,7 +202,7 @@ class Part(NamedTuple):
         """The same, checked to be finite, dates turned into numbers."""
         for first, values in self.values(start, stop, keep):
             if self.variable.is_dates:
-                several = [dates.numbers(column, options.dates) for column in values.T]
+                several = [dates.numbers(column, options.dates_as) for column in values.T]
                 values = np.concatenate(several, axis=1)
             bad = first_not_finite(values, keep)
             if bad is not None:
@@ -260,7 +260,7 @@ class VariablesFile:
     @property
     def _widths(self) -> list[int]:
         """Features that each part makes."""
-        how = self.options.dates
+        how = self.options.dates_as
         return [part.width * (len(dates.column_names("", how)) if part.variable.is_dates else 1) for part in self.parts]
 
     @property
