@@ -43,7 +43,7 @@ def one_hot(table: np.ndarray) -> tuple:
         levels[column], x[:, column] = levels_of_values(table[:, column])
     chunk = Chunk(x, np.zeros(len(x)), None, None, levels)
     encoding, _ = learn_encoding(Table(table.shape[1]), chunk, Columns(), Alone())
-    rows = encoding.encoded(chunk).x
+    rows = encoding.encoded(chunk, "table").x
     return rows.ends, rows.indices
 
 

@@ -1,5 +1,6 @@
 """Dates in text with names of months, without a day, and with day and month in either order."""
 
+import json
 import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -216,3 +217,34 @@ def test_the_order_belongs_to_the_model(comm, shared_path):
     result = run_here("predict", "run", "--data", "other.csv", "--out", "no.npy", cwd=shared_path)
     assert result.returncode != 0
     assert "'2/13/2000' is no date, day/month/year" in result.stderr
+
+
+@mpi
+def test_a_table_of_words_dates_and_gaps_trains_by_itself(comm, shared_path):
+    """Dates become parts of the calendar, rows without a label are left out, a column without values counts for 0."""
+    if comm.rank == 0:
+        lines = [f"{i % 7},2020-{1 + i % 12:02d}-{1 + i % 28:02d},,{'xyz'[i % 3]},{i % 2 * 3 + 1}" for i in range(60)]
+        lines[3] = lines[3][:-1]
+        (shared_path / "train.csv").write_text("\n".join(["a,when,gap,city,y", *lines, ""]))
+        (shared_path / "new.csv").write_text("a,when,gap,city\n1,2021-01-02,,x\n1,2021-01-02,77,x\n,,,z\n")
+        (shared_path / "bad.csv").write_text("a,when,gap,city\n1,5,,x\n")
+    comm.barrier()
+    flags = ("--label", "y", "--missing", "mean", "--model", "linear", "--optimizer", "lbfgs", "--max-iter", "3")
+    result = run_here("train", "--data", "train.csv", *flags, "--out", "run", cwd=shared_path)
+    assert result.returncode == 0, result.stderr
+    if comm.rank == 0:
+        for told in ("when: dates become", "1 of 60 rows left out, which lack a label", "gap missing in all training"):
+            assert told in result.stderr
+    result = run_here("evaluate", "run", "--json", cwd=shared_path)  # the same rows are held back
+    assert result.returncode == 0, result.stderr
+    if comm.rank == 0:
+        kept = json.loads((shared_path / "run" / "result.json").read_text())["test_loss"]
+        assert json.loads(result.stdout)["loss"] == pytest.approx(kept, rel=1e-6)
+    result = run_here("predict", "run", "--data", "new.csv", "--out", "new.npy", cwd=shared_path)
+    assert result.returncode == 0, result.stderr
+    predicted = np.load(shared_path / "new.npy")
+    assert predicted[0] == predicted[1]
+    assert np.isfinite(predicted[2])
+    result = run_here("predict", "run", "--data", "bad.csv", "--out", "no.npy", cwd=shared_path)
+    assert result.returncode != 0
+    assert "bad.csv: its columns make 4 values a row, and those of training 10: a column is" in result.stderr

@@ -66,7 +66,7 @@ def evaluate(
         name = extra["data"]
         split = {key: extra[kept] for key, kept in SPLIT.items() if kept in extra}
     else:
-        split = {"test_fraction": 0}
+        split = {"test_fraction": 0, "unlabelled": True}
         extra = extra | {"weight": None}  # which the other rows may not have
     options = as_trained(extra, columns, model)
     optional = columns["label"] is None and columns["weight"] is None
@@ -74,7 +74,7 @@ def evaluate(
         if extra.get("node_features"):
             training, test = nodes_as_trained(extra, comm)
         else:
-            training, test = data.load(name, comm, optional=optional, unlabelled=True, **(split | options))
+            training, test = data.load(name, comm, optional=optional, **(split | options))
     if rows == "test" and test is None:
         raise DataError(f"{name}: there is no test set; use --rows train for the rows that are there")
     shard, which = (training, "train") if test is None or rows == "train" else (test, "test")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import HOST
+from ..errors import DataError
 from .hashed_text import hash_documents
 from .readers.chunk import Chunk, Csr
 from .readers.levels import Levels, LevelTable
@@ -143,8 +144,18 @@ class Encoding:
         before = sum(self.columns[other].width for other in self.words if other < column)
         return self.weights[before : before + self.columns[column].width]
 
-    def encoded(self, chunk: Chunk) -> Chunk:
-        """``chunk`` with features as `Csr`, numbered from 0; no levels are left."""
+    def encoded(self, chunk: Chunk, path: str) -> Chunk:
+        """``chunk``, of the file ``path``, with features as `Csr`, numbered from 0; no levels are left.
+
+        Raises:
+            DataError: there are other columns, or a column is a date here and was none in training, or the other way.
+        """
+        known = sum(not column.of for column in self.columns)
+        if chunk.x.shape[1] != known:
+            raise DataError(
+                f"{path}: its columns make {chunk.x.shape[1]} values a row, and those of training {known}: a column"
+                " is a date in one of them, and none in the other; write it as in training"
+            )
         return chunk._replace(x=self.rows(chunk.x, chunk.levels), levels={})
 
     def rows(self, x: Array, levels: Mapping[int, Levels]) -> Csr:

@@ -140,7 +140,7 @@ def _blocks(
     """The rows of ``chunk``, of which the first is ``row`` in the file."""
     width, first = file.features, 0
     if encoding is not None:
-        chunk, width = encoding.encoded(chunk), encoding.features
+        chunk, width = encoding.encoded(chunk, file.path), encoding.features
     if isinstance(chunk.x, Csr):
         indices = chunk.x.indices
         low, high = (int(indices.min()), int(indices.max())) if indices.size else (1, 0)

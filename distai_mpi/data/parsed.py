@@ -137,7 +137,7 @@ def read_chunks(
             encoding, said = learn_encoding(file, chunk, columns or Columns(), comm)
             file_notes += said
         if encoding is not None:
-            chunk = encoding.encoded(chunk)
+            chunk = encoding.encoded(chunk, file.path)
         if drops == "rows" or (drops == "labels" and file is files[0]):
             chunk, dropped = _without_missing(chunk, drops, file.path, comm)
             file_notes += dropped
@@ -231,7 +231,7 @@ def lacking_rows(chunk: Chunk) -> Array:
 
 
 def note_dropped(dropped: int, rows: int, path: str, comm: Any, lacks: str = "a value") -> list[str]:
-    """A note on the rows that were dropped of so many on all ranks, and what each ``lacks``; none where none was; collective.
+    """A note on the rows that were dropped of so many on all ranks, each of which ``lacks`` that; collective.
 
     Raises:
         DataError: none is left; on all ranks.

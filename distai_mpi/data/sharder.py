@@ -99,7 +99,7 @@ class Sharder:
             return without_labels(shard)
         raise DataError(
             f"{shard.name}: rows without a label ({labels.missing:,}); give each row one, or leave such rows out"
-            " (--missing drop, mean or median)"
+            " (--missing drop)"
         )
 
     def plan(self, name: str, source: Source | Parsed, shuffle: Shuffle) -> tuple[list[str], ShardingPlan]:

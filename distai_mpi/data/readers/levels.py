@@ -172,7 +172,11 @@ def levels_of_values(values: Any, kind: str = CATEGORY) -> tuple[Levels, Array]:
         found = _of_strings(array, kind)
         if found is not None:
             return found
-    words = array.tolist()
+    return _of_words(array.tolist(), kind)
+
+
+def _of_words(words: list[Any], kind: str) -> tuple[Levels, Array]:
+    """`levels_of_values` of a list."""
     try:
         raw = "\n".join(words)
     except TypeError:  # they are not all text
@@ -211,7 +215,7 @@ def _of_strings(array: Array, kind: str) -> tuple[Levels, Array] | None:
         return None
     if not all(isinstance(key, str) for key in known):  # 1 and True are one key, and each NaN is another
         return None
-    levels, own = levels_of_values(list(known), kind) if known else (Levels.of([]), np.empty(0, np.int64))
+    levels, own = _of_words(list(known), kind)
     return levels, own[numbers]
 
 
@@ -220,7 +224,7 @@ def _of_fixed_width(array: Array, kind: str) -> tuple[Levels, Array]:
     width = array.dtype.itemsize // 4
     points = np.ascontiguousarray(array).view(np.uint32).reshape(array.size, width)
     if points.max() > 127:
-        return levels_of_values(np.array(array.tolist(), object), kind)
+        return _of_words(array.tolist(), kind)
     text = points.astype(np.uint8).reshape(-1)
     starts = np.arange(array.size, dtype=np.int64) * width
     return _indexed(text, np.stack([starts, starts + width], axis=1), kind)  # zeros at the ends are left out
