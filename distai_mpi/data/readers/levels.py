@@ -13,6 +13,7 @@ from .kinds import DECIMAL, MISSING, is_boolean
 from .lines import decode
 
 Array = Any
+WHOLE = re.compile(r"[-+]?\d+")
 ROOM = 1 << 10  # levels and bytes for which there is room at first
 CATEGORY, GUESSED, TEXT = KINDS = ("category", "guess", "text")  # of columns of levels; GUESSED: none has asked
 
@@ -146,10 +147,15 @@ def level_word(text: str, kind: str = CATEGORY) -> str | None:
 
 
 def number_word(text: str) -> str:
-    """What a number is called among words: 1 for 1.0; as it is written where it is beyond float64."""
+    """What a number is called among words: 1 for 1.0; as it is written where it is beyond float64.
+
+    Whole numbers keep all digits: codes of 64 bits that are one in float64 stay two.
+    """
     value = float(text)
     if np.isinf(value):
         return text
+    if WHOLE.fullmatch(text):
+        return str(int(text))
     return str(int(value)) if value.is_integer() else repr(value)
 
 
@@ -160,14 +166,21 @@ def order_of(word: str) -> tuple[bool, float, str]:
 
 
 def levels_of_values(values: Any, kind: str = CATEGORY) -> tuple[Levels, Array]:
-    """The levels of an array of words or numbers, or of a list of words, and the number of each value among them.
+    """The levels of an array of words, numbers or dates, or of a list, and the number of each value among them.
 
-    None, NaN and what stands for a missing value in files have the number -1.
+    Values are called as in a Parquet file of this type.  None, NaN, NA and what stands for a missing value in files have
+    the number -1.
     """
     array = np.asarray(values)
     if array.dtype.kind == "U" and array.size:
         return _of_fixed_width(array, kind)
-    words = array.tolist()
+    if array.dtype.kind == "M":
+        known = ~np.isnat(array)
+        words = np.where(known, np.char.replace(np.datetime_as_string(array), "T", " "), "").tolist()
+    elif array.dtype in (np.float16, np.float32):
+        words = array.astype(str).tolist()  # as few digits as tell it from others of its type
+    else:
+        words = array.tolist()
     try:
         raw = "\n".join(words)
     except TypeError:  # they are not all text
@@ -203,6 +216,9 @@ def _indexed(text: Array, spans: Array, kind: str) -> tuple[Levels, Array]:
 
 
 def _spelled(value: Any) -> str:
-    if value is None or value != value:
+    if isinstance(value, bytes):
+        return decode(value)
+    equal = value == value  # not of NaN; of NA of pandas it is neither true nor false
+    if value is None or not isinstance(equal, bool | np.bool_) or not equal:
         return ""
     return value if isinstance(value, str) else str(value)
