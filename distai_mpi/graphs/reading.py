@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import Dataset, ShardedDataset, encode, encode_labels, load, whole
 from ..data.array_file import ArrayFile
-from ..data.formats import Look, open_array, look_at
+from ..data.formats import Look, look_at, open_array
 from ..data.readers import npz, parquet
 from ..data.spec import Spec, data_files, spec_name, split_spec
 from ..errors import DataError

@@ -168,8 +168,8 @@ def order_of(word: str) -> tuple[bool, float, str]:
 def levels_of_values(values: Any, kind: str = CATEGORY) -> tuple[Levels, Array]:
     """The levels of an array of words, numbers or dates, or of a list, and the number of each value among them.
 
-    Values are called as in a Parquet file of this type.  None, NaN, NA and what stands for a missing value in files have
-    the number -1.
+    Values are called as in a Parquet file of this type.  None, NaN, NA and what stands for a missing value in files
+    have the number -1.
     """
     array = np.asarray(values)
     if array.dtype.kind == "U" and array.size:
