@@ -28,7 +28,8 @@ def read_text(seen: Look, part: int, parts: int) -> tuple[Array, Array, Array | 
     the time in KONECT's files, is skipped too.
 
     Raises:
-        DataError: a line is no edge, names say another order, it is a Matrix Market file, or some lines have a weight and others none.
+        DataError: a line is no edge, names say another order, it is a Matrix Market file, or some lines have a weight
+            and others none.
     """
     file = TextFile(seen.path, seen.packed is not None, 0)
     file = _behind_names(replace(file, begin=text_begin(file)))
@@ -49,8 +50,8 @@ def _behind_names(file: TextFile) -> TextFile:
         raise DataError(f"{file.path}: lines end in carriage returns alone; convert it first (tr '\\r' '\\n')")
     if any(line.text.lower().startswith(MATRIX_MARKET) for line in found[0]):
         raise DataError(
-            f"{file.path}: is a matrix in the Matrix Market format, which counts from 1: read it by scipy.io.mmread, and"
-            " store its row and col as arrays src and dst of an .npz"
+            f"{file.path}: is a matrix in the Matrix Market format, which counts from 1: read it by scipy.io.mmread,"
+            " and store its row and col as arrays src and dst of an .npz"
         )
     lines = [line for line in found[0] if not line.text.startswith(b"%")]
     if lines and not lines[0].text.strip()[:1].isdigit() and lines[0].text.strip()[:1] not in (b"-", b"+", b"."):
