@@ -180,7 +180,7 @@ class Predictor:
 
     def _encoded(self, encoding: Encoding, x: Any) -> data.ShardedDataset:
         """`rows_of` a model whose columns hold categories or documents."""
-        columns = list(self._columns(x).values()) if _is_table(x) else list(np.asarray(x, object).T)
+        columns = list(self._columns(x).values()) if _is_table(x) else _columns_of(x)
         plain, kinds = [column for column in encoding.columns if not column.of], dict(self.kept["encoded"])
         if len(columns) != len(plain):
             raise DataError(f"x has {len(columns)} columns, but the model takes {len(plain)}: give them as in training")
@@ -227,6 +227,14 @@ class Predictor:
                     " files: distai-mpi predict RUN FILE.csv"
                 )
         return np.column_stack(list(columns.values()))
+
+
+def _columns_of(x: Any) -> list[Array]:
+    """The columns of an array, or of a list of rows."""
+    values = np.asarray(x, object)
+    if values.ndim != 2:
+        raise DataError(f"x has shape {values.shape}: give rows of equally many values, or a table")
+    return list(values.T)
 
 
 def _is_table(x: Any) -> bool:

@@ -158,6 +158,22 @@ def test_levels_of_arrays_are_those_of_files():
         assert [words[i] for i in numbers] == [{"1.0": "1", "2.0": "2"}.get(word, word) for word in said]
 
 
+def test_values_of_other_types_are_called_as_in_files():
+    import pandas
+
+    codes = [2**63 + 1, 2**63 + 2, 2**53 + 1]  # which float64 does not tell apart
+    for values, words in (
+        (np.array(["a", pandas.NA, None, b"\xc3\xbc", np.float32(0.1)], object), ["a", None, None, "ü", "0.1"]),
+        (np.array([0.1, np.nan], np.float32), ["0.1", None]),
+        (np.array([b"a", b"b "]), ["a", "b"]),
+        (np.array(["2020-01-01T10:00", "NaT"], "M8[s]"), ["2020-01-01 10:00:00", None]),
+        (np.array(codes, np.uint64), list(map(str, codes))),
+        (np.array(["+9007199254740993", "0009007199254740993"]), ["9007199254740993"] * 2),
+    ):
+        levels, numbers = levels_of_values(values)
+        assert [None if number < 0 else levels.words()[number] for number in numbers] == words
+
+
 def test_a_model_keeps_what_it_needs_for_other_rows(folder):
     """Also those of unseen and missing levels, of columns in another order, and in memory."""
     write_csv("a.csv", table())

@@ -177,7 +177,11 @@ def test_bad_edges_and_labels_are_refused_on_all_ranks(comm):
     with pytest.raises(DataError, match="some ranks give their edges weights"):
         graphs.edges_from_local(np.array([0]), np.array([1]), comm, weight=weight)
     edges = graph(comm)
-    for labels, message in ((LABELS[:-1], "do not fit 300 nodes"), (LABELS - 1, "is -2"), (LABELS * 0 - 1, "up to -1")):
+    for labels, message in (
+        (LABELS[:-1], "do not fit 300 nodes"),
+        (LABELS - 1, "is -2"),
+        (LABELS * 0 - 1, "no node has a label"),
+    ):
         with pytest.raises(DataError, match=message):
             graphs.encode_nodes(edges, labels, comm)
     empty = graphs.edges_from_local(np.empty(0, int), np.empty(0, int), comm, nodes=4)
@@ -195,11 +199,15 @@ def write(folder):
     (folder / "weighted.csv").write_text("src,dst,weight,time\n" + weighted)
     np.savez(folder / "edges.npz", src=SRC, dst=DST, weight=WEIGHT)
     np.savez_compressed(folder / "packed.npz", edges=pairs)
+    np.savez_compressed(folder / "lone.npz", src=SRC, dst=DST, weight=WEIGHT.astype(np.float64))  # read by one rank
     np.save(folder / "edges.npy", pairs.astype(np.int16))
     known = np.flatnonzero(LABELS >= 0)
     lines = "".join(f"{node},{'vwxyz'[LABELS[node]]}\n" for node in known)
     (folder / "labels.csv").write_text("node,label\n" + lines)
     np.save(folder / "labels.npy", LABELS)
+    np.save(folder / "pairs.npy", np.column_stack([np.arange(NODES), LABELS]))
+    numbered = "".join(f"{node} {LABELS[node]}\n" for node in known)
+    (folder / "numbered.txt").write_text(numbered)
 
 
 @mpi
@@ -208,7 +216,7 @@ def test_files_give_the_edges_that_were_written(comm, shared_path):
     if comm.rank == 0:
         write(shared_path)
     comm.barrier()
-    names = ["edges.txt", "edges.txt.gz", "weighted.csv", "edges.npz", "packed.npz", "edges.npy"]
+    names = ["edges.txt", "edges.txt.gz", "weighted.csv", "edges.npz", "lone.npz", "packed.npz", "edges.npy"]
     try:
         import pyarrow as arrow
         import pyarrow.parquet
@@ -227,9 +235,14 @@ def test_files_give_the_edges_that_were_written(comm, shared_path):
         assert len(edges) < 0.7 * len(SRC) or comm.size == 1
         found = graphs.encode_nodes(edges, LABELS, comm)
         wanted = expected[edges.weight is not None]
-        assert (edges.weight is not None) == (name in ("weighted.csv", "edges.npz", "edges.parquet"))
+        assert (edges.weight is not None) == (name in ("weighted.csv", "edges.npz", "lone.npz", "edges.parquet"))
         np.testing.assert_allclose(all_rows(found, comm), all_rows(wanted, comm), rtol=1e-6)
-    for name, classes in (("labels.csv", tuple("vwxyz")), ("labels.npy", (0, 1, 2, 3, 4))):
+    for name, classes in (
+        ("labels.csv", tuple("vwxyz")),
+        ("labels.npy", (0, 1, 2, 3, 4)),
+        ("pairs.npy", (0, 1, 2, 3, 4)),
+        ("numbered.txt", (0, 1, 2, 3, 4)),
+    ):
         codes, found = graphs.read_labels(shared_path / name, comm)
         assert found == classes
         assert np.array_equal(codes, LABELS[: len(codes)])
@@ -242,6 +255,8 @@ def test_files_give_the_edges_that_were_written(comm, shared_path):
         "0 1 2\n1 2 -3\n": "line 2: '-3' is no weight",
         "0 1 2\n1 2\n": "give all edges one",
         "": "the file is empty",
+        ",src,dst\n0,1,2\n": "line 1 says that src is column 1",
+        "%%MatrixMarket matrix coordinate pattern general\n3 3 1\n1 2\n": "Matrix Market",
     }
     for text, message in bad.items():
         if comm.rank == 0:
@@ -250,7 +265,11 @@ def test_files_give_the_edges_that_were_written(comm, shared_path):
         with pytest.raises(DataError, match=message):
             graphs.read_edges(shared_path / "bad.txt", comm)
         comm.barrier()
-    for text, message in {"0,1\n0,2\n": "node 0 has more than one", "-1,1\n2,0\n": "-1 is no node"}.items():
+    for text, message in {
+        "0,1\n0,2\n": "node 0 has more than one",
+        "-1,1\n2,0\n": "-1 is no node",
+        "a,1\n": "words",
+    }.items():
         if comm.rank == 0:
             (shared_path / "bad.csv").write_text("node,label\n" + text)
         comm.barrier()

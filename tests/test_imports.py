@@ -76,7 +76,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
-    "graphs": {"data", "params", "errors", "jit"},
+    "graphs": {"data", "perf", "params", "errors", "jit"},
     "predictor": {"models", "data", "errors", "settings"},
     "train": {
         "version",

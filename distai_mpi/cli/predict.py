@@ -12,7 +12,7 @@ from ..comm import launch
 from ..errors import ConfigError
 from ..messages import tell
 from .evaluate import told_as_of_training
-from .flags import COLUMNS, flags
+from .flags import COLUMNS, flag_of, flags
 
 SUFFIXES = (".npy", ".csv")
 DATA = (
@@ -65,6 +65,9 @@ def command(
         raise ConfigError("--correct-and-smooth needs --node-labels: labels that are known correct the other answers")
     how = "predict_proba" if proba else "decision_function" if decision else "predict"
     if node_labels is not None:
+        for name, value in columns.items():
+            if value:
+                raise ConfigError(f"{flag_of(name)} says how rows are read, but with --node-labels rows are nodes")
         from .nodes import predict_nodes
 
         write = partial(write_nodes, out)

@@ -41,6 +41,7 @@ TOGETHER = (  # (flag, the one that it needs, why)
 OF_ROWS = (  # what says how files of rows are read
     *("test_data", "label", "weight", "columns", "drop", "header", "day_first", "lines", "format", "features"),
     *("dense", "transpose", "missing_indicator", "distribute", "shuffle", "out_of_core"),
+    *("missing", "dates", "categorical", "text", "cross", "tfidf"),
 )
 EITHER = (
     ("quiet", "verbose"),
@@ -96,7 +97,7 @@ def check_graph(settings: dict[str, Any]) -> None:
     if settings["node_labels"] is None:
         return
     for name in OF_ROWS:
-        if settings[name]:
+        if settings[name] and settings[name] != "refuse":
             raise ConfigError(f"{flag_of(name)} says how rows are read, but with --node-labels rows are nodes")
     if not isinstance(validation(settings), float | None):
         raise ConfigError(f"--valid {settings['valid']}: with --node-labels give the fraction of the nodes")

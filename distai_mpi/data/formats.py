@@ -162,7 +162,7 @@ def find_features(data: Spec, columns: Columns | None = None, dtype: DTypeLike =
 
 def _refuse_pair(x: str, y: str) -> None:
     """Raise a DataError about two arrays, features and labels as for training: both would be taken for features."""
-    if look_at(x).is_array and look_at(y).is_array and _open_array(y, "labels").width == 1:
+    if look_at(x).is_array and look_at(y).is_array and open_array(y, "labels").width == 1:
         raise DataError(f"{x},{y}: {y} has one value a row, as labels; for predictions give the features alone: {x}")
 
 
@@ -174,7 +174,7 @@ def _open_features(path: str, columns: Columns, dtype: np.dtype) -> ArrayFile | 
         return found.x if isinstance(found, Source) else found
     if seen.container is not None:
         raise DataError(f"{path}: no features (x, x_test or x_train); name them with --features")
-    array = _open_array(path, "features")
+    array = open_array(path, "features")
     if array.stored.names:
         table = _open_table(path, columns)
     else:
@@ -294,7 +294,7 @@ def look_at(path: str) -> Look:
     return seen
 
 
-def _open_array(path: str, name: str, paired: bool = False) -> ArrayFile:
+def open_array(path: str, name: str, paired: bool = False) -> ArrayFile:
     """The one array of a .npy or IDX file, perhaps compressed; ``paired`` with another file."""
     seen = look_at(path)
     if not seen.start:
@@ -317,13 +317,13 @@ def _two_arrays(paths: Sequence[str], columns: Columns) -> tuple[Variable, Varia
     """Features and labels, where the two files hold one each: two arrays, or a sparse matrix and an array."""
     seen = [look_at(path) for path in paths]
     if seen[0].container is not None and (seen[1].is_array or seen[1].is_npz):
-        of_labels = npz.open_alone(paths[1]) if seen[1].is_npz else _open_array(paths[1], "labels", paired=True)
+        of_labels = npz.open_alone(paths[1]) if seen[1].is_npz else open_array(paths[1], "labels", paired=True)
         matrix = None if of_labels is None else _sparse_features(paths[0], columns)
         if of_labels is not None and matrix is not None:
             return matrix.parts[0].variable, ArrayVariable.of(of_labels)
     if not any(one.is_array for one in seen):
         return None
-    x, y = (_open_array(path, name, paired=True) for path, name in zip(paths, ("features", "labels"), strict=True))
+    x, y = (open_array(path, name, paired=True) for path, name in zip(paths, ("features", "labels"), strict=True))
     return ArrayVariable.of(x), ArrayVariable.of(y)
 
 
@@ -371,7 +371,7 @@ def _open_idx(path: str, name: str, packed: bool) -> ArrayFile:
 
 def _open_table(path: str, columns: Columns) -> Found | ArrayFile | None:
     """The columns of a single array as a table, where it has named fields, or --label names its columns."""
-    array = _open_array(path, "array")
+    array = open_array(path, "array")
     if array.stored.names:
         if len(array.shape) > 1:
             raise array.error(f"has shape {array.shape} and named fields; give it one axis")

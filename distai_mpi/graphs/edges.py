@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..perf.machine import memory_left
 
 Array = Any
 MOST_NODES = 1 << 32  # whose numbers fit four bytes
+SRC_NAMES, DST_NAMES, WEIGHT_NAMES = ("src", "source", "from"), ("dst", "target", "to"), ("weight",)  # of columns
 NODES_ADVICE = "nodes are numbered by integers from 0 up"
 
 
@@ -89,6 +91,26 @@ def _node_count(nodes: int | None, least: int, name: str) -> int:
     if count > MOST_NODES:
         raise DataError(f"{name}: node {count - 1} is named, but numbers of nodes must be below 2^32: renumber them")
     return count
+
+
+def check_memory(nodes: int, replicated: int, sharded: int, name: str, comm: Any) -> None:
+    """Refuse numbers of nodes that arrays of all nodes do not fit in memory for; collective.
+
+    Args:
+        nodes: how many the largest number says that there are.
+        replicated, sharded: bytes a node that each rank holds, and that all ranks hold together.
+        name: what the user calls the file, for the message.
+        comm: the ranks, a `comm.Communicator`.
+
+    Raises:
+        DataError: on all ranks.
+    """
+    need = nodes * (replicated + sharded / comm.size) * comm.node.size
+    if any(comm.allgather_object(need > memory_left())):
+        raise DataError(
+            f"{name}: node {nodes - 1} is named, and nodes from 0 up to it need {need / 2**30:,.1f} GiB of memory, more"
+            " than is free: renumber the nodes without gaps"
+        )
 
 
 def _largest(numbers: Array) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 from .adjacency import NodeRows
-from .edges import EdgeList, check_labels
+from .edges import EdgeList, check_labels, check_memory
 
 Array = Any
 BLOCK_BYTES = 256 << 10  # of the sums of a block of nodes: they stay in a core's cache
@@ -96,8 +96,11 @@ def encode_nodes(
         codes = check_labels(labels, edges.nodes, edges.name)
         largest = int(codes.max())
         classes = largest + 1 if classes is None else classes
-        if largest < 0 or largest >= classes:
+        if largest < 0:
+            raise DataError(f"{edges.name}: no node has a label, by which the features of its neighbours are made")
+        if largest >= classes:
             raise DataError(f"{edges.name}: labels of nodes go up to {largest}, and there are {classes} classes")
+    check_memory(edges.nodes, 4 + 8 * laplacian, 4 * classes, edges.name, comm)
     plan = _Plan.of(edges.nodes, classes, comm.size)
     counts = np.bincount(codes[codes >= 0], minlength=classes)
     small = np.dtype(np.uint8 if classes < 255 else np.int32)

@@ -12,7 +12,7 @@ from ..data import Dataset, Partition, Sets, from_local, repartition, stream_key
 from ..data.spec import Spec
 from ..errors import ConfigError
 from .adjacency import NodeRows
-from .edges import EdgeList
+from .edges import EdgeList, check_memory
 from .encoder import encode_nodes
 from .neighbours import BITS, hash_neighbours
 from .reading import read_edges, read_labels
@@ -60,6 +60,7 @@ def read_graph(
     graph = read_edges(edges, comm)
     codes, classes = read_labels(labels, comm, classes=classes)
     graph = replace(graph, nodes=max(graph.nodes, len(codes)))
+    check_memory(graph.nodes, 3 * codes.itemsize, 0, graph.name, comm)
     return graph, np.append(codes, np.full(graph.nodes - len(codes), -1, codes.dtype)), classes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -10,16 +11,26 @@ import numpy as np
 
 from ..data import Dataset, ShardedDataset, encode, encode_labels, load, whole
 from ..data.array_file import ArrayFile
-from ..data.formats import Look, _open_array, look_at
+from ..data.formats import Look, look_at, open_array
 from ..data.readers import npz, parquet
 from ..data.spec import Spec, data_files, spec_name, split_spec
 from ..errors import DataError
-from .edges import MOST_NODES, NODES_ADVICE, EdgeList, edges_from_local
+from .edges import (
+    DST_NAMES,
+    MOST_NODES,
+    NODES_ADVICE,
+    SRC_NAMES,
+    WEIGHT_NAMES,
+    EdgeList,
+    check_memory,
+    edges_from_local,
+)
 
 Array = Any
 Part = tuple[Array, Array, Array | None]
 CHUNK_ROWS = 1 << 20  # read at a time
-SRC_NAMES, DST_NAMES, WEIGHT_NAMES = ("src", "source", "from"), ("dst", "target", "to"), ("weight",)
+NODE_NAMES = ("node", "node_id", "vertex")  # of a column that is no label
+NUMBERED_LINE = re.compile(rb"(\xef\xbb\xbf)?(\s*#[^\n]*\n|\s*\n)*\s*\d+[\s,;|]")
 UNBALANCED = 1.2  # edges are shared out anew where a rank has so many times more than its share
 
 
@@ -59,7 +70,7 @@ def _read_file(seen: Look, part: int, parts: int) -> Part:
     if seen.is_npy:
         if seen.packed is not None:
             raise DataError(f"{seen.path}: unpack it first: compressed .npy files of edges are not read")
-        return _read_arrays(seen.path, {"edges": _open_array(seen.path, "edges")}, part, parts)
+        return _read_arrays(seen.path, {"edges": open_array(seen.path, "edges")}, part, parts)
     if not seen.start:
         raise DataError(f"{seen.path}: the file is empty; {NODES_ADVICE}, two a line")
     if seen.container is not None:
@@ -104,7 +115,7 @@ def _rows(array: ArrayFile, part: int, parts: int) -> Array:
 
 def _read_parquet(path: str, part: int, parts: int) -> Part:
     """The groups of rows of one part of a Parquet file."""
-    with parquet._opened(path) as file:
+    with parquet.opened(path) as file:
         names = file.schema_arrow.names
         chosen = _columns(path, names)
         groups = file.metadata.num_row_groups
@@ -131,11 +142,15 @@ def _columns(path: str, names: Sequence[str]) -> list[str]:
 
 
 def _balanced(part: Part, comm: Any) -> Part:
-    """The same edges, shared out evenly where one rank has many more than its share; collective."""
+    """The same edges, shared out evenly where one rank has many more than its share; collective.
+
+    Where some ranks' edges have weights and others' have none they stay as they are, for `edges_from_local` to refuse.
+    """
     counts = comm.allgather_object((len(part[0]), part[2] is not None))
     edges = [count for count, _ in counts]
     total, most = sum(edges), max(edges)
-    if most * comm.size <= UNBALANCED * total or not total:
+    unlike = len({weighted for count, weighted in counts if count}) > 1
+    if most * comm.size <= UNBALANCED * total or unlike:
         return part
     old, new = [0, *accumulate(edges)], [total * rank // comm.size for rank in range(comm.size + 1)]
     send, receive = (
@@ -146,7 +161,7 @@ def _balanced(part: Part, comm: Any) -> Part:
     arrived: list[Array | None] = []
     for column, values in enumerate(part):
         found = [each[column] for each, (count, _) in zip(dtypes, counts, strict=True) if count]
-        if None in found:  # no weights, or those of some ranks alone, which is refused later
+        if any(dtype is None for dtype in found):  # not `in`: NumPy takes None for float64
             arrived.append(None)
             continue
         dtype = np.result_type(*found)
@@ -161,7 +176,8 @@ def read_labels(spec: Spec, comm: Any, *, classes: Sequence[Any] | None = None) 
 
     Args:
         spec: a table of two columns, the node and its label (a number or a word), in any form that `data.load` takes;
-            or .npy with the label of node 0, 1, ..., where NaN, and integers below 0, stand for none.
+            or .npy with the label of node 0, 1, ..., or with node and label in each row; NaN, integers below 0, and
+            missing values of a table stand for none.
         comm: the ranks, a `comm.Communicator`.
         classes: the labels that the codes 0, 1, ... are to stand for; others count as none.  None: those in the file.
 
@@ -172,42 +188,71 @@ def read_labels(spec: Spec, comm: Any, *, classes: Sequence[Any] | None = None) 
         DataError: the file is no such table, numbers of nodes are negative, not whole or out of range, or one is there
             twice; on all ranks.
     """
-    alone: Any = None
+    name = spec_name(spec)
     with comm.agreed():
-        files = data_files(split_spec(spec))
-        seen = look_at(files[0].path)
-        if len(files) == 1 and seen.is_npy:
-            alone = _rows(_open_array(files[0].path, "labels"), 0, 1)
-            if alone.shape[1] > 2:
-                raise DataError(f"{seen.path}: has {alone.shape[1]} columns; give one label a node, or node and label")
-    if alone is not None and alone.shape[1] == 1:
-        values = alone[:, 0]
-        nodes = np.flatnonzero(~(np.isnan(values) if values.dtype.kind == "f" else values < 0))
-        table = whole(Dataset(nodes.reshape(-1, 1), values[nodes]), comm.rank, comm.size, spec_name(spec))
+        columns = _label_columns([look_at(file.path) for file in data_files(split_spec(spec))])
+    if columns is not None:
+        nodes, values = columns
+        table = whole(Dataset(nodes.reshape(-1, 1), values), comm.rank, comm.size, name)
     else:
-        table, _ = load(spec, comm, test_fraction=0.0, shuffle="global")
+        table, _ = load(spec, comm, test_fraction=0.0, shuffle="global", missing="drop", header=_header(spec, comm))
+        if table.encoding is not None or table.row_names:
+            raise DataError(f"{name}: its nodes are words; {NODES_ADVICE}, and the label stands in the last column")
+        if table.label_name is not None and table.label_name.lower() in NODE_NAMES:
+            raise DataError(f"{name}: column {table.label_name} is the last one; write the node first, then its label")
     if classes is None:
         (table,) = encode_labels(table, comm=comm)
     else:
         table = encode(table, classes, comm, "the model was not trained on")
     with comm.agreed():
-        return _codes(table)
+        nodes = _nodes(table)
+    check_memory(int(nodes.max()) + 1, np.dtype(np.int32).itemsize, 0, name, comm)
+    codes = np.full(int(nodes.max()) + 1, -1, np.int32)
+    codes[nodes] = table.dataset.y
+    return codes, tuple(table.classes if table.classes is not None else range(int(codes.max()) + 1))
 
 
-def _codes(table: ShardedDataset) -> tuple[Array, tuple[Any, ...]]:
-    """Codes of nodes from a table of nodes and codes."""
-    name, y = table.name, table.dataset.y.astype(np.int64)
+def _label_columns(files: Sequence[Look]) -> tuple[Array, Array] | None:
+    """Nodes and labels in a .npy file, shape (nodes,); None: the files are tables.
+
+    Raises:
+        DataError: the array has more than two columns, or no node has a label.
+    """
+    if len(files) > 1 or not files[0].is_npy:
+        return None
+    path = files[0].path
+    array = _rows(open_array(path, "labels"), 0, 1)
+    if array.shape[1] > 2:
+        raise DataError(f"{path}: has {array.shape[1]} columns; give one label a node, or node and label")
+    nodes, values = (np.arange(len(array)), array[:, 0]) if array.shape[1] == 1 else array.T
+    known = ~(np.isnan(values) if values.dtype.kind == "f" else values < 0)
+    if not known.any():
+        raise DataError(f"{path}: no node has a label; NaN and integers below 0 stand for none")
+    return nodes[known], values[known]
+
+
+def _header(spec: Spec, comm: Any) -> bool | None:
+    """Whether a table of labels begins with a line of names: not where the first one is a number; None: as it looks.
+
+    Nodes and labels are numbers often, of which ``0 1`` may be the first two, and not the names of columns.
+    """
+    with comm.agreed():
+        start = look_at(data_files(split_spec(spec))[0].path).start
+        return False if NUMBERED_LINE.match(start) else None
+
+
+def _nodes(table: ShardedDataset) -> Array:
+    """The nodes of a table of nodes and codes, int64, each of which is there once."""
+    name = table.name
     if table.features != 1:
         raise DataError(f"{name}: has {table.features + 1} columns; labels of nodes are two: the node and its label")
     nodes = np.asarray(table.dataset.x)[:, 0]
     bad = np.flatnonzero(~((nodes >= 0) & (nodes < MOST_NODES) & (nodes == np.floor(nodes))))
     if bad.size:
-        raise DataError(f"{name}: {nodes[bad[0]]:g} is no node (row {bad[0]}, counted from 0); {NODES_ADVICE}")
-    nodes = nodes.astype(np.int64)
-    counts = np.bincount(nodes)
+        raise DataError(
+            f"{name}: {nodes[bad[0]]:.17g} is no node (row {bad[0]}, counted from 0); {NODES_ADVICE}, below 2^32"
+        )
+    found, counts = np.unique(nodes.astype(np.int64), return_counts=True)
     if counts.max(initial=0) > 1:
-        raise DataError(f"{name}: node {int(np.argmax(counts > 1))} has more than one label; give each node one")
-    codes = np.full(len(counts), -1, np.int32)
-    codes[nodes] = y
-    classes = table.classes if table.classes is not None else tuple(range(int(y.max(initial=-1)) + 1))
-    return codes, tuple(classes)
+        raise DataError(f"{name}: node {found[np.argmax(counts > 1)]} has more than one label; give each node one")
+    return nodes.astype(np.int64)

@@ -14,6 +14,7 @@ from .lines import decode
 
 Array = Any
 SAMPLE = 1 << 12  # strings that tell whether few of them are distinct
+WHOLE = re.compile(r"[-+]?\d+")
 ROOM = 1 << 10  # levels and bytes for which there is room at first
 CATEGORY, GUESSED, TEXT = KINDS = ("category", "guess", "text")  # of columns of levels; GUESSED: none has asked
 
@@ -147,10 +148,15 @@ def level_word(text: str, kind: str = CATEGORY) -> str | None:
 
 
 def number_word(text: str) -> str:
-    """What a number is called among words: 1 for 1.0; as it is written where it is beyond float64."""
+    """What a number is called among words: 1 for 1.0; as it is written where it is beyond float64.
+
+    Whole numbers keep all digits: codes of 64 bits that are one in float64 stay two.
+    """
     value = float(text)
     if np.isinf(value):
         return text
+    if WHOLE.fullmatch(text):
+        return str(int(text))
     return str(int(value)) if value.is_integer() else repr(value)
 
 
@@ -161,9 +167,10 @@ def order_of(word: str) -> tuple[bool, float, str]:
 
 
 def levels_of_values(values: Any, kind: str = CATEGORY) -> tuple[Levels, Array]:
-    """The levels of an array of words or numbers, or of a list of words, and the number of each value among them.
+    """The levels of an array of words, numbers or dates, or of a list, and the number of each value among them.
 
-    None, NaN and what stands for a missing value in files have the number -1.
+    Values are called as in a Parquet file of this type.  None, NaN, NA and what stands for a missing value in files
+    have the number -1.
     """
     array = np.asarray(values)
     if array.dtype.kind == "U" and array.size:
@@ -172,7 +179,17 @@ def levels_of_values(values: Any, kind: str = CATEGORY) -> tuple[Levels, Array]:
         found = _of_strings(array, kind)
         if found is not None:
             return found
-    return _of_words(array.tolist(), kind)
+    return _of_words(_words_of(array), kind)
+
+
+def _words_of(array: Array) -> list[Any]:
+    """What values of ``array``, which holds no fixed-width text, are called in files."""
+    if array.dtype.kind == "M":
+        known = ~np.isnat(array)
+        return np.where(known, np.char.replace(np.datetime_as_string(array), "T", " "), "").tolist()
+    if array.dtype in (np.float16, np.float32):
+        return array.astype(str).tolist()  # as few digits as tell it from others of its type
+    return array.tolist()
 
 
 def _of_words(words: list[Any], kind: str) -> tuple[Levels, Array]:
@@ -238,6 +255,9 @@ def _indexed(text: Array, spans: Array, kind: str) -> tuple[Levels, Array]:
 
 
 def _spelled(value: Any) -> str:
-    if value is None or value != value:
+    if isinstance(value, bytes):
+        return decode(value)
+    equal = value == value  # not of NaN; of NA of pandas it is neither true nor false
+    if value is None or not isinstance(equal, bool | np.bool_) or not equal:
         return ""
     return value if isinstance(value, str) else str(value)

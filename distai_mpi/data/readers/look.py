@@ -71,7 +71,7 @@ def open_text(
     """
     file = TextFile(path, packed, 0)
     _refuse_wide(file)
-    file = replace(file, begin=_text_begin(file), returns=has_lone_return(first_bytes(file, WINDOW)[0]))
+    file = replace(file, begin=text_begin(file), returns=has_lone_return(first_bytes(file, WINDOW)[0]))
     if columns.line_range is not None:
         file = file.within(*columns.line_range)
     if columns.format == "text":
@@ -133,7 +133,7 @@ def _refuse_wide(file: TextFile) -> None:
             )
 
 
-def _text_begin(file: TextFile) -> int:
+def text_begin(file: TextFile) -> int:
     """Where reading begins: behind a byte order mark."""
     start, _ = first_bytes(file, len(BYTE_ORDER_MARK))
     return len(BYTE_ORDER_MARK) if start == BYTE_ORDER_MARK else 0

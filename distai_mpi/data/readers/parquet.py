@@ -39,7 +39,7 @@ def open_parquet(path: str, columns: Columns, alone: bool = True) -> ParquetFile
     Raises:
         DataError: it is damaged, a column holds no numbers, or one that was asked for is not there.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         fields = list(file.schema_arrow)
         pandas = file.schema_arrow.pandas_metadata or {}
         metadata = file.metadata
@@ -103,7 +103,7 @@ def _vector(path: str, features: list[ArrowColumn]) -> VectorColumn | None:
             f" '{vectors[0]}', or leave them out by --drop '{','.join(vectors)}' (there are other columns:"
             f" {', '.join(others)})"
         )
-    with _opened(path) as file:
+    with opened(path) as file:
         return VectorColumn(vectors[0], parquet_vectors.width_of(path, file, vectors[0]))
 
 
@@ -153,7 +153,7 @@ def _roles(path: str, found: list[ArrowColumn], index: list[int], columns: Colum
 def _first_words(path: str, names: Sequence[str], which: Sequence[int]) -> dict[int, list[str]]:
     """The first words of the columns ``which``, see `row_names.without_row_names`."""
     left, found = rows_looked_at(len(names)), {column: list[str]() for column in which}
-    with _opened(path) as file:
+    with opened(path) as file:
         for batch in file.iter_batches(left, columns=[names[column] for column in which]):
             for column in which:
                 found[column] += map(arrow_columns.word, batch.column(names[column]).slice(0, left).to_pylist())
@@ -216,7 +216,8 @@ def _statistics(metadata: Any, names: set[str]) -> dict[str, _Size]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def opened(path: str) -> Iterator[Any]:
+    """The file at ``path`` as a pyarrow ParquetFile; errors on opening and while it is open become DataErrors."""
     try:
         import pyarrow as arrow
         import pyarrow.parquet
@@ -327,7 +328,7 @@ class ParquetFile:
         mine = np.flatnonzero(owner == part).tolist()
         out = self._allocate(sum(self.groups[group] for group in mine))
         found = _Found({}, {column: LevelTable() for column in self.encodes}, [])
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             at = 0
             for group in mine:
                 end = at + self.groups[group]
