@@ -127,6 +127,7 @@ def test_rows_that_are_dealt_out(comm, folder):
     comm.barrier()
     sets = sets_of(comm, "one.svm", valid=None, test_fraction=0)
     assert sorted(sets.train.counts) == [0, 1]
+    assert fit(models.Logistic(4), sets.train, comm, optimizer=optim.SGD(), epochs=1).bytes_read > 0
 
 
 @pytest.mark.mpi
