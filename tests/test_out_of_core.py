@@ -15,7 +15,7 @@ from distai_mpi.data import Loader, OutOfCore
 from distai_mpi.data.out_of_core import cache_file, load
 from distai_mpi.data.out_of_core.settings import parse_size
 from distai_mpi.errors import ConfigError, DataError
-from distai_mpi.files import Unwritable
+from distai_mpi.files import Unwritable, claimed
 
 FEATURES, ROWS = 60, 403
 SIZES = {"memory": "1MiB", "block_bytes": 1000}  # blocks of a few rows
@@ -127,6 +127,7 @@ def test_rows_that_are_dealt_out(comm, folder):
     comm.barrier()
     sets = sets_of(comm, "one.svm", valid=None, test_fraction=0)
     assert sorted(sets.train.counts) == [0, 1]
+    assert fit(models.Logistic(4), sets.train, comm, optimizer=optim.SGD(), epochs=1).bytes_read > 0
 
 
 @pytest.mark.mpi
@@ -190,7 +191,12 @@ def test_a_cache_is_used_again_or_made_anew(comm, folder, monkeypatch):
     assert "the data has changed since" in note()
     monkeypatch.setitem(SIZES, "block_bytes", 4000)
     assert "made" not in note()  # the memory allows blocks of the size that is there
-    monkeypatch.setattr(load.version, "__version__", "9")
+    with claimed(files_of(comm)["train.rows"].parent):  # as another run does that makes it
+        assert "made" not in note()
+        monkeypatch.setattr(load, "__version__", "9")
+        with pytest.raises(ConfigError, match="another run writes to this folder now"):
+            note()
+        comm.barrier()
     assert "another version" in note()
 
 

@@ -8,16 +8,18 @@ A gradient comes as index-value pairs: ``columns``, shape (n,), each once, in an
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..jit import kernel
 from .kernels import adagrad_of, ftrl_of
 
 
 @kernel(error_model="numpy")
 def sgd(columns, sums, scale, start, decaying, w, state, rate, settings):
-    """w ← w - rate · gradient, times ``settings[0]`` where penalised (see `columns.Decay`); without compensation."""
+    """w ← w - rate · gradient, times ``settings[0]`` where penalised (1 over the factor of `sparse.SparseSteps`)."""
     outputs, stretch = sums.shape[1], settings[0]
     for p in range(columns.size):
-        first = columns[p] * outputs - start
+        first = np.int64(columns[p]) * outputs - start
         for k in range(outputs):
             i = first + k
             if 0 <= i < w.size:
@@ -32,7 +34,7 @@ def adagrad(columns, sums, scale, start, decaying, w, state, rate, settings):
     initial, epsilon = settings
     outputs = sums.shape[1]
     for p in range(columns.size):
-        first = columns[p] * outputs - start
+        first = np.int64(columns[p]) * outputs - start
         for k in range(outputs):
             i = first + k
             if 0 <= i < w.size:
@@ -49,7 +51,7 @@ def ftrl(columns, sums, scale, start, decaying, w, state, rate, settings):
     zero, one = w.dtype.type(0), w.dtype.type(1)
     outputs = sums.shape[1]
     for p in range(columns.size):
-        first = columns[p] * outputs - start
+        first = np.int64(columns[p]) * outputs - start
         for k in range(outputs):
             i = first + k
             if 0 <= i < w.size:

@@ -341,7 +341,8 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     result.epochs, result.iterations = run.epoch, run.iterations
     result.rounds, result.calls = run.rounds, run.calls
     stored = getattr(run.loader, "stored", None)  # `minimize` has no rows
-    of_ranks = run.comm.allgather_object((run.bytes_sent, peak_memory(), stored and stored.prefetcher.bytes_read))
+    bytes_read = None if stored is None else stored.prefetcher.bytes_read  # a rank without rows has a length of 0
+    of_ranks = run.comm.allgather_object((run.bytes_sent, peak_memory(), bytes_read))
     sent, peaks, read = zip(*of_ranks, strict=True)
     result.bytes_moved, result.peak_memory = sum(sent), max(peaks)
     result.bytes_read = None if stored is None else sum(read)

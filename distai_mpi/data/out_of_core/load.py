@@ -55,23 +55,29 @@ class Cache:
         Raises:
             Damaged: there is none, or it is of other files, another version, or not whole; says why.
         """
-        path = os.path.join(self.folder, MANIFEST)
-        try:
-            with open(path, encoding="utf-8") as file:
-                kept = json.load(file)
-        except FileNotFoundError:
-            raise Damaged("") from None
-        except (OSError, ValueError) as error:
-            raise Damaged(f"{path} is damaged ({error})") from None
+        kept = self._manifest()
         if not isinstance(kept, dict) or kept.get("identity") != self.identity:
             raise Damaged(_difference(kept.get("identity") if isinstance(kept, dict) else None, self.identity))
         files = {name: open_cache(os.path.join(self.folder, f"{name}.rows")) for name in kept["rows"]}
+        if self._manifest() != kept:  # it is removed before files are written, and written behind them
+            raise Damaged("another run has changed it")
         for name, cache in files.items():
             if int(cache.rows.sum()) != kept["rows"][name] or len(cache.y) != kept["rows"][name]:
                 raise Damaged(f"{cache.path} holds other rows than {MANIFEST} says")
             for _ in check_blocks(cache):
                 pass
         return kept, files
+
+    def _manifest(self) -> Any:
+        """What the manifest holds; raises `Damaged`."""
+        path = os.path.join(self.folder, MANIFEST)
+        try:
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            raise Damaged("") from None
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{path} is damaged ({error})") from None
 
 
 def _difference(kept: Any, now: dict[str, Any]) -> str:
@@ -101,17 +107,21 @@ def stored_sets(
     names = [*found, *(name for name, part in sharder.fractions.items() if part > 0 and name not in found)]
     rules = _sized(rules, settings, comm, len(names))
     cache = _cache(found, comm, sharder, settings, rules)
-    with contextlib.ExitStack() as held:
-        began, note = time.perf_counter(), ""
-        with comm.agreed():
-            held.enter_context(_claimed(cache.folder, settings.folder))
-        opened, why = _open(cache, comm, settings, len(names))
-        if opened is None:
-            _make(cache, found, comm, sharder, rules)
-            opened, again = _open(cache, comm, settings, len(names))
+    began = time.perf_counter()
+    opened, note = _open(cache, comm, settings, len(names))[0], ""
+    if opened is None:
+        with contextlib.ExitStack() as held:
+            for first in (True, False):  # of two runs that begin together one gets it: that whose rank 0 is ahead
+                with comm.agreed():
+                    if first == (comm.rank == 0):
+                        held.enter_context(_claimed(cache.folder, settings.folder))
+            opened, why = _open(cache, comm, settings, len(names))  # another run may have made it since
             if opened is None:
-                raise ConfigError(f"{cache.folder}: the cache that was just written cannot be read: {again}")
-            note = " (made anew: " + why + ")" if why else " (made now)"
+                _make(cache, found, comm, sharder, rules)
+                opened, again = _open(cache, comm, settings, len(names))
+                if opened is None:
+                    raise ConfigError(f"{cache.folder}: the cache that was just written cannot be read: {again}")
+                note = " (made anew: " + why + ")" if why else " (made now)"
     kept, files = opened
     seconds = max(comm.allgather_object(time.perf_counter() - began))
     nbytes = int(sum(comm.allgather_object(sum(float(each.nbytes.sum()) for each in files.values()))))
