@@ -32,7 +32,7 @@ NOT_RUN = {
 }
 # Programs that are run elsewhere.
 SOURCES = {"tests/run.py": "runs all tests", "examples/mnist.py": "test_examples.py"}
-OTHERS_FLAGS = {"--rate"} | set(  # of programs that are not ours
+OTHERS_FLAGS = {"--rate", "--train"} | set(  # of programs that are not ours
     "--oversubscribe --bind-to --report-bindings --mpi --gpus-per-node --ntasks-per-node --nproc-per-node".split()
 )
 
