@@ -5,7 +5,18 @@ from setuptools import find_packages, setup
 HDF5, PARQUET, PLOT = ["h5py>=3.10"], ["pyarrow>=15"], ["matplotlib>=3.7"]
 ZSTD = ["backports.zstd>=1.0; python_version<'3.14'"]  # later Pythons have it in compression.zstd
 GZIP = ["isal>=1.6"]  # gzip unpacked about 3 times as fast as by the standard library
-TEST = [*HDF5, *PARQUET, *ZSTD, *PLOT, "pytest>=8", "pytest-mpi>=0.6", "pytest-timeout>=2.3", "pytest-xdist>=3.6"]
+PEERS = ["pandas>=2", "scikit-learn>=1.4"]  # with whose results ours are compared
+TEST = [
+    *HDF5,
+    *PARQUET,
+    *ZSTD,
+    *PLOT,
+    *PEERS,
+    "pytest>=8",
+    "pytest-mpi>=0.6",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+]
 
 setup(
     name="distai-mpi",

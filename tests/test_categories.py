@@ -9,8 +9,6 @@ import pyarrow.parquet
 import pytest
 from alone import Alone, load_features
 from commands import run_here
-from sklearn.feature_extraction import FeatureHasher
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 import distai_mpi
 from distai_mpi.data import load_sets
@@ -102,6 +100,8 @@ def test_names_are_left_out_and_too_many_levels_are_hashed(folder):
     assert left.column_names == ("zone", "flag")
     assert "column city is left out: it holds another word in nearly every row" in left.notes[-1]
     x = dense(loaded("a", categorical="city", hash_bits=5))
+    from sklearn.feature_extraction import FeatureHasher  # here: ranks of MPI parts need not load it
+
     hasher = FeatureHasher(32, input_type="string")
     np.testing.assert_array_equal(x[:, :32], hasher.transform([[name] for name in names]).toarray())
     wide = loaded("a", categorical="city")
@@ -135,6 +135,8 @@ def test_missing_numbers_of_sparse_rows_are_those_of_dense_ones(folder):
 
 @pytest.mark.parametrize("ngrams", ["1", "1,2", "2,3"])
 def test_words_are_those_of_scikit_learn(folder, ngrams):
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
     texts = [*TEXT[:-2], "", None]
     write_csv("a", table(city=None, size=None, text=texts))
     low, high = int(ngrams[0]), int(ngrams[-1])
@@ -223,6 +225,8 @@ def options_of(model):
 
 
 def test_documents_a_line(folder):
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     lines = [f'{"spam" if y else "ham"}\t{text}\t"\n' for text, y in zip(TEXT, Y, strict=True)]
     (folder / "a").write_text("".join(lines) + "\n")
     train = loaded("a", format="text", hash_bits=8)
