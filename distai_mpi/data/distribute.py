@@ -276,7 +276,9 @@ def _refuse_encoded(found: dict[str, Found], encoding: Encoding | None) -> None:
     words = [f"{min(file.files)}: column {file.encoded[0][0]}" for file in files]
     if words or encoding is not None:
         what = f" ({words[0]})" if words else ""
-        raise ConfigError(f"--out-of-core does not go with categories and text{what}: leave such columns out by --drop")
+        raise ConfigError(
+            f"--out-of-core does not go with categories and text{what}: leave that out, or such columns by --drop"
+        )
 
 
 def _check_weight(weight: ArrayFile, comm: Any, readers: Sequence[int]) -> None:
