@@ -41,7 +41,7 @@ def test_a_run_goes_on_on_the_same_ranks_and_on_one(comm, name):
     keep = Keep()
     straight = fit(model, shard, comm, callbacks=[keep, EarlyStopping(shard)], **options)
     assert keep.state.saved.common["epoch"] == 2
-    again = fit(model, shard, comm, callbacks=[EarlyStopping(shard)], state=keep.state, **options)
+    again = fit(model, shard, comm, callbacks=[EarlyStopping(shard)], start=keep.state, **options)
     assert again.iterations == straight.iterations
     assert [record["epoch"] for record in again.history] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(again.params, straight.params)
@@ -49,7 +49,7 @@ def test_a_run_goes_on_on_the_same_ranks_and_on_one(comm, name):
     if part is not None:
         with part:
             alone = whole_shard(x, y, part)
-            fewer = fit(model, alone, part, callbacks=[EarlyStopping(alone)], state=keep.state, **options)
+            fewer = fit(model, alone, part, callbacks=[EarlyStopping(alone)], start=keep.state, **options)
         np.testing.assert_allclose(fewer.params, straight.params, rtol=1e-6, atol=1e-8)
     comm.barrier()
 
@@ -61,7 +61,7 @@ def test_the_state_of_another_run_is_refused(comm):
     shard, keep = whole_shard(x, y, comm), Keep()
     fit(models.Softmax(6, 3), shard, comm, epochs=2, callbacks=[keep])
     with pytest.raises(ConfigError, match="seed 0, not 1"):
-        fit(models.Softmax(6, 3), shard, comm, epochs=3, seed=1, state=keep.state)
+        fit(models.Softmax(6, 3), shard, comm, epochs=3, seed=1, start=keep.state)
 
 
 @mpi
@@ -72,7 +72,7 @@ def test_newton_cg_on_slices_goes_on_to_the_same_bits(comm):
     options = {"optimizer": optim.NewtonCG(max_iter=6, tol=None), "l2": 0.01, "exchange": Exchange("ring")}
     keep = Keep()
     straight = fit(model, shard, comm, callbacks=[keep], **options)
-    again = fit(model, shard, comm, state=keep.state, **options)
+    again = fit(model, shard, comm, start=keep.state, **options)
     assert keep.state.saved.common["epoch"] == 2
     assert [record["relative_gap"] for record in again.history] == [r["relative_gap"] for r in straight.history]
     np.testing.assert_array_equal(again.params, straight.params)

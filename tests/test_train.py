@@ -1,5 +1,6 @@
 """Training on ranks: the same as one process would do, step by step; and what a run tells."""
 
+import inspect
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from fits import fit
 from problems import local_shard, make_rows, uneven, whole_shard
 
+import distai_mpi
 from distai_mpi import Objective, models, optim
 from distai_mpi.comm import CHOICES
 from distai_mpi.data import Batch, Dataset, Permutation, from_local
@@ -221,6 +223,8 @@ def test_a_run_that_diverges_says_so_on_all_ranks(comm):
         ({"l2": math.nan}, "l2"),
         ({"epochs": 2.5}, "whole number"),
         ({"seed": -1}, "seed"),
+        ({"watch": 5.0}, r"Communicator\(comm, watch="),
+        ({"state": None}, "give start=state"),
         ({"optimizer": "sgd"}, "optim.Momentum"),
         ({"optimizer": optim.SGD}, "optim.Momentum"),
     ],
@@ -229,6 +233,10 @@ def test_values_that_cannot_work_are_refused_on_all_ranks(comm, wrong, name):
     x, y = make_rows()
     with pytest.raises(ConfigError, match=name):
         fit(make_model(), whole_shard(x, y, comm), comm, **wrong)
+
+
+def test_fit_has_at_most_twelve_keywords():
+    assert len(inspect.getfullargspec(inspect.unwrap(distai_mpi.fit)).kwonlyargs) <= 12
 
 
 @pytest.mark.mpi(min_size=2)

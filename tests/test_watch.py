@@ -310,7 +310,7 @@ def test_a_stall_in_training_is_told():
     program = """
 from distai_mpi.comm import watch
 watch.LOOK_SECONDS, watch.TOLD_SECONDS = 0.2, 1.0
-with Communicator(MPI.COMM_WORLD) as comm, comm.watched(60.0, lambda: 812):
+with Communicator(MPI.COMM_WORLD, watch=60.0) as comm, comm.watched(lambda: 812):
     comm.barrier()
     if last: time.sleep(2)
     comm.barrier()
@@ -338,10 +338,10 @@ class Stop(Callback):
             now()
             os.kill(os.getpid(), signal.SIGSTOP)
 
-with Communicator(MPI.COMM_WORLD, watch=0) as comm:
+with Communicator(MPI.COMM_WORLD, watch=2.0) as comm:
     x = np.random.default_rng(0).normal(size=(64, 4))
     data = whole(Dataset(x, (x[:, 0] > 0).astype(np.int64)), comm.rank, comm.size)
-    fit(models.MLP(4, 2, (8,)), data, comm, epochs=100, global_batch_size=32, watch=2.0, callbacks=[Stop()])
+    fit(models.MLP(4, 2, (8,)), data, comm, epochs=100, global_batch_size=32, callbacks=[Stop()])
 """
     status, output, seconds = run_job(program, 2)
     assert status == EX_STUCK, output

@@ -295,14 +295,8 @@ class Communicator(Ranks):
         return self.vectors.array(shape, np.dtype(dtype))
 
     @contextmanager
-    def watched(self, seconds: float | None, position: Callable[[], int]) -> Iterator[None]:
-        """Let ranks wait for one that does not come for at most ``seconds`` in the block; collective at its start.
-
-        None: as long as before.  ``position()`` is the step of training that this rank is in.  See `Communicator`.
-        """
-        before = self.watch.seconds if self.watch is not None else 0.0
-        if seconds is not None:
-            self.watch = watching.join(self, self._node_comm, self.bcast_object(watching.asked(seconds)))
+    def watched(self, position: Callable[[], int]) -> Iterator[None]:
+        """In the block ``position()`` is the step of training that this rank is in, which the watch names."""
         if self.watch is None:
             yield
             return
@@ -310,4 +304,4 @@ class Communicator(Ranks):
         try:
             yield
         finally:
-            self.watch.seconds, self.watch.position = before, None
+            self.watch.position = None

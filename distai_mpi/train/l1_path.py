@@ -124,7 +124,7 @@ def l1_path(
             threaded.limit_threads(threads)
         watched = {name: make_loader(model, shard, comm) for name, shard in sets.items() if shard is not None}
         points: list[PathPoint] = []
-        held.enter_context(comm.watched(None, lambda: len(points)))
+        held.enter_context(comm.watched(lambda: len(points)))
         for point in _points(WorkingSets(model, data, comm, l2), given, n, min_ratio, solver):
             for name, loader in watched.items():
                 loss, accuracy, _ = evaluate(model, point.params, loader, comm)

@@ -57,6 +57,8 @@ MOVED = {  # where keywords of earlier versions went
     "wire": "give exchange=Exchange(dtype=...)",
     "early": "give exchange=Exchange(overlap=...)",
     "factors": "give exchange=Exchange(factors=...)",
+    "watch": "give it to the communicator, as in Communicator(comm, watch=...)",
+    "state": "give start=state",
 }
 
 
@@ -76,9 +78,7 @@ def fit(
     test: ShardedDataset | None = None,
     device: str | Device = "cpu",
     exchange: Exchange | None = None,
-    watch: float | None = None,
-    state: TrainState | None = None,
-    start: Any = None,
+    start: TrainState | Any = None,
     callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
@@ -95,7 +95,6 @@ def fit(
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         l1: strength of the penalty l1 ‖w‖₁ over them, which makes many of them 0; of `optim.LBFGS`, `NewtonCG` (linear
             models) and `Auto`.  With ``l2`` it is the elastic net.
-        start: parameters that training begins with, shape (layout.size,), the same on every rank; None: the model's.
         seed: of the start, the shuffling and dropout.  Unless rows were shuffled locally, the number
             of ranks changes nothing but the rounding of sums (which a long float32 training of a
             relu network amplifies: a unit that lands on the other side of zero is not rounding).
@@ -105,10 +104,9 @@ def fit(
             GPU live parameters, gradient and the optimizer's state; batches are copied to it, and
             gradients travel through host memory.
         exchange: how gradients travel; default: as the communicator exchanges vectors.
-        watch: seconds that ranks may wait, while they train, for one that does not come before the job ends with
-            status 76; 0: for ever; None: what the communicator says.
-        state: of a run of the same model, rows and methods, which this one goes on with, on any ranks, see
-            `TrainState.of`; a checkpoint that is resumed comes first.
+        start: what training begins with: parameters, shape (layout.size,), the same on every rank, or the `TrainState`
+            of a run of the same model, rows and methods, which this one goes on with, on any ranks; None: the
+            model's own parameters.  A checkpoint that is resumed comes first.
         callbacks: what watches the run, see `Callback`; among them `EarlyStopping`, `Checkpoint` (which also resumes
             it) and `Trace`.
 
@@ -132,7 +130,6 @@ def fit(
         l1=l1,
         seed=seed,
         exchange=exchange,
-        watch=watch,
         data=data.rows,
         valid=None if early is None else early.valid.rows,
         test=None if test is None else test.rows,
@@ -141,7 +138,9 @@ def fit(
         optimizer = choose(optimizer, model, data.rows, comm, exchange, l1)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
     check_l1(l1, optimizer)
-    check_start(start, model, comm)
+    saved = start.saved if isinstance(start, TrainState) else None
+    parameters = start.start if isinstance(start, TrainState) else start
+    check_start(parameters, model, comm)
     valid = None if early is None else early.valid
     for shard, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if shard is not None:
@@ -152,17 +151,16 @@ def fit(
     chosen = agree_on_device(device, model, comm)
     rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * comm.size or BATCH_SIZE
     epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
-    saved = None if state is None else state.saved
 
     def make(threads: int) -> tuple[Run, dict[str, Loader]]:
         if (threaded := Abilities.of(model).threads) is not None:
             threaded.limit_threads(threads)
         sets = {"valid": valid, "test": test}.items()
         watched = {name: make_loader(model, shard, comm, device=chosen) for name, shard in sets if shard is not None}
-        new = TrainState(model, optimizer, epochs, rows, l2, seed, chosen, exchange, early, saved, l1, start)
+        new = TrainState(model, optimizer, epochs, rows, l2, seed, chosen, exchange, early, saved, l1, parameters)
         return new.bind(comm, data), watched
 
-    return drive(make, comm, watching, watch, saved)
+    return drive(make, comm, watching, saved)
 
 
 class Watching(NamedTuple):
@@ -198,7 +196,6 @@ def drive(
     make: Callable[[int], tuple[Run, dict[str, Loader]]],
     comm: Communicator,
     watching: Watching,
-    watch: float | None = None,
     saved: Saved | None = None,
 ) -> Result:
     """The run, and rows to evaluate by name, that ``make`` gives for so many threads of BLAS: to its end; collective.
@@ -214,7 +211,7 @@ def drive(
             with (
                 saving(watching.checkpoint, run) as saver,
                 tracing(None if watching.trace is None else watching.trace.path, run) as tracer,
-                comm.watched(watch, lambda: run.iterations),
+                comm.watched(lambda: run.iterations),
             ):
                 return _run(run, watched, watching.others, saver, tracer, saved)
     finally:
