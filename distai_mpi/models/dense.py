@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import Device, device_of
 from ..data import Batch, LabelSummary
 from ..data.rows import DenseRows, Rows
+from ..data.sparse_rows import SparseRows
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
@@ -328,6 +329,12 @@ class DenseModel:
             dense(batch.rows), batch.y, weight, self._table, self.code,
             self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
         )  # fmt: skip
+
+    def mark_touched(self, batch: Batch, marks: Array) -> None:
+        """See `SupportsTouches`: of the first layer the rows of their features, and all other parameters."""
+        weights = self.layers_of(marks)[0][0]
+        marks[weights.size :] = 1
+        weights[batch.x.own_indices if isinstance(batch.x, SparseRows) else slice(None)] = 1
 
     def layers_of(self, flat: Array, absent: Sequence[Array] = ()) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""
