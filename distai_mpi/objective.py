@@ -249,9 +249,9 @@ class Objective(DistributedSum):
         self._block_grad: Array | None = None
 
     def exchange_touched(self) -> None:
-        """Exchange gradients by what the loader's own rows touch, where that is little: they are all there is; collective.
+        """Exchange gradients by what this rank's rows touch, where that is little; collective.
 
-        For who goes through all rows of a rank each time.
+        For who goes through the rows of `Loader.sequential` alone, which are the same each time.
         """
         touches = self.abilities.touches
         if touches is None or not self.loader.sparse or self.owning is not self.comm or self.owners.replicated:

@@ -1,8 +1,8 @@
 """Vectors of which ranks touch few elements, as messages of values alone: plain functions over a `Wire`.
 
-Which elements a rank touches is agreed once.  From then on both ends of a message know what its values stand for, and no
-indices travel with them, as they do with the pairs of Renggli et al. 2019 (`pairs`).  Slices go directly from rank to
-rank; what that sends is in ``perf/costs.py``.
+Which elements a rank touches is agreed once.  From then on both ends of a message know what its values stand for, and
+no indices travel with them, as they do with the pairs of Renggli et al. 2019 (`pairs`).  Slices go directly from rank
+to rank; what that sends is in ``perf/costs.py``.
 """
 
 from __future__ import annotations

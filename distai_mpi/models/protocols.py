@@ -144,7 +144,7 @@ class SupportsColumns(Protocol):
 
 @runtime_checkable
 class SupportsTouches(Protocol):
-    """Tells which parameters rows touch: those that they read, and all that their gradient and curvature are not 0 in."""
+    """Tells which parameters rows touch: those that they read, and in which gradient and curvature may not be 0."""
 
     def mark_touched(self, batch: Batch, marks: Array) -> None:
         """Let ``marks``, shape (layout.size,), be 1 where the rows of ``batch`` touch a parameter; in place."""

@@ -70,9 +70,9 @@ class HierarchicalExchange(NodeExchange):
         return self._topology.plan(x.size, x.itemsize)
 
     def touched(self, marks: Array) -> Touched | None:
-        """What each node touches of vectors like ``marks``, which the node shares: where a rank's are not 0; collective.
+        """What each node touches of vectors like ``marks``, which it shares: where a rank's are not 0; collective.
 
-        Positions in this rank's column; None on ranks that carry none.
+        Positions in this rank's column; None on ranks that carry none.  The marks are overwritten.
         """
         shared, plan = self._vectors.find(marks), self.plan(marks)
         assert shared is not None

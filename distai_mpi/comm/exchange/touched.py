@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..touched import Touched, agree, touched_allgather, touched_reduce_scatter
+from ..touched import Touched, touched_allgather, touched_reduce_scatter
 from ..wire import Array, MPIWire
 from .base import VectorExchange
 from .hierarchical import HierarchicalExchange
