@@ -12,7 +12,6 @@ import numpy as np
 from ..backend import Device, device_of
 from ..data import Batch, LabelSummary
 from ..data.rows import DenseRows, Rows
-from ..data.sparse_rows import SparseRows
 from ..data.streams import stream_key
 from ..errors import ConfigError, DataError
 from ..params import Layout
@@ -334,7 +333,7 @@ class DenseModel:
         """See `SupportsTouches`: of the first layer the rows of their features, and all other parameters."""
         weights = self.layers_of(marks)[0][0]
         marks[weights.size :] = 1
-        weights[batch.x.own_indices if isinstance(batch.x, SparseRows) else slice(None)] = 1
+        weights[batch.rows.touched] = 1
 
     def layers_of(self, flat: Array, absent: Sequence[Array] = ()) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""
