@@ -37,7 +37,7 @@ class Rows(Protocol):
 
     @property
     def touched(self) -> Any:
-        """What picks the features that are not 0 in all rows, and perhaps others: numbers, also repeated, or a slice."""
+        """What picks the features that some row has, and perhaps others: numbers, also repeated, or a slice."""
         ...
 
     def dot(self, w: Array, out: Array = None) -> Array:
