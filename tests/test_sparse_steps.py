@@ -84,6 +84,7 @@ def test_pairs_are_taken_where_they_save_time(nodes, monkeypatch):
     steps, plain = [], sparse.SparseSteps.take
     monkeypatch.setattr(sparse.SparseSteps, "take", lambda *given: steps.append(1) or plain(*given))
     pairs = 2 * np.count_nonzero(X) / ROWS / (FEATURES + 1)  # numbers for each parameter, of a row
+    monkeypatch.setattr(sparse, "FEW", 0)
     for size in (1, 3):
         monkeypatch.setattr(sparse, "LONGEST_IN_MEMORY", 2 * pairs)
         monkeypatch.setattr(sparse, "LONGEST", 4 * pairs)

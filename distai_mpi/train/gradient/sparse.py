@@ -24,10 +24,11 @@ from .base import most_rows
 Array = Any
 LEAST = 1e-4  # of the factor: smaller, or negative, it is multiplied into the vector
 LONGEST = 1.0  # numbers in the pairs of a step, as a fraction of the parameters: below it pairs are shorter
-# Likewise where several ranks read each other's in memory: there nothing travels, and a pair is divided, merged and
-# applied at random places.  On 2 ranks SGD and AdaGrad took 1.1 and 1.3 times the CPU time of dense steps at a fraction
-# of 0.15, 0.83 and 0.89 at 0.05, 0.68 and 0.65 at 0.04, 0.59 and 0.51 at 0.015.
-LONGEST_IN_MEMORY = 0.08
+# Where several ranks read each other's in memory nothing travels, and a pair is divided, merged and applied at random
+# places: so many numbers, and a fraction of the parameters, are worked through in the time of a dense step.  On 2 ranks
+# SGD (AdaGrad) took 1.1 (1.3) times the CPU time of dense steps with 15,360 numbers of 100,000 parameters, 0.8 (0.9) of
+# 300,000, 0.6 (0.5) of 1,000,000; with 3,840 of 100,000 0.7 (0.65), with 960 of 4,000 0.66.
+FEW, LONGEST_IN_MEMORY = 5000, 0.06
 RUN_ROWS, MOST_RUN_ROWS = 1 << 14, 1 << 18  # rows of all ranks that one call takes, see `SparseSteps.run_rows`
 
 
@@ -150,7 +151,7 @@ def make_sparse(
 
     A step of B rows makes up to B · entries pairs of an index and a value for each output; dense gradients have a value
     for each parameter.  Whichever is shorter by the entries of all ranks' rows is taken, for the whole run; where ranks
-    read them in their node's memory, pairs have to be much shorter.
+    read them in their node's memory, long ones have to be much shorter.
     """
     loader, comm = objective.loader, objective.comm
     if loader.stored is not None:  # rows come by blocks
@@ -166,8 +167,10 @@ def make_sparse(
     entries = sum(count for count, _ in counts) / max(1, sum(rows for _, rows in counts))
     outputs = objective.abilities.columns.widths[-1]
     pairs = entries * loader.global_batch_size * (1 + outputs)
-    in_memory = comm.size > 1 and len(comm.leaders) == 1 and objective.exchange.shares
-    if pairs >= (LONGEST_IN_MEMORY if in_memory else LONGEST) * objective.layout.size:
+    most = LONGEST * objective.layout.size
+    if comm.size > 1 and len(comm.leaders) == 1 and objective.exchange.shares:
+        most = min(most, FEW + LONGEST_IN_MEMORY * objective.layout.size)
+    if pairs >= most:
         return None
     steps = SparseSteps(objective, optimizer, entries)
     return steps if steps.usable else None
