@@ -20,8 +20,8 @@ from .edges import EdgeList, check_labels, check_memory
 
 Array = Any
 BLOCK_BYTES = 256 << 10  # of the sums of a block of nodes: they stay in a core's cache
-TILE_SHIFT = 17  # a tile's edges join 2^17 nodes to as many, so that their labels stay there too
-MOST_ACROSS = 128  # tiles in a row: more streams would be slower than larger tiles
+TILE_SHIFT = 18  # a tile's edges join 2^18 nodes to as many, so that their labels stay there too
+MOST_ACROSS = 64  # tiles in a row: more streams would be slower than larger tiles
 BLOCKS_OF_RANK = 16  # at least, so that ranks can be given about as much to do
 SAMPLE = 1 << 18  # edges of a rank that tell how much there is to do
 LINE_BYTES = 64

@@ -123,7 +123,21 @@ def _append(block, update, at, lines, updates):
 
 @kernel()
 def scatter_updates(
-    starts, stops, tiles, tile_weight, tile_shift, labels, none, both, factor, classes, shift, at, lines, updates, values
+    starts,
+    stops,
+    tiles,
+    tile_weight,
+    tile_shift,
+    labels,
+    none,
+    both,
+    factor,
+    classes,
+    shift,
+    at,
+    lines,
+    updates,
+    values,
 ):
     """Sort what edges add to the rows of nodes into blocks of 2^shift nodes.
 
