@@ -123,22 +123,9 @@ def _append(block, update, at, lines, updates):
 
 @kernel()
 def scatter_updates(
-    starts,
-    stops,
-    tiles,
-    tile_weight,
-    tile_shift,
-    labels,
-    none,
-    both,
-    factor,
-    classes,
-    shift,
-    at,
-    lines,
-    updates,
+    starts, stops, tiles, tile_weight, tile_shift, labels, none, both, factor, classes, shift, at, lines, updates,
     values,
-):
+):  # fmt: skip
     """Sort what edges add to the rows of nodes into blocks of 2^shift nodes.
 
     Edge (u, v) adds to class ``labels[v]`` of node u and, where ``both`` is true and they differ, to class
