@@ -169,7 +169,8 @@ def test_levels_of_strings_of_any_length(monkeypatch):
     column = np.array(words, object)[picks][:, 1]  # not contiguous
     levels, numbers = levels_of_values(column)
     named = [*levels.words(), ""]
-    assert [named[number] for number in numbers] == column.tolist() and len(set(levels.words())) == len(levels)
+    assert [named[number] for number in numbers] == column.tolist()
+    assert len(set(levels.words())) == len(levels)
 
 
 def test_values_of_other_types_are_called_as_in_files():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import types
 
@@ -9,9 +11,9 @@ from ....jit import kernel
 from ....vectors import address, prefetch
 
 # the address of a string's UTF-8, which a string of ASCII is itself; 0, and an exception, for what is no text
-_utf8 = types.ExternalFunction("PyUnicode_AsUTF8AndSize", types.intp(types.intp, types.CPointer(types.intp)))
-_clear = types.ExternalFunction("PyErr_Clear", types.void())
-_copy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
+_utf8: Any = types.ExternalFunction("PyUnicode_AsUTF8AndSize", types.intp(types.intp, types.CPointer(types.intp)))
+_clear: Any = types.ExternalFunction("PyErr_Clear", types.void())
+_copy: Any = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
 
 AHEAD = 16  # strings
 BYTES = 56  # of a string to where its text has begun, about: these may be on two cache lines
