@@ -13,7 +13,7 @@ from .compiling import compiled_once
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit`` with a cache on disk, and without the interpreter's lock.
+    """``numba.njit`` with a cache on disk, and without the interpreter's lock (unless ``nogil=False``).
 
     Numba keeps the cache beside the source or, where that is read-only, in the user's cache folder (or in
     NUMBA_CACHE_DIR).  Where neither can be written, now or later (a disk or quota may be full), or what is there cannot
@@ -27,7 +27,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         options["no_cfunc_wrapper"] = True  # for callers in C
-        made = numba.njit(nogil=True, **options)
+        made = numba.njit(**{"nogil": True} | options)
         try:
             compiled = made(function)
             compiled.enable_caching()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import HOST, Device, device_of, namespace
-from .comm import Exchange, choose_exchange
+from .comm import Exchange, choose_exchange, of_touched
 from .data import Batch
 from .errors import ConfigError
 from .models import Abilities, Model, Number, Sums
@@ -45,6 +45,8 @@ class DistributedSum:
 
     Attributes:
         exchange: what ``asked`` has come to, see `comm.choose_exchange`.
+        row_exchange: of vectors that rows alone make, or are multiplied by: gradients, and directions.  The same,
+            unless somebody knows that each node's rows touch few elements, see `Objective.exchange_touched`.
         owners, mine: the slices of the ranks, and this rank's.
         strengths: what l2 is multiplied by for each parameter, float64, shape (layout.size,), for parameters in other
             units than those of the penalty; None: by 1.  On the host.
@@ -77,6 +79,7 @@ class DistributedSum:
         else:
             self.exchange = choose_exchange(self.owning, self.asked, layout.size, self.dtype, device)
             self.owners = self.exchange.ownership(layout.size, self.dtype.itemsize)
+        self.row_exchange = self.exchange
         self.mine = self.owners.slices[self.owning.rank]
         self.strengths: Array | None = None
         self._decay = layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
@@ -128,7 +131,7 @@ class DistributedSum:
             self.mean_grad(owned, w, weight, slice(0, owned.size))
             yield slice(0, owned.size)
             return
-        for part in self.exchange.reduce(grad, self.owners, 1.0 / weight):
+        for part in self.row_exchange.reduce(grad, self.owners, 1.0 / weight):
             self._add_penalty(owned, w_owned, self._decay, part)
             yield part
 
@@ -244,6 +247,19 @@ class Objective(DistributedSum):
         super().__init__(model.layout, model.dtype, comm, device=loader.device, **given)
         self.model, self.loader = model, loader
         self._block_grad: Array | None = None
+
+    def exchange_touched(self) -> None:
+        """Exchange gradients by what this rank's rows touch, where that is little; collective.
+
+        For who goes through the rows of `Loader.sequential` alone, which are the same each time.
+        """
+        touches = self.abilities.touches
+        if touches is None or not self.loader.sparse or self.owning is not self.comm or self.owners.replicated:
+            return
+        marks = self.empty()
+        for batch in self.loader.sequential():
+            touches.mark_touched(batch, marks)
+        self.row_exchange = of_touched(self.exchange, marks)
 
     def value(self, w: Array) -> float:
         """f(w) for ``w``, shape (layout.size,), replicated; the same on every rank."""

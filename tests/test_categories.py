@@ -13,6 +13,7 @@ from commands import run_here
 import distai_mpi
 from distai_mpi.data import load_sets
 from distai_mpi.data.encoding import restored
+from distai_mpi.data.readers import levels as levels_module
 from distai_mpi.data.readers.columns import Columns
 from distai_mpi.data.readers.levels import levels_of_values
 from distai_mpi.errors import ConfigError, DataError
@@ -158,6 +159,18 @@ def test_levels_of_arrays_are_those_of_files():
         words = [*levels.words(), None]
         said = [None if value is None else str(value) for value in np.asarray(values).tolist()]
         assert [words[i] for i in numbers] == [{"1.0": "1", "2.0": "2"}.get(word, word) for word in said]
+
+
+def test_levels_of_strings_of_any_length(monkeypatch):
+    monkeypatch.setattr(levels_module, "BLOCK", 7)
+    monkeypatch.setattr(levels_module, "BLOCK_BYTES", 16)
+    words = ["", "a", "ü" * 3, "x" * 50, "x" * 49 + "y", "b\nc", "seven77", "eight888", "eight889", "\N{GRINNING FACE}"]
+    picks = np.random.default_rng(0).integers(len(words), size=(60, 2))
+    column = np.array(words, object)[picks][:, 1]  # not contiguous
+    levels, numbers = levels_of_values(column)
+    named = [*levels.words(), ""]
+    assert [named[number] for number in numbers] == column.tolist()
+    assert len(set(levels.words())) == len(levels)
 
 
 def test_values_of_other_types_are_called_as_in_files():

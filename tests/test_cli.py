@@ -351,3 +351,11 @@ def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
         assert not leaves
         with pytest.raises(ConfigError, match="another run writes"), claimed(folder):
             pass
+
+
+def test_sizes_are_told_in_a_unit_that_fits() -> None:
+    from distai_mpi.cli.train import _size
+
+    assert [_size(count) for count in (0, 1023, 99_999, 10**8, 3 << 30, 1 << 43)] == [
+        "0 bytes", "1,023 bytes", "97.7 KiB", "95.4 MiB", "3.0 GiB", "8,192.0 GiB",
+    ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulated import simulate, tables
 
-from distai_mpi.comm import pair_kernels, pairs
+from distai_mpi.comm import pair_kernels, pairs, touched
 from distai_mpi.comm.collectives import ALGORITHMS, Workspace
 from distai_mpi.params import Ownership
 from distai_mpi.perf import costs
@@ -185,3 +185,33 @@ def test_index_value_pairs(size, outputs):
         sizes = [4 * (s.stop - s.start) for s in owners.slices]
         counted = [costs.Traffic(wire.messages, wire.bytes) for wire in wires]
         assert counted == costs.pairs_sent(counts, sizes, 4 + 4 * outputs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_values_of_touched_elements(size):
+    """Owners get the sums of what others touch, these get them back, and no indices travel again."""
+    rng, length = np.random.default_rng(size), 90
+    for owners in tables(size, length, 8):
+        marks = rng.random((size, length)) < rng.random((size, 1))
+        x = np.where(marks, rng.integers(-8, 8, marks.shape), 0).astype(np.float64)
+        total, first = x.sum(axis=0), []
+
+        def work(wire, x=x, marks=marks, owners=owners, total=total, first=first):
+            mine, found = owners.slices[wire.rank], touched.agree(wire, marks[wire.rank], owners.slices)
+            vector = x[wire.rank].copy()
+            first.append((wire, wire.messages, wire.bytes))
+            touched.touched_reduce_scatter(wire, vector, found, Workspace(64))
+            assert np.array_equal(vector[mine], total[mine])
+            sent = wire.messages, wire.bytes
+            touched.touched_allgather(wire, vector, found, Workspace(64))
+            assert np.array_equal(vector[marks[wire.rank]], total[marks[wire.rank]])
+            return found.elements, sent
+
+        wires, results = simulate(size, work)
+        counts = [[int(marks[rank, part].sum()) for part in owners.slices] for rank in range(size)]
+        begun = {wire.rank: np.array(sent) for wire, *sent in first}
+        down, up = (costs.touched_sent(half, counts, 8, 32) for half in ("reduce_scatter", "allgather"))
+        for rank, (wire, (elements, sent)) in enumerate(zip(wires, results, strict=True)):
+            assert (sent - begun[rank]).tolist() == [down[rank].messages, down[rank].bytes]
+            assert [wire.messages - sent[0], wire.bytes - sent[1]] == [up[rank].messages, up[rank].bytes]
+            assert elements == max(down[rank].bytes, up[rank].bytes) // 8

@@ -84,6 +84,29 @@ def test_the_encoder_is_the_formula_of_the_paper(comm, monkeypatch):
 
 
 @mpi
+def test_updates_in_the_memory_of_the_rows(comm, monkeypatch):
+    """Where edges are few beside the rows: unless rows would be written over updates that are still to be summed."""
+    nodes, classes, stay_ahead, ahead = 4000, 30, encoder._stay_ahead, []
+    monkeypatch.setattr(encoder, "_stay_ahead", lambda *of: ahead.append(stay_ahead(*of)) or ahead[-1])
+    mine, labels = slice(comm.rank, None, comm.size), np.arange(nodes) % classes
+    for last in (False, True):  # the last nodes have all edges
+        ends = np.random.default_rng(1).integers(nodes - 8 if last else 0, nodes, (2, 1500))
+        edges = graphs.edges_from_local(*ends[:, mine], comm, nodes=nodes)
+        found = all_rows(graphs.encode_nodes(edges, labels, comm, directed=True), comm)
+        counted = np.zeros((nodes, classes))
+        np.add.at(counted, (ends[0], labels[ends[1]]), 1)
+        np.testing.assert_allclose(found, counted / np.bincount(labels), rtol=2e-6)
+        if last:
+            continue
+        found = all_rows(graphs.encode_nodes(edges, labels, comm), comm)
+        np.add.at(counted, (ends[1], labels[ends[0]]), ends[0] != ends[1])
+        np.testing.assert_allclose(found, counted / np.bincount(labels), rtol=2e-6)
+    ahead = comm.allgather_object(ahead)
+    assert all(all(each[:2]) and len(each) == 3 for each in ahead)
+    assert comm.size > 1 or not ahead[0][2]
+
+
+@mpi
 def test_declared_nodes_give_the_same(comm):
     if comm.size == 2:
         whole = all_rows(graphs.encode_nodes(graph(comm), LABELS, comm), comm)

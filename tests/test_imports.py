@@ -76,7 +76,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "optim": {"params", "errors", "settings", "options", "backend", "jit", "vectors"},
     "objective": {"models", "data", "perf", "comm", "params", "errors", "settings", "backend", "trace"},
-    "graphs": {"data", "perf", "params", "errors", "jit"},
+    "graphs": {"data", "perf", "params", "errors", "jit", "vectors"},
     "predictor": {"models", "data", "errors", "settings"},
     "train": {
         "version",

@@ -23,6 +23,7 @@ def taken(monkeypatch):
     """How many steps touched columns alone; however many these are."""
     steps, plain = [], sparse.SparseSteps.take
     monkeypatch.setattr(sparse, "LONGEST", np.inf)
+    monkeypatch.setattr(sparse, "LONGEST_IN_MEMORY", np.inf)
     monkeypatch.setattr(sparse.SparseSteps, "take", lambda *given: steps.append(given[-2].steps) or plain(*given))
     return steps
 
@@ -73,3 +74,21 @@ def test_steps_touch_the_columns_of_their_rows_alone(nodes, taken, case):
     if case == "ftrl":
         assert np.array_equal(ours.params == 0, plain.params == 0)
         assert (plain.params == 0).any()
+
+
+@mpi
+@pytest.mark.ranks(2)
+def test_pairs_are_taken_where_they_save_time(nodes, monkeypatch):
+    shard = shard_of(nodes, scipy.sparse.csr_array(X), None, "global")
+    model = models.build("logistic", shard.labels, dtype=np.float64)
+    steps, plain = [], sparse.SparseSteps.take
+    monkeypatch.setattr(sparse.SparseSteps, "take", lambda *given: steps.append(1) or plain(*given))
+    pairs = 2 * np.count_nonzero(X) / ROWS / (FEATURES + 1)  # numbers for each parameter, of a row
+    monkeypatch.setattr(sparse, "FEW", 0)
+    for size in (1, 3):
+        monkeypatch.setattr(sparse, "LONGEST_IN_MEMORY", 2 * pairs)
+        monkeypatch.setattr(sparse, "LONGEST", 4 * pairs)
+        fit(model, shard, nodes, optimizer=optim.SGD(0.1), epochs=1, global_batch_size=size,
+            exchange=Exchange(algorithm="hierarchical"))  # fmt: skip
+        assert bool(steps) == (size == 1 or len(nodes.leaders) > 1)
+        steps.clear()

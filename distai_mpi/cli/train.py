@@ -243,6 +243,12 @@ def describe(model: Any, training: Any, settings: dict[str, Any]) -> None:
     print(f"shuffle {training.shuffle}, rows by rank: {', '.join(f'{count:,}' for count in training.counts)}")
 
 
+def _size(count: int) -> str:
+    """``count`` bytes in the largest unit of which there is one, GiB at most."""
+    power = min(3, max(0, count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:,.{0 if power == 0 else 1}f} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
+
+
 def report(result: Any, ranks: int, settings: dict[str, Any]) -> None:
     """Print where the time of a traced run went, and what a completed one came to."""
     from ..train.tracing import balance
@@ -250,9 +256,8 @@ def report(result: Any, ranks: int, settings: dict[str, Any]) -> None:
     if result.time is not None:
         print(f"{balance(result.time)}  → {settings['trace']}", flush=True)
     if result.bytes_read is not None:
-        gib = 2**30
-        told = f"memory of a rank at most {result.peak_memory / gib:.2f} GiB"
-        print(f"rows on disk: read {result.bytes_read / gib:.3g} GiB; {told}", flush=True)
+        told = f"memory of a rank at most {_size(result.peak_memory)}"
+        print(f"rows on disk: read {_size(result.bytes_read)}; {told}", flush=True)
     if result.status == "completed":
         print(summary(result, ranks, settings), flush=True)
 

@@ -17,6 +17,7 @@ _HOME = {
     "SHARING": "exchange.settings",
     "VectorExchange": "exchange.base",
     "choose_exchange": "exchange.choice",
+    "of_touched": "exchange.touched",
 }
 __all__ = [
     "ALGORITHMS",
@@ -27,6 +28,7 @@ __all__ = [
     "Node",
     "VectorExchange",
     "choose_exchange",
+    "of_touched",
 ]
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from .exchange.base import VectorExchange
     from .exchange.choice import choose_exchange
     from .exchange.settings import CHOICES, SHARING, Exchange
+    from .exchange.touched import of_touched
     from .topology import Node
 
 

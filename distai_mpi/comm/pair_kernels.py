@@ -107,3 +107,12 @@ def pick(columns, w, out):
     for p in range(columns.size):
         for k in range(outputs):
             out[p, k] = w[np.int64(columns[p]) * outputs + k]
+
+
+@kernel()
+def add(columns, values, out):
+    """Add the values of pairs to the elements of ``columns`` of the vector ``out``."""
+    outputs = values.shape[1]
+    for p in range(columns.size):
+        for k in range(outputs):
+            out[np.int64(columns[p]) * outputs + k] += values[p, k]

@@ -35,6 +35,11 @@ class Rows(Protocol):
         """Bytes that a row takes on average, at least 1."""
         ...
 
+    @property
+    def touched(self) -> Any:
+        """What picks the features that some row has, and perhaps others: numbers, also repeated, or a slice."""
+        ...
+
     def dot(self, w: Array, out: Array = None) -> Array:
         """X w, shape (rows,) or (rows, outputs), for ``w`` of shape (features,) or (features, outputs)."""
         ...
@@ -94,6 +99,11 @@ class DenseRows:
     def row_bytes(self) -> int:
         """See `Rows`."""
         return max(1, self.x.shape[1] * self.x.itemsize)
+
+    @property
+    def touched(self) -> Any:
+        """See `Rows`."""
+        return slice(None)
 
     def dot(self, w: Array, out: Array = None) -> Array:
         """See `Rows`."""

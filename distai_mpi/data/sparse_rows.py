@@ -74,6 +74,11 @@ class SparseRows:
         return 8 + self.entries * self._entry_bytes // max(1, len(self))
 
     @property
+    def touched(self) -> Array:
+        """See `Rows`: the features of the entries of these rows."""
+        return self.indices[self.starts[0] : self.starts[-1]]
+
+    @property
     def own_values(self) -> Array:
         """Values of the entries of these rows; none where all are 1."""
         return self.values[self.starts[0] : self.starts[-1]]
@@ -319,7 +324,7 @@ def join(parts: Sequence[SparseRows], features: int, dtype: Any) -> SparseRows:
     lengths = np.concatenate([np.diff(part.starts) for part in parts])
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
-    indices = np.concatenate([part.indices[part.starts[0] : part.starts[-1]] for part in parts])
+    indices = np.concatenate([part.touched for part in parts])
     values = np.empty(0, dtype)
     if not plain:
         ones = [part.own_values if part.values.size else np.ones(part.entries, dtype) for part in parts]

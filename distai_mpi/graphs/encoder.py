@@ -23,30 +23,33 @@ BLOCK_BYTES = 256 << 10  # of the sums of a block of nodes: they stay in a core'
 TILE_SHIFT = 18  # a tile's edges join 2^18 nodes to as many, so that their labels stay there too
 MOST_ACROSS = 64  # tiles in a row: more streams would be slower than larger tiles
 BLOCKS_OF_RANK = 16  # at least, so that ranks can be given about as much to do
+SAMPLE = 1 << 18  # edges of a rank that tell how much there is to do
 LINE_BYTES = 64
 COUNTED = 1 << 31  # so many updates of 1 and more are not summed in four bytes
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How nodes are cut into blocks, and blocks shared out to ranks.
+    """How nodes are cut into blocks, and edges into tiles.
 
     Attributes:
         nodes, classes: how many there are.
+        both: whether edges join both ways.
         shift: a block has 2^shift nodes, but for the last.
         tile_shift: likewise of tiles.
     """
 
     nodes: int
     classes: int
+    both: bool
     shift: int
     tile_shift: int
 
     @classmethod
-    def of(cls, nodes: int, classes: int, ranks: int) -> _Plan:
+    def of(cls, nodes: int, classes: int, both: bool, ranks: int) -> _Plan:
         rows = max(1, min(BLOCK_BYTES // (4 * classes), nodes // (BLOCKS_OF_RANK * ranks)))
         tile_shift = max(TILE_SHIFT, (nodes - 1).bit_length() - MOST_ACROSS.bit_length() + 1)
-        return cls(nodes, classes, min(TILE_SHIFT, rows.bit_length() - 1), tile_shift)
+        return cls(nodes, classes, both, min(TILE_SHIFT, rows.bit_length() - 1), tile_shift)
 
     @property
     def blocks(self) -> int:
@@ -54,9 +57,14 @@ class _Plan:
         return -(-self.nodes >> self.shift)
 
     @property
-    def across(self) -> int:
-        """Tiles in a row."""
-        return -(-self.nodes >> self.tile_shift)
+    def tile_rows(self) -> Array:
+        """The first tile of each row of tiles, and the number of tiles: a triangle where edges join both ways."""
+        across = -(-self.nodes >> self.tile_shift)
+        return np.append(0, np.cumsum(1 + np.arange(across) if self.both else np.full(across, across)))
+
+    def first_node(self, block: int) -> int:
+        """Of a block, or the number of nodes."""
+        return min(self.nodes, block << self.shift)
 
 
 def encode_nodes(
@@ -101,14 +109,20 @@ def encode_nodes(
         if largest >= classes:
             raise DataError(f"{edges.name}: labels of nodes go up to {largest}, and there are {classes} classes")
     check_memory(edges.nodes, 4 + 8 * laplacian, 4 * classes, edges.name, comm)
-    plan = _Plan.of(edges.nodes, classes, comm.size)
-    counts = np.bincount(codes[codes >= 0], minlength=classes)
+    plan = _Plan.of(edges.nodes, classes, not directed, comm.size)
     small = np.dtype(np.uint8 if classes < 255 else np.int32)
-    codes = np.where(codes < 0, classes, codes).astype(small) if codes.min() < 0 else codes.astype(small)
+    labelled = int(codes.min()) >= 0
+    codes = codes.astype(small) if labelled else np.where(codes < 0, classes, codes).astype(small)
+    column = 1.0 / np.maximum(np.bincount(codes, minlength=classes)[:classes], 1)
     factor = _factors(edges, directed, diagonal, comm) if laplacian else np.empty(0)
-    column = 1.0 / np.maximum(counts, 1)
-    binned = _binned(edges, codes, plan, not directed, factor.astype(np.float32), counts.sum() == edges.nodes)
-    return _summed(binned, plan, codes, factor, column, comm, diagonal, unit)
+    cuts = _cuts(edges, codes, plan, comm)
+    first, stop = (plan.first_node(cuts[rank]) for rank in (comm.rank, comm.rank + 1))
+    memory = _aligned(_padded((stop - first) * classes), np.uint32)
+    own = range(cuts[comm.rank], cuts[comm.rank + 1])
+    binned = _binned(edges, codes, plan, own, factor.astype(np.float32), labelled, memory)
+    out = memory[: (stop - first) * classes].view(np.float32).reshape(-1, classes)
+    _sum(binned, plan, cuts, codes, factor, column, comm, diagonal, unit, first, out)
+    return NodeRows(first, out)
 
 
 def _factors(edges: EdgeList, directed: bool, diagonal: bool, comm: Any) -> Array:
@@ -125,7 +139,7 @@ def _factors(edges: EdgeList, directed: bool, diagonal: bool, comm: Any) -> Arra
 
 @dataclass(frozen=True)
 class _Binned:
-    """Updates of this rank's edges, sorted by blocks of nodes; see `kernels.scatter_updates`."""
+    """Updates of this rank's edges, sorted by blocks of nodes, its own blocks last; see `kernels.scatter_updates`."""
 
     starts: Array
     counts: Array
@@ -133,55 +147,66 @@ class _Binned:
     values: Array
     valued: bool
 
-    @property
-    def room(self) -> int:
-        """What the updates take, gaps included."""
-        return len(self.updates)
 
+def _binned(
+    edges: EdgeList, labels: Array, plan: _Plan, own: range, factor: Array, labelled: bool, memory: Array
+) -> _Binned:
+    """The updates; they and the tiles lie in ``memory``, uint32, of this rank's rows, if there is room.
 
-def _binned(edges: EdgeList, labels: Array, plan: _Plan, both: bool, factor: Array, labelled: bool) -> _Binned:
+    New memory is much of the cost: the system clears it first, and a virtual machine may have to ask for it.
+    """
     from . import kernels
 
-    across, tile_shift, shift = (np.uint64(number) for number in (plan.across, plan.tile_shift, plan.shift))
-    weight, none, counts = edges.weights, plan.classes, np.zeros(plan.across**2, np.int64)
-    kernels.count_tiles(edges.src, edges.dst, tile_shift, across, counts)
+    tile_shift, shift, classes = (np.uint64(number) for number in (plan.tile_shift, plan.shift, plan.classes))
+    weight, both, rows = edges.weights, plan.both, plan.tile_rows
+    counts, tile_rows = np.zeros(rows[-1], np.int64), rows[:-1].astype(np.uint64)
+    kernels.count_tiles(edges.src, edges.dst, both, tile_shift, tile_rows, counts)
     starts, room = _starts(counts, LINE_BYTES // 8)
-    tiles, tile_weight = _aligned(room, np.uint64), np.empty(room if weight.size else 0, np.float32)
+    most = 2 * room + (2 if both else 1) * len(edges) + LINE_BYTES // 4 * plan.blocks
+    fits = most <= len(memory)
+    tiles = memory[: 2 * room].view(np.uint64) if fits else _aligned(room, np.uint64)
+    tile_weight = np.empty(room if weight.size else 0, np.float32)
     lines, ends = _aligned(8 * counts.size, np.uint64), starts.astype(np.uint64)
-    kernels.tile_edges(edges.src, edges.dst, weight, tile_shift, across, ends, lines, tiles, tile_weight)
+    kernels.tile_edges(edges.src, edges.dst, weight, both, tile_shift, tile_rows, ends, lines, tiles, tile_weight)
     ends = starts + counts
     per_block = np.zeros(plan.blocks, np.int64)
-    kernels.count_updates(starts, ends, tiles, labels, -1 if labelled else none, both, shift, per_block)
-    block_starts, room = _starts(per_block, LINE_BYTES // 4)
+    kernels.count_updates(starts, ends, tiles, labels, -1 if labelled else plan.classes, both, shift, per_block)
+    order = np.r_[: own.start, own.stop : plan.blocks, own.start : own.stop]
+    block_starts = np.empty(plan.blocks, np.int64)
+    block_starts[order], room = _starts(per_block[order], LINE_BYTES // 4)
     valued = edges.weight is not None or factor.size > 0
-    updates, values = _aligned(room, np.uint32), np.empty(room if valued else 0, np.float32)
+    fits = fits and _stay_ahead(block_starts[own.start : own.stop], room, plan, own, len(memory))
+    updates = memory[len(memory) - room :] if fits else _aligned(room, np.uint32)
+    values = np.empty(room if valued else 0, np.float32)
     lines, at = _aligned(16 * plan.blocks, np.uint32), block_starts.astype(np.uint64)
-    classes = np.uint64(plan.classes)
     how = (labels, classes, both, factor, classes, shift)
-    kernels.scatter_updates(starts, ends, tiles, tile_weight, *how, at, lines, updates, values)
+    kernels.scatter_updates(starts, ends, tiles, tile_weight, tile_shift, *how, at, lines, updates, values)
     return _Binned(block_starts, per_block, updates, values, valued)
 
 
-def _summed(
-    mine: _Binned, plan: _Plan, labels: Array, factor: Array, column: Array, comm: Any, diagonal: bool, unit: bool
-) -> NodeRows:
-    """Sums of the blocks that this rank owns, from its own updates and those that the others send."""
+def _stay_ahead(starts: Array, room: int, plan: _Plan, own: range, size: int) -> bool:
+    """Whether updates at the end of the memory of ``size`` entries lie behind the rows written when they are read."""
+    written = (np.arange(1, len(own)) << plan.shift) * plan.classes
+    return bool((written <= size - room + starts[1:]).all())
+
+
+def _sum(
+    mine: _Binned, plan: _Plan, cuts: list[int], labels: Array, factor: Array, column: Array, comm: Any,
+    diagonal: bool, unit: bool, first: int, out: Array,
+) -> None:  # fmt: skip
+    """Write the rows of this rank's nodes: sums of its own updates and of those that the others send."""
     from . import kernels
 
-    cuts = _cuts(mine.counts, plan, comm)
-    low, high = cuts[comm.rank], cuts[comm.rank + 1]
-    starts, counts = mine.starts[None, low:high], mine.counts[None, low:high]
+    own = slice(cuts[comm.rank], cuts[comm.rank + 1])
+    starts, counts = mine.starts[None, own], mine.counts[None, own]
     received, values = np.empty(0, np.uint32), np.empty(0, np.float32)
     if comm.size > 1:
         others, other_counts, received, values = _received(mine, cuts, comm)
         starts, counts = np.concatenate([starts, others]), np.concatenate([counts, other_counts])
-    first, stop = min(plan.nodes, low << plan.shift), min(plan.nodes, high << plan.shift)
-    out = np.empty((stop - first, plan.classes), np.float32)
     counting = not mine.valued and int(counts.sum()) < COUNTED
     sums = np.zeros(plan.classes << plan.shift, np.int32 if counting else np.float64)
     which = (mine.updates, mine.values, received, values, sums, plan.shift)
     kernels.sum_blocks(starts, starts + counts, *which, factor, column, first, labels, diagonal, unit, out)
-    return NodeRows(first, out)
 
 
 def _received(mine: _Binned, cuts: list[int], comm: Any) -> tuple[Array, Array, Array, Array]:
@@ -193,23 +218,29 @@ def _received(mine: _Binned, cuts: list[int], comm: Any) -> tuple[Array, Array, 
     counts = counts.reshape(comm.size, own)
     counts[comm.rank] = 0  # these stay where they are
     starts, room = _starts(counts.reshape(-1), LINE_BYTES // 4)
-    bounds = np.append(mine.starts, mine.room)[cuts]
-    before, behind = int(bounds[comm.rank]), int(bounds[comm.rank + 1])
-    send = np.diff(bounds).tolist()
-    send[comm.rank] = 0
     receive = np.diff(np.append(starts, room)[np.arange(comm.size + 1) * own]).tolist()
+    rooms = _padded(mine.counts)
+    send = [int(rooms[low:high].sum()) for low, high in pairwise(cuts)]
+    send[comm.rank] = 0
     parts = []
     for array in (mine.updates, mine.values) if mine.valued else (mine.updates,):
         parts.append(np.empty(room, array.dtype))
-        pieces = [piece for piece in (array[:before], array[behind:]) if piece.size]
-        away = pieces[0] if len(pieces) == 1 else np.concatenate([array[:0], *pieces])
-        comm.alltoallv(away, send, parts[-1], receive)
+        comm.alltoallv(array[: sum(send)], send, parts[-1], receive)
     return starts.reshape(comm.size, own), counts, parts[0], parts[1] if mine.valued else mine.values
 
 
-def _cuts(counts: Array, plan: _Plan, comm: Any) -> list[int]:
-    """The first block of each rank, and the number of blocks: cut so that all have about as much to do."""
-    work = counts.astype(np.float64)
+def _cuts(edges: EdgeList, labels: Array, plan: _Plan, comm: Any) -> list[int]:
+    """The first block of each rank, and the number of blocks: cut so that all have about as much to do.
+
+    A sample of the edges tells how many updates there are.
+    """
+    if comm.size == 1:
+        return [0, plan.blocks]
+    step = len(edges) // SAMPLE + 1
+    u, v = edges.src[::step], edges.dst[::step]
+    work = np.zeros(plan.blocks)
+    for node, other in ((u, v), (v, u)) if plan.both else ((u, v),):
+        work += step * np.bincount(node[labels[other] != plan.classes] >> plan.shift, minlength=plan.blocks)
     comm.allreduce(work)
     work += plan.classes << plan.shift
     done = np.cumsum(work)
@@ -219,9 +250,14 @@ def _cuts(counts: Array, plan: _Plan, comm: Any) -> list[int]:
 
 def _starts(counts: Array, multiple: int) -> tuple[Array, int]:
     """Where bins of ``counts`` entries start that each take a ``multiple`` of entries, and what they take together."""
-    room = -(-counts // multiple) * multiple
+    room = _padded(counts, multiple)
     ends = np.cumsum(room)
     return ends - room, int(ends[-1]) if len(ends) else 0
+
+
+def _padded(entries: Any, multiple: int = LINE_BYTES // 4) -> Any:
+    """The least ``multiple`` that is not below ``entries``."""
+    return -(-entries // multiple) * multiple
 
 
 def _aligned(size: int, dtype: Any) -> Array:

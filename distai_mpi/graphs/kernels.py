@@ -17,26 +17,27 @@ from numba import types
 from numba.extending import intrinsic
 
 from ..jit import kernel
+from ..vectors import LINE_BYTES, address, prefetch
 
 LOW = np.uint64(0xFFFFFFFF)
 
 
 @intrinsic
 def _stream_line(typing, out, at, lines, start):
-    """Store the 64 bytes of elements from ``lines[start]`` on to ``out[at]`` on, past the cache; both are aligned."""
+    """Store the 64 bytes of elements from ``lines[start]`` on to ``out[at]`` on, past the cache; both are aligned.
+
+    ``out`` and ``lines`` are pointers, see `vectors.address`.
+    """
     bits = out.dtype.bitwidth
 
     def generate(context, builder, signature, args):
-        kinds, lanes = signature.args, ir.VectorType(ir.IntType(bits), 512 // bits)
-        pointers = []
-        for kind, array, index in ((kinds[0], args[0], args[1]), (kinds[2], args[2], args[3])):
-            data = context.make_array(kind)(context, builder, array).data
-            pointers.append(builder.bitcast(builder.gep(data, [index]), lanes.as_pointer()))
-        store = builder.store(builder.load(pointers[1], align=64), pointers[0], align=64)
+        lanes = ir.VectorType(ir.IntType(bits), 512 // bits).as_pointer()
+        to, source = (builder.bitcast(builder.gep(args[i], [args[i + 1]]), lanes) for i in (0, 2))
+        store = builder.store(builder.load(source, align=64), to, align=64)
         store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()
 
-    return types.void(out, types.int64, lines, types.int64), generate
+    return types.void(out, types.uint64, lines, types.uint64), generate
 
 
 @intrinsic
@@ -50,27 +51,35 @@ def _fence(typing):
     return types.void(), generate
 
 
+@numba.njit(inline="always")
+def _tile(u, v, shift, rows, both):
+    """Two nodes, the greater first where ``both``, for an edge is there once then, and their tile."""
+    first, second = (max(u, v), min(u, v)) if both else (u, v)
+    return first, second, rows[first >> shift] + (second >> shift)
+
+
 @kernel()
-def count_tiles(src, dst, shift, across, counts):
-    """Add to ``counts``, int64, how many edges lie in each tile of 2^shift by 2^shift nodes, ``across`` in a row."""
+def count_tiles(src, dst, both, shift, rows, counts):
+    """Add to ``counts``, int64, how many edges lie in each tile of 2^shift by 2^shift nodes; see `tile_edges`."""
     for i in range(src.size):
-        counts[(src[i] >> shift) * across + (dst[i] >> shift)] += 1
+        counts[_tile(np.uint64(src[i]), np.uint64(dst[i]), shift, rows, both)[2]] += 1
 
 
 @kernel()
-def tile_edges(src, dst, weight, shift, across, ends, lines, tiles, tile_weight):
+def tile_edges(src, dst, weight, both, shift, rows, ends, lines, tiles, tile_weight):
     """Sort edges into tiles.
 
     Args:
-        shift, across: uint64.
+        both: whether edges join both ways: src and dst may change places then, and half of the tiles will do.
+        shift: uint64.
+        rows: the first tile of each row of tiles, uint64.
         ends: where the next edge of each tile goes, uint64; on return where its edges end.
         lines: scratch, uint64, 8 for each tile, aligned to 64 bytes.
-        tiles: the edges, src · 2^32 + dst, uint64, aligned; tiles start at multiples of 8.
+        tiles: the edges, node · 2^32 + node, uint64, aligned; tiles start at multiples of 8.
         tile_weight: their weights; unused where ``weight`` is empty.
     """
     for i in range(src.size):
-        u, v = np.uint64(src[i]), np.uint64(dst[i])
-        tile = (u >> shift) * across + (v >> shift)
+        u, v, tile = _tile(np.uint64(src[i]), np.uint64(dst[i]), shift, rows, both)
         end = ends[tile]
         slot = end & np.uint64(7)
         lines[(tile << np.uint64(3)) + slot] = (u << np.uint64(32)) | v
@@ -78,11 +87,12 @@ def tile_edges(src, dst, weight, shift, across, ends, lines, tiles, tile_weight)
             tile_weight[end] = weight[i]
         ends[tile] = end + np.uint64(1)
         if slot == np.uint64(7):
-            _stream_line(tiles, np.int64(end - slot), lines, np.int64(tile << np.uint64(3)))
+            _stream_line(address(tiles), end - slot, address(lines), tile << np.uint64(3))
     for tile in range(ends.size):
         end = np.int64(ends[tile])
         for slot in range(end & 7):
             tiles[end - (end & 7) + slot] = lines[(tile << 3) + slot]
+    _fence()
 
 
 @kernel()
@@ -100,17 +110,30 @@ def count_updates(starts, ends, tiles, labels, none, both, shift, counts):
                 counts[v >> shift] += 1
 
 
+@numba.njit(inline="always")
+def _append(block, update, at, lines, updates):
+    """Append an update to those of a block; ``at``, ``lines`` and ``updates`` are pointers."""
+    end = at[block]
+    slot = end & np.uint64(15)
+    lines[(block << np.uint64(4)) + slot] = update
+    at[block] = end + np.uint64(1)
+    if slot == np.uint64(15):
+        _stream_line(updates, end - slot, lines, block << np.uint64(4))
+
+
 @kernel()
 def scatter_updates(
-    starts, ends, tiles, tile_weight, labels, none, both, factor, classes, shift, at, lines, updates, values
-):
+    starts, stops, tiles, tile_weight, tile_shift, labels, none, both, factor, classes, shift, at, lines, updates,
+    values,
+):  # fmt: skip
     """Sort what edges add to the rows of nodes into blocks of 2^shift nodes.
 
     Edge (u, v) adds to class ``labels[v]`` of node u and, where ``both`` is true and they differ, to class
     ``labels[u]`` of v; a node of label ``none`` adds nothing.
 
     Args:
-        starts, ends: of each tile's edges in ``tiles``, with ``tile_weight``, which is empty where all are 1.
+        starts, stops: of each tile's edges in ``tiles``, with ``tile_weight``, which is empty where all are 1.
+        tile_shift: a tile is of 2^tile_shift by as many nodes.
         factor: float32, what the weights of edges to each node are multiplied by; empty: nothing.
         none, classes, shift: uint64.
         at: where the next update of each block goes, uint64; on return where its updates end.
@@ -119,25 +142,26 @@ def scatter_updates(
         values: what is added, float32; empty where neither weights nor factors are given: then it is 1.
     """
     mask = (np.uint64(1) << shift) - np.uint64(1)
-    sides = 2 if both else 1
+    of_labels, line = address(labels), LINE_BYTES // labels.itemsize
+    ends, room, out = address(at), address(lines), address(updates)
     for tile in range(starts.size):
-        for i in range(starts[tile], ends[tile]):
+        start, stop = starts[tile], stops[tile]
+        if (stop - start) * line > 1 << tile_shift:  # most of the labels will be needed: no edge then waits for one
+            first = np.int64((tiles[start] & LOW) >> tile_shift << tile_shift)
+            for k in range(first, min(labels.size, first + (1 << tile_shift)), line):
+                prefetch(of_labels, k)
+        for i in range(start, stop):
             u, v = tiles[i] >> np.uint64(32), tiles[i] & LOW
             of_u, of_v = np.uint64(labels[u]), np.uint64(labels[v])
-            for side in range(sides):  # a function in place of this loop would count references to its arrays
-                node, label = (u, of_v) if side == 0 else (v, of_u)
-                if label == none or (side == 1 and u == v):
-                    continue
-                block = node >> shift
-                end = at[block]
-                slot = end & np.uint64(15)
-                lines[(block << np.uint64(4)) + slot] = np.uint32((node & mask) * classes + label)
+            weight = tile_weight[i] if tile_weight.size else np.float32(1)
+            if of_v != none:
                 if values.size:
-                    value = tile_weight[i] if tile_weight.size else np.float32(1)
-                    values[end] = value * factor[v if side == 0 else u] if factor.size else value
-                at[block] = end + np.uint64(1)
-                if slot == np.uint64(15):
-                    _stream_line(updates, np.int64(end - slot), lines, np.int64(block << np.uint64(4)))
+                    values[at[u >> shift]] = weight * factor[v] if factor.size else weight
+                _append(u >> shift, np.uint32((u & mask) * classes + of_v), ends, room, out)
+            if both and u != v and of_u != none:
+                if values.size:
+                    values[at[v >> shift]] = weight * factor[u] if factor.size else weight
+                _append(v >> shift, np.uint32((v & mask) * classes + of_u), ends, room, out)
     for block in range(at.size):
         end = np.int64(at[block])
         for slot in range(end & 15):

@@ -329,6 +329,12 @@ class DenseModel:
             self._layer_keys(batch.key), batch.position, np.uint64(threshold), scale,
         )  # fmt: skip
 
+    def mark_touched(self, batch: Batch, marks: Array) -> None:
+        """See `SupportsTouches`: of the first layer the rows of their features, and all other parameters."""
+        weights = self.layers_of(marks)[0][0]
+        marks[weights.size :] = 1
+        weights[batch.rows.touched] = 1
+
     def layers_of(self, flat: Array, absent: Sequence[Array] = ()) -> tuple[list[Array], list[Array]]:
         """Matrices and biases inside ``flat``; ``absent`` in place of biases where there are none."""
         views = list(self.layout.views(flat).values())

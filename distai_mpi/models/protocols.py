@@ -143,6 +143,15 @@ class SupportsColumns(Protocol):
 
 
 @runtime_checkable
+class SupportsTouches(Protocol):
+    """Tells which parameters rows touch: those that they read, and in which gradient and curvature may not be 0."""
+
+    def mark_touched(self, batch: Batch, marks: Array) -> None:
+        """Let ``marks``, shape (layout.size,), be 1 where the rows of ``batch`` touch a parameter; in place."""
+        ...
+
+
+@runtime_checkable
 class SupportsCurvature(Protocol):
     """Keeps of a pass what products with the curvature need."""
 
@@ -203,6 +212,7 @@ class Abilities:
     factors: SupportsFactors | None
     fused: SupportsFusedSteps | None
     columns: SupportsColumns | None
+    touches: SupportsTouches | None
     curvature: SupportsCurvature | None
     linear: SupportsLinear | None
     hessian: SupportsHessian | None
@@ -237,6 +247,7 @@ class Abilities:
             factors=has(SupportsFactors, *factors),
             fused=has(SupportsFusedSteps, "sgd_step", "row_shape", *factors),
             columns=columns if columns is not None and columns.touches_columns else None,
+            touches=has(SupportsTouches, "mark_touched"),
             curvature=has(SupportsCurvature, "linearize"),
             linear=linear if linear is not None and linear.is_linear else None,
             hessian=has(SupportsHessian),

@@ -125,6 +125,19 @@ def pairs_sent(pairs: Sequence[Sequence[int]], slices: Sequence[int], pair_bytes
     return traffic
 
 
+def touched_sent(
+    collective: str, touched: Sequence[Sequence[int]], itemsize: int, segment: int | None = None
+) -> list[Traffic]:
+    """Return what each rank sends in a reduce_scatter, or an allgather, of values that ranks touch, without indices.
+
+    ``touched[r][o]`` is how many elements of ``itemsize`` bytes rank r touches in the slice of rank o: it sends these
+    to have them summed, and gets them back.  ``segment`` is the largest message.
+    """
+    ranks = range(len(touched))
+    counts = touched if collective == "reduce_scatter" else list(zip(*touched, strict=True))
+    return [together([_message(counts[r][o] * itemsize, segment) for o in ranks if o != r]) for r in ranks]
+
+
 def together(traffic: Sequence[Traffic]) -> Traffic:
     """Return what all ranks send together."""
     return sum(traffic, Traffic())

@@ -15,6 +15,7 @@ from ...params import Ownership
 from ..collectives import ALGORITHMS
 from ..memory import Shared
 from ..topology import Plan
+from ..touched import Touched, agree
 from ..tracing import traced
 from ..vectors import Vectors
 from ..wire import Array, MPIWire
@@ -67,6 +68,19 @@ class HierarchicalExchange(NodeExchange):
     def plan(self, x: Array) -> Plan:
         """How a vector like ``x`` travels."""
         return self._topology.plan(x.size, x.itemsize)
+
+    def touched(self, marks: Array) -> Touched | None:
+        """What each node touches of vectors like ``marks``, which it shares: where a rank's are not 0; collective.
+
+        Positions in this rank's column; None on ranks that carry none.  The marks are overwritten.
+        """
+        shared, plan = self._vectors.find(marks), self.plan(marks)
+        assert shared is not None
+        self._ranks.synchronize_node()
+        column, _ = self._sum_column(marks, shared, plan)
+        found = None if self.rail is None else agree(self.rail, column, plan.by_node[self._rail_number])
+        self._ranks.barrier()  # nobody reads the marks any more
+        return found
 
     def _publish(self, x: Array, owners: Ownership, previous: Array | None) -> None:
         self._check_owners(x, owners)

@@ -201,7 +201,8 @@ class ShardedProblem(ExchangedProblem):
         if self._direction is None:
             self._direction, self._curved = objective.empty(one_copy=True), objective.empty()
         self._direction[mine] = v
-        self._publish(self._direction)
+        objective.mark(PUBLISH)
+        objective.row_exchange.publish(self._direction, objective.owners)
         self._product(self._direction, self._curved)
         objective.mark(REDUCE)
         objective.reduce_grad(self._direction, self._curved, self.weight)

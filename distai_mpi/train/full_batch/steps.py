@@ -142,6 +142,7 @@ def bind(objective: Objective, solver: FullBatchSolver, start: Array) -> SolverR
             columns = spread_of(objective)
             if start.any():  # zeros are the best constant model in these units
                 start = units.inward(objective.model, start)
+    objective.exchange_touched()
     kind = ReplicatedRows if objective.whole else ShardedRows
     problem = kind(objective, start, _keeps_rows(objective, solver), columns, units)
     if isinstance(problem, ShardedRows) and linear:

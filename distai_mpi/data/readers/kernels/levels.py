@@ -9,6 +9,8 @@ import numba
 import numpy as np
 
 from ....jit import kernel
+from ....vectors import address
+from ...kernels import GOLDEN
 from ..codes import HASH, MINUS, PLUS, POINT, QUOTE, SPACE, ZERO
 from .tables import trimmed
 
@@ -49,6 +51,48 @@ def murmur3(text, start, stop, seed):
 
 
 @numba.njit
+def _eight(text, at):
+    """Eight bytes from ``text[at]`` on as a uint64; ``text`` is a pointer, so that the compiler makes it one load."""
+    value = np.uint64(0)
+    for i in range(8):
+        value |= np.uint64(text[at + i]) << np.uint64(8 * i)
+    return value
+
+
+@numba.njit
+def _slot(text, start, stop, mask):
+    """Where the bytes from ``start`` to ``stop`` - 1 of ``text``, a pointer, are first looked for in a hash table."""
+    h, at = np.uint64(stop - start), start
+    while at + 8 <= stop:
+        h = (h ^ _eight(text, at)) * GOLDEN
+        h ^= h >> np.uint64(32)
+        at += 8
+    rest = np.uint64(0)
+    if stop - start >= 8:
+        rest = _eight(text, stop - 8)
+    else:
+        for i in range(start, stop):
+            rest = (rest << np.uint64(8)) | np.uint64(text[i])
+    h = (h ^ rest) * GOLDEN
+    return np.int64(h >> np.uint64(32)) & mask
+
+
+@numba.njit
+def _equal(a, i, b, j, length):
+    """Whether ``length`` bytes from ``a[i]`` and ``b[j]`` on are the same; both are pointers."""
+    at = 0
+    while at + 8 <= length:
+        if _eight(a, i + at) != _eight(b, j + at):
+            return False
+        at += 8
+    while at < length:
+        if a[i + at] != b[j + at]:
+            return False
+        at += 1
+    return True
+
+
+@numba.njit
 def signed_feature(hashed, bits):
     """Feature and sign that a hash stands for, as in scikit-learn: |h| mod 2^bits, and the sign of h as an int32."""
     negative = hashed >= np.uint32(1 << 31)
@@ -72,20 +116,15 @@ def index_fields(text, spans, first, state, store, ends, slots, out):
         The row that found no room, or the number of rows.
     """
     mask = slots.size - 1
+    of_text, of_store = address(text), address(store)
     for row in range(first, spans.shape[0]):
         start, stop = trimmed(text, spans[row, 0], spans[row, 1])
         length, count, used = stop - start, state[0], state[1]
-        at = np.int64(murmur3(text, start, stop, 0)) & mask
+        at = _slot(of_text, start, stop, mask)
         level = np.int64(slots[at]) - 1
         while level >= 0:
             begin = ends[level - 1] if level else 0
-            same = ends[level] - begin == length
-            if same:
-                for i in range(length):
-                    if store[begin + i] != text[start + i]:
-                        same = False
-                        break
-            if same:
+            if ends[level] - begin == length and _equal(of_store, begin, of_text, start, length):
                 break
             at = (at + 1) & mask
             level = np.int64(slots[at]) - 1
@@ -105,7 +144,7 @@ def fill_slots(store, ends, count, slots):
     """Enter the first ``count`` levels into the hash table ``slots``, which is empty (0)."""
     mask = slots.size - 1
     for level in range(count):
-        at = np.int64(murmur3(store, ends[level - 1] if level else 0, ends[level], 0)) & mask
+        at = _slot(address(store), ends[level - 1] if level else 0, ends[level], mask)
         while slots[at]:
             at = (at + 1) & mask
         slots[at] = level + 1
