@@ -23,11 +23,12 @@ from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import make_loader
 from .full_batch import bind, check_exchange, keeps_whole
 from .gradient.choose import make_fused, make_gradients
+from .parts import part_of, split
 from .run import Optimizer, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ..comm import Communicator, Mesh
 
 Array = Any
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
@@ -103,22 +104,23 @@ class TrainState:
             l1=objective.l1,
         )
 
-    def bind(self, comm: Communicator, data: ShardedDataset) -> Run:
+    def bind(self, comm: Communicator | Mesh, data: ShardedDataset) -> Run:
         """A run on the ranks of ``comm``, each of which has its shard of ``data``, at its beginning; collective.
 
-        `restore` brings it to where ``saved`` says, once it is warm.
+        On a mesh each rank of the data group has a shard.  `restore` brings the run to where ``saved`` says, once it
+        is warm.
         """
-        model, optimizer = self.model, self.optimizer
+        optimizer, (model, comm, mesh) = self.optimizer, split(self.model, comm)
         solver = isinstance(optimizer, FullBatchSolver)
         loader = make_loader(model, data, comm, self.global_batch_size, self.seed, self.device)
         if solver:
             loader.hold(memory_left() // (HELD * comm.node.size))
         with comm.agreed():
-            given = model.init(np.random.default_rng(self.seed)) if self.start is None else self.start
+            given = model.init(np.random.default_rng(self.seed)) if self.start is None else part_of(model, self.start)
             start = np.array(given, model.dtype)
         comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-        whole = solver and keeps_whole(model.layout.size, comm, self.exchange)
-        objective = Objective(model, loader, comm, l2=self.l2, l1=self.l1, asked=self.exchange, whole=whole)
+        whole = solver and mesh is None and keeps_whole(model.layout.size, comm, self.exchange)
+        objective = Objective(model, loader, comm, mesh=mesh, l2=self.l2, l1=self.l1, asked=self.exchange, whole=whole)
         if isinstance(optimizer, FullBatchSolver):
             check_exchange(optimizer, self.exchange)
             run: Run = bind(objective, optimizer, start)

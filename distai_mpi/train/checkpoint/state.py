@@ -218,7 +218,7 @@ def data_sample(run: Run) -> int:
 
     The CRC-32 of up to `SAMPLE` rows spread over the set, as they are held, with position, label, weight and scale.
     """
-    shard, comm = run.loader.shard, run.comm
+    shard, comm = run.loader.shard, run.objective.comm
     local, data, total = shard.shuffle == "local", shard.dataset, 0
     first = shard.starts[comm.rank] if local else 0
     low, high = (first, first + shard.counts[comm.rank]) if local else even_range(shard.rows, comm.size, comm.rank)

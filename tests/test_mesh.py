@@ -1,0 +1,110 @@
+"""Models split over a mesh of ranks: the same training as one rank's, to rounding, with a part of the parameters."""
+
+import numpy as np
+import pytest
+from fits import fit
+from problems import make_rows, whole_shard
+
+from distai_mpi import Exchange, Mesh, models, optim
+from distai_mpi.comm.mesh import MeshShape, arrange
+from distai_mpi.errors import ConfigError
+from distai_mpi.models.split import COLUMN, ROW, choose_kinds, cut_units
+from distai_mpi.train.parts import part_of, whole_params
+
+mpi = pytest.mark.mpi
+WIDTHS = [(6, 8, 3), (6, 8, 9, 3), (6, 40, 5, 7, 3), (6, 5, 5, 5, 30, 40)]
+METHODS = {
+    "sgd": optim.SGD(0.1),
+    "adam": optim.Adam(0.01, clip_norm=0.5),
+    "momentum": optim.Momentum(0.1, schedule=optim.Cosine(final_factor=0.1)),
+    "factors": optim.Momentum(0.1),
+    "average": optim.LocalSGD(optim.Momentum(0.1, clip_norm=0.5), sync_every=2),
+    "lbfgs": optim.LBFGS(max_iter=6, tol=None),
+}
+
+
+def meshes(ranks):
+    return [(data, ranks // data) for data in range(1, ranks) if ranks % data == 0]
+
+
+@mpi
+@pytest.mark.ranks(2, 3, 4)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_split_mlp_trains_as_a_whole_one(comm, name):
+    x, y = make_rows(rows=64)
+    options = {"optimizer": METHODS[name], "epochs": 3, "l2": 0.01, "seed": 3, "global_batch_size": 16}
+    if name == "factors":
+        options["exchange"] = Exchange(factors=True)
+    if name == "lbfgs":
+        options = {"optimizer": METHODS[name], "l2": 0.01, "seed": 3}
+    for data, tensor in meshes(comm.size):
+        for widths in WIDTHS if name == "adam" else WIDTHS[1:2]:
+            outputs = min(widths[-1], 3)
+            shape = (widths[0], outputs if widths[-1] < 10 else widths[-1], widths[1:-1])
+            dropout = 0.0 if name == "lbfgs" else 0.3
+            model = models.MLP(*shape, dropout=dropout, dtype=np.float64, activation="tanh")
+            if min(widths[1:-1]) < tensor:
+                continue
+            with Mesh(comm, data=data, tensor=tensor) as mesh:
+                shard = whole_shard(x, y, mesh.data_group)
+                alone = fit(model, shard, mesh.data_group, test=shard, **options)
+                split = fit(model, shard, mesh, test=shard, **options)
+                found = whole_params(model, split.params, mesh)
+            assert split.params.size < alone.params.size
+            assert split.train_loss == pytest.approx(alone.train_loss, rel=1e-9)
+            assert (split.test_loss, split.test_accuracy) == pytest.approx((alone.test_loss, alone.test_accuracy))
+            if comm.rank == 0:
+                np.testing.assert_allclose(found, alone.params, rtol=1e-8, atol=1e-10)
+            assert sum(comm.allgather_object(split.params.size)) == data * alone.params.size
+
+
+def test_ranks_of_a_tensor_group_share_a_node_where_they_can():
+    shape = MeshShape(2, 1, 2)
+    assert arrange([[0, 2], [1, 3]], shape) == [0, 2, 1, 3]
+    assert arrange([[0, 1, 2], [3, 4, 5]], MeshShape(3, 1, 2)) == [0, 1, 3, 4, 2, 5]
+    assert arrange([[0, 1, 2, 3], [4, 5]], MeshShape(1, 3, 2)) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks", "told"),
+    [
+        ("data=2,tensor=2", 3, "needs exactly 4 ranks, and there are 3"),
+        ("tensor=2", 3, "needs whole copies of 2 ranks, and there are 3"),
+        ("tensor=0", 2, "tensor must be a whole number from 1 up, got 0"),
+        ("tensor=2,tensor=2", 2, "each once"),
+        ("rows=2", 2, "expected lengths such as data=2"),
+        ("", 2, "expected lengths"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(text, ranks, told):
+    with pytest.raises(ConfigError, match=told):
+        MeshShape.parse(text, ranks)
+
+
+def test_layers_are_cut_so_that_the_fewest_numbers_travel():
+    assert choose_kinds((784, 4096, 4096, 10), True) == [COLUMN, ROW, ROW]  # the last sum is of 10 numbers
+    assert choose_kinds((784, 128, 10), True) == [COLUMN, ROW]
+    assert choose_kinds((784, 128, 50_000), True) == [COLUMN, COLUMN]  # softmax over split outputs
+    assert choose_kinds((784, 128, 50_000), False) == [COLUMN, ROW]
+    assert choose_kinds((784, 512, 512, 512, 512, 1), False)[:2] == [COLUMN, ROW]
+    assert cut_units(100, (3.0, 1.0), "layer") == [0, 80, 100]  # on multiples of 16 units
+    assert cut_units(10, (1.0, 1.0, 1.0), "layer") == [0, 3, 7, 10]
+    with pytest.raises(ConfigError, match="too few for 4 parts: choose tensor=3 or less"):
+        cut_units(3, (1.0,) * 4, "layer 2 of 3")
+
+
+@mpi
+@pytest.mark.ranks(2)
+def test_models_that_cannot_be_split_are_refused_on_all_ranks(comm):
+    x, y = make_rows(rows=20)
+    with Mesh(comm, tensor=2) as mesh:
+        shard = whole_shard(x, y, mesh.data_group)
+        with pytest.raises(ConfigError, match="Softmax cannot be split over ranks"):
+            fit(models.Softmax(6, 3), shard, mesh)
+        with pytest.raises(ConfigError, match="too few for 2 parts: choose tensor=1"):
+            fit(models.MLP(6, 3, (8, 1)), shard, mesh)
+        w = np.arange(models.MLP(6, 3, (8,)).layout.size, dtype=np.float32)
+        model = models.MLP(6, 3, (8,))
+        started = fit(model, shard, mesh, epochs=1, optimizer=optim.SGD(1e-30), start=w)
+        part = model.split(mesh.position.tensor, (1.0, 1.0))
+        np.testing.assert_array_equal(started.params, part_of(part, w))
