@@ -5,10 +5,12 @@ import pytest
 from fits import fit
 from problems import make_rows, whole_shard
 
-from distai_mpi import Exchange, Mesh, models, optim
+from distai_mpi import Checkpoint, Exchange, Mesh, models, optim
 from distai_mpi.comm.mesh import MeshShape, arrange
 from distai_mpi.errors import ConfigError
 from distai_mpi.models.split import COLUMN, ROW, choose_kinds, cut_units
+from distai_mpi.train import Callback, TrainState
+from distai_mpi.train.checkpoint.strided import Strided, put, shared, take
 from distai_mpi.train.parts import part_of, whole_params
 
 mpi = pytest.mark.mpi
@@ -108,3 +110,70 @@ def test_models_that_cannot_be_split_are_refused_on_all_ranks(comm):
         started = fit(model, shard, mesh, epochs=1, optimizer=optim.SGD(1e-30), start=w)
         part = model.split(mesh.position.tensor, (1.0, 1.0))
         np.testing.assert_allclose(started.params, part_of(part, w), atol=1e-25)
+
+
+def test_what_strided_ranges_share_is_what_their_elements_say():
+    rng, size = np.random.default_rng(0), 120
+    for _ in range(50):
+        tables = []
+        for _ in range(2):
+            rows, columns = (6, 20) if rng.random() < 0.5 else (10, 12)
+            low, high = sorted(rng.choice(columns + 1, 2, replace=False))
+            first, last = sorted(rng.choice(rows + 1, 2, replace=False))
+            table = [Strided(int(first * columns + low), int(high - low), columns, int(last - first))]
+            tables.append(table[::-1])
+        numbers = np.arange(size)
+        one, other = (np.empty(sum(each.size for each in table), int) for table in tables)
+        take(one, tables[0], numbers)
+        take(other, tables[1], numbers)
+        found = np.full(size, -1)
+        for here, there, count in shared(*tables):
+            np.testing.assert_array_equal(one[here : here + count], other[there : there + count])
+            found[one[here : here + count]] = one[here : here + count]
+        assert set(found[found >= 0]) == set(one) & set(other)
+        back = np.zeros(size, int)
+        put(one, tables[0], back)
+        assert set(np.flatnonzero(back)) == set(one) - {0}
+
+
+class Keep(Callback):
+    """Keeps the state after two epochs."""
+
+    state = None
+
+    def on_epoch(self, run, record):
+        if run.epoch == 2:
+            self.state = TrainState.of(run)
+
+
+@mpi
+@pytest.mark.ranks(4)
+def test_a_checkpoint_of_one_mesh_goes_on_on_another_and_on_one_rank(comm, tmp_path):
+    folder = comm.bcast_object(str(tmp_path / "run"))
+    x, y = make_rows(rows=64)
+    model = models.MLP(6, 3, (8, 9), dropout=0.3, dtype=np.float64, activation="tanh")
+    options = {"optimizer": optim.Adam(0.01), "l2": 0.01, "seed": 3, "global_batch_size": 16}
+    keep = Keep()
+    with Mesh(comm, data=1, tensor=4) as mesh:
+        shard = whole_shard(x, y, mesh.data_group)
+        straight = fit(model, shard, mesh, epochs=4, **options)
+        expected = whole_params(model, straight.params, mesh)
+        saved = Checkpoint(folder, every=1)
+        fit(model, shard, mesh, epochs=2, callbacks=[saved, keep], **options)
+    again = Checkpoint(folder, resume=True)
+    with Mesh(comm, data=2, tensor=2) as mesh:
+        shard = whole_shard(x, y, mesh.data_group)
+        for callbacks, start in (([again], None), ([], keep.state)):
+            resumed = fit(model, shard, mesh, epochs=4, callbacks=callbacks, start=start, **options)
+            found = whole_params(model, resumed.params, mesh)
+            assert resumed.train_loss == pytest.approx(straight.train_loss, rel=1e-9)
+            assert resumed.history[-1]["running_loss"] == pytest.approx(straight.history[-1]["running_loss"], rel=1e-9)
+            if comm.rank == 0:
+                np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+    alone = comm.part([0])
+    if alone is not None:
+        with alone:
+            shard = whole_shard(x, y, alone)
+            last = fit(model, shard, alone, epochs=4, start=keep.state, **options)
+        np.testing.assert_allclose(last.params, expected, rtol=1e-8, atol=1e-10)
+    comm.barrier()

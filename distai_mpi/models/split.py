@@ -87,6 +87,11 @@ class SupportsSplit(Protocol):
         ...
 
 
+def whole_of(model: Any) -> Any:
+    """The whole model that ``model`` is a part of; itself where it is none."""
+    return model.whole if isinstance(model, PartOfModel) else model
+
+
 def cut_units(units: int, shares: Sequence[float], what: str) -> list[int]:
     """Cuts of ``units`` in proportion to ``shares``: part r has the units cuts[r] to cuts[r + 1] - 1, one at least.
 

@@ -24,7 +24,6 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .factors import Factors
-    from .mlp import MLP
 
 Array = Any
 
@@ -33,7 +32,7 @@ class SplitMLP:
     """Part ``rank`` of ``whole``; see `split.PartOfModel`.
 
     Args:
-        whole: the model, the same on all ranks of the group.
+        whole: the `MLP`, the same on all ranks of the group.
         rank: which part this is.
         shares: how large each part is, in proportion.
 
@@ -48,7 +47,7 @@ class SplitMLP:
     can_predict = True
     needs_warm_up = True
 
-    def __init__(self, whole: MLP, rank: int, shares: Sequence[float]) -> None:
+    def __init__(self, whole: Any, rank: int, shares: Sequence[float]) -> None:
         self.whole, self.rank, self.parts = whole, rank, len(shares)
         self.dtype, self.target_dtype, self.widths = whole.dtype, whole.target_dtype, whole.widths
         self.takes_sparse, self.dropout = whole.takes_sparse, whole.dropout

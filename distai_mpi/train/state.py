@@ -12,6 +12,7 @@ from ..comm import Exchange
 from ..data import ShardedDataset
 from ..errors import ConfigError
 from ..models import Model
+from ..models.split import whole_of
 from ..objective import Objective
 from ..optim import FTRL, Constant, FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..optim.schedules import over
@@ -19,6 +20,7 @@ from ..options import OPTIONS
 from ..perf.machine import memory_left
 from ..settings import called, fixed, setting, settings
 from .checkpoint import state as kept
+from .checkpoint.strided import put, take
 from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import make_loader
 from .full_batch import bind, check_exchange, keeps_whole
@@ -89,10 +91,10 @@ class TrainState:
         vectors: dict[tuple[str, int | None], Array] = {}
         for part in (part for rank in comm.allgather_object(parts) for part in rank):
             whole = vectors.setdefault((part.name, part.rank), np.empty(part.size, part.array.dtype))
-            whole[part.start : part.start + part.array.size] = part.array
+            put(part.array, part.ranges, whole)
         saved = Saved(kept.identity(run), kept.common(run), comm.allgather_object(kept.own(run)), vectors)
         return cls(
-            objective.model,
+            whole_of(objective.model),
             run.optimizer,
             run.epochs,
             loader.global_batch_size,
@@ -144,7 +146,9 @@ def restore(run: Run, saved: Saved) -> None:
     body = {"shards": [{"sections": [{"name": name} for name, _ in saved.vectors]}]}
     for part in kept.parts_to_read(run, body):
         whole = saved.vectors[part.name, part.rank]
-        device_of(part.array).put(np.ascontiguousarray(whole[part.start : part.start + part.array.size]), part.array)
+        array = np.empty(part.array.shape, part.array.dtype)
+        take(array, part.ranges, whole)
+        device_of(part.array).put(array, part.array)
     kept.restore(run, saved.common, saved.own)
 
 
