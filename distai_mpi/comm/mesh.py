@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from ..errors import ConfigError
+from ..settings import called
 from .communicator import Communicator
 
 AXES = ("data", "stage", "tensor")
@@ -89,6 +90,23 @@ def arrange(nodes: Sequence[Sequence[int]], shape: MeshShape) -> list[int]:
     return order
 
 
+def check_parts(parts: Sequence[float] | str | None, tensor: int) -> tuple[float, ...] | str:
+    """One number a part, or ``speed``.
+
+    Raises:
+        ConfigError: they are not one a part, or not all above 0 and finite.
+    """
+    if parts is None or parts == "speed":
+        return parts or (1.0,) * tensor
+    name = called("parts")
+    shares = tuple(float(part) for part in parts)
+    if len(shares) != tensor:
+        raise ConfigError(f"{name}: {len(shares)} weights for tensor={tensor}; give {tensor}, or speed")
+    if not all(math.isfinite(share) and share > 0 for share in shares):
+        raise ConfigError(f"{name}: {', '.join(f'{share:g}' for share in shares)} are not all finite and above 0")
+    return shares
+
+
 class Mesh:
     """All ranks of ``comm`` as a grid; `fit` takes it in place of a communicator, and splits the model over it.
 
@@ -99,9 +117,12 @@ class Mesh:
         data: copies of the model, each of which learns from its own rows; None: as many as the ranks allow.
         stage: consecutive parts of a copy, between which activations travel (pipeline parallel).
         tensor: parts of every layer of a stage (tensor parallel).
+        parts: how large each of these parts is, in proportion, such as (3, 1); ``speed``: as fast as the ranks multiply
+            matrices when training begins; None: alike.
 
     Attributes:
         comm: all ranks.
+        parts: as given, ``speed`` or one number a part.
         shape: `MeshShape`.
         position: this rank's coordinates, as a `MeshShape`.
         data_group: the ranks that hold the same part of the model, one of each copy: they share the rows out, and sum
@@ -110,11 +131,20 @@ class Mesh:
         tensor_group: the ranks that hold parts of the same layers of the same copy.
 
     Raises:
-        ConfigError: the shape does not fit the ranks.
+        ConfigError: the shape does not fit the ranks, or the parts do not fit the shape.
     """
 
-    def __init__(self, comm: Communicator, *, data: int | None = None, stage: int = 1, tensor: int = 1) -> None:
+    def __init__(
+        self,
+        comm: Communicator,
+        *,
+        data: int | None = None,
+        stage: int = 1,
+        tensor: int = 1,
+        parts: Sequence[float] | str | None = None,
+    ) -> None:
         self.comm, self.shape = comm, MeshShape.of(comm.size, data, stage, tensor)
+        self.parts = check_parts(parts, tensor)
         order = arrange(comm.topology.nodes, self.shape)
         index = order.index(comm.rank)
         copy, inside = divmod(index, self.shape.copy)

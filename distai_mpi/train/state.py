@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Device, as_host, device_of
+from ..backend import HOST, Device, as_host, device_of
 from ..comm import Exchange
 from ..data import ShardedDataset
 from ..errors import ConfigError
@@ -113,6 +113,8 @@ class TrainState:
         is warm.
         """
         optimizer, (model, comm, mesh) = self.optimizer, split(self.model, comm)
+        if mesh is not None and self.device is not HOST:
+            raise ConfigError(f"{called('mesh')}: models are split on the CPU alone; choose {called('device')} cpu")
         solver = isinstance(optimizer, FullBatchSolver)
         loader = make_loader(model, data, comm, self.global_batch_size, self.seed, self.device)
         if solver:
