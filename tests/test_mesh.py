@@ -1,17 +1,21 @@
 """Models split over a mesh of ranks: the same training as one rank's, to rounding, with a part of the parameters."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fits import fit
 from problems import make_rows, whole_shard
 
 from distai_mpi import Checkpoint, Exchange, Mesh, models, optim
-from distai_mpi.comm.mesh import MeshShape, arrange
+from distai_mpi.comm.mesh import MeshShape, arrange, check_parts
 from distai_mpi.errors import ConfigError
 from distai_mpi.models.split import COLUMN, ROW, choose_kinds, cut_units
-from distai_mpi.train import Callback, TrainState
+from distai_mpi.train import Callback, TrainState, parts
 from distai_mpi.train.checkpoint.strided import Strided, put, shared, take
 from distai_mpi.train.parts import part_of, whole_params
+from distai_mpi.train.report import ResultFiles
 
 mpi = pytest.mark.mpi
 WIDTHS = [(6, 8, 3), (6, 8, 9, 3), (6, 40, 5, 7, 3), (6, 5, 5, 5, 30, 40)]
@@ -177,3 +181,35 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another_and_on_one_rank(comm, tmp_p
             last = fit(model, shard, alone, epochs=4, start=keep.state, **options)
         np.testing.assert_allclose(last.params, expected, rtol=1e-8, atol=1e-10)
     comm.barrier()
+
+
+@mpi
+@pytest.mark.ranks(2)
+def test_files_of_a_split_model_are_those_of_the_whole_one(comm, tmp_path, monkeypatch):
+    folder = comm.bcast_object(str(tmp_path / "run"))
+    monkeypatch.setattr(parts, "CHUNK", 17)
+    monkeypatch.setattr(parts, "MAPPED_BYTES", 100)
+    x, y = make_rows(rows=40)
+    model = models.MLP(6, 3, (8, 9))
+    with Mesh(comm, tensor=2, parts=(3, 1)) as mesh:
+        shard = whole_shard(x, y, mesh.data_group)
+        files = ResultFiles(folder, {"data": "rows", "model": "mlp"}, {})
+        result = fit(model, shard, mesh, epochs=2, callbacks=[files])
+        found = whole_params(model, result.params, mesh)
+    sizes = comm.allgather_object(result.params.size)
+    assert sum(sizes) == model.layout.size
+    assert sizes[0] > 2 * sizes[1]
+    if comm.rank == 0:
+        saved, w, _ = models.load_model(f"{folder}/model.npz")
+        np.testing.assert_array_equal(w, found)
+        fields = json.loads(Path(folder, "result.json").read_text())
+        assert fields["mesh"] == {"data": 1, "stage": 1, "tensor": 2}
+        assert fields["parameters"] == saved.layout.size
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [((1.0,), "1 weights for tensor=2"), ((1, 0), "not all finite and above 0")]
+)
+def test_parts_that_cannot_be_are_refused(given, told):
+    with pytest.raises(ConfigError, match=told):
+        check_parts(given, 2)

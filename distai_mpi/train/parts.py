@@ -42,7 +42,7 @@ def split(model: Model, comm: Communicator | Mesh) -> tuple[Any, Communicator, M
 
     if not isinstance(comm, Mesh):
         return model, comm, None
-    if comm.shape.copy == 1:
+    if comm.shape.copy == 1 and hasattr(model, "loss_and_grad"):  # else it computes in parts alone
         return model, comm.data_group, None
     able, shares = Abilities.of(model).split, shares_of(comm)
     with comm.comm.agreed():
