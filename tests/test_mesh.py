@@ -207,9 +207,7 @@ def test_files_of_a_split_model_are_those_of_the_whole_one(comm, tmp_path, monke
         assert fields["parameters"] == saved.layout.size
 
 
-@pytest.mark.parametrize(
-    ("given", "told"), [((1.0,), "1 weights for tensor=2"), ((1, 0), "not all finite and above 0")]
-)
+@pytest.mark.parametrize(("given", "told"), [((1.0,), "1 weights for tensor=2"), ((1, 0), "not all finite and above")])
 def test_parts_that_cannot_be_are_refused(given, told):
     with pytest.raises(ConfigError, match=told):
         check_parts(given, 2)
