@@ -13,6 +13,7 @@ _HOME = {
     "Communicator": "distai_mpi.comm",
     "EarlyStopping": "distai_mpi.train",
     "Exchange": "distai_mpi.comm",
+    "Mesh": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
     "Predictor": "distai_mpi.predictor",
     "Trace": "distai_mpi.train",
@@ -31,6 +32,7 @@ __all__ = [
     "Communicator",
     "EarlyStopping",
     "Exchange",
+    "Mesh",
     "Objective",
     "Predictor",
     "Trace",
@@ -49,7 +51,7 @@ __all__ = [
 TYPE_CHECKING = False  # not that of typing, which takes longer to import than all that is here
 if TYPE_CHECKING:
     from . import data, graphs, models, optim
-    from .comm import Communicator, Exchange
+    from .comm import Communicator, Exchange, Mesh
     from .comm.launch import world
     from .objective import Objective
     from .predictor import Predictor, load

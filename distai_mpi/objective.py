@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import HOST, Device, device_of, namespace
+from .backend import HOST, Device, device_of, namespace, number
 from .comm import Exchange, choose_exchange, of_touched
 from .data import Batch
 from .errors import ConfigError
@@ -22,7 +22,7 @@ from .models import Abilities, Model, Number, Sums
 from .params import Layout, Ownership
 
 if TYPE_CHECKING:
-    from .comm import Communicator
+    from .comm import Communicator, Mesh
     from .data import Loader
 
 Array = Any
@@ -33,9 +33,9 @@ class DistributedSum:
 
     Args:
         layout, dtype: of the parameters.
-        comm: the ranks whose parts are summed: those that share the rows.
-        owning: the ranks that own the slices of one copy of all vectors, and have the same part of the sum where they
-            are others than ``comm``; None: these.
+        comm: the ranks whose parts are summed: those that share the rows.  Each owns a slice of all vectors.
+        mesh: of ranks that hold parts of a model, of which ``layout`` is this rank's; ``comm`` is its data group.
+            None: every rank of ``comm`` has the whole.
         device: where vectors live.
         l2: strength of the penalty ½ l2 ‖w‖² over slots with decay.
         l1: strength of the penalty l1 ‖w‖₁ over slots with decay.  It has no gradient: values contain it, gradients do
@@ -44,6 +44,7 @@ class DistributedSum:
         whole: every rank owns the whole of all vectors, which are short.
 
     Attributes:
+        everyone: the ranks that hold the parameters of all parts: those of the mesh, or of ``comm``.
         exchange: what ``asked`` has come to, see `comm.choose_exchange`.
         row_exchange: of vectors that rows alone make, or are multiplied by: gradients, and directions.  The same,
             unless somebody knows that each node's rows touch few elements, see `Objective.exchange_touched`.
@@ -63,7 +64,7 @@ class DistributedSum:
         dtype: Any,
         comm: Communicator,
         *,
-        owning: Communicator | None = None,
+        mesh: Mesh | None = None,
         device: Device = HOST,
         l2: float = 0.0,
         l1: float = 0.0,
@@ -72,15 +73,15 @@ class DistributedSum:
     ) -> None:
         self.layout, self.dtype, self.device = layout, np.dtype(dtype), device
         self.comm, self.l2, self.l1, self.whole, self.asked = comm, l2, l1, whole, asked or Exchange()
-        self.owning = owning or comm
+        self.mesh, self.everyone = mesh, comm if mesh is None else mesh.comm
         if whole:
-            self.exchange = self.owning.exchange("native")
-            self.owners = Ownership.replicate(layout.size, self.owning.size)
+            self.exchange = comm.exchange("native")
+            self.owners = Ownership.replicate(layout.size, comm.size)
         else:
-            self.exchange = choose_exchange(self.owning, self.asked, layout.size, self.dtype, device)
+            self.exchange = choose_exchange(comm, self.asked, layout.size, self.dtype, device)
             self.owners = self.exchange.ownership(layout.size, self.dtype.itemsize)
         self.row_exchange = self.exchange
-        self.mine = self.owners.slices[self.owning.rank]
+        self.mine = self.owners.slices[comm.rank]
         self.strengths: Array | None = None
         self._decay = layout.decay_ranges(self.mine.start, self.mine.stop) if l2 else []
         self._penalty: Array | None = None  # l2 · w of a block
@@ -92,11 +93,11 @@ class DistributedSum:
         private without ``shared``.
         """
         shared = shared and self.exchange.shares
-        return self.owning.empty(self.layout.size, self.dtype, shared, self.device, one_copy and shared)
+        return self.comm.empty(self.layout.size, self.dtype, shared, self.device, one_copy and shared)
 
     def mark(self, phase: int) -> None:
         """Tell the recorder of the run, where there is one, that this rank turns to ``phase``, and is done before."""
-        recorder = self.comm.recorder
+        recorder = self.everyone.recorder
         if recorder is not None:
             if self.device is not HOST:
                 self.device.synchronize()
@@ -104,13 +105,18 @@ class DistributedSum:
 
     @property
     def rounds(self) -> int:
-        """Collective calls that the communicator has made so far."""
-        return self.comm.rounds
+        """Collective calls that this rank has made so far."""
+        return sum(comm.rounds for comm in self.comms)
 
     @property
     def bytes_moved(self) -> int:
         """Bytes that this rank has sent in collectives so far."""
-        return self.comm.bytes_sent
+        return sum(comm.bytes_sent for comm in self.comms)
+
+    @property
+    def comms(self) -> tuple[Communicator, ...]:
+        """All communicators that a step may use."""
+        return (self.comm,) if self.mesh is None else (self.everyone, *self.mesh.groups)
 
     def reduce_grad(self, w: Array, grad: Array, weight: float) -> Array:
         """The owned slice of the gradient of f, from every rank's gradient of its sum of losses.
@@ -126,11 +132,6 @@ class DistributedSum:
     def reduce_grad_parts(self, w: Array, grad: Array, weight: float) -> Iterator[slice]:
         """As `reduce_grad`, yielding ranges of the owned slice, counted from its start, as they are ready."""
         owned, w_owned = grad[self.mine], w[self.mine]
-        if self.owning is not self.comm:
-            self.comm.allreduce(owned)
-            self.mean_grad(owned, w, weight, slice(0, owned.size))
-            yield slice(0, owned.size)
-            return
         for part in self.row_exchange.reduce(grad, self.owners, 1.0 / weight):
             self._add_penalty(owned, w_owned, self._decay, part)
             yield part
@@ -181,20 +182,28 @@ class DistributedSum:
         return 0.5 * self.l2 * norms[0] + sum(norms[1:])
 
     def sums(self, of_rows: Any, of_slices: Any) -> tuple[list[float], list[float]]:
-        """Sums over the ranks that share rows, and over those that own slices; one message where these are the same."""
-        if self.owning is self.comm:
+        """Sums over the ranks that share rows, and over all that own slices; one message where these are the same."""
+        if self.everyone is self.comm:
             totals = self.comm.sum([*of_rows, *of_slices]).tolist()
             return totals[: len(of_rows)], totals[len(of_rows) :]
-        return self.comm.sum(of_rows).tolist(), self.owning.sum(of_slices).tolist()
+        return self.comm.sum(of_rows).tolist(), self.everyone.sum(of_slices).tolist()
 
     def norm(self, owned: Array) -> float:
         """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""
-        return math.sqrt(self.owning.sum([square(owned) if self.counts else 0.0])[0])
+        return math.sqrt(self.everyone.sum([square(owned) if self.counts else 0.0])[0])
+
+    def norm_of_copy(self, grad: Array) -> float:
+        """Euclidean norm of a vector that each copy of the model has for itself, of which ``grad`` is this rank's part.
+
+        In float64; collective over the ranks of the copy.
+        """
+        own = square(grad)
+        return math.sqrt(number(own) if self.mesh is None else self.mesh.copy_group.sum([own])[0])
 
     @property
     def counts(self) -> bool:
         """Whether this rank's slice belongs to sums over slices: of replicated ones rank 0's alone does."""
-        return self.owning.rank == 0 or not self.owners.replicated
+        return self.comm.rank == 0 or not self.owners.replicated
 
     def owned_square(self, w: Array) -> Number:
         """‖w‖² over the slots with decay in the owned slice, this rank's part of a sum over ranks; local."""
@@ -228,9 +237,9 @@ class Objective(DistributedSum):
     """Mean loss of ``model`` over the rows of ``loader`` on all ranks of ``comm``, with penalties.
 
     Args:
-        model: the same on every rank.
+        model: the same on every rank, or on a mesh this rank's part of it.
         loader: this rank's rows, which may be none.
-        comm, l2, l1, asked, whole: see `DistributedSum`.
+        comm, mesh, l2, l1, asked, whole: see `DistributedSum`.
 
     Attributes:
         abilities: of the model, asked once.
@@ -254,7 +263,7 @@ class Objective(DistributedSum):
         For who goes through the rows of `Loader.sequential` alone, which are the same each time.
         """
         touches = self.abilities.touches
-        if touches is None or not self.loader.sparse or self.owning is not self.comm or self.owners.replicated:
+        if touches is None or not self.loader.sparse or self.mesh is not None or self.owners.replicated:
             return
         marks = self.empty()
         for batch in self.loader.sequential():

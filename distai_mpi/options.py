@@ -348,6 +348,20 @@ EXCHANGE = {
         help="Send layers' gradients to other nodes during the backward pass already.  [default: where that is faster]",
         **EXPERT,
     ),
+    "mesh": Setting(
+        "str",
+        metavar="AXIS=N,...",
+        help="Split the model over ranks, as data=2,tensor=2: copies of it, and parts of every layer (of an mlp).  "
+        "[default: every rank has the whole]",
+        **EXPERT,
+    ),
+    "parts": Setting(
+        "weights",
+        metavar="W,W,...|speed",
+        help="How large the parts of layers are under --mesh tensor=N, as 3,1; speed measures the ranks.  "
+        "[default: alike]",
+        **EXPERT,
+    ),
     "device": Setting(
         choices=("cpu", "gpu", "auto"),
         default="cpu",

@@ -342,7 +342,7 @@ def test_a_run_that_diverges_leaves_no_checkpoint_of_that(comm, folder):
     assert result.status == "diverged"
     for step in files.whole(folder):
         w = np.empty(7, np.float32)
-        files.Stored(step).read([files.Part("steps/w", w, 0, 7)])
+        files.Stored(step).read([files.Part.range("steps/w", w, 0, 7)])
         assert np.isfinite(w).all()
 
 

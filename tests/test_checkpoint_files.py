@@ -31,8 +31,8 @@ def cut(arrays, ranks, rank):
     parts = []
     for name, array in arrays.items():
         mine = Ownership.sharded(array.size, ranks, array.itemsize).slices[rank]
-        parts.append(Part(name, array[mine], mine.start, array.size))
-    return [*parts, Part("own", np.full(rank, rank, np.int64), 0, rank, rank)]
+        parts.append(Part.range(name, array[mine], mine.start, array.size))
+    return [*parts, Part.range("own", np.full(rank, rank, np.int64), 0, rank, rank)]
 
 
 def save(folder, step, ranks=3, size=SIZE, keep=2):
@@ -91,11 +91,11 @@ def test_blocks_that_a_rank_does_not_need_are_not_read(tmp_path, monkeypatch):
         file.seek(5000)  # in the second block of w
         file.write(b"\xff\xff")
     w = np.empty(1000, np.float32)
-    Stored(path).read([Part("w", w, 0, SIZE)])
+    Stored(path).read([Part.range("w", w, 0, SIZE)])
     np.testing.assert_array_equal(w, vectors(5)["w"][:1000])
     w = np.empty(1100, np.float32)
     with pytest.raises(DataError, match=r"rank-00000.bin: damaged between bytes 4,096"):
-        Stored(path).read([Part("w", w, 0, SIZE)])
+        Stored(path).read([Part.range("w", w, 0, SIZE)])
 
 
 def test_files_that_a_rank_does_not_need_are_not_opened(tmp_path):
@@ -105,7 +105,7 @@ def test_files_that_a_rank_does_not_need_are_not_opened(tmp_path):
         os.remove(os.path.join(path, files.shard_name(rank)))
     mine = Ownership.sharded(SIZE, 4, 4).slices[1]
     w = np.empty(mine.stop - mine.start, np.float32)
-    Stored(path).read([Part("w", w, mine.start, SIZE)])
+    Stored(path).read([Part.range("w", w, mine.start, SIZE)])
     np.testing.assert_array_equal(w, vectors(5)["w"][mine])
 
 
@@ -122,7 +122,7 @@ def test_the_newest_two_are_kept_and_nothing_that_never_became_one(tmp_path):
 def test_numbers_that_are_not_finite_make_no_checkpoint(tmp_path, bad):
     w = np.zeros(3 * files.FINITE)
     w[2 * files.FINITE + 5] = bad
-    parts = [Part("ids", np.arange(3), 0, 3), Part("w", w, 0, w.size)]
+    parts = [Part.range("ids", np.arange(3), 0, 3), Part.range("w", w, 0, w.size)]
     image = Image(parts)
     image.copy(parts)
     with pytest.raises(DataError, match=r"rank-00000.bin.*not finite"):
@@ -166,9 +166,9 @@ def test_damage_is_seen_and_named(tmp_path, kind):
 @pytest.mark.parametrize(
     ("part", "word"),
     [
-        (Part("w", np.empty(SIZE), 0, SIZE), "type"),
-        (Part("w", np.empty(5, np.float32), 0, 5), "elements"),
-        (Part("moment", np.empty(SIZE), 0, SIZE), "moment"),
+        (Part.range("w", np.empty(SIZE), 0, SIZE), "type"),
+        (Part.range("w", np.empty(5, np.float32), 0, 5), "elements"),
+        (Part.range("moment", np.empty(SIZE), 0, SIZE), "moment"),
     ],
 )
 def test_state_of_another_kind_is_refused(tmp_path, part, word):

@@ -155,7 +155,7 @@ def test_dropout_masks_are_the_same_bits(dtype, first, device):
     key, threshold = np.uint64(stream_key(5, "dropout")), np.uint64(round(0.7 * 2**32))
     here = np.ones((2, 50, 33), dtype)
     there = on_device(device, here)
-    stream = (key, first, threshold, np.dtype(dtype).type(1 / 0.7))
+    stream = (key, first, 33, threshold, np.dtype(dtype).type(1 / 0.7))
     cpu.dropout(here[0], here[1], *stream)
     array.dropout(there[0], there[1], *stream)
     np.testing.assert_array_equal(as_host(there), here)

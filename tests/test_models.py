@@ -139,7 +139,7 @@ def test_dropout_keeps_the_fraction_it_should():
     from distai_mpi.models.kernels import cpu
 
     a, slope = np.ones((1000, 128)), np.ones((1000, 128))
-    cpu.dropout(a, slope, np.uint64(stream_key(5)), 0, np.uint64(round(0.8 * 2**32)), 1 / 0.8)
+    cpu.dropout(a, slope, np.uint64(stream_key(5)), 0, 128, np.uint64(round(0.8 * 2**32)), 1 / 0.8)
     kept = a > 0
     assert abs(kept.mean() - 0.8) < 4 * np.sqrt(0.8 * 0.2 / kept.size)
     pairs = (kept[:, 1:] & kept[:, :-1]).mean()

@@ -6,11 +6,9 @@ import scipy.optimize
 from fits import fit
 from problems import local_shard, make_rows, uneven, whole_shard
 
-from distai_mpi import Communicator, Objective, models, optim, world
+from distai_mpi import Objective, models, optim
 from distai_mpi.comm import CHOICES, Exchange
 from distai_mpi.train.evaluation import make_loader
-from distai_mpi.train.full_batch import bind
-from distai_mpi.train.steps import SynchronousSteps
 
 pytestmark = [pytest.mark.mpi, pytest.mark.ranks(1, 2, 3, 4)]
 KINDS = {"linear": "value", "logistic": "binary", "softmax": "class", "mlp": "class"}
@@ -62,37 +60,6 @@ def test_gradient_agrees_with_central_differences(comm, name, algorithm):
         step[i] = 1e-6
         slope = (objective.value(w + step) - objective.value(w - step)) / 2e-6
         assert grad[i] == pytest.approx(slope, rel=1e-5, abs=1e-7)
-
-
-@pytest.mark.ranks(4)
-@pytest.mark.parametrize("name", ["softmax", "mlp"])
-def test_ranks_that_share_rows_and_ranks_that_own_slices_may_be_others(comm, name):
-    x, y = make_rows(kind=KINDS[name])
-    model = make_model(name)
-    w = np.random.default_rng(1).normal(size=model.layout.size)
-    whole = Objective(model, make_loader(model, whole_shard(x, y, comm), comm), comm, l2=0.3)
-    expected, found = np.empty_like(w), np.empty_like(w)
-    value = whole.value_and_grad(w, expected)
-    # ranks 0 and 1 have the first rows, 2 and 3 the others; 0 and 2 own the first slice, 1 and 3 the second
-    rows, owning = (Communicator(world().Split(color)) for color in (comm.rank % 2, comm.rank // 2))
-    shard = local_shard(x, y, rows, [60, len(y) - 60])
-    objective = Objective(model, make_loader(model, shard, rows), rows, owning=owning, l2=0.3)
-    assert 0 < objective.mine.stop - objective.mine.start < w.size
-    assert objective.value_and_grad(w, found) == pytest.approx(value, rel=1e-12)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
-    assert objective.norm(found[objective.mine]) == pytest.approx(np.linalg.norm(expected), rel=1e-12)
-    alone, apart = (SynchronousSteps(each, optim.Momentum(0.1), w) for each in (whole, objective))
-    for steps, each in ((alone, whole), (apart, objective)):
-        for _ in range(3):
-            steps.step(len(y), float(len(y)), each.loader.sequential(), 1.0)
-    np.testing.assert_allclose(apart.w, alone.w, rtol=1e-12, atol=1e-14)
-    solver = optim.LBFGS(max_iter=5, tol=1e-12)
-    one, other = (bind(each, solver, w) for each in (whole, objective))
-    for run in (one, other):
-        run.state.init()
-        for _ in range(5):
-            run.state.step()
-    np.testing.assert_allclose(other.w, one.w, rtol=1e-9)
 
 
 def test_many_blocks_give_the_gradient_of_one(comm):

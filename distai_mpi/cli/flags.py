@@ -47,6 +47,20 @@ class Shards(click.ParamType):
             self.fail(f"{value!r} is none of even, speed, and weights of the ranks such as 3,1,1", param, ctx)
 
 
+class Weights(click.ParamType):
+    """``speed``, or weights such as ``3,1``."""
+
+    name = "W,W,...|speed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "speed" or isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is neither speed nor weights such as 3,1", param, ctx)
+
+
 class TopicCommand(click.Command):
     """A command whose ``--help`` shows what most need, by topic, and whose ``--help-all`` shows all flags."""
 
@@ -114,7 +128,7 @@ def _type(setting: Setting) -> Any:
         low = setting.low if setting.above is None else setting.above
         high = setting.high if setting.below is None else setting.below
         return click.FloatRange(low, high, min_open=setting.above is not None, max_open=setting.below is not None)
-    return {"widths": Counts(), "shards": Shards()}.get(setting.kind, click.STRING)
+    return {"widths": Counts(), "shards": Shards(), "weights": Weights()}.get(setting.kind, click.STRING)
 
 
 def flag_of(name: str) -> str:

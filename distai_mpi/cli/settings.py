@@ -33,6 +33,7 @@ TOGETHER = (  # (flag, the one that it needs, why)
     ("checkpoint_every", "out", "checkpoints are kept there"),
     ("resume", "out", "checkpoints are kept there"),
     ("spare", "out", "it stands in for that"),
+    ("parts", "mesh", "every rank has the whole model without it"),
     ("memory", "out_of_core", "rows are in memory without it"),
     ("cache_dir", "out_of_core", "rows are in memory without it"),
     ("node_features", "node_labels", "nodes are the rows where that gives their labels"),

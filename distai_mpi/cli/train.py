@@ -95,6 +95,7 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
     from ..train import fit
     from ..train.checkpoint import refuse_unfinished
     from ..train.checks import agree_on_device
+    from ..train.parts import groups
 
     device = settings["device"]
     if device == "gpu":  # a GPU that is missing shows before data is read
@@ -112,25 +113,40 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
             return 0
     if asked_to_end(comm, settings, signals):
         return EX_INTERRUPTED
-    sets = load_data(settings, comm)
-    if comm.rank == 0 and not settings["quiet"]:
-        tell_notes(*sets)
-    model = make_model(settings, sets.train.labels)
-    device = agree_on_device(device, model, comm)
-    if settings["shards"] == "speed":
-        sets = by_speed(sets, model, comm, settings, device)
-    options = fit_options(settings, sets.train, batch_size(settings, comm.size))
-    if settings["verbose"] and comm.rank == 0:
-        describe(model, sets.train, settings)
-    if asked_to_end(comm, settings, signals):
-        return EX_INTERRUPTED
-    of_path, figures = follow(comm, settings, model, sets)
-    options |= of_path
-    callbacks = make_callbacks(settings, sets, comm.rank, repeat(settings, comm.size, command), checkpoint, figures)
-    result = fit(model, sets.train, comm, test=sets.test, device=device, callbacks=callbacks, **options)
+    with make_ranks(settings, comm) as ranks:
+        sharing = groups(ranks)[1]
+        sets = load_data(settings, sharing)
+        if comm.rank == 0 and not settings["quiet"]:
+            tell_notes(*sets)
+        model = make_model(settings, sets.train.labels)
+        device = agree_on_device(device, model, comm)
+        if settings["shards"] == "speed":
+            sets = by_speed(sets, model, sharing, settings, device)
+        options = fit_options(settings, sets.train, batch_size(settings, sharing.size))
+        if settings["verbose"] and comm.rank == 0:
+            describe(model, sets.train, settings)
+        if asked_to_end(comm, settings, signals):
+            return EX_INTERRUPTED
+        of_path, figures = follow(sharing, settings, model, sets)
+        options |= of_path
+        again = repeat(settings, comm.size, command)
+        callbacks = make_callbacks(settings, sets, comm.rank, again, checkpoint, figures)
+        result = fit(model, sets.train, ranks, test=sets.test, device=device, callbacks=callbacks, **options)
     if comm.rank == 0 and not settings["quiet"] and not settings["as_json"]:
         report(result, comm.size, settings)
     return outcome(comm, result, settings, options["optimizer"].lr)
+
+
+@contextlib.contextmanager
+def make_ranks(settings: dict[str, Any], comm: Communicator) -> Iterator[Any]:
+    """``comm`` itself, or the mesh that the flags make of its ranks; collective."""
+    if settings["mesh"] is None:
+        yield comm
+        return
+    from ..comm import Mesh, MeshShape
+
+    with Mesh(comm, **MeshShape.parse(settings["mesh"], comm.size)._asdict(), parts=settings["parts"]) as mesh:
+        yield mesh
 
 
 def outcome(comm: Communicator, result: Any, settings: dict[str, Any], lr: float | None) -> int:

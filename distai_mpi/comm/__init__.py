@@ -12,7 +12,10 @@ _HOME = {
     "ALGORITHMS": "collectives",
     "CHOICES": "exchange.settings",
     "Communicator": "communicator",
+    "ActivationExchange": "activations",
     "Exchange": "exchange.settings",
+    "Mesh": "mesh",
+    "MeshShape": "mesh",
     "Node": "topology",
     "SHARING": "exchange.settings",
     "VectorExchange": "exchange.base",
@@ -23,8 +26,11 @@ __all__ = [
     "ALGORITHMS",
     "CHOICES",
     "SHARING",
+    "ActivationExchange",
     "Communicator",
     "Exchange",
+    "Mesh",
+    "MeshShape",
     "Node",
     "VectorExchange",
     "choose_exchange",
@@ -32,12 +38,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .activations import ActivationExchange
     from .collectives import ALGORITHMS
     from .communicator import Communicator
     from .exchange.base import VectorExchange
     from .exchange.choice import choose_exchange
     from .exchange.settings import CHOICES, SHARING, Exchange
     from .exchange.touched import of_touched
+    from .mesh import Mesh, MeshShape
     from .topology import Node
 
 

@@ -242,19 +242,31 @@ class Communicator(Ranks):
         ``ranks`` are alike on all of them.  Returns None on those that are not among them; the others free
         what they get, as the end of a ``with`` block does.  To wait for such a part, use `barrier_asleep`.
         """
-        from mpi4py import MPI
-
         if not ranks or len(set(ranks)) < len(ranks) or not set(ranks) <= set(range(self.size)):
             raise ValueError(f"{list(ranks)} are not some of {self.size} ranks, each once")
         inside = self.rank in ranks
-        color, key = (0, ranks.index(self.rank)) if inside else (MPI.UNDEFINED, 0)
-        split: Any = self._comm.Split(color, key)
-        node = self._node_comm.Split(color, key)  # nodes stay what they are, declared ones too
-        if not inside:
+        return self._split(0 if inside else None, ranks.index(self.rank) if inside else 0)
+
+    def group(self, color: int, key: int) -> Communicator:
+        """Make a communicator of the ranks with the same ``color``, ordered by ``key``; collective over all ranks.
+
+        Each is freed by its ranks, as `part` tells.
+        """
+        made = self._split(color, key)
+        assert made is not None
+        return made
+
+    def _split(self, color: int | None, key: int) -> Communicator | None:
+        from mpi4py import MPI
+
+        of = MPI.UNDEFINED if color is None else color
+        split: Any = self._comm.Split(of, key)
+        node = self._node_comm.Split(of, key)  # nodes stay what they are, declared ones too
+        if color is None:
             return None
-        part = Communicator(split, self.default_algorithm, self.wire.chunk_bytes, node)
+        made = Communicator(split, self.default_algorithm, self.wire.chunk_bytes, node)
         split.Free()
-        return part
+        return made
 
     # --- memory
 

@@ -187,8 +187,11 @@ class DenseModel:
 
     def score(self, w: Array, batch: Batch) -> tuple[Sums, Number]:
         """As `loss`, and the weight of the rows whose label is predicted (0 where targets are values)."""
-        space = self._workspace(w)
-        outputs = self.outputs(w, batch.x)
+        return self.score_outputs(self.outputs(w, batch.x), batch)
+
+    def score_outputs(self, outputs: Array, batch: Batch) -> tuple[Sums, Number]:
+        """As `score`, from the ``outputs`` of the rows, which are overwritten."""
+        space = self._workspace(outputs)
         right = self.loss_function.right(outputs, batch.y)
         if batch.weight is not None:
             right = right * batch.weight

@@ -16,6 +16,7 @@ from ..data import Batch, LabelSummary
 from .base import Model, Number, Sums, Together
 from .curvature import Linearization
 from .losses import Loss
+from .split import SupportsSplit
 
 Array = Any
 
@@ -216,6 +217,7 @@ class Abilities:
     curvature: SupportsCurvature | None
     linear: SupportsLinear | None
     hessian: SupportsHessian | None
+    split: SupportsSplit | None
     sparse: bool
     predicts: bool
     labels: bool
@@ -251,6 +253,7 @@ class Abilities:
             curvature=has(SupportsCurvature, "linearize"),
             linear=linear if linear is not None and linear.is_linear else None,
             hessian=has(SupportsHessian),
+            split=has(SupportsSplit),
             sparse=bool(has(SupportsSparse, "takes_sparse") and says("takes_sparse", False)),
             predicts=says("can_predict", True),
             labels=says("tells_labels", True),

@@ -34,12 +34,13 @@ from .checks import (
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .full_batch import choose
+from .parts import groups
 from .run import Optimizer, Result, Run
 from .state import Saved, TrainState, restore
 from .tracing import Trace, Tracer, tracing
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ..comm import Communicator, Mesh
 
 EPOCHS, BATCH_SIZE = 5, 256  # unless somebody says otherwise
 MOVED = {  # where keywords of earlier versions went
@@ -66,7 +67,7 @@ MOVED = {  # where keywords of earlier versions went
 def fit(
     model: Model,
     data: ShardedDataset,
-    comm: Communicator,
+    comm: Communicator | Mesh,
     *,
     optimizer: Optimizer | Auto | None = None,
     epochs: int | None = None,
@@ -86,7 +87,8 @@ def fit(
     Args:
         model: built alike on every rank.
         data: this rank's shard of the training rows, from `data.load`.
-        comm: the ranks that train.
+        comm: the ranks that train.  A `Mesh` of them splits the model: then ``data`` and ``test`` are loaded with its
+            data group, and `Result.params` are those of this rank's part, see `whole_params`.
         optimizer: a method of `optim`: of first order (default momentum), `LocalSGD`, or one that sees all rows in
             every iteration and searches along directions.
         epochs: passes over the rows; default 5.  Methods that search along directions have ``max_iter`` instead.
@@ -118,6 +120,7 @@ def fit(
     """
     optimizer = Momentum() if optimizer is None else optimizer
     exchange = exchange or Exchange()
+    ranks, comm, sharing = comm, *groups(comm)
     watching = Watching.of(callbacks, comm)
     early = watching.early
     check_alike(
@@ -135,7 +138,7 @@ def fit(
         test=None if test is None else test.rows,
     )
     if isinstance(optimizer, Auto):
-        optimizer = choose(optimizer, model, data.rows, comm, exchange, l1)
+        optimizer = choose(optimizer, model, data.rows, sharing, exchange, l1)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
     check_l1(l1, optimizer)
     saved = start.saved if isinstance(start, TrainState) else None
@@ -145,20 +148,20 @@ def fit(
     for shard, which in ((data, "training"), (valid, "validation"), (test, "test")):
         if shard is not None:
             check_rows(model, shard, which)
-            check_range(model, shard, which, comm)
+            check_range(model, shard, which, sharing)
     if early is not None:
         check_metric(model, early.valid, early.metric)
     chosen = agree_on_device(device, model, comm)
-    rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * comm.size or BATCH_SIZE
+    rows = data.rows if optimizer.full_batch else global_batch_size or (batch_size or 0) * sharing.size or BATCH_SIZE
     epochs = optimizer.max_iter if isinstance(optimizer, FullBatchSolver) else epochs or EPOCHS
 
     def make(threads: int) -> tuple[Run, dict[str, Loader]]:
         if (threaded := Abilities.of(model).threads) is not None:
             threaded.limit_threads(threads)
         sets = {"valid": valid, "test": test}.items()
-        watched = {name: make_loader(model, shard, comm, device=chosen) for name, shard in sets if shard is not None}
+        watched = {name: make_loader(model, shard, sharing, device=chosen) for name, shard in sets if shard is not None}
         new = TrainState(model, optimizer, epochs, rows, l2, seed, chosen, exchange, early, saved, l1, parameters)
-        return new.bind(comm, data), watched
+        return new.bind(ranks, data), watched
 
     return drive(make, comm, watching, saved)
 
@@ -287,7 +290,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
         with during(run.comm.recorder, EVALUATE), run.uncounted():
-            found = evaluate(run.objective.model, run.w, loader, run.comm, every_metric=asked)
+            found = evaluate(run.objective.model, run.w, loader, run.objective.comm, every_metric=asked)
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rate_of_epoch}
@@ -365,5 +368,5 @@ def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None
         if run.comm.rank == 0:
             tell(result.without_optimum, warning=True)
     if "test" in watched:
-        test = evaluate(run.objective.model, run.w, watched["test"], run.comm, every_metric=True)
+        test = evaluate(run.objective.model, run.w, watched["test"], run.objective.comm, every_metric=True)
         result.test_loss, result.test_accuracy, result.metrics = test

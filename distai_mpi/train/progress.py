@@ -82,7 +82,7 @@ class ExchangeLine(Callback):
     def on_start(self, run: Run) -> None:
         """Print it."""
         objective, exchange, model = run.objective, run.objective.exchange, run.objective.model
-        chosen = resolve(run.comm, Exchange("auto"), model.layout.size, model.dtype, run.loader.device)
+        chosen = resolve(run.objective.comm, Exchange("auto"), model.layout.size, model.dtype, run.loader.device)
         known = self.auto and not objective.whole and chosen.name == exchange.name  # a resumed run may keep another
         gradients = getattr(run.training, "gradients", None)
         parts = [str(chosen) if known else exchange.name]

@@ -9,10 +9,12 @@ from typing import Any
 from ..files import Unwritable, check_writable, write_json, write_patiently, write_whole
 from ..messages import tell
 from ..models import save_model
+from ..models.split import whole_of
 from ..settings import called, worded
 from .callbacks import Callback
 from .checkpoint.files import whole
 from .gradient.factors import FactorGradients
+from .parts import collect
 from .provenance import provenance, utc
 from .run import Result, Run
 
@@ -91,14 +93,17 @@ class ResultFiles(Callback):
 
     def on_end(self, run: Run, result: Result) -> None:
         """Write the model of a completed run, and result.json last; into the spare folder if all else fails."""
+        params = result.w
+        if run.objective.mesh is not None and result.status == "completed":
+            params = collect(run.objective.model, params, run.objective.mesh, self.folder)
         with run.comm.agreed():
             if run.comm.rank == 0:
                 try:
-                    self._write_last(self.folder, run, result, PATIENCE_SECONDS)
+                    self._write_last(self.folder, run, result, params, PATIENCE_SECONDS)
                 except Unwritable as error:
-                    self._write_elsewhere(run, result, error)
+                    self._write_elsewhere(run, result, params, error)
 
-    def _write_elsewhere(self, run: Run, result: Result, error: Unwritable) -> None:
+    def _write_elsewhere(self, run: Run, result: Result, params: Any, error: Unwritable) -> None:
         """Write into the spare folder what ``error`` keeps from the other one.
 
         Raises:
@@ -106,7 +111,7 @@ class ResultFiles(Callback):
         """
         if self.spare is not None:
             try:
-                self._write_last(self.spare, run, result, 0.0)
+                self._write_last(self.spare, run, result, params, 0.0)
                 tell(f"{error}; the results are in {self.spare}", warning=True)
                 return
             except Unwritable as another:
@@ -116,15 +121,15 @@ class ResultFiles(Callback):
         way_out = f"the last checkpoint is {last[0]}: {resume}" if last else "there is no checkpoint"
         raise Unwritable(f"the results are lost: {error}; {way_out}") from None
 
-    def _write_last(self, folder: str, run: Run, result: Result, seconds: float) -> None:
-        """Write the files of the end into ``folder``, trying for so many seconds; local."""
+    def _write_last(self, folder: str, run: Run, result: Result, params: Any, seconds: float) -> None:
+        """Write the files of the end, ``params`` in model.npz, into ``folder``, trying for so many seconds; local."""
         fields = result_fields(run, result, self.settings)
 
         def write() -> None:
             _make(folder, folder)
             self._write_history(folder, run)
             if result.status == "completed":
-                save_model(os.path.join(folder, MODEL), run.objective.model, result.w, self.extra)
+                save_model(os.path.join(folder, MODEL), whole_of(run.objective.model), params, self.extra)
             write_json(os.path.join(folder, RESULT), fields)
 
         # the others wait, and must know that this rank works
@@ -195,7 +200,8 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
     ``flops_per_second`` counts the matrix products of training alone, on all ranks together; it is None of full-batch
     solvers, whose iterations are not alike.
     """
-    comm, objective, model = run.comm, run.objective, run.objective.model
+    comm, objective, model = run.comm, run.objective, whole_of(run.objective.model)
+    mesh = objective.mesh
     run.origin.setdefault("ended", utc())
     flops = getattr(model, "flops_per_row", None)
     rate, partition, names = result.samples_per_second, run.loader.shard.partition, run.loader.shard.feature_names
@@ -210,6 +216,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "optimizer": run.optimizer.name,
         "ranks": comm.size,
         "nodes": len(comm.leaders),
+        "mesh": None if mesh is None else mesh.shape._asdict(),
         "device": run.loader.device.name,
         "dtype": model.dtype.name,
         "allreduce": objective.exchange.name,

@@ -98,7 +98,7 @@ class Run:
     """A run in progress, by steps on global batches: what it minimises, and how far it has come.
 
     Args:
-        objective: what is minimised.
+        objective: what is minimised, on the ranks ``comm``, all of a mesh.
         training: what a step does; None: a subclass knows.
         optimizer: the method, as the user gave it.
         epochs: passes over the rows, or iterations of full-batch solvers.
@@ -136,7 +136,7 @@ class Run:
         self.loader: Any = getattr(objective, "loader", None)
         self.training: Any = training
         self.clip_norm = getattr(training, "clip_norm", None)
-        self.comm, self.optimizer, self.epochs, self.schedule = objective.comm, optimizer, epochs, schedule
+        self.comm, self.optimizer, self.epochs, self.schedule = objective.everyone, optimizer, epochs, schedule
         self.epoch = self.epoch_steps = self.iterations = self.rows = 0
         self.seconds = 0.0
         self._began: float | None = None  # when the steps of this epoch began
@@ -202,28 +202,32 @@ class Run:
     @property
     def calls(self) -> dict[str, int]:
         """`rounds` by kind."""
-        made = self.comm.calls.copy()
+        made = self._made()
         made.subtract(self._calls)
         return {kind: count for kind, count in made.items() if count}
 
     @property
     def bytes_sent(self) -> int:
         """Bytes that this rank has sent in them."""
-        return self.comm.bytes_sent - self._sent
+        return self.objective.bytes_moved - self._sent
+
+    def _made(self) -> Counter[str]:
+        """All collective calls of this rank, by kind."""
+        return sum((comm.calls for comm in self.objective.comms), Counter())
 
     def count_from(self, calls: Mapping[str, int] | None = None, bytes_sent: int = 0) -> None:
         """Let `calls` and `bytes_sent` go on from these numbers."""
-        self._calls = self.comm.calls.copy()
+        self._calls = self._made()
         self._calls.subtract(calls or {})
-        self._sent = self.comm.bytes_sent - bytes_sent
+        self._sent = self.objective.bytes_moved - bytes_sent
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Let what the ranks exchange in the block count in neither."""
-        calls, sent = self.comm.calls.copy(), self.comm.bytes_sent
+        calls, sent = self._made(), self.objective.bytes_moved
         yield
-        self._calls.update(self.comm.calls - calls)
-        self._sent += self.comm.bytes_sent - sent
+        self._calls.update(self._made() - calls)
+        self._sent += self.objective.bytes_moved - sent
 
     @property
     def met(self) -> bool | None:
@@ -238,7 +242,7 @@ class Run:
         self.objective.check_weight(weight)
         if self.epoch == 1 and not getattr(self.objective.model, "dropout", 0):
             with self.uncounted():
-                self.progressive_loss = float(self.comm.sum([self.sums.loss])[0]) / weight
+                self.progressive_loss = float(self.objective.comm.sum([self.sums.loss])[0]) / weight
         if self.tol is not None and self.first_norm is None and math.isfinite(running):
             self.first_norm = self.gradient_norm
         return running

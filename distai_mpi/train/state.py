@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Device, as_host, device_of
+from ..backend import HOST, Device, as_host, device_of
 from ..comm import Exchange
 from ..data import ShardedDataset
 from ..errors import ConfigError
 from ..models import Model
+from ..models.split import whole_of
 from ..objective import Objective
 from ..optim import FTRL, Constant, FirstOrder, FullBatchSolver, LocalSGD, Schedule
 from ..optim.schedules import over
@@ -19,15 +20,17 @@ from ..options import OPTIONS
 from ..perf.machine import memory_left
 from ..settings import called, fixed, setting, settings
 from .checkpoint import state as kept
+from .checkpoint.strided import put, take
 from .early_stopping import BestParameters, EarlyStopping
 from .evaluation import make_loader
 from .full_batch import bind, check_exchange, keeps_whole
 from .gradient.choose import make_fused, make_gradients
+from .parts import part_of, split
 from .run import Optimizer, Run
 from .steps import AveragingSteps, Steps, SynchronousSteps
 
 if TYPE_CHECKING:
-    from ..comm import Communicator
+    from ..comm import Communicator, Mesh
 
 Array = Any
 HELD = 4  # methods that read all rows again and again hold them converted where that takes this part of free memory
@@ -88,10 +91,10 @@ class TrainState:
         vectors: dict[tuple[str, int | None], Array] = {}
         for part in (part for rank in comm.allgather_object(parts) for part in rank):
             whole = vectors.setdefault((part.name, part.rank), np.empty(part.size, part.array.dtype))
-            whole[part.start : part.start + part.array.size] = part.array
+            put(part.array, part.ranges, whole)
         saved = Saved(kept.identity(run), kept.common(run), comm.allgather_object(kept.own(run)), vectors)
         return cls(
-            objective.model,
+            whole_of(objective.model),
             run.optimizer,
             run.epochs,
             loader.global_batch_size,
@@ -103,22 +106,25 @@ class TrainState:
             l1=objective.l1,
         )
 
-    def bind(self, comm: Communicator, data: ShardedDataset) -> Run:
+    def bind(self, comm: Communicator | Mesh, data: ShardedDataset) -> Run:
         """A run on the ranks of ``comm``, each of which has its shard of ``data``, at its beginning; collective.
 
-        `restore` brings it to where ``saved`` says, once it is warm.
+        On a mesh each rank of the data group has a shard.  `restore` brings the run to where ``saved`` says, once it
+        is warm.
         """
-        model, optimizer = self.model, self.optimizer
+        optimizer, (model, comm, mesh) = self.optimizer, split(self.model, comm)
+        if mesh is not None and self.device is not HOST:
+            raise ConfigError(f"{called('mesh')}: models are split on the CPU alone; choose {called('device')} cpu")
         solver = isinstance(optimizer, FullBatchSolver)
         loader = make_loader(model, data, comm, self.global_batch_size, self.seed, self.device)
         if solver:
             loader.hold(memory_left() // (HELD * comm.node.size))
         with comm.agreed():
-            given = model.init(np.random.default_rng(self.seed)) if self.start is None else self.start
+            given = model.init(np.random.default_rng(self.seed)) if self.start is None else part_of(model, self.start)
             start = np.array(given, model.dtype)
         comm.bcast(start)  # a model of another library may start from its own, unseeded numbers
-        whole = solver and keeps_whole(model.layout.size, comm, self.exchange)
-        objective = Objective(model, loader, comm, l2=self.l2, l1=self.l1, asked=self.exchange, whole=whole)
+        whole = solver and mesh is None and keeps_whole(model.layout.size, comm, self.exchange)
+        objective = Objective(model, loader, comm, mesh=mesh, l2=self.l2, l1=self.l1, asked=self.exchange, whole=whole)
         if isinstance(optimizer, FullBatchSolver):
             check_exchange(optimizer, self.exchange)
             run: Run = bind(objective, optimizer, start)
@@ -142,7 +148,9 @@ def restore(run: Run, saved: Saved) -> None:
     body = {"shards": [{"sections": [{"name": name} for name, _ in saved.vectors]}]}
     for part in kept.parts_to_read(run, body):
         whole = saved.vectors[part.name, part.rank]
-        device_of(part.array).put(np.ascontiguousarray(whole[part.start : part.start + part.array.size]), part.array)
+        array = np.empty(part.array.shape, part.array.dtype)
+        take(array, part.ranges, whole)
+        device_of(part.array).put(array, part.array)
     kept.restore(run, saved.common, saved.own)
 
 

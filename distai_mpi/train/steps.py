@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_of, number
+from ..backend import device_of
 from ..data import Batch, StepRows
 from ..models import Sums
-from ..objective import Objective, square
+from ..objective import Objective
 from ..optim import Elementwise, FirstOrder, LocalSGD
 from ..trace import PUBLISH, REDUCE, UPDATE
 from .gradient.base import Gradients
@@ -150,7 +150,7 @@ class SynchronousSteps(Steps):
         sums = self.gradients.local(self.w, batches)
         w, grad, w_next = self._w[mine], self.gradients.owned, self._w_next[mine]
         parts = self.gradients.parts(self._w, weight)
-        if objective.comm.recorder is not None:
+        if objective.everyone.recorder is not None:
             parts = self._marked(parts)
         if self._measures_norm or not self._in_parts:
             for _ in parts:
@@ -241,7 +241,7 @@ class AveragingSteps(Steps):
         if own:
             objective.local_grad(self._local, self._grad, weight * own / rows)
             if self.clip_norm is not None:
-                _clip(self._grad, math.sqrt(number(square(self._grad))), self.clip_norm)
+                _clip(self._grad, objective.norm_of_copy(self._grad), self.clip_norm)
             self.method.inner.step(self._local, self._grad, self.inner_state, factor=factor)
         self.since["steps"] += 1
         if self.since["steps"] == self.method.sync_every:

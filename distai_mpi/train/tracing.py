@@ -61,7 +61,7 @@ def tracing(path: str | None, run: Run) -> Iterator[Tracer]:
     try:
         yield Tracer(path, run)
     finally:
-        run.comm.trace(None)
+        _trace(run, None)
 
 
 class Tracer:
@@ -84,14 +84,14 @@ class Tracer:
         self.comm.barrier()
         self._began = datetime.now(UTC)
         self._recorder = Recorder(max(FEWEST_ROWS, ROWS // self.comm.size))
-        self.comm.trace(self._recorder)
+        _trace(self.run, self._recorder)
 
     def stop(self) -> dict[str, list[float]] | None:
         """Record no more; return what `Result.time` says."""
         if self.path is None:
             return None
         self._recorder.close()
-        self.comm.trace(None)
+        _trace(self.run, None)
         self._clocks.append(self.comm.clock_offsets())
         sums = self.comm.allgather_object(self._recorder.sums.tolist())
         return {name: list(seconds) for name, seconds in zip(PHASES, zip(*sums, strict=True), strict=True)}
@@ -260,3 +260,9 @@ def balance(time: dict[str, list[float]]) -> str:
         return text + "; no rank is slower than the others"
     cause = int(more.argmax())
     return f"{text}; rank {slow} is slow: {PHASES[cause]} {table[cause, slow]:.2f} s, the others {others[cause]:.2f} s"
+
+
+def _trace(run: Run, recorder: Recorder | None) -> None:
+    """Let ``recorder`` hear of all that this rank exchanges in ``run``; None: nobody hears of it."""
+    for comm in run.objective.comms:
+        comm.trace(recorder)

@@ -30,14 +30,15 @@ def relu(z: Array, bias: Array, slope: Array) -> None:
     xp.maximum(z, 0, out=z)  # of NaN it makes NaN, which is seen in the loss
 
 
-def relu_dropout(z: Array, bias: Array, slope: Array, key: Any, first: int, threshold: Any, scale: Any) -> None:
+def relu_dropout(z: Array, bias: Array, slope: Array, *stream: Any) -> None:
     """See `kernels.cpu.relu_dropout`."""
     relu(z, bias, slope)
-    dropout(z, slope, key, first, threshold, scale)
+    dropout(z, slope, *stream)
 
 
-def dropout(a: Array, slope: Array, key: Any, first: int, threshold: Any, scale: Any) -> None:
-    """See `kernels.cpu.dropout`."""
+def dropout(a: Array, slope: Array, key: Any, first: int, width: int, threshold: Any, scale: Any) -> None:
+    """See `kernels.cpu.dropout`; ``a`` has all ``width`` units."""
+    assert a.shape[1] == width, "a GPU computes whole layers"
     factor = _draws(a, key, first) < threshold
     for x in (a, slope):
         x *= factor

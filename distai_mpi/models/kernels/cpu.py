@@ -44,12 +44,12 @@ def relu(z, bias, slope):
 
 
 @kernel()
-def relu_dropout(z, bias, slope, key, first, threshold, scale):
+def relu_dropout(z, bias, slope, key, first, width, threshold, scale):
     """As `relu` followed by `dropout`, in one pass."""
     rows, units = z.shape
     zero = z.dtype.type(0)
     for r in range(rows):
-        index = (first + r) * units
+        index = (first + r) * width
         for j in range(units):
             value = z[r, j] + bias[j]
             factor = zero if value <= zero or not _keeps(key, index + j, threshold) else scale
@@ -58,16 +58,17 @@ def relu_dropout(z, bias, slope, key, first, threshold, scale):
 
 
 @kernel()
-def dropout(a, slope, key, first, threshold, scale):
+def dropout(a, slope, key, first, width, threshold, scale):
     """Drop units of ``a`` and of its ``slope``, scaling the kept ones up (inverted dropout).
 
     Row r holds the row number ``first + r`` of the epoch; unit j of it is kept when the
-    number ``(first + r) * units + j`` of stream ``key`` falls below ``threshold`` / 2**32.
+    number ``(first + r) * width + j`` of stream ``key`` falls below ``threshold`` / 2**32.  ``width`` are all units of
+    the layer, of which ``a`` may have some: then the stream is that from the first of them on.
     """
     rows, units = a.shape
     zero = a.dtype.type(0)
     for r in range(rows):
-        index = (first + r) * units
+        index = (first + r) * width
         for j in range(units):
             factor = scale if _keeps(key, index + j, threshold) else zero
             a[r, j] *= factor

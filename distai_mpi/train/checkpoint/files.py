@@ -28,6 +28,7 @@ import numpy as np
 from ...backend import HOST, device_of
 from ...errors import DataError
 from ...files import write_whole
+from .strided import Strided, shared
 
 Array = Any
 
@@ -44,17 +45,22 @@ class Part(NamedTuple):
 
     Attributes:
         name: of the vector, the same on every rank.
-        array: elements ``start`` to ``start + len(array) - 1``, shape (n,), contiguous; local.
-        start: the first of them.
+        array: elements of it, shape (n,), contiguous; local.
+        ranges: where they lie in it.
         size: elements of the whole vector.
         rank: the rank whose own vector it is; None: one vector lies spread over the ranks.
     """
 
     name: str
     array: Array
-    start: int
+    ranges: tuple[Strided, ...]
     size: int
     rank: int | None = None
+
+    @classmethod
+    def range(cls, name: str, array: Array, start: int, size: int, rank: int | None = None) -> Part:
+        """The elements from number ``start`` on, one after another."""
+        return cls(name, array, (Strided(start, array.size),), size, rank)
 
 
 class Image:
@@ -68,7 +74,7 @@ class Image:
         self.sections: list[dict[str, Any]] = []
         self.bytes = 0
         for part in parts:
-            span = {"start": part.start, "stop": part.start + part.array.size, "size": part.size, "offset": self.bytes}
+            span = {"ranges": part.ranges, "elements": part.array.size, "size": part.size, "offset": self.bytes}
             of = {"name": part.name, "dtype": part.array.dtype.str, "rank": part.rank}
             self.sections.append(of | span)
             self.bytes += -(-part.array.nbytes // PAGE) * PAGE
@@ -86,7 +92,7 @@ class Image:
     def finite(self) -> bool:
         """Whether no number of the snapshot is nan or infinite."""
         for section in self.sections:
-            dtype, count = np.dtype(section["dtype"]), section["stop"] - section["start"]
+            dtype, count = np.dtype(section["dtype"]), section["elements"]
             if dtype.kind != "f" or not count:
                 continue
             values = np.frombuffer(self.memory, dtype, count, section["offset"])
@@ -275,10 +281,9 @@ class Stored:
             for section in shard["sections"]:
                 for part in parts:
                     if (section["name"], section["rank"]) == (part.name, part.rank):
-                        piece = self._overlap(section, part)
-                        pieces.append(piece)
-                        missing[part.name, part.rank] -= len(piece[1]) // part.array.itemsize
-            pieces = [piece for piece in pieces if len(piece[1])]
+                        shares = self._overlap(section, part)
+                        pieces += shares
+                        missing[part.name, part.rank] -= sum(len(into) for _, into in shares) // part.array.itemsize
             if pieces:  # else the file is not even opened: a rank needs those of a few others
                 self._read_shard(shard, pieces)
         short = sorted(name for (name, _), count in missing.items() if count)
@@ -288,17 +293,16 @@ class Stored:
             if target.array is not part.array:
                 device_of(target.array).put(part.array, target.array)
 
-    def _overlap(self, section: dict[str, Any], part: Part) -> tuple[int, memoryview]:
-        """Where the elements that ``section`` and ``part`` share begin in the file, and where they go."""
+    def _overlap(self, section: dict[str, Any], part: Part) -> list[tuple[int, memoryview]]:
+        """Where elements that ``section`` and ``part`` share begin in the file, and where they go."""
         if (section["dtype"], section["size"]) != (part.array.dtype.str, part.size):
             raise DataError(
                 f"{self.step}: {part.name} has {section['size']:,} elements of type {section['dtype']},"
                 f" where {part.size:,} of type {part.array.dtype.str} are needed"
             )
-        low = max(section["start"], part.start)
-        high = max(low, min(section["stop"], part.start + part.array.size))
-        into = part.array[low - part.start : high - part.start].view(np.uint8)
-        return section["offset"] + (low - section["start"]) * part.array.itemsize, memoryview(into)
+        item, offset, into = part.array.itemsize, section["offset"], memoryview(part.array.view(np.uint8))
+        shares = shared(ranges_in(section), part.ranges).tolist()
+        return [(offset + there * item, into[here * item : (here + count) * item]) for there, here, count in shares]
 
     def _read_shard(self, shard: dict[str, Any], pieces: Sequence[tuple[int, memoryview]]) -> None:
         """Read the blocks of a file that hold ``pieces``, check them, and copy these out."""
@@ -309,11 +313,12 @@ class Stored:
                 if length != shard["bytes"]:
                     raise DataError(f"{path}: has {length:,} bytes in place of {shard['bytes']:,}")
                 block = memoryview(bytearray(min(BLOCK, length)))
-                for number, checksum in enumerate(shard["checksums"]):
-                    start = number * BLOCK
-                    here = [p for p in pieces if p[0] < start + BLOCK and p[0] + len(p[1]) > start]
-                    if not here:
-                        continue
+                by_block: dict[int, list[tuple[int, memoryview]]] = {}
+                for piece in pieces:
+                    for number in range(piece[0] // BLOCK, (piece[0] + len(piece[1]) - 1) // BLOCK + 1):
+                        by_block.setdefault(number, []).append(piece)
+                for number, here in sorted(by_block.items()):
+                    start, checksum = number * BLOCK, shard["checksums"][number]
                     file.seek(start)
                     data = block[: min(BLOCK, length - start)]
                     if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
@@ -323,6 +328,13 @@ class Stored:
                         into[low - offset : high - offset] = data[low - start : high - start]
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def ranges_in(section: dict[str, Any]) -> list[Strided]:
+    """Where the elements of a section lie, which checkpoints of earlier versions say as one range."""
+    if "ranges" in section:
+        return [Strided(*each) for each in section["ranges"]]
+    return [Strided(section["start"], section["stop"] - section["start"])]
 
 
 def _host(array: Array) -> Array:

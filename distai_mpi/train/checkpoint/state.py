@@ -16,12 +16,14 @@ from ...data.partition import even_range
 from ...data.sparse_rows import SparseRows
 from ...errors import ConfigError
 from ...models import Sums, name_of, to_config
+from ...models.split import PartOfModel, whole_of
 from ...optim import LocalSGD
 from ...params import Ownership
 from ...settings import called, worded
 from ..checks import spelled
 from ..run import Run
 from .files import Part
+from .strided import strided_of
 
 Array = Any
 SAMPLE = 64  # rows that stand for a data set
@@ -31,17 +33,11 @@ SHOWN = 120  # characters of a list of names
 
 def parts_to_write(run: Run) -> list[Part]:
     """This rank's ranges of all vectors: together the ranks write every element of one once."""
-    owners, comm = run.objective.owners, run.comm
-    mine = owners.slices[comm.rank]
+    owners, comm = run.objective.owners, run.objective.comm
+    mine = None
     if owners.replicated:  # every rank has the whole: each writes a part of it
         mine = Ownership.sharded(owners.size, comm.size, run.objective.dtype.itemsize).slices[comm.rank]
-    first = owners.slices[comm.rank].start
-    return [
-        *(part._replace(array=part.array[mine.start - first : mine.stop - first], start=mine.start)
-          for part in _owned(run)),
-        *_private(run),
-        *_of_exchange(run),
-    ]  # fmt: skip
+    return [*_owned(run, mine), *_private(run), *_of_exchange(run)]
 
 
 def parts_to_read(run: Run, body: dict[str, Any]) -> list[Part]:
@@ -56,24 +52,35 @@ def parts_to_read(run: Run, body: dict[str, Any]) -> list[Part]:
 
 def _of_exchange(run: Run) -> Iterator[Part]:
     for name, (array, start) in run.objective.exchange.state.items():
-        yield Part(f"exchange/{name}", array, start, run.objective.owners.size)
+        yield _placed(run, f"exchange/{name}", array, start)
 
 
-def _owned(run: Run) -> Iterator[Part]:
-    owners = run.objective.owners
-    mine = owners.slices[run.comm.rank]
+def _placed(run: Run, name: str, array: Array, start: int) -> Part:
+    """Elements of a vector like the parameters, from number ``start`` of this rank's part of the model on."""
+    model, layout = getattr(run.objective, "model", None), run.objective.layout
+    if not isinstance(model, PartOfModel):
+        return Part.range(name, array, start, layout.size)
+    whole = model.whole.layout
+    ranges = strided_of(layout, model.pieces, whole, start, start + array.size)
+    return Part(name, array, tuple(ranges), whole.size)
+
+
+def _owned(run: Run, written: slice | None = None) -> Iterator[Part]:
+    """This rank's slices of all vectors, or the range ``written`` of them."""
+    mine = run.objective.mine
     trees = {"steps": run.owned}
     if run.stopping is not None:
         trees["stopping"] = {"best": run.stopping.best}
     for name, array in _arrays(trees):
         if array.shape != (mine.stop - mine.start,):
             raise TypeError(f"{name}: state of shape {array.shape} is no slice of {mine.stop - mine.start} elements")
-        yield Part(name, array, mine.start, owners.size)
+        part = mine if written is None else written
+        yield _placed(run, name, array[part.start - mine.start : part.stop - mine.start], part.start)
 
 
 def _private(run: Run) -> Iterator[Part]:
     for name, array in _arrays({"private": run.private}):
-        yield Part(name, array, 0, array.size, run.comm.rank)
+        yield Part.range(name, array, 0, array.size, run.comm.rank)
 
 
 def _arrays(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Array]]:
@@ -119,9 +126,15 @@ def common(run: Run) -> dict[str, Any]:
 
 
 def own(run: Run) -> dict[str, Any]:
-    """What this rank alone knows; plain values.  ``sums`` and ``bytes_sent`` may be added up over the ranks."""
+    """What this rank alone knows; plain values.
+
+    ``bytes_sent`` may be added up over the ranks, ``sums`` over those that are the first of their copy of a model.
+    """
+    mesh = run.objective.mesh
     return {
         "sums": [number(part) for part in run.sums],
+        "mesh": None if mesh is None else str(mesh.shape),
+        "first_of_copy": mesh is None or mesh.copy_group.rank == 0,
         "bytes_sent": run.bytes_sent,
         "state": _numbers(run.private),
     }
@@ -130,7 +143,7 @@ def own(run: Run) -> dict[str, Any]:
 def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> None:
     """Set a run to what was kept, once its vectors have been read; collective.
 
-    ``owns`` has an entry for each rank that wrote.  Where the ranks are others, the first takes all sums.
+    ``owns`` has an entry for each rank that wrote.  Where the ranks are others, the first copy takes all sums.
     """
     for name in ("epoch", "epoch_steps", "iterations", "rows", "seconds", "first_norm"):
         setattr(run, name, common[name])
@@ -139,15 +152,16 @@ def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> Non
     _set_numbers(run.owned, common["state"])
     if run.stopping is not None and common["stopping"] is not None:
         run.stopping.state.update(common["stopping"])
-    if len(owns) == run.comm.size:
+    objective = run.objective
+    mesh = None if objective.mesh is None else str(objective.mesh.shape)
+    if len(owns) == run.comm.size and all(entry.get("mesh") == mesh for entry in owns):
         mine = owns[run.comm.rank]
         _set_numbers(run.private, mine["state"])
         sums, sent = mine["sums"], mine["bytes_sent"]
     else:
-        sums = [sum(column) for column in zip(*(entry["sums"] for entry in owns), strict=True)]
-        sent = sum(entry["bytes_sent"] for entry in owns)
-        if run.comm.rank > 0:
-            sums, sent = [0.0, 0.0], 0
+        of_copies = [entry["sums"] for entry in owns if entry.get("first_of_copy", True)]
+        sums = [sum(column) for column in zip(*of_copies, strict=True)] if objective.comm.rank == 0 else [0.0, 0.0]
+        sent = sum(entry["bytes_sent"] for entry in owns) if run.comm.rank == 0 else 0
     run.sums = Sums(*sums)
     run.restored()
     run.count_from(common["calls"], sent)
@@ -155,10 +169,11 @@ def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> Non
 
 def identity(run: Run) -> dict[str, Any]:
     """What must be the same in a run that goes on from a checkpoint; collective, the same on every rank."""
-    objective, model = run.objective, getattr(run.objective, "model", None)
+    objective, model = run.objective, whole_of(getattr(run.objective, "model", None))
+    layout = objective.layout if model is None else model.layout
     about = {
         "class": "function" if model is None else type(model).__name__,
-        "slots": [[slot.name, list(slot.shape)] for slot in objective.layout.slots],
+        "slots": [[slot.name, list(slot.shape)] for slot in layout.slots],
         "dtype": objective.dtype.name,
         "config": to_config(model) if model is not None and name_of(model) else None,
     }
@@ -204,6 +219,7 @@ def variable(run: Run) -> dict[str, Any]:
     partition = run.loader and run.loader.shard.partition
     return {
         "ranks": run.comm.size,
+        "mesh": None if run.objective.mesh is None else str(run.objective.mesh.shape),
         "epochs": run.epochs,
         "optimizer": spelled(run.optimizer),
         "schedule": spelled(run.schedule),
@@ -218,7 +234,7 @@ def data_sample(run: Run) -> int:
 
     The CRC-32 of up to `SAMPLE` rows spread over the set, as they are held, with position, label, weight and scale.
     """
-    shard, comm = run.loader.shard, run.comm
+    shard, comm = run.loader.shard, run.objective.comm
     local, data, total = shard.shuffle == "local", shard.dataset, 0
     first = shard.starts[comm.rank] if local else 0
     low, high = (first, first + shard.counts[comm.rank]) if local else even_range(shard.rows, comm.size, comm.rank)

@@ -212,7 +212,7 @@ class ShardedProblem(ExchangedProblem):
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
         """See `Problem.dots`."""
         own = [inner(a, b) if self.objective.counts else 0.0 for a, b in pairs]
-        return self.objective.owning.sum(own).tolist()
+        return self.objective.everyone.sum(own).tolist()
 
     def local_dot(self, a: Array, b: Array) -> float:
         """See `Problem.local_dot`."""

@@ -186,7 +186,7 @@ def _check(objective: Objective, solver: FullBatchSolver) -> None:
 
 def check_memory(objective: DistributedSum, memory: int) -> None:
     """Raise `ConfigError` on all ranks where a node has too little room for the history; collective."""
-    comm, owned = objective.comm, objective.mine.stop - objective.mine.start
+    comm, owned = objective.everyone, objective.mine.stop - objective.mine.start
     needed = 2 * (memory + 1) * owned * objective.dtype.itemsize * comm.node.size
     left, name = memory_left(), called("memory", "--history")
     with comm.agreed():

@@ -158,7 +158,7 @@ def make_sparse(
         return None
     if not loader.sparse or objective.abilities.columns is None or not touches_columns(optimizer, objective.l2):
         return None
-    if clip_norm is not None or asked.compressed or asked.overlap or objective.owning is not comm:
+    if clip_norm is not None or asked.compressed or asked.overlap or objective.mesh is not None:
         return None
     if comm.size > 1 and objective.owners.replicated:
         return None
