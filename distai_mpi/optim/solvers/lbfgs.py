@@ -10,6 +10,7 @@ import numpy as np
 from ...options import OPTIONS
 from ...settings import setting, settings
 from .base import FullBatchSolver
+from .decrement import APART
 from .history import ReplicatedHistory, history_of, warm_up
 from .line_search import Search, StrongWolfe
 from .owlqn import OWLQNState
@@ -120,6 +121,13 @@ class LBFGSState(LineSearchState):
             return self.history.products(problem.trial_grad)
         return self.history.propose(self._trial_step, self.direction, problem.trial_grad, problem.grad)
 
+    def _accept(self, found: Evaluation, *, current: bool = False) -> None:
+        """See `State._accept`; of sharded vectors the diagonal says little of the gap, and values say more."""
+        super()._accept(found, current=current)
+        values = self.progress.values
+        if not (self.problem.replicated or (current and values)):  # of a run that goes on, it is there
+            values[:] = [*values[-2 * APART :], found.value]
+
     def _begin(self, products: Array) -> None:
         self.history.load(products)
         self._precondition()
@@ -148,7 +156,7 @@ class LBFGSState(LineSearchState):
         known = super()._decrement_square()
         if math.isfinite(known) and self.history.slots["count"] and self.at.square > 0:
             self._ready = self._direct()
-            return max(known, -self._ready)
+            return max(known, -self._ready, self.decrement.square_by_values(self.progress.values))
         return known
 
     def _precondition_by_all(self, when: int) -> None:
