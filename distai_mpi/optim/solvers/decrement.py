@@ -39,8 +39,8 @@ class Decrement:
     def square_by_values(values: Sequence[float]) -> float:
         """Its square by the last objectives, oldest first, of a method that converges linearly; 0 where they are few.
 
-        The gap that is left where falls go on shrinking as they did (Aitken's Δ² process, Brezinski & Redivo Zaglia 1991,
-        "Extrapolation methods", section 2.3), by values `APART` iterations apart: single falls differ by factors.
+        The gap that is left where falls go on shrinking as they did (Aitken 1926, "On Bernoulli's numerical solution of
+        algebraic equations": the Δ² process), by values `APART` iterations apart: single falls differ by factors.
         """
         if len(values) <= 2 * APART:
             return 0.0

@@ -60,9 +60,9 @@ class LBFGSState(LineSearchState):
 
     def __init__(self, problem: Problem, solver: LBFGS) -> None:
         super().__init__(problem, solver, solver.search)
-        if not problem.replicated:
-            self.preconditioner = problem.diagonal_at_start()
-        self.history: Any = history_of(problem, solver.memory, self.preconditioner)
+        of_slices = None if problem.replicated else problem.diagonal_at_start()
+        self.preconditioner = of_slices
+        self.history: Any = history_of(problem, solver.memory, of_slices)
         self._threshold = solver.curvature_threshold
         self._ready: float | None = None  # the slope along the next direction, where that is made
 
