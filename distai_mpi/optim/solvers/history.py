@@ -147,8 +147,8 @@ class ShardedHistory(Pairs):
     """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
 
     Products of changes, with each other and with the gradient g, are weighted by the inverse of the preconditioner D:
-    sᵀy, yᵀD⁻¹y, sᵀg and yᵀD⁻¹g are all that the two loops need.  A pair is begun by `propose` at a trial point, and kept
-    by `accept` when that is accepted.  After vectors or ``slots`` were written to, see `load`.
+    sᵀy, yᵀD⁻¹y, sᵀg and yᵀD⁻¹g are all that the two loops need.  A pair is begun by `propose` at a trial point, and
+    kept by `accept` when that is accepted.  After vectors or ``slots`` were written to, see `load`.
 
     Args:
         memory: pairs.
