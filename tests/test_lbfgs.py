@@ -10,37 +10,42 @@ from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import models, optim
 from distai_mpi.errors import ConfigError
+from distai_mpi.optim.solvers.decrement import Decrement
 from distai_mpi.optim.solvers.history import ShardedHistory
 from distai_mpi.optim.solvers.line_search import Point
+from distai_mpi.optim.solvers.preconditioner import Diagonal
 
 mpi = pytest.mark.mpi
 pytestmark = pytest.mark.ranks(1, 2, 3, 4)
 
 
-def two_loops(pairs, grad):
-    """Nocedal & Wright 2006, algorithm 7.4."""
+def two_loops(pairs, grad, diagonal):
+    """Nocedal & Wright 2006, algorithm 7.4, from the inverse of ``diagonal`` times a factor."""
     q, alphas = grad.copy(), []
     for s, y in reversed(pairs):
         alphas.append(s @ q / (s @ y))
         q -= alphas[-1] * y
     if pairs:
         s, y = pairs[-1]
-        q *= s @ y / (y @ y)
+        q *= s @ y / (y @ (y / diagonal))
+    q /= diagonal
     for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
         q += s * (alpha - y @ q / (s @ y))
     return -q
 
 
 @pytest.mark.parametrize("size", [1, 7, 50_000])
-@pytest.mark.parametrize("memory", [1, 3, 10])
-def test_directions_are_those_of_the_two_loops(memory, size):
+@pytest.mark.parametrize(("memory", "preconditioned"), [(1, False), (3, False), (3, True), (10, False), (10, True)])
+def test_directions_are_those_of_the_two_loops(memory, preconditioned, size):
     rng = np.random.default_rng(size)
     scales = rng.random(size) + 0.1
-    history, pairs, grad = ShardedHistory(memory, size, np.float64), [], rng.standard_normal(size)
+    diagonal = rng.random(size) + 0.01 if preconditioned else np.ones(size)
+    metric = Diagonal(diagonal) if preconditioned else None
+    history, pairs, grad = ShardedHistory(memory, size, np.float64, metric), [], rng.standard_normal(size)
     direction = np.empty(size)
     for turn in range(2 * memory + 3):
-        slope = history.direction(grad, grad @ grad, direction)
-        expected = two_loops(pairs, grad)
+        slope = history.direction(grad, grad @ (grad / diagonal), direction)
+        expected = two_loops(pairs, grad, diagonal)
         np.testing.assert_allclose(direction, expected, rtol=1e-8, atol=1e-9 * np.abs(expected).max())
         assert slope == pytest.approx(grad @ expected, rel=1e-8)
         t, way = 0.1 + rng.random(), rng.standard_normal(size)
@@ -54,7 +59,7 @@ def test_directions_are_those_of_the_two_loops(memory, size):
         assert history.accept(history.propose(t, way, after, grad), 1e-8)
         pairs = [*pairs, (t * way, after - grad)][-memory:]
         grad = after
-    again = ShardedHistory(memory, size, np.float64)
+    again = ShardedHistory(memory, size, np.float64, metric)
     again.steps[:], again.changes[:] = history.steps, history.changes
     again.slots.update(history.slots)
     again.load(again.products(grad))
@@ -64,7 +69,17 @@ def test_directions_are_those_of_the_two_loops(memory, size):
     np.testing.assert_allclose(other, direction, rtol=1e-9, atol=1e-12 * np.abs(direction).max())
     history.reset()
     history.direction(grad, grad @ grad, direction)
-    np.testing.assert_array_equal(direction, -grad)
+    np.testing.assert_allclose(direction, -grad / diagonal, rtol=1e-15)
+
+
+def test_the_gap_follows_from_values_that_fall_geometrically():
+    values = [3.0 + 2.0 * 0.8**k for k in range(30)]
+    for count in (11, 20, 30):
+        gap = 0.5 * Decrement.square_by_values(values[:count])
+        assert gap == pytest.approx(values[count - 1] - 3.0, rel=1e-9)
+    assert Decrement.square_by_values(values[:10]) == 0  # too few tell nothing
+    assert Decrement.square_by_values([1.0] * 11) == 0
+    assert Decrement.square_by_values([5.0] * 6 + [4.0] * 5) == 2 * 1.0 * 0.99 / (1 - 0.99)  # falls that grow
 
 
 CURVES = {  # φ, φ', and where a first step is tried
@@ -280,3 +295,24 @@ def test_the_command_goes_on_and_can_be_repeated(run_command, tmp_path):
     wrong = run_command(2, *words, "--lr", "0.1")
     assert wrong.returncode == 2
     assert wrong.stderr.count("--lr belongs to") == 1
+
+
+@mpi
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("loss", ["logistic", "huber"])
+def test_slices_are_preconditioned_by_the_diagonal(comm, loss):
+    """By mean squares where the loss curves alike for all targets (logistic), else by a pass over the rows (huber)."""
+    x, y = make_rows(rows=400, features=40)
+    x, y = x * np.logspace(0, -2.5, 40), (y == 0).astype(int)
+    model = models.Logistic if loss == "logistic" else lambda *a, **k: models.Linear(*a, loss=loss, **k)
+    found = {}
+    for allreduce, method in (("ring", optim.LBFGS()), ("native", optim.Newton())):
+        found[allreduce] = fit(
+            model(40, dtype="float64"), whole_shard(x, y, comm), comm, optimizer=method, l2=1e-6, tol=1e-4,
+            allreduce=allreduce,
+        )  # fmt: skip
+    sliced, best = found["ring"], found["native"].train_loss
+    assert sliced.converged
+    assert sliced.evaluations <= 30  # 1,000 without the diagonal
+    assert 0 <= sliced.train_loss / best - 1 < 1e-7
+    assert 0.1 < sliced.relative_gap / (sliced.train_loss / best - 1) < 10

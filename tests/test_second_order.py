@@ -505,9 +505,9 @@ def test_auto_goes_by_rows_columns_and_ranks():
 
     from distai_mpi.train.full_batch import choose
 
-    def chosen(model, rows, ranks=2, allreduce=None):
+    def chosen(model, rows, ranks=2, allreduce=None, l2=0.0):
         comm = SimpleNamespace(size=ranks, default_algorithm="native")
-        return choose(optim.Auto(), model, rows, comm, Exchange(allreduce)).name
+        return choose(optim.Auto(), model, rows, comm, Exchange(allreduce), l2=l2).name
 
     assert chosen(models.Linear(100), 10**6) == "newton"
     assert chosen(models.Logistic(5), 10**6) == "newton"
@@ -516,4 +516,8 @@ def test_auto_goes_by_rows_columns_and_ranks():
     assert chosen(models.Logistic(60), 3_000, 1024) == "newton"  # rounds are what costs
     assert chosen(models.Softmax(784, 10), 60_000) == "newton-cg"
     assert chosen(models.Logistic(100_000), 10_000) == "newton-cg"
+    assert chosen(models.Logistic(100_000), 10_000, l2=1e-4) == "lbfgs"  # preconditioned
+    assert chosen(models.Logistic(10_000), 10_000, l2=1e-4) == "newton-cg"  # replicated
+    assert chosen(models.Linear(100_000), 10_000, l2=1e-4) == "newton-cg"
+    assert chosen(models.Softmax(100_000, 3), 10_000, l2=1e-4) == "newton-cg"
     assert chosen(models.MLP(784, 10), 60_000) == "lbfgs"

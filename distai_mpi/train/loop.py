@@ -138,7 +138,7 @@ def fit(
         test=None if test is None else test.rows,
     )
     if isinstance(optimizer, Auto):
-        optimizer = choose(optimizer, model, data.rows, sharing, exchange, l1)
+        optimizer = choose(optimizer, model, data.rows, sharing, exchange, l1, l2)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
     check_l1(l1, optimizer)
     saved = start.saved if isinstance(start, TrainState) else None

@@ -67,6 +67,10 @@ class Loss(ABC):
         """The least loss that any outputs give each target, shape (rows,), float64."""
         return np.zeros(len(y))
 
+    def curvature_at_zero(self, outputs: int) -> float | None:
+        """The second derivative by each of so many ``outputs`` where all are 0, of any target; None: they differ."""
+        return None
+
     @abstractmethod
     def predict(self, outputs: Array) -> Array:
         """Values or label numbers, shape (rows,), for outputs of shape (rows, outputs)."""

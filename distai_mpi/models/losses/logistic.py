@@ -18,6 +18,10 @@ class Logistic(TwoClassLoss):
     unattained = True
     curvature_scale = 0.25
 
+    def curvature_at_zero(self, outputs: int) -> float:
+        """See `Loss.curvature_at_zero`."""
+        return 0.25
+
     @staticmethod
     def point(z: Any, y: Any) -> tuple[Any, Any, Any]:
         """See `PointLoss.point`; without overflow, and exact where the loss is tiny."""

@@ -25,6 +25,10 @@ class Poisson(PointLoss):
     unattained = True  # where y is 0
     deviance_name = "poisson_deviance"  # McCullagh & Nelder 1989, section 2.3: 2 (y log(y / mean) - (y - mean))
 
+    def curvature_at_zero(self, outputs: int) -> float:
+        """See `Loss.curvature_at_zero`."""
+        return 1.0
+
     @staticmethod
     def point(z: Any, y: Any) -> tuple[Any, Any, Any]:
         """See `PointLoss.point`."""

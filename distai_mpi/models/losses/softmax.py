@@ -37,6 +37,10 @@ class Softmax(Loss):
         if outputs is not None and labels.classes > outputs:
             raise DataError(f"the model knows labels 0 to {outputs - 1}, but {found}")
 
+    def curvature_at_zero(self, outputs: int) -> float:
+        """See `Loss.curvature_at_zero`: p (1 - p) of like probabilities p."""
+        return (outputs - 1) / outputs**2
+
     def predict(self, outputs: Array) -> Array:
         """See `Loss.predict`: the class with the largest output."""
         return outputs.argmax(axis=1)

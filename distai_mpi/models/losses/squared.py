@@ -13,6 +13,10 @@ class Squared(PointLoss):
     name = "squared"
     quadratic = of_difference = True
 
+    def curvature_at_zero(self, outputs: int) -> float:
+        """See `Loss.curvature_at_zero`."""
+        return 1.0
+
     @staticmethod
     def point(z: Any, y: Any) -> tuple[Any, Any, Any]:
         """See `PointLoss.point`."""

@@ -18,6 +18,10 @@ class SquaredHinge(TwoClassLoss):
     name = "squared_hinge"
     curvature_scale = 2.0
 
+    def curvature_at_zero(self, outputs: int) -> float:
+        """See `Loss.curvature_at_zero`."""
+        return 2.0
+
     @staticmethod
     def point(z: Any, y: Any) -> tuple[Any, Any, Any]:
         """See `PointLoss.point`."""

@@ -7,6 +7,7 @@ Vandenberghe 2004, "Convex optimization", section 9.5.1).  Half its square estim
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from .preconditioner import Preconditioner
 from .problem import Evaluation, Problem
 
+APART, SLOWEST = 5, 0.99  # see `Decrement.square_by_values`
 ENOUGH = 1e-2  # of the tolerance: a gap that is as small as rounding lets it be
 
 
@@ -32,6 +34,19 @@ class Decrement:
     root: float = math.nan
     metric: Preconditioner | None = None
     exact: bool = False
+
+    @staticmethod
+    def square_by_values(values: Sequence[float]) -> float:
+        """Its square by the last objectives, oldest first, of a method that converges linearly; 0 where they are few.
+
+        The gap that is left where falls go on shrinking as they did (Aitken 1926, "On Bernoulli's numerical solution of
+        algebraic equations": the Δ² process), by values `APART` iterations apart: single falls differ by factors.
+        """
+        if len(values) <= 2 * APART:
+            return 0.0
+        old, middle, new = values[-1 - 2 * APART], values[-1 - APART], values[-1]
+        ratio = min((middle - new) / (old - middle), SLOWEST) if old > middle else SLOWEST
+        return 2.0 * max(0.0, middle - new) * max(0.0, ratio) / (1.0 - ratio)
 
     def square(self, problem: Problem, at: Evaluation) -> float:
         """gᵀ M⁻¹ g by the metric M, at the point that ``at`` tells of."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .preconditioner import Preconditioner
+from .preconditioner import Diagonal, Preconditioner
 from .problem import Problem
 
 Array = Any
@@ -146,22 +146,27 @@ class ReplicatedHistory(Pairs):
 class ShardedHistory(Pairs):
     """The last steps s and changes of the gradient y, this rank's slices, and their inner products over all ranks.
 
-    A pair is begun by `propose` at a trial point, and kept by `accept` when that is accepted.  After vectors or
-    ``slots`` were written to, see `load`.
+    Products of changes, with each other and with the gradient g, are weighted by the inverse of the preconditioner D:
+    sᵀy, yᵀD⁻¹y, sᵀg and yᵀD⁻¹g are all that the two loops need.  A pair is begun by `propose` at a trial point, and
+    kept by `accept` when that is accepted.  After vectors or ``slots`` were written to, see `load`.
 
     Args:
         memory: pairs.
         size, dtype: of the owned slice.
+        preconditioner: D, what stands for the Hessian where there are no pairs, times a factor; None: the identity.
 
     Attributes:
         slots: as in `Pairs`, and the inner ``products``, as they were when `save` was called last.
     """
 
-    def __init__(self, memory: int, size: int, dtype: Any) -> None:
+    def __init__(self, memory: int, size: int, dtype: Any, preconditioner: Diagonal | None = None) -> None:
         super().__init__(memory, size, dtype)
         rows = memory + 1
-        self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀyⱼ
-        self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀg
+        self._inverse = np.empty(0, dtype)  # D⁻¹
+        if preconditioner is not None:
+            self._inverse = (1.0 / preconditioner.diagonal).astype(dtype)
+        self._gram = np.zeros((2, rows, rows))  # sᵢᵀyⱼ and yᵢᵀD⁻¹yⱼ
+        self._with_grad = np.zeros((2, rows))  # sᵢᵀg and yᵢᵀD⁻¹g
         self._number = np.dtype(dtype).type
         self.slots["products"] = []
         self._current = False  # whether products are those of the vectors: not before `load`
@@ -185,7 +190,8 @@ class ShardedHistory(Pairs):
 
         row, filled = self.free, self._filled
         products = np.empty((2, filled + 1, 2))
-        begin_pair(self.steps, self.changes, row, filled, self._number(t), direction, grad, before, products)
+        given = self._number(t), direction, grad, before, self._inverse
+        begin_pair(self.steps, self.changes, row, filled, *given, products)
         return np.concatenate([[products[0, row, 1]], products.ravel()])
 
     def multiply(self, v: Array, dot: Callable[[Array, Array], float], products: Array) -> None:
@@ -228,6 +234,10 @@ class ShardedHistory(Pairs):
         rows = self.memory + 1
         products = np.empty((2, rows, 2 * rows + 1))
         gram(self.steps, self.changes, grad, products)
+        if self._inverse.size:
+            weighted, root = np.empty_like(products), np.sqrt(self._inverse)
+            gram(self.steps, self.changes * root, grad * root, weighted)
+            products[1] = weighted[1]
         return products.ravel()
 
     def load(self, totals: Array) -> None:
@@ -243,21 +253,22 @@ class ShardedHistory(Pairs):
         self._current = True
 
     def direction(self, grad: Array, square: float, out: Array) -> float:
-        """out ← -H · ``grad``, H the estimate of the inverse Hessian; -grad where no pair is kept.
+        """out ← -H · ``grad``, H the estimate of the inverse Hessian; -D⁻¹ grad where no pair is kept.
 
-        Returns its inner product with the gradient, whose own ``square`` is given; the same bits on every rank.
+        Returns its inner product with the gradient, of which the ``square`` gᵀD⁻¹g is given; the same bits on every
+        rank.
         """
         from .history_kernels import combine
 
         by_step, by_change, by_grad = self._coefficients()
         on_steps, on_changes = np.zeros((2, self._filled), grad.dtype)
         on_steps[self.order], on_changes[self.order] = by_step, by_change
-        combine(self.steps, self.changes, grad, on_steps, on_changes, self._number(by_grad), out)
+        combine(self.steps, self.changes, grad, on_steps, on_changes, self._number(by_grad), self._inverse, out)
         with_steps, with_changes = self._with_grad[:, self.order].tolist()
         return _dot([*by_step, *by_change, by_grad], [*with_steps, *with_changes, square])
 
     def _coefficients(self) -> tuple[list[float], list[float], float]:
-        """Of steps, changes (both oldest first) and the gradient in the direction: the two loops, on products alone.
+        """Of steps, and of D⁻¹ times changes (both oldest first) and the gradient: the two loops, on products alone.
 
         In arithmetic that every processor does alike: a BLAS rounds on one kind otherwise than on another, and ranks
         that come to other slopes may take other ways.
@@ -289,13 +300,14 @@ def _dot(a: Iterable[float], b: Iterable[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
 
 
-def history_of(problem: Problem, memory: int) -> Any:
-    """An empty history of ``memory`` pairs, of vectors as ``problem`` has them.
+def history_of(problem: Problem, memory: int, preconditioner: Diagonal | None = None) -> Any:
+    """An empty history of ``memory`` pairs, of vectors as ``problem`` has them; ``preconditioner`` is of slices.
 
     They are in the dtype of the parameters either way: a run may go on under another exchange.
     """
-    kind = ReplicatedHistory if problem.replicated else ShardedHistory
-    return kind(memory, problem.grad.size, problem.parameter_dtype)
+    if problem.replicated:
+        return ReplicatedHistory(memory, problem.grad.size, problem.parameter_dtype)
+    return ShardedHistory(memory, problem.grad.size, problem.parameter_dtype, preconditioner)
 
 
 def warm_up(kind: Any, problem: Problem) -> None:

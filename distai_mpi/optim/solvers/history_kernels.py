@@ -18,19 +18,19 @@ PIECE, AHEAD = 64, 512
 
 
 @kernel(fastmath=REORDER)
-def _products(u, v, y, g, of_u, of_v):
-    """Add the products of ``u`` and of ``v`` with two vectors to two arrays, shape (2,)."""
+def _products(u, y, g, v, a, b, of_u, of_v):
+    """Add the products of ``u`` with ``y`` and ``g``, and of ``v`` with ``a`` and ``b``, to two arrays, shape (2,)."""
     zero = u.dtype.type(0)
-    uy, ug, vy, vg = zero, zero, zero, zero
+    uy, ug, va, vb = zero, zero, zero, zero
     for i in range(u.size):
         uy += u[i] * y[i]
         ug += u[i] * g[i]
-        vy += v[i] * y[i]
-        vg += v[i] * g[i]
+        va += v[i] * a[i]
+        vb += v[i] * b[i]
     of_u[0] += uy
     of_u[1] += ug
-    of_v[0] += vy
-    of_v[1] += vg
+    of_v[0] += va
+    of_v[1] += vb
 
 
 @kernel(fastmath=REORDER)
@@ -42,25 +42,33 @@ def _square(a):
 
 
 @kernel(fastmath=REORDER)
-def begin_pair(steps, changes, row, filled, t, direction, grad, before, products):
+def begin_pair(steps, changes, row, filled, t, direction, grad, before, inverse, products):
     """steps[row] ← t · direction, changes[row] ← grad - before, and products of all rows with the new change and grad.
 
     ``products``, float64, shape (2, filled + 1, 2): of the first ``filled`` rows of steps and of changes with the new
-    change and the gradient; [0, filled] are the squares of grad and of the new step.  It is overwritten.
+    change and the gradient; [0, filled] are the squares of grad and of the new step.  It is overwritten.  Products of
+    changes are weighted by the vector ``inverse``, where that is not empty.
     """
     products[:] = 0
+    weighted = np.empty((2, min(BLOCK, inverse.size)), grad.dtype)
     size = grad.size
     flat_steps, flat_changes = address(steps), address(changes)
     line = LINE_BYTES // grad.itemsize
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         s, y, g = steps[row, start:stop], changes[row, start:stop], grad[start:stop]
-        d, b = direction[start:stop], before[start:stop]
+        d, old = direction[start:stop], before[start:stop]
         for i in range(g.size):
             s[i] = t * d[i]
-            y[i] = g[i] - b[i]
+            y[i] = g[i] - old[i]
         products[0, filled, 0] += _square(g)
         products[0, filled, 1] += _square(s)
+        a, b = y, g
+        if inverse.size:
+            a, b = weighted[0, : g.size], weighted[1, : g.size]
+            for i in range(g.size):
+                a[i] = inverse[start + i] * y[i]
+                b[i] = inverse[start + i] * g[i]
         for r in range(filled):
             following = (r + 1) * size + start if r + 1 < filled else stop
             for low in range(start, stop, PIECE):
@@ -70,24 +78,37 @@ def begin_pair(steps, changes, row, filled, t, direction, grad, before, products
                     prefetch(flat_steps, k)
                     prefetch(flat_changes, k)
                 part = slice(low - start, high - start)
-                of_s, of_y = products[0, r], products[1, r]
-                _products(steps[r, low:high], changes[r, low:high], y[part], g[part], of_s, of_y)
+                of_s, of_y, own = products[0, r], products[1, r], slice(low, high)
+                _products(steps[r, own], y[part], g[part], changes[r, own], a[part], b[part], of_s, of_y)
 
 
 @kernel(fastmath=REORDER)
-def combine(steps, changes, grad, on_steps, on_changes, on_grad, out):
-    """out ← on_grad · grad + Σ on_steps[r] · steps[r] + on_changes[r] · changes[r]; coefficients of 0 cost nothing."""
+def _add(coefficients, rows, start, out):
+    """Add Σ coefficients[r] · rows[r], from element ``start`` on, to ``out``; coefficients of 0 cost nothing."""
+    for r in range(coefficients.size):
+        number = coefficients[r]
+        if number != 0:
+            row = rows[r, start : start + out.size]
+            for i in range(out.size):
+                out[i] += number * row[i]
+
+
+@kernel(fastmath=REORDER)
+def combine(steps, changes, grad, on_steps, on_changes, on_grad, inverse, out):
+    """out ← inverse · (on_grad · grad + Σ on_changes[r] · changes[r]) + Σ on_steps[r] · steps[r].
+
+    Coefficients of 0 cost nothing; an empty ``inverse`` is one of ones.
+    """
     for start in range(0, grad.size, BLOCK):
         stop = min(start + BLOCK, grad.size)
         g, o = grad[start:stop], out[start:stop]
         for i in range(o.size):
             o[i] = on_grad * g[i]
-        for r in range(len(on_steps)):
-            a, b = on_steps[r], on_changes[r]
-            if a != 0 or b != 0:
-                s, y = steps[r, start:stop], changes[r, start:stop]
-                for i in range(o.size):
-                    o[i] += a * s[i] + b * y[i]
+        _add(on_changes, changes, start, o)
+        if inverse.size:
+            for i in range(o.size):
+                o[i] *= inverse[start + i]
+        _add(on_steps, steps, start, o)
 
 
 @kernel()
@@ -110,8 +131,9 @@ def gram(steps, changes, grad, products):
             for c in range(rows):
                 s, y = steps[c, start:stop], changes[c, start:stop]
                 scratch[:] = 0
-                _products(steps[r, start:stop], changes[r, start:stop], s, y, scratch[0, 0], scratch[0, 1])
-                _products(steps[r, start:stop], changes[r, start:stop], g, g, scratch[1, 0], scratch[1, 1])
+                a, b = steps[r, start:stop], changes[r, start:stop]
+                _products(a, s, y, b, s, y, scratch[0, 0], scratch[0, 1])
+                _products(a, g, g, b, g, g, scratch[1, 0], scratch[1, 1])
                 for which in range(2):
                     products[which, r, c] += scratch[0, which, 0]
                     products[which, r, rows + c] += scratch[0, which, 1]

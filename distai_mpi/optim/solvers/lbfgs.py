@@ -10,6 +10,7 @@ import numpy as np
 from ...options import OPTIONS
 from ...settings import setting, settings
 from .base import FullBatchSolver
+from .decrement import APART
 from .history import ReplicatedHistory, history_of, warm_up
 from .line_search import Search, StrongWolfe
 from .owlqn import OWLQNState
@@ -59,7 +60,9 @@ class LBFGSState(LineSearchState):
 
     def __init__(self, problem: Problem, solver: LBFGS) -> None:
         super().__init__(problem, solver, solver.search)
-        self.history: Any = history_of(problem, solver.memory)
+        of_slices = None if problem.replicated else problem.diagonal_at_start()
+        self.preconditioner = of_slices
+        self.history: Any = history_of(problem, solver.memory, of_slices)
         self._threshold = solver.curvature_threshold
         self._ready: float | None = None  # the slope along the next direction, where that is made
 
@@ -89,17 +92,24 @@ class LBFGSState(LineSearchState):
     def _from_here(self) -> bool:
         """Search along the next direction; collective."""
         assert self.at is not None
-        history, grad, square = self.history, self.problem.grad, self.at.square
+        history, square = self.history, self.at.square
         if square == 0:
             return False
         slope, self._ready = self._ready, None
         if slope is None:
-            slope = history.direction(grad, square, self.direction)
+            slope = self._direct()
         if not (slope < 0 and math.isfinite(slope)):
             history.reset()
-            slope = history.direction(grad, square, self.direction)
+            slope = self._direct()
         scaled = history.slots["count"] or self.preconditioner is not None
         return self._search(slope, 1.0 if scaled else min(1.0, 1.0 / math.sqrt(square)))
+
+    def _direct(self) -> float:
+        """The next direction; returns the slope along it."""
+        assert self.at is not None
+        sharded = self.preconditioner is not None and not self.problem.replicated
+        square = self.at.scaled if sharded else self.at.square
+        return self.history.direction(self.problem.grad, square, self.direction)
 
     def _evaluate(self, auxiliary: Array = NOTHING, *, current: bool = False) -> Evaluation:
         """With the products of the pair that the trial point begins, or of the whole history at the start."""
@@ -110,6 +120,13 @@ class LBFGSState(LineSearchState):
         if self.at is None:
             return self.history.products(problem.trial_grad)
         return self.history.propose(self._trial_step, self.direction, problem.trial_grad, problem.grad)
+
+    def _accept(self, found: Evaluation, *, current: bool = False) -> None:
+        """See `State._accept`; of sharded vectors the diagonal says little of the gap, and values say more."""
+        super()._accept(found, current=current)
+        values = self.progress.values
+        if not (self.problem.replicated or (current and values)):  # of a run that goes on, it is there
+            values[:] = [*values[-2 * APART :], found.value]
 
     def _begin(self, products: Array) -> None:
         self.history.load(products)
@@ -138,8 +155,8 @@ class LBFGSState(LineSearchState):
         assert self.at is not None
         known = super()._decrement_square()
         if math.isfinite(known) and self.history.slots["count"] and self.at.square > 0:
-            self._ready = self.history.direction(self.problem.grad, self.at.square, self.direction)
-            return max(known, -self._ready)
+            self._ready = self._direct()
+            return max(known, -self._ready, self.decrement.square_by_values(self.progress.values))
         return known
 
     def _precondition_by_all(self, when: int) -> None:

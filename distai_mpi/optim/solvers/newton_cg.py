@@ -172,8 +172,8 @@ def steihaug(
         out: overwritten.
     """
     out[:] = 0
-    residual = -grad
-    z = _solved(preconditioner, residual)
+    residual, z = -grad, np.empty_like(grad)
+    _solve(preconditioner, residual, z)
     rz = dots((residual, z))[0]
     enough, p, curved = fraction * fraction * rz, z.copy(), np.empty_like(out)
     length, along, square, decrease = 0.0, 0.0, rz, 0.0  # ‖s‖², sᵀMp and ‖p‖² of step s and direction p
@@ -193,10 +193,10 @@ def steihaug(
             tau = (radius * radius - length) / (along + root)
             out += out.dtype.type(tau) * p
             return Step(decrease + tau * rz - 0.5 * tau * tau * curvature, radius, True, products)
-        out += out.dtype.type(alpha) * p
-        residual -= out.dtype.type(alpha) * curved
+        out += np.multiply(p, out.dtype.type(alpha), out=z)  # z is free: no fresh memory, whose page faults cost more
+        residual -= np.multiply(curved, out.dtype.type(alpha), out=z)
         decrease += 0.5 * alpha * rz
-        z = _solved(preconditioner, residual)
+        _solve(preconditioner, residual, z)
         length, before = longer, rz
         rz = dots((residual, z))[0]
         if not rz > enough:
@@ -218,8 +218,8 @@ def next_radius(radius: float, length: float, ratio: float) -> float:
     return max(radius, 2 * length) if ratio > 0.75 else radius
 
 
-def _solved(preconditioner: Preconditioner | None, residual: Array) -> Array:
-    z = residual.copy()
+def _solve(preconditioner: Preconditioner | None, residual: Array, z: Array) -> None:
+    """z ← M⁻¹ residual."""
+    z[:] = residual
     if preconditioner is not None:
         preconditioner.solve(z)
-    return z

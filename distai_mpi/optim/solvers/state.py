@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Progress:
         factored: where the Hessian of all rows was made.
         gap: of the current point to the optimum, as a fraction of the objective; None: nothing tells.
         met, tol: whether that tolerance was met there; None: nobody looked.
+        values: the last objectives, the newest last, where the gap is told by them.
     """
 
     first_norm: float | None = None
@@ -41,6 +42,7 @@ class Progress:
     gap: float | None = None
     met: bool | None = None
     tol: float | None = None
+    values: list[float] = field(default_factory=list)
 
 
 class State(ABC):

@@ -28,7 +28,7 @@ def keeps_whole(size: int, comm: Communicator, asked: Exchange) -> bool:
 
 
 def choose(
-    optimizer: Auto, model: Model, rows: int, comm: Communicator, asked: Exchange, l1: float = 0.0
+    optimizer: Auto, model: Model, rows: int, comm: Communicator, asked: Exchange, l1: float = 0.0, l2: float = 0.0
 ) -> FullBatchSolver:
     """The method for ``model`` on so many ``rows`` of all ranks; alike on every rank.
 
@@ -41,7 +41,12 @@ def choose(
     if not is_linear(model) or (size <= MOST_DENSE and not keeps_whole(size, comm, asked)):
         return LBFGS(**given)
     if size > MOST_DENSE:
-        return NewtonCG(**given)  # as many passes as L-BFGS on MNIST, in fewer and safer iterations
+        # Of 200,000 × 100,000 sparse rows L-BFGS takes 9 passes in place of 14 with l2 = 1e-4, 57 in place of 89 with
+        # 1e-8.  Without a penalty it may take thousands; Newton-CG is as fast on MNIST, and safer.  With several
+        # outputs the history's vectors cost more than the rows.
+        curved = not model.loss_function.quadratic and model.widths[-1] == 1  # type: ignore[attr-defined]
+        preconditioned = l2 > 0 and not keeps_whole(size, comm, asked)
+        return LBFGS(**given) if curved and preconditioned else NewtonCG(**given)
     if model.loss_function.quadratic:  # type: ignore[attr-defined]
         return Newton(**given | {"sample": 0})  # whose one step is the solution
     own = rows / comm.size

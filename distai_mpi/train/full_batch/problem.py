@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -297,8 +297,21 @@ class ShardedRows(RowsProblem, ShardedProblem):
     """`RowsProblem` of slices."""
 
     def find_diagonal(self) -> None:
-        """Let ``diagonal`` follow from the rows of all ranks, at parameters of 0; collective."""
-        self.diagonal = self._summed_diagonal(self.local_diagonal())
+        """Let ``diagonal`` follow from the rows of all ranks, at parameters of 0; collective.
+
+        Where the loss curves there alike for all targets, it follows from the mean squares of features.
+        """
+        objective, model = self.objective, cast(Any, self.objective.model)
+        curvature = model.loss_function.curvature_at_zero(model.widths[-1])
+        if curvature is None or self._columns is None:
+            self.diagonal = self._summed_diagonal(self.local_diagonal())
+            return
+        mine = objective.mine
+        found = by_parameter(model, curvature * np.square(self._columns), curvature)[mine]
+        for low, high in objective.layout.decay_ranges(mine.start, mine.stop):
+            strengths = 1.0 if objective.strengths is None else objective.strengths[mine][low:high]
+            found[low:high] += objective.l2 * strengths
+        self.diagonal = _positive(found)
 
     def diagonal_at_start(self) -> Diagonal | None:
         """See `Problem.diagonal_at_start`."""
@@ -332,7 +345,7 @@ class ShardedRows(RowsProblem, ShardedProblem):
         objective.reduce_grad(np.ones_like(self.point), self._grad_all, self.weight)  # adds l2 times the ones
         found = self.trial_grad.astype(np.float64)
         objective.comm.barrier()  # others may still read this rank's sum
-        return np.where((found > 0) & np.isfinite(found), found, 1.0)
+        return _positive(found)
 
 
 class ReplicatedRows(RowsProblem, ReplicatedProblem):
@@ -342,5 +355,9 @@ class ReplicatedRows(RowsProblem, ReplicatedProblem):
         """See `Problem.curvature_diagonal`."""
         local = self._local_curvature()
         self.objective.mark(REDUCE)
-        found = self.objective.comm.sum(local) / self.weight + self.penalty
-        return np.where((found > 0) & np.isfinite(found), found, 1.0)
+        return _positive(self.objective.comm.sum(local) / self.weight + self.penalty)
+
+
+def _positive(diagonal: Array) -> Array:
+    """``diagonal`` with 1 in the place of what is no positive number."""
+    return np.where((diagonal > 0) & np.isfinite(diagonal), diagonal, 1.0)
