@@ -208,7 +208,7 @@ def test_what_is_no_name_of_data_is_refused_on_all_ranks(comm):
 class Full(Alone):
     """A node without shared memory."""
 
-    def node_array(self, shape, dtype):
+    def node_array(self, shape, dtype, touch=True):
         raise MemoryError("/dev/shm is full")
 
 
