@@ -237,7 +237,7 @@ def test_bad_input_is_one_error_on_all_ranks(comm, folder):
     refused(ConfigError, "does not go with shards=...", shards=data.Partition((1.0, 2.0)))
     refused(ConfigError, "does not go with missing='mean'", missing="mean")
     refused(DataError, "count from 5", base=5)
-    with pytest.raises(ConfigError, match="memory 10KiB: rows of 2 sets on 2 ranks of a node need 1,280 KiB"):
+    with pytest.raises(ConfigError, match="memory 10KiB: rows of 2 sets on 2 ranks of a node need 1,536 KiB"):
         data.load("rows.svm", comm, out_of_core=OutOfCore(memory="10KiB", cache_dir="cache"))
     comm.barrier()
 

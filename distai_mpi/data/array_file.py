@@ -161,7 +161,7 @@ class ArrayFile:
             file.seek((self.offset or 0) + start * self.width * self.stored.itemsize)
             for first in range(start, stop, chunk):
                 part = buffer[: min(chunk, stop - first)]
-                left = memoryview(part.reshape(-1).view(np.uint8)) if part.size else memoryview(b"")
+                left = memoryview(part.reshape(-1).view(np.uint8).data) if part.size else memoryview(b"")
                 while left:
                     count = file.readinto(left)
                     if not count:

@@ -189,8 +189,9 @@ class Sharder:
             order = plan.order
             cuts = cuts_of(dataset, order, first, plan.sets[which], plan.partition)
             counts, (start, stop) = tuple(b - a for a, b in pairwise(cuts)), cuts[rank : rank + 2]
-            in_order = order is None or ordered
-            rows = slice(first + start, first + stop) if in_order else order.positions(first + start, first + stop)
+            rows = slice(first + start, first + stop)
+            if order is not None and not ordered:
+                rows = order.positions(rows.start, rows.stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
