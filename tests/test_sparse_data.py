@@ -254,6 +254,22 @@ def test_libsvm_rows_stay_sparse(nodes, shared_folder, shuffle, kind, distribute
         assert one.counts == other.counts
 
 
+@pytest.mark.ranks(1)
+def test_values_are_rounded_as_they_are_read(folder, monkeypatch):
+    """In small blocks; unless rows are held densely, whatever the first ones look like, or a value is out of range."""
+    monkeypatch.setattr("distai_mpi.data.readers.text.BLOCK_BYTES", 1 << 9)
+    options = {"test_fraction": 0, "sparse_dtype": "float32"}
+    huge, full = X.copy(), RNG.normal(size=(400, 5))
+    huge[100, 3] = 1e200
+    full[:20, :4] = 0
+    for name, x, kept in (("sparse", X, X.astype(np.float32)), ("huge", huge, huge), ("full", full, full)):
+        (folder / f"{name}.svm").write_text(svm_text(x, np.arange(len(x)) % 2))
+        found = load(f"{name}.svm", Alone(), **options)[0].dataset.x
+        assert isinstance(found, SparseRows) == (name != "full")
+        assert found.dtype == kept.dtype
+        np.testing.assert_allclose(dense(found), kept, rtol=1e-7 if name == "huge" else 0)
+
+
 @mpi
 def test_rows_of_which_much_is_not_zero_are_held_densely(comm, folder):
     if comm.rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -16,12 +16,12 @@ from .encoding import Encoding
 from .learn_encoding import is_encoded, learn_encoding
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
 from .readers.columns import Columns
+from .readers.libsvm_text import LibsvmFile
 from .readers.text import Unsplittable
-from .sparse_rows import SparseRows, index_dtype, rounded
+from .sparse_rows import MOST_DENSE, SparseRows, index_dtype, rounded
 
 Array = Any
 Drops = Literal["nothing", "rows", "labels"]
-MOST_DENSE = 0.25  # of the values of rows that are held sparse are not 0: these are slower than dense ones above it
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,11 @@ def read_chunks(
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
             with a number below ``base``; sparse rows that are too many to be held densely.
     """
+    given = files
+    if np.dtype(sparse_dtype) == np.float32 and not dense:
+        files = [replace(file, rounds=True) if isinstance(file, LibsvmFile) else file for file in files]
     files = order_dates(files, lambda file: read_chunk(file, comm, [0] if file.sequential else readers), comm)
-    chunks, label_names, notes = [], [], []
+    first_base, chunks, label_names, notes = base, [], [], []
     for file in files:
         chunk = read_chunk(file, comm, [0] if file.sequential else readers)
         y, words = merge_words(chunk.label_names, chunk.y, comm, file.path)
@@ -155,7 +158,12 @@ def read_chunks(
     widths = [width if file.features is None else file.features for file in files]
     widths = widths if encoding is None else [encoding.features] * len(files)
     weighed = columns is not None and columns.tfidf  # words are weighed in sparse rows
-    dense = dense or (not weighed and _is_dense(chunks, facts, widths))
+    if not dense and not weighed and _is_dense(chunks, facts, widths):
+        dense = True
+        if any(getattr(file, "rounds", False) for file in files):  # they did not look so where they begin
+            return read_chunks(
+                given, comm, readers, memory_limit, features, first_base, drops, dense, columns, encoding, np.float64
+            )
     parsed = []
     for file, chunk, parts, own_width, words, file_notes in zip(
         files, chunks, facts, widths, label_names, notes, strict=True

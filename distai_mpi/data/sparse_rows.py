@@ -14,6 +14,7 @@ from .frequent import NONE, Frequent
 from .rows import blocks
 
 Array = Any
+MOST_DENSE = 0.25  # of the values of rows that are held sparse are not 0: these are slower than dense ones above it
 DENSE_ADVICE = "hold them densely (--dense)"
 LINE_BYTES = 64  # of the cache
 AT_A_TIME = 1 << 18  # values that are looked at, or converted, together: what stays in cache
