@@ -251,7 +251,7 @@ def report(result: Any, ranks: int, settings: dict[str, Any]) -> None:
         print(f"{balance(result.time)}  → {settings['trace']}", flush=True)
     if result.bytes_read is not None:
         gib = 2**30
-        told = f"memory of a rank at most {result.peak_memory / gib:.2f} GiB"
+        told = f"memory of a rank at most {result.peak_memory / gib:.2f} GiB with Python and code"
         print(f"rows on disk: read {result.bytes_read / gib:.3g} GiB; {told}", flush=True)
     if result.status == "completed":
         print(summary(result, ranks, settings), flush=True)
