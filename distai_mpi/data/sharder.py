@@ -189,9 +189,9 @@ class Sharder:
             order = plan.order
             cuts = cuts_of(dataset, order, first, plan.sets[which], plan.partition)
             counts, (start, stop) = tuple(b - a for a, b in pairwise(cuts)), cuts[rank : rank + 2]
-            rows = slice(first + start, first + stop)
+            rows: Any = slice(first + start, first + stop)
             if order is not None and not ordered:
-                rows = order.positions(rows.start, rows.stop)
+                rows = order.positions(first + start, first + stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
