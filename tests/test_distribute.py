@@ -208,7 +208,7 @@ def test_what_is_no_name_of_data_is_refused_on_all_ranks(comm):
 class Full(Alone):
     """A node without shared memory."""
 
-    def node_array(self, shape, dtype):
+    def node_array(self, shape, dtype, touch=True):
         raise MemoryError("/dev/shm is full")
 
 
@@ -288,7 +288,7 @@ def test_every_rank_reaches_all_rows(comm, shared_files, monkeypatch, kind, chun
 
 @pytest.mark.mpi
 def test_copies_where_nodes_cannot_share(comm, shared_files, monkeypatch):
-    def refuse(shape, dtype):
+    def refuse(shape, dtype, touch=True):
         raise MemoryError("no room")
 
     monkeypatch.setattr(comm, "node_array", refuse)

@@ -12,7 +12,7 @@ import pytest
 
 from distai_mpi import data, fit, models, optim
 from distai_mpi.data import Loader, OutOfCore
-from distai_mpi.data.out_of_core import cache_file, load
+from distai_mpi.data.out_of_core import StoredRows, cache_file, load
 from distai_mpi.data.out_of_core.settings import parse_size
 from distai_mpi.errors import ConfigError, DataError
 from distai_mpi.files import Unwritable, claimed
@@ -95,6 +95,9 @@ def test_models_are_those_of_rows_in_memory(comm, folder):
         for one, other in zip(memory, disk, strict=True):
             same_rows(comm, one, other)
         assert disk.train.dataset.is_sparse == (name == "rows.svm")
+        network = models.MLP(disk.train.features, 2, (3,), activation="tanh", dropout=0, dtype="float64")
+        nets = [fit(network, sets.train, comm, optimizer=optim.LBFGS(max_iter=4)) for sets in (memory, disk)]
+        np.testing.assert_allclose(nets[1].params, nets[0].params, rtol=0, atol=1e-9)
         for way in (("standardize",), ("weigh",)):
             for optimizer in (optim.LBFGS(tol=1e-9), optim.NewtonCG(tol=1e-9)):
                 results = []
@@ -237,9 +240,29 @@ def test_bad_input_is_one_error_on_all_ranks(comm, folder):
     refused(ConfigError, "does not go with shards=...", shards=data.Partition((1.0, 2.0)))
     refused(ConfigError, "does not go with missing='mean'", missing="mean")
     refused(DataError, "count from 5", base=5)
-    with pytest.raises(ConfigError, match="memory 10KiB: rows of 2 sets on 2 ranks of a node need 1,280 KiB"):
+    with pytest.raises(ConfigError, match="memory 10KiB: rows of 2 sets on 2 ranks of a node need 1,536 KiB"):
         data.load("rows.svm", comm, out_of_core=OutOfCore(memory="10KiB", cache_dir="cache"))
     comm.barrier()
+
+
+@pytest.mark.parametrize("past", [False, True])
+def test_blocks_are_the_same_past_the_page_cache(tmp_path, past, monkeypatch):
+    """Wherever they begin and end, the last one near the end of the file; a file that was cut is refused."""
+    x = np.random.default_rng(0).normal(size=(5000, 7))
+    writer = cache_file.CacheWriter(str(tmp_path / "a"), cache_file.Kind(False, 7, x.dtype), 60_000)
+    writer.add(x)
+    writer.finish(np.zeros(0), None)
+    cache = cache_file.open_cache(str(tmp_path / "a"))
+    rows = StoredRows(cache, 1)
+    reader = rows.prefetcher.reader
+    monkeypatch.setattr(reader, "_is_cached", lambda number: not past)
+    for _ in range(2):
+        assert np.array_equal(np.concatenate([block.copy() for _, block in rows.blocks()]), x)
+    assert reader.past == 0 if not past else reader.past in (0, 2 * len(cache.rows))  # 0: the disk cannot do so
+    assert rows.prefetcher.bytes_read == 2 * rows.nbytes
+    os.truncate(tmp_path / "a", int(cache.offsets[-1]) + 100)
+    with pytest.raises(DataError, match="has become shorter while it was read"):
+        list(rows.blocks())
 
 
 def test_sizes():

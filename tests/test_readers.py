@@ -27,7 +27,7 @@ def idx_bytes(array):
 
 def rows_of(array):
     """All rows of an `ArrayFile`, read in chunks; the same as taken, and as mapped where it can be."""
-    chunks = list(array.chunks(7))
+    chunks = [(first, values.copy()) for first, values in array.chunks(7)]
     assert [first for first, _ in chunks] == list(range(0, array.rows, 7))
     whole = np.concatenate([values.copy() for _, values in chunks])
     some = np.array([13, 2, 2, 19, 0])

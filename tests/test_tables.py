@@ -294,7 +294,7 @@ def test_every_format_gives_the_shares_of_an_npz(comm, files, kind, way, chunk_b
 def test_copies_where_nodes_cannot_share(comm, files, monkeypatch, kind):
     expected = load(files.paths["npz"], comm, shuffle="global")
 
-    def refuse(shape, dtype):
+    def refuse(shape, dtype, touch=True):
         raise MemoryError("no room")
 
     monkeypatch.setattr(comm, "node_array", refuse)

@@ -49,6 +49,7 @@ def load_rows(settings: dict[str, Any], comm: Any) -> Any:
         shards=make_partition(settings),
         **column_options(settings),
         dtype=held_dtype(settings),
+        sparse_dtype=settings["dtype"],
         out_of_core=make_storage(settings),
     )
 

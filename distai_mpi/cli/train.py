@@ -272,7 +272,7 @@ def report(result: Any, ranks: int, settings: dict[str, Any]) -> None:
     if result.time is not None:
         print(f"{balance(result.time)}  → {settings['trace']}", flush=True)
     if result.bytes_read is not None:
-        told = f"memory of a rank at most {_size(result.peak_memory)}"
+        told = f"memory of a rank at most {_size(result.peak_memory)} with Python and code"
         print(f"rows on disk: read {_size(result.bytes_read)}; {told}", flush=True)
     if result.status == "completed":
         print(summary(result, ranks, settings), flush=True)

@@ -298,13 +298,13 @@ class Communicator(Ranks):
         """Whether ``x`` is a vector that the ranks of this node share; local."""
         return self.vectors.find(x) is not None
 
-    def node_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    def node_array(self, shape: tuple[int, ...], dtype: DTypeLike, touch: bool = True) -> Array:
         """Make one uninitialised array per node that all its ranks read and write.
 
-        Writes are seen by the others after a `barrier`.  Raises MemoryError on
-        all ranks where any node has too little memory, or cannot share it.
+        Unless ``touch``, it takes memory only where it is written to, from then on.  Writes are seen by the others
+        after a `barrier`.  Raises MemoryError on all ranks where any node has too little memory, or cannot share it.
         """
-        return self.vectors.array(shape, np.dtype(dtype))
+        return self.vectors.array(shape, np.dtype(dtype), touch)
 
     @contextmanager
     def watched(self, position: Callable[[], int]) -> Iterator[None]:

@@ -89,8 +89,8 @@ class Vectors:
         self._node.Barrier()
         return vector
 
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """One uninitialised array for all ranks of the node.
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], touch: bool = True) -> Array:
+        """One uninitialised array for all ranks of the node; ``touch``: see `Communicator.node_array`.
 
         Raises:
             MemoryError: a node cannot give it; on all ranks.
@@ -102,7 +102,8 @@ class Vectors:
             raise MemoryError(made)
         array = np.empty(shape, dtype) if made is None else np.frombuffer(made, dtype).reshape(shape)
         if made is not None:
-            self._touch(array.reshape(-1))
+            if touch:
+                self._touch(array.reshape(-1))
             self._node.Barrier()
         return array
 

@@ -145,14 +145,29 @@ class ArrayFile:
     def stored_chunks(self, chunk: int, start: int, stop: int) -> Iterator[tuple[int, Array]]:
         """Yield ``(first row, elements)`` of rows ``start`` to ``stop - 1``, in the stored type and shape of a row.
 
-        All rows must be asked for unless the array is `sliceable`.
+        All rows must be asked for unless the array is `sliceable`.  Elements may hold until the next are asked for.
         """
-        if not self.sliceable and not self.fortran:
-            yield from self._unpack(chunk)
+        if not self.fortran:
+            yield from self._read(chunk, start, stop) if self.sliceable else self._unpack(chunk)
             return
         source = self._view() if self.sliceable else self._unpack_columns()
         for first in range(start, stop, chunk):
             yield first, source[first : min(first + chunk, stop)]
+
+    def _read(self, chunk: int, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+        """Read rows stored one after another: not mapped, for pages of a mapping count as memory of the process."""
+        buffer = np.empty((max(0, min(chunk, stop - start)), *self.shape[1:]), self.stored)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek((self.offset or 0) + start * self.width * self.stored.itemsize)
+            for first in range(start, stop, chunk):
+                part = buffer[: min(chunk, stop - first)]
+                left = memoryview(part.reshape(-1).view(np.uint8).data) if part.size else memoryview(b"")
+                while left:
+                    count = file.readinto(left)
+                    if not count:
+                        raise self.error("is truncated: it holds fewer values than its header says; copy it again")
+                    left = left[count:]
+                yield first, part
 
     def _view(self) -> Array:
         """The elements in the file, in the stored shape and type, mapped read-only."""

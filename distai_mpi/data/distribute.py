@@ -70,6 +70,7 @@ def load_sets(
     seed: int = 0,
     shards: Partition | None = None,
     dtype: DTypeLike = np.float64,
+    sparse_dtype: DTypeLike = np.float64,
     features: int = 0,
     base: int | None = None,
     memory_limit: int | None = None,
@@ -101,6 +102,7 @@ def load_sets(
             float64, and then to it.  Other formats keep their own.  float32 takes half the memory; where features are
             standardized, centred or filled afterwards, that sees rounded ones, unlike from other formats.  Values of
             rows that are held sparse take less where that loses nothing, see `sparse_rows.compact`.
+        sparse_dtype: to which values of rows that are held sparse are rounded, float32 or float64: that of the model.
         features: least number of features of libsvm rows, as of a model that they are for.
         base: number that libsvm rows give the first feature: `ShardedDataset.base` of what a model was trained on; a
             lower one is refused.  None: 1, or 0 where one of the files uses it.
@@ -122,6 +124,7 @@ def load_sets(
     if out_of_core is not None:
         _check_stored(shuffle, shards, fill, table)
     check_kinds({"data": data, "test": test, "valid": valid}, dtype)
+    check_kinds({}, sparse_dtype)
     if shards is not None:
         shards.check_ranks(comm.size)
     found = _at_root(comm, lambda: _find_all(data, test, valid, table, dtype))
@@ -146,7 +149,7 @@ def load_sets(
         sets = _stored(found, sharder, out_of_core, features, base)
         return _alike(Sets(sets["train"], sets.get("test"), sets.get("valid")), table, fill, encoding, comm)
     readers = [0] if distribute == "scatter" else [rank for rank in range(comm.size) if visible[rank]]
-    sources = _read_found(found, comm, readers, memory_limit, features, base, table, fill, encoding)
+    sources = _read_found(found, comm, readers, memory_limit, features, base, table, fill, encoding, sparse_dtype)
     sharder = Sharder(comm, names, sources, visible, distribute, fractions, seed, shards, *fits_at)
     fits = sum(source.nbytes for source in sources.values()) <= memory_limit
     if shuffle == "local" or distribute == "scatter" or (shuffle is None and not fits):
@@ -213,6 +216,7 @@ def _read_found(
     table: Columns,
     fill: Fill | None,
     encoding: Encoding | None,
+    sparse_dtype: DTypeLike,
 ) -> dict[str, Source | Parsed]:
     """The sources of rows: files of which each rank parses a chunk are read here; collective.
 
@@ -232,7 +236,9 @@ def _read_found(
     files = {name: file for name, file in found.items() if not isinstance(file, Source)}
     known = [file.features for file in found.values() if file.features is not None]
     least = max([features, *known])
-    parsed = read_chunks(list(files.values()), comm, readers, memory_limit, least, base, drops, dense, table, encoding)
+    parsed = read_chunks(
+        list(files.values()), comm, readers, memory_limit, least, base, drops, dense, table, encoding, sparse_dtype
+    )
     ready |= dict(zip(files, parsed, strict=True))
     sources = {name: ready[name] for name in found}
     for source in sources.values():

@@ -22,11 +22,12 @@ from .encoding import Encoding
 from .formats import find_features
 from .labels import summarize
 from .missing import apply_fill
-from .parsed import MOST_DENSE, below_base
+from .parsed import below_base
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
 from .readers.columns import Columns
 from .readers.text import Unsplittable
 from .sharded import ShardedDataset
+from .sparse_rows import MOST_DENSE
 from .spec import Spec, spec_name
 
 Array = Any

@@ -104,6 +104,7 @@ class Loader:
         self.total_weight = shard.total_weight / unit
         self._all_weights: Any = data.weight if data.weight is None or unit == 1 else data.weight / unit
         self._start = shard.starts[rank] if self._local else 0
+        self._first = shard.first if shard.ordered and not self._local else 0  # row of the data of the first position
         self._held: tuple[int, Array, Array] | None = None  # first position, x and y of the rows of `sequential`
         self._partition = shard.partition or Partition.even(ranks)
         self._partition.check_ranks(ranks)
@@ -225,11 +226,16 @@ class Loader:
             return
         start, stop = self._own(self.rank)
         rows, data = stop - start, self.shard.dataset
-        as_is = self._x_as_is and self._y_as_is and (self._local or self.shard.order is None)
+        as_is = self._x_as_is and self.shard.in_order
         row_bytes = data.x.row_bytes if self.sparse else self.shard.features * self.dtype.itemsize
-        if as_is or self._upload is not None or rows * row_bytes > most_bytes:
+        if (as_is and self._y_as_is) or self._upload is not None or (not as_is and rows * row_bytes > most_bytes):
             return
         y = np.empty(rows, self.target_dtype)
+        if as_is:  # features stay where they are
+            own = slice(self._first + start, self._first + stop)
+            _convert(data.y, own, y)
+            self._held = start, data.x[own], y
+            return
         x: Any = None if self.sparse else np.empty((rows, self.shard.features), self.dtype)
         parts = []
         for batch in self.sequential():
@@ -318,8 +324,8 @@ class Loader:
             part = slice(start - first, stop - first)
             weights = self._weights(rows)
             return self.to_device(Batch(held_x[part], held_y[part], weights, ids, self._start + start, train, key))
-        in_a_row = order is None and (self._local or self.shard.order is None)
-        x, y = self._stretch(start, stop) if in_a_row else self._gather(rows)
+        in_a_row = order is None and self.shard.in_order
+        x, y = self._stretch(self._first + start, self._first + stop) if in_a_row else self._gather(rows)
         return self.to_device(Batch(x, y, self._weights(rows), ids, self._start + start, train, key))
 
     def _rows_at(self, start: int, positions: Array, order: Order | None) -> tuple[Array, Array]:
@@ -334,7 +340,11 @@ class Loader:
             ids = np.add(rows, self._start, out=ids) if self._start else rows
         else:
             shard.order.apply(rows, ids, shard.first + self._start)
-        return (rows if self._local else ids), ids
+        if not self.shard.in_order:
+            return ids, ids
+        if self._first:  # where ids are others: the set is a part of rows in another order
+            np.add(rows, self._first, out=rows)
+        return rows, ids
 
     def to_device(self, batch: Batch) -> Batch:
         """``batch``, which is on the host, where Batches are handed out; holds until the next one is."""
@@ -380,7 +390,7 @@ class Loader:
         return weight
 
 
-def _convert(values: Array, rows: Array, out: Array) -> None:
+def _convert(values: Array, rows: Array | slice, out: Array) -> None:
     """out ← ``values`` of the rows; those that its dtype cannot hold are told of elsewhere, see `train.checks`."""
     with np.errstate(over="ignore", invalid="ignore"):
         out[:] = values[rows]

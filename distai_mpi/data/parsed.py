@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -16,14 +16,12 @@ from .encoding import Encoding
 from .learn_encoding import is_encoded, learn_encoding
 from .readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
 from .readers.columns import Columns
+from .readers.libsvm_text import LibsvmFile
 from .readers.text import Unsplittable
-from .sparse_exchange import exchange_rows
-from .sparse_rows import SparseRows, index_dtype
-from .sparse_rows import join as join_rows
+from .sparse_rows import MOST_DENSE, SparseRows, index_dtype, rounded
 
 Array = Any
 Drops = Literal["nothing", "rows", "labels"]
-MOST_DENSE = 0.25  # of the values of rows that are held sparse are not 0: these are slower than dense ones above it
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,7 @@ def read_chunks(
     dense: bool = False,
     columns: Columns | None = None,
     encoding: Encoding | None = None,
+    sparse_dtype: Any = np.float64,
 ) -> list[Parsed]:
     """Read ``files``, each rank of ``readers`` its chunk of each; collective.
 
@@ -120,15 +119,19 @@ def read_chunks(
     sparse files: bytes that their rows, held densely, may take on a node; None: any.  ``drops`` says which rows are
     left out: of all files those that lack a value, or of the first one, the training rows, those without a label.
     Sparse rows are held so where no more than a part `MOST_DENSE` of the values of all of them are not 0, unless
-    ``dense``.  Columns of categories and documents are encoded by ``encoding`` or, where there is none, as the first
-    file and ``columns`` say, see `learn_encoding`.
+    ``dense``; their values are rounded to ``sparse_dtype``, but those of encoded columns.  Columns of categories and
+    documents are encoded by ``encoding`` or, where there is none, as the first file and ``columns`` say, see
+    `learn_encoding`.
 
     Raises:
         DataError: on all ranks, for the first fault in the first file that has one; a file without rows; a feature
             with a number below ``base``; sparse rows that are too many to be held densely.
     """
+    given = files
+    if np.dtype(sparse_dtype) == np.float32 and not dense:
+        files = [replace(file, rounds=True) if isinstance(file, LibsvmFile) else file for file in files]
     files = order_dates(files, lambda file: read_chunk(file, comm, [0] if file.sequential else readers), comm)
-    chunks, label_names, notes = [], [], []
+    first_base, chunks, label_names, notes = base, [], [], []
     for file in files:
         chunk = read_chunk(file, comm, [0] if file.sequential else readers)
         y, words = merge_words(chunk.label_names, chunk.y, comm, file.path)
@@ -155,7 +158,12 @@ def read_chunks(
     widths = [width if file.features is None else file.features for file in files]
     widths = widths if encoding is None else [encoding.features] * len(files)
     weighed = columns is not None and columns.tfidf  # words are weighed in sparse rows
-    dense = dense or (not weighed and _is_dense(chunks, facts, widths))
+    if not dense and not weighed and _is_dense(chunks, facts, widths):
+        dense = True
+        if any(getattr(file, "rounds", False) for file in files):  # they did not look so where they begin
+            return read_chunks(
+                given, comm, readers, memory_limit, features, first_base, drops, dense, columns, encoding, np.float64
+            )
     parsed = []
     for file, chunk, parts, own_width, words, file_notes in zip(
         files, chunks, facts, widths, label_names, notes, strict=True
@@ -165,7 +173,8 @@ def read_chunks(
         first = base if file.features is None else None
         entries = None
         if isinstance(chunk.x, Csr) and not dense:
-            chunk, entries = _held_sparse(chunk, own_width, first or 0, comm), sum(each for *_, each in parts)
+            dtype = np.dtype(sparse_dtype if encoding is None else np.float64)
+            chunk, entries = _held_sparse(chunk, own_width, first or 0, dtype, comm), sum(each for *_, each in parts)
         known = (file, chunk, counts, own_width, first, weighted, words, tuple(file_notes), entries)
         parsed.append(Parsed(*known, None if encoding is None else encoding.kept))
         check_parsed(parsed[-1], comm, memory_limit)
@@ -257,9 +266,9 @@ def _is_dense(chunks: Sequence[Chunk], facts: Sequence[Sequence[tuple]], widths:
     return entries > MOST_DENSE * values
 
 
-def _held_sparse(chunk: Chunk, features: int, base: int, comm: Any) -> Chunk:
-    """``chunk`` with features as `SparseRows`, of the same types on all ranks; collective."""
-    rows = held_sparse(chunk.x, features, base)
+def _held_sparse(chunk: Chunk, features: int, base: int, dtype: np.dtype, comm: Any) -> Chunk:
+    """``chunk`` with features as `SparseRows`, of the same types on all ranks, rounded to ``dtype``; collective."""
+    rows = held_sparse(chunk.x._replace(values=rounded(chunk.x.values, dtype)), features, base)
     values, entries = rows.values, rows.entries
     kinds = [kind for kind in comm.allgather_object((values.dtype, values.size > 0) if entries else None) if kind]
     if any(held for _, held in kinds) and not values.size:
@@ -295,96 +304,3 @@ def check_parsed(parsed: Parsed, comm: Any, memory_limit: int | None) -> None:
             f" are held densely, and the limit is {memory_limit / gib:,.2f} GiB: leave out what asks for that (--dense,"
             " or --missing), or use more nodes, or fewer features"
         )
-
-
-def spread_sparse(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> SparseRows:
-    """As `spread`, the features of rows that are held sparse."""
-    rows, first, mine = source.chunk.x, source.starts[comm.rank], source.counts[comm.rank]
-    chunk, came, where = _rows_per_chunk(source, chunk_bytes), [], []
-    plain = not any(comm.allgather_object(rows.values.size))
-    for begin in range(0, max(source.counts), chunk):
-        start, stop = min(begin, mine), min(begin + chunk, mine)
-        order, sends, takes, indices = _addressed(plan, first + start, first + stop, comm)
-        where.append(indices)
-        sent = rows.gathered(start + order, rows.dtype)
-        came.append(exchange_rows(sent, sends.tolist(), takes.tolist(), plain, comm))
-    return join_rows(came, rows.features, rows.dtype).take(np.argsort(np.concatenate([np.empty(0, np.int64), *where])))
-
-
-def _addressed(plan: Any, start: int, stop: int, comm: Any) -> tuple[Array, Array, Array, Array]:
-    """Where rows ``start`` to ``stop - 1`` of the file go, those of this rank; collective.
-
-    Returns the order that sorts them by rank, how many go to and come from each rank, and the indices here of those
-    that come; all int64.
-    """
-    rank, index = plan.destinations(start, stop)
-    order = np.argsort(rank, kind="stable")
-    sends = np.bincount(rank, minlength=comm.size)
-    takes = np.empty_like(sends)
-    comm.alltoallv(sends, [1] * comm.size, takes, [1] * comm.size)
-    where = np.empty(takes.sum(), np.int64)
-    comm.alltoallv(index[order], sends.tolist(), where, takes.tolist())
-    return order, sends, takes, where
-
-
-def spread(source: Parsed, plan: Any, comm: Any, chunk_bytes: int) -> list[Array]:
-    """The rows of this rank's shard by ``plan``, each sent by the rank that has parsed it.
-
-    Returns x, y and perhaps weight, each of shape (rows, width).  No rank sends more than about ``chunk_bytes`` at a
-    time; all take part until the longest chunk is sent.
-    """
-    columns, first, mine = source.columns, source.starts[comm.rank], source.counts[comm.rank]
-    own = sum(plan.counts(which)[comm.rank] for which in range(len(plan.sets)))
-    chunk = _rows_per_chunk(source, chunk_bytes)
-    with comm.agreed():
-        kept = [np.empty((own, column.width), column.dtype) for column in columns]
-    for begin in range(0, max(source.counts), chunk):
-        start, stop = min(begin, mine), min(begin + chunk, mine)
-        order, sends, takes, where = _addressed(plan, first + start, first + stop, comm)
-        for column, target in zip(columns, kept, strict=True):
-            values = np.empty((stop - start, column.width), column.dtype)
-            column.copy(start, stop, values)
-            arrived = np.empty((where.size, column.width), column.dtype)
-            counts = [(part * column.width).tolist() for part in (sends, takes)]
-            comm.alltoallv(values[order].reshape(-1), counts[0], arrived.reshape(-1), counts[1])
-            target[where] = arrived
-    return kept
-
-
-def join(source: Parsed, arrays: Sequence[Array], holders: Sequence[int], comm: Any, chunk_bytes: int) -> None:
-    """Gather all rows into every holder's ``arrays``.
-
-    ``holders[r]`` is the rank that holds what rank r reads and writes: the first of its node where ``arrays`` are
-    shared by a node, itself where every rank has its own.  A rank writes its own rows there; each other holder is
-    sent them once.
-    """
-    mine, first = source.counts[comm.rank], source.starts[comm.rank]
-    chunk = _rows_per_chunk(source, chunk_bytes)
-    others = sorted(set(holders) - {holders[comm.rank]})
-    for begin in range(0, max(source.counts), chunk):
-        start, stop = min(begin, mine), min(begin + chunk, mine)
-        sends, takes = np.zeros(comm.size, np.int64), np.zeros(comm.size, np.int64)
-        sends[others] = stop - start
-        if holders[comm.rank] == comm.rank:
-            for rank, count in enumerate(source.counts):
-                if holders[rank] != comm.rank:
-                    takes[rank] = min(begin + chunk, count) - min(begin, count)
-        for column, target in zip(source.columns, arrays, strict=True):
-            values = target[first + start : first + stop]
-            column.copy(start, stop, values)
-            if not others:
-                continue
-            arrived = np.empty((takes.sum(), column.width), column.dtype)
-            counts = [(part * column.width).tolist() for part in (sends, takes)]
-            comm.alltoallv(np.tile(values.reshape(-1), len(others)), counts[0], arrived.reshape(-1), counts[1])
-            at = 0
-            for rank in np.flatnonzero(takes).tolist():
-                position = source.starts[rank] + begin
-                target[position : position + takes[rank]] = arrived[at : at + takes[rank]]
-                at += takes[rank]
-    comm.barrier()
-
-
-def _rows_per_chunk(source: Parsed, chunk_bytes: int) -> int:
-    """Rows that take about ``chunk_bytes``, at least one."""
-    return max(1, chunk_bytes * source.rows // source.nbytes)

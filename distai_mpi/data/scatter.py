@@ -9,10 +9,12 @@ import numpy as np
 
 from .array_file import ArrayFile
 from .dataset import Dataset
-from .parsed import Parsed, join, spread, spread_sparse
+from .parsed import Parsed
+from .partition import Partition
 from .sharding_plan import ShardingPlan
 from .sources import Source
-from .sparse_exchange import gather_rows
+from .sparse_rows import SparseRows, index_dtype
+from .spread import join, spread, spread_sparse
 
 Array = Any
 
@@ -74,48 +76,98 @@ def _root_chunks(array: ArrayFile, comm: Any, chunk: int) -> Iterator[tuple[int,
         yield start, values
 
 
-def send_own(source: Parsed, plan: ShardingPlan, comm: Any, chunk_bytes: int) -> Dataset:
-    """The rows that this rank keeps, sent by the ranks that have read them."""
+def send_own(source: Parsed, plan: ShardingPlan, comm: Any, chunk_bytes: int, spent: bool) -> Dataset:
+    """The rows that this rank keeps, sent by the ranks that have read them; ``spent``: see `spread_sparse`."""
     arrays: list[Any] = spread(source, plan, comm, chunk_bytes)
     if source.entries is not None:
-        arrays.insert(0, spread_sparse(source, plan, comm, chunk_bytes))
+        arrays.insert(0, spread_sparse(source, plan, comm, chunk_bytes, None, spent))
     return _dataset(source, *arrays)
 
 
-def hold_on_nodes(source: Source | Parsed, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
-    """All rows, held once per node in memory that its ranks share.
+def hold_on_nodes(
+    source: Source | Parsed, plan: ShardingPlan, comm: Any, visible: Sequence[bool], chunk_bytes: int, spent: bool
+) -> Dataset:
+    """All rows, held once per node in memory that its ranks share; sparse rows in the order of ``plan``.
+
+    ``spent``: see `spread_sparse`.
 
     Raises:
-        MemoryError: on all ranks, where any node cannot.
+        MemoryError: on all ranks, where any node cannot; the rows of ``source`` are then as they were.
     """
     if isinstance(source, Parsed):
+        holders = comm.allgather_object(comm.node.ranks[0])
+        if source.entries is not None:
+            return _hold_sparse(source, plan, holders, comm, chunk_bytes, True, spent)
         arrays = [comm.node_array((source.rows, column.width), column.dtype) for column in source.columns]
-        return _joined(source, arrays, comm.allgather_object(comm.node.ranks[0]), comm, chunk_bytes, True)
+        join(source, arrays, holders, comm, chunk_bytes)
+        return _dataset(source, *arrays)
     arrays = [comm.node_array((array.rows, array.width), array.dtype) for array in source.arrays]
     return _filled(source, arrays, comm, comm.leaders, visible, chunk_bytes)
 
 
-def hold_copies(source: Source | Parsed, comm: Any, visible: Sequence[bool], chunk_bytes: int) -> Dataset:
-    """All rows, a copy on every rank."""
+def hold_copies(
+    source: Source | Parsed, plan: ShardingPlan, comm: Any, visible: Sequence[bool], chunk_bytes: int, spent: bool
+) -> Dataset:
+    """All rows, a copy on every rank; else as `hold_on_nodes`."""
     if isinstance(source, Parsed):
+        if source.entries is not None:
+            return _hold_sparse(source, plan, range(comm.size), comm, chunk_bytes, False, spent)
         with comm.agreed():
             arrays = [np.empty((source.rows, column.width), column.dtype) for column in source.columns]
-        return _joined(source, arrays, range(comm.size), comm, chunk_bytes, False)
+        join(source, arrays, range(comm.size), comm, chunk_bytes)
+        return _dataset(source, *arrays)
     with comm.agreed():
         arrays = [np.empty((array.rows, array.width), array.dtype) for array in source.arrays]
     return _filled(source, arrays, comm, range(comm.size), visible, chunk_bytes)
 
 
-def _joined(
-    source: Parsed, arrays: list[Any], holders: Sequence[int], comm: Any, chunk_bytes: int, on_nodes: bool
+def _hold_sparse(
+    source: Parsed,
+    plan: ShardingPlan,
+    holders: Sequence[int],
+    comm: Any,
+    chunk_bytes: int,
+    on_nodes: bool,
+    spent: bool,
 ) -> Dataset:
-    """All rows of ``source``, what is dense of them in ``arrays``; see `join` and `gather_rows`."""
-    join(source, arrays, holders, comm, chunk_bytes)
-    if source.entries is not None:
-        rows = source.chunk.x
-        plain = not any(comm.allgather_object(rows.values.size))
-        arrays = [gather_rows(rows, holders, plain, comm, on_nodes), *arrays]
-    return _dataset(source, *arrays)
+    """All rows, held sparse, in the order of ``plan``.
+
+    The ranks that share memory, those with the same of ``holders``, are sent a range of them each, and write it there.
+    ``on_nodes``: it is that of their node.
+    """
+    rows, entries = source.chunk.x, source.entries or 0
+    plain = not any(comm.allgather_object(rows.values.size))
+    sizes = [(source.rows + 1, np.int64), (entries, index_dtype(rows.features)), (0 if plain else entries, rows.dtype)]
+    sizes += [(source.rows, column.dtype) for column in source.columns]
+    if on_nodes:
+        starts, indices, values, *columns = (
+            comm.node_array((max(1, size),), dtype, touch=False)[:size] for size, dtype in sizes
+        )
+    else:
+        with comm.agreed():
+            starts, indices, values, *columns = (np.empty(size, dtype) for size, dtype in sizes)
+    groups = sorted(set(holders))
+    for group in groups:
+        ranks = Partition(tuple(float(holder == group) for holder in holders))
+        share = ShardingPlan(plan.order, (source.rows,), ranks)
+        first, own = sum(share.counts(0)[: comm.rank]), share.counts(0)[comm.rank]
+        for target, column in zip(columns, spread(source, share, comm, chunk_bytes), strict=True):
+            if own:
+                target[first : first + own] = column[:, 0]
+        before: list[int] = []
+
+        def room(count: int, before: list[int] = before) -> tuple[Array, Array]:
+            before.append(sum(comm.allgather_object(count)[: comm.rank]))
+            part = slice(before[0], before[0] + count) if count else slice(0, 0)
+            return indices[part], values[part]
+
+        part = spread_sparse(source, share, comm, chunk_bytes, room, spent and group == groups[-1])
+        if own:
+            np.add(part.starts[1:], before[0], out=starts[first + 1 : first + 1 + own])
+    if holders[comm.rank] == comm.rank:
+        starts[0] = 0
+    comm.barrier()
+    return _dataset(source, SparseRows(starts, indices, values, rows.features), *columns)
 
 
 def _filled(

@@ -37,14 +37,15 @@ class ShardedDataset:
     of ``order``, which is the order of the file itself where ``order`` is None.
 
     Attributes:
-        dataset: under the global shuffle the file's rows, all of them and in the file's order
-            (also those outside the set); under the local shuffle this rank's rows alone.
+        dataset: under the global shuffle the file's rows, all of them (also those outside the set) and in the file's
+            order unless they are ``ordered``; under the local shuffle this rank's rows alone.
         counts: rows of each rank; under the global shuffle those that it evaluates.
         rank: the rank that holds this.
         shuffle: whether rows go to any rank in each epoch, or stay with theirs.
         labels: summary of the labels of the file's rows (`LabelSummary.rows` counts those of the set); replicated.
         order: the order of the file's rows that was drawn once, for a split or for shards.
         first: position in ``order`` of the set's first row.
+        ordered: whether rows lie as ``order`` has them, as they always do under the local shuffle.
         transfer: how the rows came to this rank: ``read`` (mapped or read from the file), ``scatter`` (sent
             by rank 0), ``node`` (held once per node), ``copy`` (a copy on every rank).
         name: what the user calls the data, for messages.
@@ -86,6 +87,7 @@ class ShardedDataset:
     encoded: tuple[tuple[str, str], ...] = ()
     encoding: Encoding | None = None
     notes: tuple[str, ...] = ()
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if (self.dataset.weight is None) != (self.summed_weight is None):
@@ -122,7 +124,12 @@ class ShardedDataset:
             return slice(0, self.counts[self.rank])
         cuts = self.cuts(self.partition or Partition.even(len(self.counts)))
         start, stop = (self.first + end for end in cuts[self.rank : self.rank + 2])
-        return slice(start, stop) if self.order is None else self.order.positions(start, stop)
+        return slice(start, stop) if self.in_order else self.order.positions(start, stop)  # type: ignore[union-attr]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether positions in ``order`` are those in ``dataset``; under the local shuffle, of this rank's rows."""
+        return self.shuffle == "local" or self.order is None or self.ordered
 
     def called(self, features: Sequence[int], most: int = 10) -> str:
         """These features, numbers from 0, in words: by their names where they have any; the first ``most`` of them."""

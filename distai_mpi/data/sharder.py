@@ -46,10 +46,13 @@ class Sharder:
         shards: dict[str, ShardedDataset] = {}
         bring = self._whole if shuffle == "global" else self._own
         plans = [(source, *self.plan(name, source, shuffle)) for name, source in self.sources.items()]
-        brought = [bring(source, plan) for source, _, plan in plans]
-        for (source, names, plan), (dataset, transfer) in zip(plans, brought, strict=True):
+        # The first source comes last: where a node cannot hold it all rows go another way, and none are spent yet.
+        brought = [bring(source, plan, plan is plans[0][2]) for source, _, plan in reversed(plans)]
+        for (source, names, plan), (dataset, transfer) in zip(plans, reversed(brought), strict=True):
             self._check_values(names[0], source, plan, dataset, shuffle)
-            sets = [self._shard(name, plan, i, dataset, shuffle, transfer) for i, name in enumerate(names)]
+            ordered = shuffle == "local" or (isinstance(source, Parsed) and source.entries is not None)
+            held = (dataset, shuffle, transfer, ordered)
+            sets = [self._shard(name, plan, i, *held) for i, name in enumerate(names)]
             labels = merge(shard.labels for shard in sets)  # a split may leave a class to one of the sets alone
             known = self.known(source)
             for name, shard in zip(names, sets, strict=True):
@@ -116,25 +119,25 @@ class Sharder:
         order = Permutation(source.rows, self.seed, "rows") if shuffle == "local" or sets else None
         return names, ShardingPlan(order, (left, *sets), partition)
 
-    def _whole(self, source: Source | Parsed, _: ShardingPlan) -> tuple[Dataset, Transfer]:
-        """All rows: mapped, in memory of the node, or a copy."""
+    def _whole(self, source: Source | Parsed, plan: ShardingPlan, spent: bool) -> tuple[Dataset, Transfer]:
+        """All rows: mapped, in memory of the node, or a copy; ``spent``: see `spread.spread_sparse`."""
         if isinstance(source, Source) and source.mappable and all(self.visible):
             with self.comm.agreed():
                 dataset = scatter.map_whole(source)
             return dataset, "read"
         try:
-            return scatter.hold_on_nodes(source, self.comm, self.visible, self.chunk_bytes), "node"
+            return scatter.hold_on_nodes(source, plan, self.comm, self.visible, self.chunk_bytes, spent), "node"
         except MemoryError as error:
             most = max(self.comm.allgather_object(self.comm.node.size))
             if source.nbytes * most > self.memory_limit:
                 raise MemoryError(f"{error}, and {most} copies of {source.nbytes} bytes are too much") from None
-            return scatter.hold_copies(source, self.comm, self.visible, self.chunk_bytes), "copy"
+            return scatter.hold_copies(source, plan, self.comm, self.visible, self.chunk_bytes, spent), "copy"
 
-    def _own(self, source: Source | Parsed, plan: ShardingPlan) -> tuple[Dataset, Transfer]:
+    def _own(self, source: Source | Parsed, plan: ShardingPlan, spent: bool) -> tuple[Dataset, Transfer]:
         """The rows of this rank's shard: read, sent by those who parsed them, or scattered."""
         if isinstance(source, Parsed):
             way: Transfer = "scatter" if self.distribute == "scatter" else "read"
-            return scatter.send_own(source, plan, self.comm, self.chunk_bytes), way
+            return scatter.send_own(source, plan, self.comm, self.chunk_bytes, spent), way
         if self.distribute == "read" or (self.distribute is None and source.sliceable and all(self.visible)):
             with self.comm.agreed():
                 dataset = scatter.read_own(source, plan, self.comm.rank, self.chunk_bytes)
@@ -167,9 +170,16 @@ class Sharder:
             raise array.not_finite(row, column, value)
 
     def _shard(
-        self, name: str, plan: ShardingPlan, which: int, dataset: Dataset, shuffle: Shuffle, transfer: Transfer
+        self,
+        name: str,
+        plan: ShardingPlan,
+        which: int,
+        dataset: Dataset,
+        shuffle: Shuffle,
+        transfer: Transfer,
+        ordered: bool,
     ) -> ShardedDataset:
-        """This rank's shard of set ``which``."""
+        """This rank's shard of set ``which``; ``ordered``: see `ShardedDataset`."""
         rank, counts, first = self.comm.rank, plan.counts(which), plan.first(which)
         if shuffle == "local":
             kept = sum(plan.counts(earlier)[rank] for earlier in range(which))
@@ -179,12 +189,15 @@ class Sharder:
             order = plan.order
             cuts = cuts_of(dataset, order, first, plan.sets[which], plan.partition)
             counts, (start, stop) = tuple(b - a for a, b in pairwise(cuts)), cuts[rank : rank + 2]
-            rows = slice(start, stop) if order is None else order.positions(first + start, first + stop)
+            rows: Any = slice(first + start, first + stop)
+            if order is not None and not ordered:
+                rows = order.positions(first + start, first + stop)
             y, weight = dataset.y[rows], None if dataset.weight is None else dataset.weight[rows]
         labels = merge(self.comm.allgather_object(summarize(y, dataset.features)))
         total = sum_over_ranks(weight, self.comm)
         where = (plan.order, first, transfer)
-        return ShardedDataset(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)
+        shard = ShardedDataset(dataset, counts, rank, shuffle, labels, *where, self.names[name], total, self.shards)
+        return replace(shard, ordered=ordered)
 
 
 def _of_encoding(file: Any, encoding: Encoding, known: dict[str, Any]) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..backend import HOST
 from ..errors import DataError
+from ..perf.machine import release
 from .frequent import NONE, Frequent
 from .rows import blocks
 
 Array = Any
+MOST_DENSE = 0.25  # of the values of rows that are held sparse are not 0: these are slower than dense ones above it
 DENSE_ADVICE = "hold them densely (--dense)"
 LINE_BYTES = 64  # of the cache
+AT_A_TIME = 1 << 18  # values that are looked at, or converted, together: what stays in cache
 MOST_FOUND = 64  # ranges of rows whose frequent features are kept: passes go through the same blocks again and again
 ALL_ONES = {np.dtype(dtype): HOST.read_only(np.ones(8, dtype)) for dtype in (np.float32, np.float64)}
 NARROW, WIDE = np.dtype(np.uint32), np.dtype(np.uint64)  # of indices of features
@@ -150,14 +153,26 @@ class SparseRows:
 
     def gathered(self, rows: Array, dtype: Any, factors: Array | None = None) -> SparseRows:
         """A copy of these ``rows``, int64, in ``dtype``, values multiplied by ``factors``, shape (features,)."""
-        from .sparse_kernels import gather
-
         starts = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self.starts[rows + 1] - self.starts[rows], out=starts[1:])
         plain = not self.values.size and factors is None
         indices, values = np.empty(starts[-1], self.indices.dtype), np.empty(0 if plain else starts[-1], dtype)
-        gather(*self.arrays, HOST.read_only(rows), _factors(factors), starts, indices, values)
+        self.gather_into(rows, starts, indices, values, factors)
         return SparseRows(starts, indices, values, self.features)
+
+    def gather_into(
+        self, rows: Array, starts: Array, indices: Array, values: Array, factors: Array | None = None
+    ) -> None:
+        """Write what `gathered` gives into ``indices`` and ``values``: row r from ``starts[r]`` on."""
+        from .sparse_kernels import gather
+
+        gather(*self.arrays, HOST.read_only(rows), _factors(factors), starts, indices, values)
+
+    def release(self, start: int, stop: int) -> None:
+        """Give the memory of rows ``start`` to ``stop - 1`` back: nobody may read their entries any more."""
+        entries = slice(int(self.starts[start]), int(self.starts[stop]))
+        release(self.indices[entries])
+        release(self.values[entries])
 
     def columns(self, features: Array) -> SparseRows:
         """See `Rows`."""
@@ -307,7 +322,7 @@ def sparse_rows(x: Any, name: str = "x") -> SparseRows:
     features = x.shape[1]
     indices, values = x.indices[: x.nnz], x.data[: x.nnz]  # there may be room for more behind them
     starts = x.indptr.astype(np.int64, copy=False)
-    return SparseRows(starts, index_array(indices, features), compact(values), features)
+    return SparseRows(starts, index_array(indices, features), compact(HOST.read_only(values)), features)
 
 
 def empty_rows(rows: int, features: int, dtype: Any) -> SparseRows:
@@ -346,12 +361,44 @@ def index_array(indices: Array, features: int) -> Array:
 
 
 def compact(values: Array) -> Array:
-    """``values`` as `SparseRows` holds them, in as few bytes as lose nothing."""
-    if (values == 1).all():
+    """``values`` as `SparseRows` holds them, in as few bytes as lose nothing; may overwrite them."""
+    if _all(values, lambda part: part == 1):
         return np.empty(0, np.float32)
     if values.dtype == np.float32:
         return values
+    return narrow(values) if _all(values, fits_float32) else values.astype(np.float64, copy=False)
+
+
+def fits_float32(values: Array) -> Array:
+    """Which of the ``values`` float32 can hold exactly, NaN among them; bool."""
     with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
-    same = (narrow == values) | (values != values)
-    return narrow if same.all() else values.astype(np.float64, copy=False)
+        return (values.astype(np.float32) == values) | (values != values)
+
+
+def rounded(values: Array, dtype: Any) -> Array:
+    """``values`` of float64 as float32, where that is ``dtype`` and none is beyond its range; may overwrite them."""
+    most = float(np.finfo(np.float32).max)
+    if values.dtype != np.float64 or dtype != np.float32 or not _all(values, lambda part: ~(np.abs(part) > most)):
+        return values
+    return narrow(values)
+
+
+def narrow(values: Array) -> Array:
+    """``values`` rounded to float32, in the memory of float64 ones where these may be written to.
+
+    What they take no more of it is given back.
+    """
+    if values.dtype != np.float64 or not values.flags.writeable or not values.flags.c_contiguous:
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
+    found = values.view(np.float32)[: values.size]
+    for start in range(0, values.size, AT_A_TIME):  # what is read lies behind what is written, or is read before
+        with np.errstate(over="ignore"):
+            found[start : start + AT_A_TIME] = values[start : start + AT_A_TIME].astype(np.float32)
+    release(values[values.size // 2 + 1 :])
+    return found
+
+
+def _all(values: Array, test: Callable[[Array], Array]) -> bool:
+    """Whether all ``values`` pass the ``test``, of some at a time: no array of as many bools is made."""
+    return all(bool(test(values[at : at + AT_A_TIME]).all()) for at in range(0, values.size, AT_A_TIME))

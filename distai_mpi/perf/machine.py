@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -202,6 +204,19 @@ def peak_memory() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def release(array: Any) -> None:
+    """Give the pages back that hold nothing but the contiguous ``array``, of NumPy's, where the system can do so.
+
+    Its values are undefined afterwards.  The array stays valid, and so does all memory around it.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start, page = array.ctypes.data, mmap.PAGESIZE
+    first, last = -(-start // page) * page, (start + array.nbytes) // page * page
+    if last > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 def memory_total() -> int:

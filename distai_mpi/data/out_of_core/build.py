@@ -13,12 +13,12 @@ import numpy as np
 from ..array_rows import ArrayRows
 from ..classes import merge_words
 from ..date_orders import order_dates
-from ..parsed import MOST_DENSE, Parsed, check_parsed, note_dropped, read_chunk
+from ..parsed import Parsed, check_parsed, note_dropped, read_chunk
 from ..readers.chunk import Chunk, ChunkedFile, Column, Csr, held_sparse
 from ..readers.text import Unsplittable
 from ..sharding_plan import ShardingPlan
 from ..sources import Source
-from ..sparse_rows import SparseRows
+from ..sparse_rows import MOST_DENSE, SparseRows
 from .cache_file import CacheWriter, Kind
 from .pieces import from_the_beginning, read_pieces
 from .spool import Facts, Spool, unwritable

@@ -32,7 +32,7 @@ from .stored_rows import StoredRows
 
 MANIFEST = "cache.json"
 MOST_PIECE_BYTES = 16 << 20  # of text that is parsed at a time: it takes about twice that while it is
-KEPT = 6  # blocks, of which one is for copies
+KEPT = 4  # blocks, of which one is for copies
 LEAST_BLOCK_BYTES = 64 << 10  # shorter reads take longer than what they bring
 KNOWN = ("features", "base", "weighted", "label_names", "notes", "entries", "counts")  # of `Parsed`, kept for each file
 

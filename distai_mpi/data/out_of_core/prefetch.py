@@ -6,13 +6,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
-from ...errors import DataError
-from .cache_file import CacheFile, read_into
+from .cache_file import CacheFile
+from .reader import BlockReader
 from .settings import BUFFERS
 
 Array = Any
+
+
+class Held(NamedTuple):
+    """Memory with a block in it."""
+
+    buffer: Any
+    block: memoryview
 
 
 class Prefetcher:
@@ -30,18 +37,17 @@ class Prefetcher:
     """
 
     def __init__(self, cache: CacheFile, most_bytes: int) -> None:
-        self.cache, self.bytes_read = cache, 0
+        self.cache, self.bytes_read, self.reader = cache, 0, BlockReader(cache)
         self._nbytes = cache.nbytes.tolist()
-        self._largest = max(self._nbytes, default=0)
-        self._free: list[bytearray] = []
-        self._left = most_bytes - BUFFERS * self._largest  # for blocks that stay
-        self._kept: dict[int, bytearray] = {}
+        self._free: list[Any] = []
+        self._left = most_bytes - BUFFERS * max(self._nbytes, default=0)  # for blocks that stay
+        self._kept: dict[int, Held] = {}
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(1, "distai-mpi-prefetch")
 
     def blocks(self, order: Iterable[int]) -> Iterator[tuple[int, Any]]:
         """Yield each block's number and its bytes, which hold until the next one is asked for."""
-        waiting: deque[tuple[int, Any]] = deque()
+        waiting: deque[tuple[int, Held | Future[Held]]] = deque()
         numbers = iter(order)
 
         def ask() -> None:
@@ -50,46 +56,47 @@ class Prefetcher:
                 kept = self._kept.get(number)
                 waiting.append((number, self._pool.submit(self._read, number) if kept is None else kept))
 
-        used: bytearray | None = None
+        used: Held | None = None
         try:
-            ask()
+            for _ in range(BUFFERS - 1):
+                ask()
             while waiting:
                 number, held = waiting.popleft()
-                ask()  # read while the one before it is worked on
+                ask()  # read while those before it are worked on
                 used = self._arrived(held)
-                yield number, used
+                yield number, used.block
                 self._give_back(number, used)
                 used = None
         finally:
             if used is not None:
                 self._give_back(number, used)
             for number, held in waiting:
-                if isinstance(held, Future):
+                if isinstance(held, Future) and not held.cancel():
                     self._give_back(number, held.result())
 
     @staticmethod
-    def _arrived(held: Any) -> bytearray:
+    def _arrived(held: Held | Future[Held]) -> Held:
         return held.result() if isinstance(held, Future) else held
 
-    def _read(self, number: int) -> bytearray:
+    def _read(self, number: int) -> Held:
         """Fill a free buffer, or a new one, with a block."""
         size = self._nbytes[number]
         with self._lock:
             keeps = number not in self._kept and size <= self._left
             if keeps:
                 self._left -= size
-            buffer = bytearray(size) if keeps else self._free.pop() if self._free else bytearray(self._largest)
-        count = read_into(self.cache.file, memoryview(buffer)[:size], int(self.cache.offsets[number]))
-        if count != size:
-            raise DataError(f"{self.cache.path}: has become shorter while it was read; start again")
+            buffer = self._free.pop() if self._free and not keeps else None
+        if buffer is None:
+            buffer = self.reader.buffer(self.reader.room(size) if keeps else self.reader.buffer_bytes)
+        held = Held(buffer, self.reader.read(number, buffer))
         self.bytes_read += size
         if keeps:
             with self._lock:
-                self._kept[number] = buffer
-        return buffer
+                self._kept[number] = held
+        return held
 
-    def _give_back(self, number: int, buffer: bytearray) -> None:
+    def _give_back(self, number: int, held: Held) -> None:
         with self._lock:
-            if self._kept.get(number) is not buffer:
-                self._free.append(buffer)
+            if self._kept.get(number) is not held:
+                self._free.append(held.buffer)
                 del self._free[BUFFERS:]

@@ -15,7 +15,7 @@ from ...settings import called, setting, settings
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MOST_BLOCK_BYTES = 32 << 20  # longer blocks were no faster to read
-BUFFERS = 2  # of a pass: one block is worked on, the next one is read
+BUFFERS = 4  # of a pass: one block is worked on, others are read; with two, who is late once keeps the other waiting
 
 
 @settings

@@ -50,8 +50,8 @@ class Csr(NamedTuple):
 
 
 def held_sparse(x: Csr, features: int, base: int) -> SparseRows:
-    """``x``, whose features are numbered from ``base``, as `SparseRows` of so many ``features``."""
-    indices = x.indices - x.indices.dtype.type(base) if base else x.indices
+    """``x``, whose features are numbered from ``base``, as `SparseRows` of so many ``features``; overwrites it."""
+    indices = np.subtract(x.indices, x.indices.dtype.type(base), out=x.indices) if base else x.indices
     return SparseRows(np.concatenate([[0], x.ends]), index_array(indices, features), compact(x.values), features)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..sparse_rows import MOST_DENSE
 from . import codes
 from .chunk import Chunk, Csr
 from .text import HARD_NUMBERS, Block, Growing, TextFile, field_at, with_newlines
@@ -17,18 +18,49 @@ Array = Any
 
 
 class _Rows:
-    """The rows of a range of bytes, as far as they are read; see `Csr`."""
+    """The rows of a range of bytes, as far as they are read; see `Csr`.
 
-    def __init__(self, dtype: np.dtype) -> None:
+    With ``rounds`` values are rounded to float32 as they come, unless many are not 0, or one is beyond its range.
+    """
+
+    def __init__(self, dtype: np.dtype, rounds: bool) -> None:
         self.y, self.weight, self.ends = (Growing((), own) for own in (np.float64, np.float64, np.int64))
-        self.indices, self.values = Growing((), np.int32), Growing((), dtype)
-        self.by_row, self.by_entry = (self.y, self.weight, self.ends), (self.indices, self.values)
-        self.weighted = False
+        self.dtype, self.rounds = dtype, rounds and dtype != np.float32
+        self.indices, self.values = Growing((), np.int32), Growing((), np.float32 if self.rounds else dtype)
+        self._read = np.empty(0, dtype)  # values of a block, before they are rounded
+        self.by_row, self.weighted = (self.y, self.weight, self.ends), False
 
     def chunk(self) -> Chunk:
         """What was read."""
         x = Csr(self.ends.filled, self.indices.filled, self.values.filled)
         return Chunk(x, self.y.filled, self.weight.filled if self.weighted else None)
+
+    def room_of_values(self, entries: int, progress: float) -> Array:
+        """Where so many values are to be written, in ``dtype``."""
+        if not self.rounds:
+            return self.values.room(entries, progress)
+        if self._read.size < entries:
+            self._read = np.empty(entries, self.dtype)
+        return self._read[:entries]
+
+    def keep(self, rows: int, indices: Array, values: Array, progress: float) -> None:
+        """Keep so many rows, and the entries with these ``indices`` and ``values``, which lie in the room for them."""
+        self.ends.room(rows, progress)[:] += len(self.values.filled)
+        for array in self.by_row:
+            array.keep(rows)
+        if self.rounds and len(values):
+            first = not len(self.values.filled)
+            dense = first and len(values) > MOST_DENSE * rows * (float(indices.max()) + 1)
+            if dense or np.abs(values).max() > np.finfo(np.float32).max:
+                before, self.rounds, self.values = self.values.filled, False, Growing((), self.dtype)
+                for part in (before, values):
+                    self.values.room(len(part), progress)[:] = part
+                    self.values.keep(len(part))
+                self.indices.keep(len(indices))
+                return
+            self.values.room(len(values), progress)[:] = values
+        self.indices.keep(len(indices))
+        self.values.keep(len(values))
 
 
 @dataclass(frozen=True)
@@ -40,9 +72,11 @@ class LibsvmFile(TextFile):
 
     Attributes:
         dtype: type in which values are held, float32 or float64.
+        rounds: hold them in float32 in any case, unless the first rows have many values that are not 0.
     """
 
     dtype: np.dtype
+    rounds: bool = field(default=False, kw_only=True)
 
     @property
     def features(self) -> None:
@@ -59,11 +93,11 @@ class LibsvmFile(TextFile):
 
     def pieces(self, part: int, parts: int, most_bytes: float = math.inf) -> Iterator[Chunk]:
         """The rows of `read` in chunks of about ``most_bytes`` of text, one of them at least."""
-        rows, held = _Rows(self.dtype), 0
+        rows, held = _Rows(self.dtype, self.rounds), 0
         for block in self.blocks(part, parts):
             if held >= most_bytes:
                 yield rows.chunk()
-                rows, held = _Rows(self.dtype), 0
+                rows, held = _Rows(self.dtype, self.rounds), 0
             self._read_block(block, rows)
             held += block.stop
         yield rows.chunk()
@@ -82,7 +116,7 @@ class LibsvmFile(TextFile):
         text, stop, _, progress = block
         lines, most, capacity = stop // 2 + 1, stop // 4 + 1, HARD_NUMBERS  # an entry is " 1:1" at least
         y, weight, ends = (array.room(lines, progress) for array in out.by_row)
-        indices, values = (array.room(most, progress) for array in out.by_entry)
+        indices, values = out.indices.room(most, progress), out.room_of_values(most, progress)
         while True:
             hard = np.empty((capacity, 4), np.int64)
             rows, entries, weighted, count, fault, offset = read_libsvm(
@@ -100,11 +134,7 @@ class LibsvmFile(TextFile):
                 break
         if fault != codes.FINE:
             return fault, offset
-        ends[:rows] += len(out.values.filled)
-        for array in out.by_row:
-            array.keep(rows)
-        for array in out.by_entry:
-            array.keep(entries)
+        out.keep(rows, indices[:entries], values[:entries], progress)
         out.weighted |= weighted
         return codes.FINE, 0
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from ...errors import DataError
 from ..array_file import MISSING_ADVICE
+from ..checks import first_not_finite
 from ..partition import even_range
+from ..sparse_rows import AT_A_TIME, fits_float32
 from .chunk import Chunk, Csr
 from .variables import Block, Variable, VariablesFile
 
@@ -81,16 +83,21 @@ class CompressedMatrix(SparseVariable):
         indices, values = np.empty(last - first, index_dtype(limit)), np.empty(last - first, self.dtype)
         if self.indices is not None and self.data is not None and last > first:
             for at, block in _read(self.indices, first, last):
-                wrong = np.flatnonzero((block < 0) | (block >= limit))
-                if wrong.size:
+                if block.min() < 0 or block.max() >= limit:
+                    wrong = np.flatnonzero((block < 0) | (block >= limit))
                     line = start + int(np.searchsorted(pointers, at + wrong[0], side="right")) - 1
                     raise self.indices.error(
                         f"holds {block[wrong[0]]} in {self._line} {line} (counted from 0), but the matrix has {limit:,}"
                         f" {'rows' if self.by_columns else 'columns'}, numbered from 0; its shape is {self.shape}"
                     )
                 indices[at - first : at - first + len(block)] = block
+            values = np.empty(last - first, np.float32)  # until one is found that it cannot hold
             for at, block in _read(self.data, first, last):
-                values[at - first : at - first + len(block)] = block
+                place = slice(at - first, at - first + len(block))
+                if values.dtype != self.dtype and not fits_float32(block).all():
+                    before, values = values, np.empty(last - first, self.dtype)
+                    values[: place.start] = before[: place.start]
+                values[place] = block
         return Csr(pointers[1:] - first, indices, values)
 
     @property
@@ -215,10 +222,7 @@ def index_dtype(count: int) -> np.dtype:
 def canonical(rows: Csr, features: int) -> Csr:
     """``rows`` with the entries of each sorted by feature, and those of one feature summed; may overwrite them."""
     ends, indices, values = rows
-    unsorted = indices[1:] <= indices[:-1]
-    begins = ends[:-1][(ends[:-1] > 0) & (ends[:-1] < len(indices))]
-    unsorted[begins - 1] = False
-    if not unsorted.any():
+    if _ascend(ends, indices):
         return rows
     from scipy.sparse import csr_array
 
@@ -227,6 +231,19 @@ def canonical(rows: Csr, features: int) -> Csr:
     matrix = csr_array((values, signed, starts), shape=(len(ends), features))
     matrix.sum_duplicates()
     return Csr(matrix.indptr[1:].astype(np.int64), matrix.indices.astype(indices.dtype, copy=False), matrix.data)
+
+
+def _ascend(ends: Array, indices: Array) -> bool:
+    """Whether the indices of each row ascend, none of them twice; looks at some at a time."""
+    for start in range(0, len(indices) - 1, AT_A_TIME):
+        part = indices[start : start + AT_A_TIME + 1]
+        falls = part[1:] <= part[:-1]
+        low, high = np.searchsorted(ends, (start, start + len(falls)), side="right")
+        begins = ends[low:high] - 1 - start  # where the next one is of another row
+        falls[begins[begins >= 0]] = False
+        if falls.any():
+            return False
+    return True
 
 
 def turned(columns: Csr, shape: tuple[int, ...]) -> Csr:
@@ -292,11 +309,9 @@ class SparseFile(VariablesFile):
         rows = matrix.csr(start, stop)
         if columns is not None:
             rows = _chosen(rows, columns, matrix.width)
-        wrong = ~np.isfinite(rows.values)
-        if self.options.keeps_missing:
-            wrong &= ~np.isnan(rows.values)
-        if wrong.any():
-            at = int(np.argmax(wrong))
+        wrong = first_not_finite(rows.values[:, None], self.options.keeps_missing)
+        if wrong is not None:
+            at = wrong[0]
             row, column = start + int(np.searchsorted(rows.ends, at, side="right")), int(rows.indices[at])
             advice = MISSING_ADVICE if np.isnan(rows.values[at]) else "mend or remove that row"
             column = column if columns is None else columns[column]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ...errors import DataError
+from ...perf.machine import release
 from . import codes
 from .compressed import unpacked
 from .members import Members, find_members
@@ -22,6 +23,8 @@ Array = Any
 BLOCK_BYTES = 4 << 20  # read and parsed at a time: what stays in cache
 LOOK_BYTES = 64 << 10  # in which the end of a line is looked for
 HARD_NUMBERS = 1024  # of a block that compiled code may leave to Python before it is asked again
+SPARE = 1.25  # times what a whole file is expected to hold: memory that is not written to costs nothing
+COPIED = 1 << 20  # entries at a time
 SHOWN = 40  # characters of a field in a message
 
 
@@ -239,9 +242,12 @@ class Growing:
         """
         need = self._used + entries
         if need > len(self._array):
-            guess = 1.02 * self._used / progress if progress else 2 * self._used
+            guess = SPARE * self._used / progress if progress else 2 * self._used
             array = np.empty((int(max(need, guess + entries)), *self._array.shape[1:]), self._array.dtype)
-            array[: self._used] = self.filled
+            for start in range(0, self._used, COPIED):
+                part = self._array[start : min(start + COPIED, self._used)]
+                array[start : start + len(part)] = part
+                release(part)
             self._array = array
         return self._array[self._used : need]
 

@@ -243,7 +243,7 @@ def data_sample(run: Run) -> int:
         row = position - first
         if not local:
             row = shard.first + position
-            row = row if shard.order is None else int(shard.order.positions(row, row + 1)[0])
+            row = row if shard.in_order else int(shard.order.positions(row, row + 1)[0])
         check = zlib.crc32(_bytes_of(data.x, row), position & 0xFFFFFFFF)
         check = zlib.crc32(np.float64(data.y[row]).tobytes(), check)
         if data.weight is not None:
