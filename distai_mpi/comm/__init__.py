@@ -17,7 +17,9 @@ _HOME = {
     "Mesh": "mesh",
     "MeshShape": "mesh",
     "Node": "topology",
+    "Pipeline": "mesh",
     "SHARING": "exchange.settings",
+    "StageLinks": "stage_links",
     "VectorExchange": "exchange.base",
     "choose_exchange": "exchange.choice",
 }
@@ -31,6 +33,8 @@ __all__ = [
     "Mesh",
     "MeshShape",
     "Node",
+    "Pipeline",
+    "StageLinks",
     "VectorExchange",
     "choose_exchange",
 ]
@@ -42,7 +46,8 @@ if TYPE_CHECKING:
     from .exchange.base import VectorExchange
     from .exchange.choice import choose_exchange
     from .exchange.settings import CHOICES, SHARING, Exchange
-    from .mesh import Mesh, MeshShape
+    from .mesh import Mesh, MeshShape, Pipeline
+    from .stage_links import StageLinks
     from .topology import Node
 
 

@@ -16,8 +16,7 @@ class ActivationExchange:
     """Matrices of shape (rows, units), summed or put together over the ranks of ``comm``; see `models.split`.
 
     On one node they are summed where they lie in its memory, else by messages.  Memory is kept for each slot and number
-    of rows, so that one exchange may begin while another rank still reads the last one: between two exchanges of one
-    slot there has to be another exchange, as in the passes of a model there is.
+    of rows, twice: exchanges of a slot use it in turn, so that one may begin while another rank still reads the last.
 
     Args:
         comm: the ranks, each of which holds a part of the model.
@@ -28,6 +27,7 @@ class ActivationExchange:
         self._comm, self._dtype = comm, np.dtype(dtype)
         self._exchange = comm.exchange("auto")
         self._vectors: dict[tuple, Array] = {}
+        self._turns: dict[tuple, int] = {}
 
     def partial(self, slot: int, rows: int, units: int) -> Array:
         """Where this rank writes what `sum` adds up; shape (rows, units), contents undefined."""
@@ -65,7 +65,8 @@ class ActivationExchange:
             out[:, low:high] = packed[block].reshape(rows, high - low)
 
     def _vector(self, kind: str, slot: int, size: int, dtype: np.dtype) -> Array:
-        key = (kind, slot, size, dtype)
+        turn = self._turns[kind, slot] = 1 - self._turns.get((kind, slot), 1)
+        key = (kind, slot, turn, size, dtype)
         found = self._vectors.get(key)
         if found is None:
             shared = self._exchange.shares and self._comm.size > 1

@@ -27,13 +27,23 @@ def groups(comm: Communicator | Mesh) -> tuple[Communicator, Communicator]:
     """All ranks of ``comm``, and among them those that share rows with this one; local."""
     from ..comm import Mesh
 
+    if isinstance(comm, Mesh) and comm.shape.stage > 1:
+        from ..models import blas  # noqa: F401 - SciPy's, whose threads are limited with the others' once it is loaded
+
     return (comm.comm, comm.data_group) if isinstance(comm, Mesh) else (comm, comm)
 
 
-def split(model: Model, comm: Communicator | Mesh) -> tuple[Any, Communicator, Mesh | None]:
+def split(
+    model: Model, comm: Communicator | Mesh, rows: int = 1, vectors: float = 3.0
+) -> tuple[Any, Communicator, Mesh | None]:
     """This rank's part of ``model``, the ranks that share rows with it, and the mesh; collective.
 
     Without a mesh, or on one that has copies of the whole model alone, the part is the model, and there is no mesh.
+
+    Args:
+        model: the whole model.
+        comm: the ranks.
+        rows, vectors: of all copies' batch, and for each parameter, by which stages are chosen: see `stages.pipelined`.
 
     Raises:
         ConfigError: the model cannot be split so; on all ranks.
@@ -44,7 +54,12 @@ def split(model: Model, comm: Communicator | Mesh) -> tuple[Any, Communicator, M
         return model, comm, None
     if comm.shape.copy == 1 and hasattr(model, "loss_and_grad"):  # else it computes in parts alone
         return model, comm.data_group, None
-    able, shares = Abilities.of(model).split, shares_of(comm)
+    shares = shares_of(comm)
+    if comm.shape.stage > 1:
+        from .stages import pipelined
+
+        return pipelined(model, comm, shares, -(-rows // comm.shape.data), vectors), comm.data_group, comm
+    able = Abilities.of(model).split
     with comm.comm.agreed():
         if able is None:
             raise ConfigError(

@@ -27,6 +27,7 @@ from .full_batch import bind, check_exchange, keeps_whole
 from .gradient.choose import make_fused, make_gradients
 from .parts import part_of, split
 from .run import Optimizer, Run
+from .stages import vectors_of
 from .steps import AveragingSteps, Steps, SynchronousSteps
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class TrainState:
         On a mesh each rank of the data group has a shard.  `restore` brings the run to where ``saved`` says, once it
         is warm.
         """
-        optimizer, (model, comm, mesh) = self.optimizer, split(self.model, comm)
+        optimizer = self.optimizer
+        model, comm, mesh = split(self.model, comm, self.global_batch_size, vectors_of(optimizer))
         if mesh is not None and self.device is not HOST:
             raise ConfigError(f"{called('mesh')}: models are split on the CPU alone; choose {called('device')} cpu")
         solver = isinstance(optimizer, FullBatchSolver)

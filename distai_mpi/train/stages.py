@@ -1,0 +1,186 @@
+"""Stages of a pipeline: where a model is cut, by times measured on the ranks, and what a run tells of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..comm import ActivationExchange, StageLinks
+from ..data import Batch
+from ..errors import ConfigError
+from ..models import Abilities
+from ..models.pipeline import PipelinedModel, bounds_of
+from ..perf.laws import pipeline_latency, pipeline_seconds
+from ..perf.machine import memory_left
+from ..perf.stage_cuts import StageMemory, check_stages, choose_cuts, seconds_of
+
+if TYPE_CHECKING:
+    from ..comm import Mesh
+    from ..models.stages import LayerCost, Stage, SupportsStages
+
+Array = Any
+MICRO_BATCHES = 4  # for each stage, unless somebody says otherwise
+MOST_ROWS = 4096  # of a batch that cuts are chosen for: longer ones come in blocks
+TIMINGS = 5  # of each layer, after a warm-up; the median counts
+
+
+class Cuts(NamedTuple):
+    """Where a model is cut into stages.
+
+    Attributes:
+        layers: the numbers of those that stages begin with, but the first.
+        seconds: that each stage was expected to take for a micro-batch; None: the user has chosen.
+    """
+
+    layers: tuple[int, ...]
+    seconds: list[float] | None
+
+
+def pipelined(model: Any, mesh: Mesh, rows: int, vectors: float) -> PipelinedModel:
+    """This rank's stage of ``model``; collective over the ranks of ``mesh``.
+
+    A model is cut once: later calls give the same stages.
+
+    Args:
+        model: the whole model.
+        mesh: with several stages.
+        rows: of a batch of one copy of the model.
+        vectors: how many numbers are held for each parameter, the optimizer's state included.
+
+    Raises:
+        ConfigError: it cannot be cut so; on all ranks.
+    """
+    able = Abilities.of(model).stages
+    if able is None:
+        raise ConfigError(
+            f"mesh {mesh.shape}: {type(model).__name__} cannot be cut into stages (it has no stage()); leave stage="
+            " out of the mesh, or take an mlp"
+        )
+    micro_batches = mesh.pipeline.micro_batches or MICRO_BATCHES * mesh.shape.stage
+    cuts = mesh.recall(model)
+    if cuts is None:
+        rows = -(-min(rows, MOST_ROWS) // micro_batches)
+        cuts = _find_cuts(able, mesh, rows, micro_batches, vectors)
+        mesh.remember(model, cuts)
+    bounds = bounds_of(cuts.layers, len(able.layer_costs()), mesh.position.stage)
+    with mesh.comm.agreed():
+        stage = able.stage(*bounds, mesh.position.tensor, (1.0,) * mesh.shape.tensor)
+    part = PipelinedModel(model, stage, bounds, StageLinks(mesh), micro_batches, mesh.pipeline.recompute)
+    part.join(ActivationExchange(mesh.tensor_group, part.dtype))
+    return part
+
+
+def vectors_of(optimizer: Any) -> float:
+    """About how many numbers a run holds for each parameter: twice itself, its gradient, and the method's state."""
+    methods = [getattr(optimizer, name) for name in ("inner", "outer") if hasattr(optimizer, name)] or [optimizer]
+    held = 3.0 + (len(methods) - 1)
+    for method in methods:
+        if hasattr(method, "init"):
+            state = method.init(np.zeros(1))
+            held += sum(value.size for value in state.values() if isinstance(value, np.ndarray))
+        else:  # a full-batch solver: pairs of its history, directions and trials
+            held += 2 * getattr(method, "memory", 1) + 3
+    return held
+
+
+def _find_cuts(able: SupportsStages, mesh: Mesh, rows: int, micro_batches: int, vectors: float) -> Cuts:
+    """The cuts that the user gives, or those by which the slowest stage is as short as possible; collective."""
+    costs = able.layer_costs()
+    stages, layers = mesh.shape.stage, len(costs)
+    check_stages(stages, layers)
+    given = mesh.pipeline.cuts
+    if given is not None:
+        if len(given) != stages - 1 or given[-1] >= layers:
+            raise ConfigError(
+                f"cuts {','.join(map(str, given))}: {stages} stages of {layers} layers need {stages - 1} number"
+                f"{'s' if stages > 2 else ''} from 1 to {layers - 1}"
+            )
+        return Cuts(given, None)
+    memory = memory_left() / mesh.comm.node.size
+    own = [_seconds_of_layer(able, layer, mesh, rows) for layer in range(layers)]
+    times, limits = [[0.0] * layers for _ in range(stages)], [math.inf] * stages
+    for stage, seconds, left in mesh.comm.allgather_object((mesh.position.stage, own, memory)):
+        times[stage] = [max(pair) for pair in zip(times[stage], seconds, strict=True)]
+        limits[stage] = min(limits[stage], left)
+    layers_chosen = choose_cuts(times, _memory(costs, mesh, rows, micro_batches, vectors, limits, able))
+    return Cuts(layers_chosen, seconds_of(times, layers_chosen))
+
+
+def _memory(
+    costs: list[LayerCost] | Any,
+    mesh: Mesh,
+    rows: int,
+    micro_batches: int,
+    vectors: float,
+    limits: list[float],
+    able: Any,
+) -> StageMemory:
+    tensor, itemsize = mesh.shape.tensor, np.dtype(able.dtype).itemsize
+    before = [0, *(cost.outputs for cost in costs)]
+    return StageMemory(
+        parameters=[cost.parameters * vectors * itemsize / tensor for cost in costs],
+        kept=[cost.kept * rows * itemsize / tensor for cost in costs],
+        inputs=[outputs * rows * itemsize for outputs in before[: len(costs)]],
+        limits=limits,
+        micro_batches=micro_batches,
+        recompute=mesh.pipeline.recompute,
+        tensor=tensor,
+    )
+
+
+def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, rows: int) -> float:
+    """Median time of a layer's forward and backward pass on this rank, beside the others'; collective.
+
+    The layer stands alone, so that no rank needs room for more.  Rows are dense zeros.
+    """
+    with mesh.comm.agreed():
+        stage: Stage = able.stage(layer, layer + 1, mesh.position.tensor, (1.0,) * mesh.shape.tensor)
+        w, grad = np.full(stage.layout.size, 1e-2, able.dtype), np.zeros(stage.layout.size, able.dtype)
+    stage.join(ActivationExchange(mesh.tensor_group, able.dtype))
+    costs = able.layer_costs()
+    target = getattr(able, "target_dtype", None) or np.int64
+    none = np.zeros(rows, np.int64)
+    x = np.zeros((rows, able.widths[0] if layer == 0 else costs[layer - 1].outputs), able.dtype)
+    batch = Batch(x, np.zeros(rows, target), None, none, 0, train=True)
+    given, last = None if layer == 0 else x, layer == len(costs) - 1
+    seconds = []
+    for _ in range(1 + TIMINGS):
+        began = time.perf_counter()
+        if last:
+            stage.losses(w, batch, given, 0)
+        else:
+            delta = np.array(stage.forward(w, batch, given, 0))
+        stage.backward(w, batch, given, 0, None if last else delta, grad)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def pipeline_figures(run: Any) -> dict[str, Any] | None:
+    """What `Result.pipeline` tells; None of runs without stages; collective."""
+    model, mesh = run.objective.model, run.objective.mesh
+    if not isinstance(model, PipelinedModel):
+        return None
+    cuts, stages = mesh.recall(model.whole), mesh.shape.stage
+    recent = list(model.passes)[-max(1, run.iterations) :]  # others were before the first step
+    most = max((times.micro_batches for times in recent), default=0)
+    own = np.median([times for times in recent if times.micro_batches == most] or [[0.0] * 4], axis=0).tolist()
+    everyone = mesh.comm.allgather_object((mesh.position.stage, *own))
+    busy = [max(times[-1] for times in everyone if times[0] == stage) for stage in range(stages)]
+    first_stage = [times for times in everyone if times[0] == 0]
+    slowest = max(busy)
+    return {
+        "stages": stages,
+        "micro_batches": most,
+        "recompute": model.recompute,
+        "cuts": list(cuts.layers),
+        "expected_stage_seconds": cuts.seconds,
+        "stage_seconds": busy,
+        "latency": pipeline_latency(stages, slowest) if slowest else None,
+        "measured_latency": max(times[3] for times in first_stage),
+        "step_seconds": pipeline_seconds(stages, most, slowest) if slowest else None,
+        "measured_step_seconds": max(times[2] for times in first_stage),
+    }
