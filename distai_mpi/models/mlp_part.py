@@ -184,9 +184,7 @@ class MLPPart:
 
     # --- layers
 
-    def _forward_all(
-        self, matrices: ByLayer, biases: ByLayer, batch: Batch, inputs: ByLayer, slopes: ByLayer
-    ) -> None:
+    def _forward_all(self, matrices: ByLayer, biases: ByLayer, batch: Batch, inputs: ByLayer, slopes: ByLayer) -> None:
         """All layers but the last of the model, into ``inputs`` and ``slopes``."""
         for i in slopes:
             self._forward(i, matrices[i], biases[i], batch, inputs, slopes[i])

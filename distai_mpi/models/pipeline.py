@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -211,7 +212,7 @@ class PipelinedModel:
         rows = len(batch.y)
         count = min(self.micro_batches, rows)
         ends = [rows * number // count for number in range(count + 1)] if count else []
-        return [batch.take(slice(low, high)) for low, high in zip(ends, ends[1:], strict=False)]
+        return [batch.take(slice(low, high)) for low, high in pairwise(ends)]
 
     # --- answers
 

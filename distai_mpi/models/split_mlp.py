@@ -102,9 +102,9 @@ class SplitMLP(MLPPart):
             if self.kinds[i] == ROW and self.whole.bias:
                 deltas[of_bias][:] = self._own_columns(i, deltas[matrices[i]])
 
-        of_layers = [{i: views[number] for i, number in enumerate(matrices)} for views in (inputs, deltas)]
+        by_layer = [{i: views[number] for i, number in enumerate(matrices)} for views in (inputs, deltas)]
         _, slopes = self._kept_arrays(batch, None, 0)
-        return self._sweep(w, batch, *of_layers, slopes, finish)
+        return self._sweep(w, batch, by_layer[0], by_layer[1], slopes, finish)
 
     def grad_of_factors(self, sources: Sequence[tuple[Array, int]], start: int, stop: int, out: Array) -> None:
         """See `DenseModel.grad_of_factors`."""

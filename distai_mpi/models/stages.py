@@ -59,7 +59,7 @@ class Stage(Protocol):
         ...
 
     def forward(self, w: Array, batch: Batch, x: Array, kept: int) -> Array:
-        """Outputs of the last of its layers for the rows of ``batch``, shape (rows, outputs), alike on all parts' ranks.
+        """Outputs of its last layer for the rows of ``batch``, shape (rows, outputs), alike on the ranks of all parts.
 
         ``x``, of such a shape, are the outputs of the layer before, None on the first stage, which takes the batch's
         rows.  Both hold until `backward`; what is returned until the next call.  Called again with the same arguments,

@@ -121,7 +121,8 @@ def _cheapest(times: Times, memory: StageMemory | None, most: float, slowest: bo
     layers = len(times[0])
     found: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}  # by the layer that the next stage begins with
     for stage, of_stage in enumerate(times):
-        sums, left, after = [0.0, *accumulate(of_stage)], len(times) - stage - 1, {}
+        sums, left = [0.0, *accumulate(of_stage)], len(times) - stage - 1
+        after: dict[int, tuple[float, tuple[int, ...]]] = {}
         for first, (cost, cuts) in found.items():
             for stop in range(first + 1, layers - left + 1) if left else (layers,):
                 own = sums[stop] - sums[first]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +12,7 @@ from ..comm import ActivationExchange, StageLinks
 from ..data import Batch
 from ..errors import ConfigError
 from ..models import Abilities
-from ..models.pipeline import PipelinedModel, bounds_of
+from ..models.pipeline import PassTimes, PipelinedModel, bounds_of
 from ..perf.laws import pipeline_latency, pipeline_seconds
 from ..perf.machine import memory_left
 from ..perf.stage_cuts import StageMemory, check_stages, choose_cuts, seconds_of
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 Array = Any
 MICRO_BATCHES = 4  # for each stage, unless somebody says otherwise
 MOST_ROWS = 4096  # of a batch that cuts are chosen for: longer ones come in blocks
-TIMINGS = 5  # of each layer, after a warm-up; the median counts
+TIMINGS = 5  # of each layer, after a warm-up; the shortest counts, for what delays the others is not the layer's own
 
 
 class Cuts(NamedTuple):
@@ -133,7 +132,7 @@ def _memory(
 
 
 def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, rows: int) -> float:
-    """Median time of a layer's forward and backward pass on this rank, beside the others'; collective.
+    """The time of a layer's forward and backward pass on this rank, beside the others'; collective.
 
     The layer stands alone, so that no rank needs room for more.  Rows are dense zeros.
     """
@@ -156,7 +155,7 @@ def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, rows: int) -> float:
             delta = np.array(stage.forward(w, batch, given, 0))
         stage.backward(w, batch, given, 0, None if last else delta, grad)
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    return min(seconds[1:])
 
 
 def pipeline_figures(run: Any) -> dict[str, Any] | None:
@@ -167,10 +166,11 @@ def pipeline_figures(run: Any) -> dict[str, Any] | None:
     cuts, stages = mesh.recall(model.whole), mesh.shape.stage
     recent = list(model.passes)[-max(1, run.iterations) :]  # others were before the first step
     most = max((times.micro_batches for times in recent), default=0)
-    own = np.median([times for times in recent if times.micro_batches == most] or [[0.0] * 4], axis=0).tolist()
-    everyone = mesh.comm.allgather_object((mesh.position.stage, *own))
-    busy = [max(times[-1] for times in everyone if times[0] == stage) for stage in range(stages)]
-    first_stage = [times for times in everyone if times[0] == 0]
+    own = np.median([times for times in recent if times.micro_batches == most] or np.zeros((1, 4)), axis=0)
+    everyone = mesh.comm.allgather_object((mesh.position.stage, PassTimes(most, *own[1:].tolist())))
+    most = max(times.micro_batches for _, times in everyone)  # less where a copy has had no rows
+    of_stage = [[times for at, times in everyone if (at, times.micro_batches) == (s, most)] for s in range(stages)]
+    busy = [max(times.busy for times in found) for found in of_stage]
     slowest = max(busy)
     return {
         "stages": stages,
@@ -180,7 +180,7 @@ def pipeline_figures(run: Any) -> dict[str, Any] | None:
         "expected_stage_seconds": cuts.seconds,
         "stage_seconds": busy,
         "latency": pipeline_latency(stages, slowest) if slowest else None,
-        "measured_latency": max(times[3] for times in first_stage),
+        "measured_latency": max(times.first for times in of_stage[0]),
         "step_seconds": pipeline_seconds(stages, most, slowest) if slowest else None,
-        "measured_step_seconds": max(times[2] for times in first_stage),
+        "measured_step_seconds": max(times.total for times in of_stage[0]),
     }
