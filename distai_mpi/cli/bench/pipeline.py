@@ -42,7 +42,7 @@ FINALISTS = 3  # of the fastest cuts that are timed again
 )
 @click.option("--recompute", is_flag=True, help="Compute activations again for the backward pass.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="The medians are shown.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=500, show_default=True, help="Seconds for all.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=900, show_default=True, help="Seconds for all.")
 @click.option(
     "--launcher",
     metavar="COMMAND",
