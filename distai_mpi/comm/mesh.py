@@ -153,7 +153,7 @@ class Mesh:
 
     Attributes:
         comm: all ranks.
-        parts: as given, ``speed`` or one number a part.
+        parts: one number a part; ``speed`` until speeds are measured.
         shape: `MeshShape`.
         pipeline: as given.
         position: this rank's coordinates, as a `MeshShape`.

@@ -74,14 +74,16 @@ def split(
 def shares_of(mesh: Mesh) -> tuple[float, ...]:
     """How large the parts of layers are; collective where the ranks' speeds are measured.
 
-    Copies of the model are cut alike: of ranks that hold the same part in each, the slowest counts.
+    Copies of the model are cut alike: of ranks that hold the same part in each, the slowest counts.  A mesh measures
+    once, so that a model has the same parts later.
     """
     if not isinstance(mesh.parts, str):
         return mesh.parts
     mesh.comm.barrier()
     speeds = mesh.comm.allgather_object((mesh.position.tensor, product_rate()))
     slowest = [min(rate for tensor, rate in speeds if tensor == part) for part in range(mesh.shape.tensor)]
-    return tuple(float(f"{rate:.2g}") for rate in slowest)
+    mesh.parts = tuple(float(f"{rate:.2g}") for rate in slowest)
+    return mesh.parts
 
 
 def product_rate() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Cuts(NamedTuple):
     seconds: list[float] | None
 
 
-def pipelined(model: Any, mesh: Mesh, rows: int, vectors: float) -> PipelinedModel:
+def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vectors: float) -> PipelinedModel:
     """This rank's stage of ``model``; collective over the ranks of ``mesh``.
 
     A model is cut once: later calls give the same stages.
@@ -47,6 +48,7 @@ def pipelined(model: Any, mesh: Mesh, rows: int, vectors: float) -> PipelinedMod
     Args:
         model: the whole model.
         mesh: with several stages.
+        shares: how large the parts of each layer are, in proportion.
         rows: of a batch of one copy of the model.
         vectors: how many numbers are held for each parameter, the optimizer's state included.
 
@@ -63,11 +65,11 @@ def pipelined(model: Any, mesh: Mesh, rows: int, vectors: float) -> PipelinedMod
     cuts = mesh.recall(model)
     if cuts is None:
         rows = -(-min(rows, MOST_ROWS) // micro_batches)
-        cuts = _find_cuts(able, mesh, rows, micro_batches, vectors)
+        cuts = _find_cuts(able, mesh, shares, rows, micro_batches, vectors)
         mesh.remember(model, cuts)
     bounds = bounds_of(cuts.layers, len(able.layer_costs()), mesh.position.stage)
     with mesh.comm.agreed():
-        stage = able.stage(*bounds, mesh.position.tensor, (1.0,) * mesh.shape.tensor)
+        stage = able.stage(*bounds, mesh.position.tensor, shares)
     part = PipelinedModel(model, stage, bounds, StageLinks(mesh), micro_batches, mesh.pipeline.recompute)
     part.join(ActivationExchange(mesh.tensor_group, part.dtype))
     return part
@@ -86,7 +88,9 @@ def vectors_of(optimizer: Any) -> float:
     return held
 
 
-def _find_cuts(able: SupportsStages, mesh: Mesh, rows: int, micro_batches: int, vectors: float) -> Cuts:
+def _find_cuts(
+    able: SupportsStages, mesh: Mesh, shares: Sequence[float], rows: int, micro_batches: int, vectors: float
+) -> Cuts:
     """The cuts that the user gives, or those by which the slowest stage is as short as possible; collective."""
     costs = able.layer_costs()
     stages, layers = mesh.shape.stage, len(costs)
@@ -100,7 +104,7 @@ def _find_cuts(able: SupportsStages, mesh: Mesh, rows: int, micro_batches: int, 
             )
         return Cuts(given, None)
     memory = memory_left() / mesh.comm.node.size
-    own = [_seconds_of_layer(able, layer, mesh, rows) for layer in range(layers)]
+    own = [_seconds_of_layer(able, layer, mesh, shares, rows) for layer in range(layers)]
     times, limits = [[0.0] * layers for _ in range(stages)], [math.inf] * stages
     for stage, seconds, left in mesh.comm.allgather_object((mesh.position.stage, own, memory)):
         times[stage] = [max(pair) for pair in zip(times[stage], seconds, strict=True)]
@@ -131,13 +135,13 @@ def _memory(
     )
 
 
-def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, rows: int) -> float:
+def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, shares: Sequence[float], rows: int) -> float:
     """The time of a layer's forward and backward pass on this rank, beside the others'; collective.
 
     The layer stands alone, so that no rank needs room for more.  Rows are dense zeros.
     """
     with mesh.comm.agreed():
-        stage: Stage = able.stage(layer, layer + 1, mesh.position.tensor, (1.0,) * mesh.shape.tensor)
+        stage: Stage = able.stage(layer, layer + 1, mesh.position.tensor, shares)
         w, grad = np.full(stage.layout.size, 1e-2, able.dtype), np.zeros(stage.layout.size, able.dtype)
     stage.join(ActivationExchange(mesh.tensor_group, able.dtype))
     costs = able.layer_costs()

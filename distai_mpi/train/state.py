@@ -114,9 +114,7 @@ class TrainState:
         is warm.
         """
         optimizer = self.optimizer
-        model, comm, mesh = split(
-            self.model, comm, min(self.global_batch_size, data.rows), vectors_of(optimizer)
-        )
+        model, comm, mesh = split(self.model, comm, min(self.global_batch_size, data.rows), vectors_of(optimizer))
         if mesh is not None and self.device is not HOST:
             raise ConfigError(f"{called('mesh')}: models are split on the CPU alone; choose {called('device')} cpu")
         solver = isinstance(optimizer, FullBatchSolver)
