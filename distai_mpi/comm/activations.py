@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -21,10 +21,11 @@ class ActivationExchange:
     Args:
         comm: the ranks, each of which holds a part of the model.
         dtype: of activations.
+        afterwards: called after each exchange; see `StageLinks.progress`.
     """
 
-    def __init__(self, comm: Communicator, dtype: np.dtype) -> None:
-        self._comm, self._dtype = comm, np.dtype(dtype)
+    def __init__(self, comm: Communicator, dtype: np.dtype, afterwards: Callable[[], None] = lambda: None) -> None:
+        self._comm, self._dtype, self._afterwards = comm, np.dtype(dtype), afterwards
         self._exchange = comm.exchange("auto")
         self._vectors: dict[tuple, Array] = {}
         self._turns: dict[tuple, int] = {}
@@ -37,6 +38,7 @@ class ActivationExchange:
         """The sum over the ranks of their matrices from `partial`, in place."""
         if partial.size:
             self._exchange.allreduce(partial.reshape(-1))
+            self._afterwards()
         return partial
 
     def scatter(self, slot: int, partial: Array, cuts: Sequence[int], out: Array) -> None:
@@ -51,6 +53,7 @@ class ActivationExchange:
         for _ in self._exchange.reduce(packed, owners):
             pass
         out[:] = packed[owners.slices[self._comm.rank]].reshape(out.shape)
+        self._afterwards()
 
     def gather(self, slot: int, own: Array, cuts: Sequence[int], out: Array) -> None:
         """``out``, shape (rows, units) ← the columns of all ranks, of which ``own`` are this one's."""
@@ -63,6 +66,7 @@ class ActivationExchange:
         self._exchange.publish(packed, owners)
         for block, (low, high) in zip(owners.slices, pairwise(cuts), strict=True):
             out[:, low:high] = packed[block].reshape(rows, high - low)
+        self._afterwards()
 
     def _vector(self, kind: str, slot: int, size: int, dtype: np.dtype) -> Array:
         turn = self._turns[kind, slot] = 1 - self._turns.get((kind, slot), 1)

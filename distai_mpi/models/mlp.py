@@ -112,7 +112,7 @@ class MLP(DenseModel):
 
         last = self.layers - 1
         return [  # what is kept: an output and its slope; the last layer's outputs become gradients where they are
-            LayerCost((6.0 if i else 4.0) * a * b, a * b + self.bias * b, b if i == last else 2 * b, b)
+            LayerCost(a * b + self.bias * b, b if i == last else 2 * b, b)
             for i, (a, b) in enumerate(pairwise(self.widths))
         ]
 

@@ -20,16 +20,14 @@ Array = Any
 
 
 class LayerCost(NamedTuple):
-    """What a layer takes, by which cuts between layers are chosen.
+    """What a layer takes beside time, which is measured, by which cuts between layers are chosen.
 
     Attributes:
-        flops: floating-point operations of a row, forward and backward; where costs are not measured.
         parameters: how many there are.
         kept: numbers that are kept of a row from the forward to the backward pass.
         outputs: numbers of a row that the next layer takes.
     """
 
-    flops: float
     parameters: int
     kept: int
     outputs: int

@@ -70,8 +70,9 @@ def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vector
     bounds = bounds_of(cuts.layers, len(able.layer_costs()), mesh.position.stage)
     with mesh.comm.agreed():
         stage = able.stage(*bounds, mesh.position.tensor, shares)
-    part = PipelinedModel(model, stage, bounds, StageLinks(mesh), micro_batches, mesh.pipeline.recompute)
-    part.join(ActivationExchange(mesh.tensor_group, part.dtype))
+    links = StageLinks(mesh)
+    part = PipelinedModel(model, stage, bounds, links, micro_batches, mesh.pipeline.recompute)
+    part.join(ActivationExchange(mesh.tensor_group, part.dtype, links.progress))
     return part
 
 
