@@ -1,15 +1,18 @@
 """Pipelines of stages: the same training as one rank's, to rounding, and cuts that are the best of all."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
+from commands import run_here
 from fits import fit
 from problems import local_shard, make_rows, uneven, whole_shard
 
 from distai_mpi import Mesh, Pipeline, models, optim
 from distai_mpi.data import Batch, Dataset, whole
 from distai_mpi.errors import ConfigError
+from distai_mpi.models.blas import add_t_dot
 from distai_mpi.models.pipeline import one_forward_one_backward
 from distai_mpi.models.split import COLUMN, ROW, choose_kinds
 from distai_mpi.perf.laws import pipeline_latency, pipeline_seconds
@@ -199,3 +202,29 @@ def test_stages_that_cannot_be_had_are_refused_on_all_ranks(comm, monkeypatch):
         monkeypatch.setattr(stages, "memory_left", lambda: 12_000)  # of both ranks
         with pytest.raises(ConfigError, match="layer 2 of 3 needs .* on a rank.*choose tensor=3"):
             fit(models.MLP(6, 3, (8, 64)), shard, mesh)
+
+
+def test_products_are_added_where_the_sum_lies():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        x, v = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(7, 3)).astype(dtype)
+        flat = np.ones(20, dtype)
+        add_t_dot(x, v, flat[2:17].reshape(5, 3))
+        np.testing.assert_allclose(flat[2:17].reshape(5, 3), 1 + x.T @ v, rtol=1e-5)
+        assert (flat[:2] == 1).all()
+        assert (flat[17:] == 1).all()
+
+
+def test_bench_pipeline_compares_with_all_cuts(tmp_path):
+    words = ["bench", "pipeline", "--stages", 2, "--layers", 3, "--micro-batches", 2, "--delay", 0.1, "--repeats", 1]
+    done = run_here(*words, "--json", "report.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert sorted(tuple(one["cuts"]) for one in report["tried"]) == [(1,), (2,)]
+    assert report["planted_cuts"] == [2]  # 1 + 3 and 3 × 2
+    assert report["chosen_to_best"] == pytest.approx(report["chosen_seconds"] / report["best_seconds"])
+    assert report["chosen_to_best"] >= 1
+    told = report["chosen"]["pipeline"]
+    assert told["latency"] == pytest.approx(2 * max(told["stage_seconds"]))
+    assert "n · d" in done.stdout
+    assert "stages need a layer each" in run_here("bench", "pipeline", "--layers", 3).stderr

@@ -54,12 +54,12 @@ def split(
         return model, comm, None
     if comm.shape.copy == 1 and hasattr(model, "loss_and_grad"):  # else it computes in parts alone
         return model, comm.data_group, None
-    shares = shares_of(comm)
-    if comm.shape.stage > 1:
+    shares, abilities = shares_of(comm), Abilities.of(model)
+    able = abilities.split
+    if comm.shape.stage > 1 or (able is None and abilities.stages is not None):
         from .stages import pipelined
 
         return pipelined(model, comm, shares, -(-rows // comm.shape.data), vectors), comm.data_group, comm
-    able = Abilities.of(model).split
     with comm.comm.agreed():
         if able is None:
             raise ConfigError(

@@ -47,7 +47,7 @@ def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vector
 
     Args:
         model: the whole model.
-        mesh: with several stages.
+        mesh: of all ranks.
         shares: how large the parts of each layer are, in proportion.
         rows: of a batch of one copy of the model.
         vectors: how many numbers are held for each parameter, the optimizer's state included.
@@ -96,6 +96,8 @@ def _find_cuts(
     costs = able.layer_costs()
     stages, layers = mesh.shape.stage, len(costs)
     check_stages(stages, layers)
+    if stages == 1:
+        return Cuts((), None)
     given = mesh.pipeline.cuts
     if given is not None:
         if len(given) != stages - 1 or given[-1] >= layers:
