@@ -17,7 +17,7 @@ from distai_mpi.models.pipeline import one_forward_one_backward
 from distai_mpi.models.split import COLUMN, ROW, choose_kinds
 from distai_mpi.perf.laws import pipeline_latency, pipeline_seconds
 from distai_mpi.perf.stage_cuts import StageMemory, all_cuts, choose_cuts, seconds_of, stage_times
-from distai_mpi.train import stages
+from distai_mpi.train import Callback, TrainState, stages
 from distai_mpi.train.parts import whole_params
 
 mpi = pytest.mark.mpi
@@ -75,6 +75,16 @@ def test_a_model_in_stages_trains_as_a_whole_one(comm, name, shape, loss, recomp
         np.testing.assert_allclose(found, alone.params, rtol=1e-8, atol=1e-10)
 
 
+class KeepState(Callback):
+    """Keeps the state of a run after its first epoch."""
+
+    state = None
+
+    def on_epoch(self, run, record):
+        if run.epoch == 1:
+            self.state = TrainState.of(run)
+
+
 @mpi
 @pytest.mark.ranks(2)
 def test_passes_of_few_rows_sparse_rows_and_given_cuts(comm):
@@ -101,8 +111,11 @@ def test_passes_of_few_rows_sparse_rows_and_given_cuts(comm):
             np.testing.assert_allclose(part.outputs(own, x[:rows]), model.outputs(w, x[:rows]), rtol=1e-12, atol=1e-12)
             np.testing.assert_array_equal(part.predict(own, x[:rows]), model.predict(w, x[:rows]))
         shard = whole(Dataset(x, y), 0, 1)
-        sparse = fit(model, shard, mesh, epochs=2, global_batch_size=5, l2=0.1)
-        alone = fit(model, shard, mesh.data_group, epochs=2, global_batch_size=5, l2=0.1)
+        keep, options = KeepState(), {"epochs": 2, "global_batch_size": 5, "l2": 0.1}
+        sparse = fit(model, shard, mesh, callbacks=[keep], **options)
+        alone = fit(model, shard, mesh.data_group, **options)
+        continued = fit(model, shard, mesh.data_group, start=keep.state, **options)  # without stages
+        np.testing.assert_allclose(continued.params, alone.params, rtol=1e-9, atol=1e-12)
         assert sparse.train_loss == pytest.approx(alone.train_loss, rel=1e-9)
         assert sparse.pipeline["cuts"] == [1]
 
