@@ -184,6 +184,7 @@ def test_the_slowest_stage_is_as_short_as_under_the_best_of_all_cuts():
         (lambda: Pipeline(micro_batches=0), "micro_batches of Pipeline must be a whole number from 1 up, got 0"),
         (lambda: Pipeline(cuts=(2, 2)), "cuts must be ascending"),
         (lambda: Pipeline(cuts=(0, 1)), "cuts must be ascending"),
+        (lambda: Pipeline(cuts=2), "cuts must be ascending numbers of layers from 1 up, got 2"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(call, told):
@@ -211,6 +212,10 @@ def test_stages_that_cannot_be_had_are_refused_on_all_ranks(comm, monkeypatch):
     ):
         with Mesh(comm, stage=2, pipeline=pipeline) as mesh, pytest.raises(ConfigError, match=told):
             fit(model, shard, mesh)
+    with pytest.raises(ConfigError, match="meshes differ: rank 0 has .*=4.*, rank 1 has .*micro_batches=5"):
+        Mesh(comm, stage=2, pipeline=Pipeline(4 + comm.rank))
+    with pytest.raises(ConfigError, match="layer 2 of 3 has 1 unit, too few for 2 parts"):
+        models.MLP(6, 3, (8, 1)).stage(1, 2, 0, (1.0, 1.0))
     with Mesh(comm, stage=2) as mesh:
         monkeypatch.setattr(stages, "memory_left", lambda: 12_000)  # of both ranks
         with pytest.raises(ConfigError, match="layer 2 of 3 needs .* on a rank.*choose tensor=3"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import weakref
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..settings import called, setting, settings
+from .checks import check_same
 from .communicator import Communicator
 
 AXES = ("data", "stage", "tensor")
@@ -132,7 +134,8 @@ class Pipeline:
         """Refuse cuts that are none."""
         if self.cuts is None:
             return
-        whole = all(isinstance(cut, int) and not isinstance(cut, bool) for cut in self.cuts)
+        listed = isinstance(self.cuts, tuple | list)
+        whole = listed and all(isinstance(cut, int) and not isinstance(cut, bool) for cut in self.cuts)
         if not whole or list(self.cuts) != sorted(set(self.cuts)) or min(self.cuts, default=1) < 1:
             raise ConfigError(f"cuts must be ascending numbers of layers from 1 up, got {self.cuts!r}")
 
@@ -163,7 +166,7 @@ class Mesh:
         tensor_group: the ranks that hold parts of the same layers of the same copy.
 
     Raises:
-        ConfigError: the shape does not fit the ranks, or the parts do not fit the shape.
+        ConfigError: the shape does not fit the ranks, the parts do not fit it, or ranks ask for different meshes.
     """
 
     def __init__(
@@ -176,6 +179,8 @@ class Mesh:
         parts: Sequence[float] | str | None = None,
         pipeline: Pipeline | None = None,
     ) -> None:
+        asked = f"data={data}, stage={stage}, tensor={tensor}, parts={parts}, {pipeline}"
+        check_same(comm.allgather_object, asked, "meshes")
         self.comm, self.shape = comm, MeshShape.of(comm.size, data, stage, tensor)
         self.parts, self.pipeline = check_parts(parts, tensor), pipeline or Pipeline()
         self._cuts: dict[int, tuple[Any, Any]] = {}  # by id of a model: a reference to it, and what is remembered
@@ -194,7 +199,10 @@ class Mesh:
 
     def remember(self, model: Any, cuts: Any) -> None:
         """Keep ``cuts``, by which ``model`` was cut into stages, as long as there is this model; local."""
-        self._cuts[id(model)] = weakref.ref(model), cuts
+        known: Any = lambda: model
+        with contextlib.suppress(TypeError):  # of a class whose slots leave no room for one
+            known = weakref.ref(model)
+        self._cuts[id(model)] = known, cuts
 
     def recall(self, model: Any) -> Any:
         """What was remembered of ``model``; None: nothing."""
