@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import weakref
@@ -199,10 +198,7 @@ class Mesh:
 
     def remember(self, model: Any, cuts: Any) -> None:
         """Keep ``cuts``, by which ``model`` was cut into stages, as long as there is this model; local."""
-        known: Any = lambda: model
-        with contextlib.suppress(TypeError):  # of a class whose slots leave no room for one
-            known = weakref.ref(model)
-        self._cuts[id(model)] = known, cuts
+        self._cuts[id(model)] = weakref.ref(model), cuts
 
     def recall(self, model: Any) -> Any:
         """What was remembered of ``model``; None: nothing."""

@@ -34,7 +34,7 @@ def groups(comm: Communicator | Mesh) -> tuple[Communicator, Communicator]:
 
 
 def split(
-    model: Model, comm: Communicator | Mesh, rows: int = 1, vectors: float = 3.0
+    model: Model, comm: Communicator | Mesh, rows: int = 1, optimizer: Any = None
 ) -> tuple[Any, Communicator, Mesh | None]:
     """This rank's part of ``model``, the ranks that share rows with it, and the mesh; collective.
 
@@ -43,7 +43,7 @@ def split(
     Args:
         model: the whole model.
         comm: the ranks.
-        rows, vectors: of all copies' batch, and for each parameter, by which stages are chosen: see `stages.pipelined`.
+        rows, optimizer: of all copies' batch, and the method, by which stages are chosen: see `stages.pipelined`.
 
     Raises:
         ConfigError: the model cannot be split so; on all ranks.
@@ -59,7 +59,7 @@ def split(
     if comm.shape.stage > 1 or (able is None and abilities.stages is not None):
         from .stages import pipelined
 
-        return pipelined(model, comm, shares, -(-rows // comm.shape.data), vectors), comm.data_group, comm
+        return pipelined(model, comm, shares, -(-rows // comm.shape.data), optimizer), comm.data_group, comm
     with comm.comm.agreed():
         if able is None:
             raise ConfigError(

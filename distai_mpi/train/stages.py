@@ -40,7 +40,7 @@ class Cuts(NamedTuple):
     seconds: list[float] | None
 
 
-def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vectors: float) -> PipelinedModel:
+def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, optimizer: Any) -> PipelinedModel:
     """This rank's stage of ``model``; collective over the ranks of ``mesh``.
 
     A model is cut once: later calls give the same stages.
@@ -50,7 +50,7 @@ def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vector
         mesh: of all ranks.
         shares: how large the parts of each layer are, in proportion.
         rows: of a batch of one copy of the model.
-        vectors: how many numbers are held for each parameter, the optimizer's state included.
+        optimizer: the method, whose state takes memory too.
 
     Raises:
         ConfigError: it cannot be cut so; on all ranks.
@@ -65,7 +65,7 @@ def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vector
     cuts = mesh.recall(model)
     if cuts is None:
         rows = -(-min(rows, MOST_ROWS) // micro_batches)
-        cuts = _find_cuts(able, mesh, shares, rows, micro_batches, vectors)
+        cuts = _find_cuts(able, mesh, shares, rows, micro_batches, vectors_of(optimizer, mesh.shape.data))
         mesh.remember(model, cuts)
     bounds = bounds_of(cuts.layers, len(able.layer_costs()), mesh.position.stage)
     with mesh.comm.agreed():
@@ -76,16 +76,19 @@ def pipelined(model: Any, mesh: Mesh, shares: Sequence[float], rows: int, vector
     return part
 
 
-def vectors_of(optimizer: Any) -> float:
-    """About how many numbers a run holds for each parameter: twice itself, its gradient, and the method's state."""
+def vectors_of(optimizer: Any, copies: int) -> float:
+    """About how many numbers a rank holds for each of its parameters: twice itself, its gradient, the method's state.
+
+    ``copies`` of the model share the state out.
+    """
     methods = [getattr(optimizer, name) for name in ("inner", "outer") if hasattr(optimizer, name)] or [optimizer]
     held = 3.0 + (len(methods) - 1)
     for method in methods:
         if hasattr(method, "init"):
             state = method.init(np.zeros(1))
-            held += sum(value.size for value in state.values() if isinstance(value, np.ndarray))
+            held += sum(value.size for value in state.values() if isinstance(value, np.ndarray)) / copies
         else:  # a full-batch solver: pairs of its history, directions and trials
-            held += 2 * getattr(method, "memory", 1) + 3
+            held += (2 * getattr(method, "memory", 1) + 3) / copies
     return held
 
 
@@ -105,26 +108,22 @@ def _find_cuts(
                 f"cuts {','.join(map(str, given))}: {stages} stages of {layers} layers need {stages - 1} number"
                 f"{'s' if stages > 2 else ''} from 1 to {layers - 1}"
             )
-        return Cuts(given, None)
-    memory = memory_left() / mesh.comm.node.size
+        return Cuts(tuple(given), None)
+    memory, times = _memory(able, mesh, rows, micro_batches, vectors), [[0.0] * layers for _ in range(stages)]
+    choose_cuts(times, memory)  # what fits nowhere is refused before it is tried
     own = [_seconds_of_layer(able, layer, mesh, shares, rows) for layer in range(layers)]
-    times, limits = [[0.0] * layers for _ in range(stages)], [math.inf] * stages
-    for stage, seconds, left in mesh.comm.allgather_object((mesh.position.stage, own, memory)):
+    for stage, seconds in mesh.comm.allgather_object((mesh.position.stage, own)):
         times[stage] = [max(pair) for pair in zip(times[stage], seconds, strict=True)]
+    chosen = choose_cuts(times, memory)
+    return Cuts(chosen, seconds_of(times, chosen))
+
+
+def _memory(able: Any, mesh: Mesh, rows: int, micro_batches: int, vectors: float) -> StageMemory:
+    """What layers need, and what the ranks of each stage have; collective."""
+    limits = [math.inf] * mesh.shape.stage
+    for stage, left in mesh.comm.allgather_object((mesh.position.stage, memory_left() / mesh.comm.node.size)):
         limits[stage] = min(limits[stage], left)
-    layers_chosen = choose_cuts(times, _memory(costs, mesh, rows, micro_batches, vectors, limits, able))
-    return Cuts(layers_chosen, seconds_of(times, layers_chosen))
-
-
-def _memory(
-    costs: list[LayerCost] | Any,
-    mesh: Mesh,
-    rows: int,
-    micro_batches: int,
-    vectors: float,
-    limits: list[float],
-    able: Any,
-) -> StageMemory:
+    costs: Sequence[LayerCost] = able.layer_costs()
     tensor, itemsize = mesh.shape.tensor, np.dtype(able.dtype).itemsize
     before = [0, *(cost.outputs for cost in costs)]
     return StageMemory(

@@ -27,7 +27,6 @@ from .full_batch import bind, check_exchange, keeps_whole
 from .gradient.choose import make_fused, make_gradients
 from .parts import part_of, split
 from .run import Optimizer, Run
-from .stages import vectors_of
 from .steps import AveragingSteps, Steps, SynchronousSteps
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class TrainState:
         is warm.
         """
         optimizer = self.optimizer
-        model, comm, mesh = split(self.model, comm, min(self.global_batch_size, data.rows), vectors_of(optimizer))
+        model, comm, mesh = split(self.model, comm, min(self.global_batch_size, data.rows), optimizer)
         if mesh is not None and self.device is not HOST:
             raise ConfigError(f"{called('mesh')}: models are split on the CPU alone; choose {called('device')} cpu")
         solver = isinstance(optimizer, FullBatchSolver)
