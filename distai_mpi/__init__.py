@@ -15,6 +15,7 @@ _HOME = {
     "Exchange": "distai_mpi.comm",
     "Mesh": "distai_mpi.comm",
     "Objective": "distai_mpi.objective",
+    "Pipeline": "distai_mpi.comm",
     "Predictor": "distai_mpi.predictor",
     "Trace": "distai_mpi.train",
     "fit": "distai_mpi.train",
@@ -34,6 +35,7 @@ __all__ = [
     "Exchange",
     "Mesh",
     "Objective",
+    "Pipeline",
     "Predictor",
     "Trace",
     "__version__",
@@ -51,7 +53,7 @@ __all__ = [
 TYPE_CHECKING = False  # not that of typing, which takes longer to import than all that is here
 if TYPE_CHECKING:
     from . import data, graphs, models, optim
-    from .comm import Communicator, Exchange, Mesh
+    from .comm import Communicator, Exchange, Mesh, Pipeline
     from .comm.launch import world
     from .objective import Objective
     from .predictor import Predictor, load

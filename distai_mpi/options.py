@@ -351,8 +351,26 @@ EXCHANGE = {
     "mesh": Setting(
         "str",
         metavar="AXIS=N,...",
-        help="Split the model over ranks, as data=2,tensor=2: copies of it, and parts of every layer (of an mlp).  "
-        "[default: every rank has the whole]",
+        help="Split the model over ranks, as data=2,stage=2,tensor=2: copies of it, stages of consecutive layers, and "
+        "parts of every layer (of an mlp).  [default: every rank has the whole]",
+        **EXPERT,
+    ),
+    "micro_batches": Setting(
+        "int",
+        low=1,
+        metavar="N",
+        help="Into how many a batch is cut on its way through the stages of --mesh.  [default: 4 for each stage]",
+        **EXPERT,
+    ),
+    "recompute": Setting(
+        "bool",
+        default=False,
+        help="Stages compute activations again for the backward pass: less memory, a third more work.",
+        **EXPERT,
+    ),
+    "cuts": Setting(
+        "widths",
+        help="The layers, counted from 0, with which the stages but the first begin.  [default: by measured times]",
         **EXPERT,
     ),
     "parts": Setting(

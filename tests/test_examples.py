@@ -31,6 +31,7 @@ SAYS = {
     # at the optimum the means of what is counted and of what is predicted are the same
     "own_model.py": r"weights \[ 0\.[45]\d? +-0\.(3|29|31) .*\n.*mean count (\d\.\d{6}), predicted \2\n",
     "split_model.py": r"1(44|60|50) of 300 weights on rank 0, furthest from the truth [1-9]e-(0[6-9]|1\d)",
+    "staged_model.py": r"R² 0\.98\d, stages begin with layers \[0, [1-5]\]\na micro-batch takes \d+\.\d\d ms, n · d is",
     "jax_loss.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
     "torch_module.py": r"accuracy 9\d\.\d+ % at [\d,]+ samples/s",
 }

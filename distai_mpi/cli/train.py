@@ -23,6 +23,7 @@ from .build import (
     batch_size,
     checkpoints,
     fit_options,
+    given,
     load_data,
     make_callbacks,
     make_checkpoint,
@@ -108,8 +109,8 @@ def train(comm: Communicator, settings: dict[str, Any], signals: Signals) -> int
         if comm.rank == 0 and checkpoint is not None:
             refuse_unfinished(checkpoint)
     if settings["resume"]:
-        given, settings = settings, as_it_began(comm, settings)
-        if done_before(comm, given, settings):
+        as_given, settings = settings, as_it_began(comm, settings)
+        if done_before(comm, as_given, settings):
             return 0
     if asked_to_end(comm, settings, signals):
         return EX_INTERRUPTED
@@ -143,9 +144,11 @@ def make_ranks(settings: dict[str, Any], comm: Communicator) -> Iterator[Any]:
     if settings["mesh"] is None:
         yield comm
         return
-    from ..comm import Mesh, MeshShape
+    from ..comm import Mesh, MeshShape, Pipeline
 
-    with Mesh(comm, **MeshShape.parse(settings["mesh"], comm.size)._asdict(), parts=settings["parts"]) as mesh:
+    shape = MeshShape.parse(settings["mesh"], comm.size)
+    pipeline = Pipeline(**given(settings, "micro_batches", "recompute", "cuts"))
+    with Mesh(comm, **shape._asdict(), parts=settings["parts"], pipeline=pipeline) as mesh:
         yield mesh
 
 

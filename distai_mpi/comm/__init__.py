@@ -17,7 +17,9 @@ _HOME = {
     "Mesh": "mesh",
     "MeshShape": "mesh",
     "Node": "topology",
+    "Pipeline": "mesh",
     "SHARING": "exchange.settings",
+    "StageLinks": "stage_links",
     "VectorExchange": "exchange.base",
     "choose_exchange": "exchange.choice",
     "of_touched": "exchange.touched",
@@ -32,6 +34,8 @@ __all__ = [
     "Mesh",
     "MeshShape",
     "Node",
+    "Pipeline",
+    "StageLinks",
     "VectorExchange",
     "choose_exchange",
     "of_touched",
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
     from .exchange.choice import choose_exchange
     from .exchange.settings import CHOICES, SHARING, Exchange
     from .exchange.touched import of_touched
-    from .mesh import Mesh, MeshShape
+    from .mesh import Mesh, MeshShape, Pipeline
+    from .stage_links import StageLinks
     from .topology import Node
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,18 +16,19 @@ class ActivationExchange:
     """Matrices of shape (rows, units), summed or put together over the ranks of ``comm``; see `models.split`.
 
     On one node they are summed where they lie in its memory, else by messages.  Memory is kept for each slot and number
-    of rows, so that one exchange may begin while another rank still reads the last one: between two exchanges of one
-    slot there has to be another exchange, as in the passes of a model there is.
+    of rows, twice: exchanges of a slot use it in turn, so that one may begin while another rank still reads the last.
 
     Args:
         comm: the ranks, each of which holds a part of the model.
         dtype: of activations.
+        afterwards: called after each exchange; see `StageLinks.progress`.
     """
 
-    def __init__(self, comm: Communicator, dtype: np.dtype) -> None:
-        self._comm, self._dtype = comm, np.dtype(dtype)
+    def __init__(self, comm: Communicator, dtype: np.dtype, afterwards: Callable[[], None] = lambda: None) -> None:
+        self._comm, self._dtype, self._afterwards = comm, np.dtype(dtype), afterwards
         self._exchange = comm.exchange("auto")
         self._vectors: dict[tuple, Array] = {}
+        self._turns: dict[tuple, int] = {}
 
     def partial(self, slot: int, rows: int, units: int) -> Array:
         """Where this rank writes what `sum` adds up; shape (rows, units), contents undefined."""
@@ -37,6 +38,7 @@ class ActivationExchange:
         """The sum over the ranks of their matrices from `partial`, in place."""
         if partial.size:
             self._exchange.allreduce(partial.reshape(-1))
+            self._afterwards()
         return partial
 
     def scatter(self, slot: int, partial: Array, cuts: Sequence[int], out: Array) -> None:
@@ -51,6 +53,7 @@ class ActivationExchange:
         for _ in self._exchange.reduce(packed, owners):
             pass
         out[:] = packed[owners.slices[self._comm.rank]].reshape(out.shape)
+        self._afterwards()
 
     def gather(self, slot: int, own: Array, cuts: Sequence[int], out: Array) -> None:
         """``out``, shape (rows, units) ← the columns of all ranks, of which ``own`` are this one's."""
@@ -63,9 +66,11 @@ class ActivationExchange:
         self._exchange.publish(packed, owners)
         for block, (low, high) in zip(owners.slices, pairwise(cuts), strict=True):
             out[:, low:high] = packed[block].reshape(rows, high - low)
+        self._afterwards()
 
     def _vector(self, kind: str, slot: int, size: int, dtype: np.dtype) -> Array:
-        key = (kind, slot, size, dtype)
+        turn = self._turns[kind, slot] = 1 - self._turns.get((kind, slot), 1)
+        key = (kind, slot, turn, size, dtype)
         found = self._vectors.get(key)
         if found is None:
             shared = self._exchange.shares and self._comm.size > 1

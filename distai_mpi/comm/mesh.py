@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from ..settings import called
+from ..settings import called, setting, settings
+from .checks import check_same
 from .communicator import Communicator
 
 AXES = ("data", "stage", "tensor")
@@ -107,6 +109,36 @@ def check_parts(parts: Sequence[float] | str | None, tensor: int) -> tuple[float
     return shares
 
 
+@settings
+class Pipeline:
+    """How batches go through the stages of a mesh.
+
+    Attributes:
+        micro_batches: into how many a batch of one copy of the model is cut; None: four for each stage, by which stages
+            stand idle for less than a fifth of the time (Huang et al. 2019, "GPipe", section 2.3).
+        recompute: whether stages keep their inputs alone, and compute activations again for the backward pass: less
+            memory, a third more work.
+        cuts: the numbers, from 0, of the layers that stages begin with, but the first: of four layers in two stages
+            (3,) gives the first three to stage 0.  None: by the layers' times, measured on all ranks, and their memory.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    micro_batches: int | None = setting(kind="int", low=1, default=None)
+    recompute: bool = setting(kind="bool", default=False)
+    cuts: tuple[int, ...] | None = None
+
+    def check(self) -> None:
+        """Refuse cuts that are none."""
+        if self.cuts is None:
+            return
+        listed = isinstance(self.cuts, tuple | list)
+        whole = listed and all(isinstance(cut, int) and not isinstance(cut, bool) for cut in self.cuts)
+        if not whole or list(self.cuts) != sorted(set(self.cuts)) or min(self.cuts, default=1) < 1:
+            raise ConfigError(f"cuts must be ascending numbers of layers from 1 up, got {self.cuts!r}")
+
+
 class Mesh:
     """All ranks of ``comm`` as a grid; `fit` takes it in place of a communicator, and splits the model over it.
 
@@ -119,11 +151,13 @@ class Mesh:
         tensor: parts of every layer of a stage (tensor parallel).
         parts: how large each of these parts is, in proportion, such as (3, 1); ``speed``: as fast as the ranks multiply
             matrices when training begins; None: alike.
+        pipeline: how batches go through several stages; None: `Pipeline()`.
 
     Attributes:
         comm: all ranks.
-        parts: as given, ``speed`` or one number a part.
+        parts: one number a part; ``speed`` until speeds are measured.
         shape: `MeshShape`.
+        pipeline: as given.
         position: this rank's coordinates, as a `MeshShape`.
         data_group: the ranks that hold the same part of the model, one of each copy: they share the rows out, and sum
             gradients.  Data is loaded with it.
@@ -131,7 +165,7 @@ class Mesh:
         tensor_group: the ranks that hold parts of the same layers of the same copy.
 
     Raises:
-        ConfigError: the shape does not fit the ranks, or the parts do not fit the shape.
+        ConfigError: the shape does not fit the ranks, the parts do not fit it, or ranks ask for different meshes.
     """
 
     def __init__(
@@ -142,9 +176,13 @@ class Mesh:
         stage: int = 1,
         tensor: int = 1,
         parts: Sequence[float] | str | None = None,
+        pipeline: Pipeline | None = None,
     ) -> None:
+        asked = f"data={data}, stage={stage}, tensor={tensor}, parts={parts}, {pipeline}"
+        check_same(comm.allgather_object, asked, "meshes")
         self.comm, self.shape = comm, MeshShape.of(comm.size, data, stage, tensor)
-        self.parts = check_parts(parts, tensor)
+        self.parts, self.pipeline = check_parts(parts, tensor), pipeline or Pipeline()
+        self._cuts: dict[int, tuple[Any, Any]] = {}  # by id of a model: a reference to it, and what is remembered
         order = arrange(comm.topology.nodes, self.shape)
         index = order.index(comm.rank)
         copy, inside = divmod(index, self.shape.copy)
@@ -157,6 +195,15 @@ class Mesh:
     def groups(self) -> tuple[Communicator, ...]:
         """The communicators that the mesh has made."""
         return self.data_group, self.copy_group, self.tensor_group
+
+    def remember(self, model: Any, cuts: Any) -> None:
+        """Keep ``cuts``, by which ``model`` was cut into stages, as long as there is this model; local."""
+        self._cuts[id(model)] = weakref.ref(model), cuts
+
+    def recall(self, model: Any) -> Any:
+        """What was remembered of ``model``; None: nothing."""
+        known, cuts = self._cuts.get(id(model), (lambda: None, None))
+        return cuts if known() is model else None
 
     def free(self) -> None:
         """Give back the groups' communicators; collective."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from .losses import Loss
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from .mlp_part import MLPPart
     from .split_mlp import SplitMLP
+    from .stages import LayerCost
 
 Array = Any
 DRAWN = 1 << 18  # numbers of a matrix that are drawn at once
@@ -102,6 +105,22 @@ class MLP(DenseModel):
         from .split_mlp import SplitMLP
 
         return SplitMLP(self, rank, shares)
+
+    def layer_costs(self) -> list[LayerCost]:
+        """See `SupportsStages`."""
+        from .stages import LayerCost
+
+        last = self.layers - 1
+        return [  # what is kept: an output and its slope; the last layer's outputs become gradients where they are
+            LayerCost(a * b + self.bias * b, b if i == last else 2 * b, b)
+            for i, (a, b) in enumerate(pairwise(self.widths))
+        ]
+
+    def stage(self, first: int, stop: int, rank: int, shares: Sequence[float]) -> MLPPart:
+        """See `SupportsStages`."""
+        from .mlp_part import MLPPart
+
+        return MLPPart(self, first, stop, rank, shares)
 
     def _keep_rows(self, batch: Batch) -> LayerRows:
         return LayerRows(self, batch)

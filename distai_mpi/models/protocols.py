@@ -17,6 +17,7 @@ from .base import Model, Number, Sums, Together
 from .curvature import Linearization
 from .losses import Loss
 from .split import SupportsSplit
+from .stages import SupportsStages
 
 Array = Any
 
@@ -218,6 +219,7 @@ class Abilities:
     linear: SupportsLinear | None
     hessian: SupportsHessian | None
     split: SupportsSplit | None
+    stages: SupportsStages | None
     sparse: bool
     predicts: bool
     labels: bool
@@ -254,6 +256,7 @@ class Abilities:
             linear=linear if linear is not None and linear.is_linear else None,
             hessian=has(SupportsHessian),
             split=has(SupportsSplit),
+            stages=has(SupportsStages),
             sparse=bool(has(SupportsSparse, "takes_sparse") and says("takes_sparse", False)),
             predicts=says("can_predict", True),
             labels=says("tells_labels", True),

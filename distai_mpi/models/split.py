@@ -112,7 +112,9 @@ def cut_units(units: int, shares: Sequence[float], what: str) -> list[int]:
     return [*cuts, units]
 
 
-def choose_kinds(widths: Sequence[int], splits_outputs: bool) -> list[str]:
+def choose_kinds(
+    widths: Sequence[int], splits_outputs: bool, given: bool = False, passed_on: bool = False
+) -> list[str]:
     """`COLUMN` or `ROW` for each dense layer: the choice by which the fewest numbers travel for a row.
 
     A column-parallel layer takes its whole input and gives a part of its output; a row-parallel one takes a part of its
@@ -127,9 +129,14 @@ def choose_kinds(widths: Sequence[int], splits_outputs: bool) -> list[str]:
     Args:
         widths: of the input and of every layer's output.
         splits_outputs: whether the loss can be had from outputs that are split.
+        given: whether the input comes from another stage, which wants its gradient: of a column-parallel layer a sum,
+            2 u, of a row-parallel one the ranks' parts of it, u.
+        passed_on: whether the outputs go whole to another stage: those of a column-parallel layer are put together, u.
     """
     inner = {(COLUMN, ROW): (0, 0), (ROW, ROW): (2, 2), (COLUMN, COLUMN): (2, 2), (ROW, COLUMN): (4, 2)}
     best: dict[str, tuple[float, list[str]]] = {COLUMN: (0.0, [COLUMN])}  # every rank has the rows
+    if given:
+        best = {kind: (numbers * widths[0], [kind]) for kind, numbers in ((COLUMN, 2.0), (ROW, 1.0))}
     for _, units in pairwise(widths[:-1]):
         step: dict[str, tuple[float, list[str]]] = {}
         for (before, after), (numbers, calls) in inner.items():
@@ -140,8 +147,9 @@ def choose_kinds(widths: Sequence[int], splits_outputs: bool) -> list[str]:
             if after not in step or cost < step[after][0]:
                 step[after] = cost, [*kinds, after]
         best = step
-    ends = {ROW: 2.0 * widths[-1] + CALL_UNITS, COLUMN: 12.0 + CALL_UNITS}  # three float64 numbers, twice as long
-    if not splits_outputs:
+    of_losses = 12.0  # three float64 numbers, twice as long
+    ends = {ROW: 2.0 * widths[-1] + CALL_UNITS, COLUMN: (widths[-1] if passed_on else of_losses) + CALL_UNITS}
+    if not (splits_outputs or passed_on):
         best.pop(COLUMN, None)
     if not best:
         raise ConfigError("a model of one layer with one output cannot be split over ranks: leave the mesh out")

@@ -7,6 +7,7 @@ laws of speed-up.  Texts differ: some write Gustafson's law with the letter for 
     throughput   T = n · rate                    nodes side by side
     Amdahl       S = 1 / ((1 - p) + p / n)       the same work on more nodes (strong scaling)
     Gustafson    S = (1 - p) + n · p             n times the work on n nodes (weak scaling)
+    pipeline     L = n · d                       an item on its way through n stages of d seconds
 
 Amdahl 1967, "Validity of the single processor approach to achieving large scale computing
 capabilities", AFIPS 30; Gustafson 1988, "Reevaluating Amdahl's law", CACM 31(5).
@@ -71,6 +72,19 @@ def fit_amdahl(counts: Sequence[float], speedups: Sequence[float]) -> float:
 def fit_gustafson(counts: Sequence[float], speedups: Sequence[float]) -> float:
     """As `fit_amdahl`, for scaled speed-ups: least squares on S - 1 = p (n - 1)."""
     return _fit(counts, speedups, lambda n: n - 1, lambda speedup: speedup - 1)
+
+
+def pipeline_latency(n: float, d: float) -> float:
+    """Seconds that an item takes through ``n`` stages, the slowest of which takes ``d`` seconds for it."""
+    return _count(n) * _positive(d, "time of a stage")
+
+
+def pipeline_seconds(n: float, m: float, d: float) -> float:
+    """Seconds that ``m`` items take through ``n`` stages of ``d`` seconds: the last one comes m - 1 stage times later.
+
+    Huang et al. 2019, "GPipe", section 2.3: stages stand idle for (n - 1) / (m + n - 1) of it.
+    """
+    return (_count(n) + m - 1) * _positive(d, "time of a stage")
 
 
 def _fit(

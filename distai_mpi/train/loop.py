@@ -36,6 +36,7 @@ from .evaluation import evaluate, make_loader
 from .full_batch import choose
 from .parts import groups
 from .run import Optimizer, Result, Run
+from .stages import pipeline_figures
 from .state import Saved, TrainState, restore
 from .tracing import Trace, Tracer, tracing
 
@@ -346,6 +347,7 @@ def _finish(run: Run, result: Result, watched: dict[str, Loader]) -> None:
     sent, peaks, read = zip(*of_ranks, strict=True)
     result.bytes_moved, result.peak_memory = sum(sent), max(peaks)
     result.bytes_read = None if stored is None else sum(read)
+    result.pipeline = pipeline_figures(run)
     run.finish(result)
     result.seconds = run.seconds
     result.samples_per_second = run.rows / result.seconds

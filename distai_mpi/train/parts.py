@@ -27,13 +27,23 @@ def groups(comm: Communicator | Mesh) -> tuple[Communicator, Communicator]:
     """All ranks of ``comm``, and among them those that share rows with this one; local."""
     from ..comm import Mesh
 
+    if isinstance(comm, Mesh) and comm.shape.stage > 1:
+        from ..models import blas  # noqa: F401 - SciPy's, whose threads are limited with the others' once it is loaded
+
     return (comm.comm, comm.data_group) if isinstance(comm, Mesh) else (comm, comm)
 
 
-def split(model: Model, comm: Communicator | Mesh) -> tuple[Any, Communicator, Mesh | None]:
+def split(
+    model: Model, comm: Communicator | Mesh, rows: int = 1, optimizer: Any = None
+) -> tuple[Any, Communicator, Mesh | None]:
     """This rank's part of ``model``, the ranks that share rows with it, and the mesh; collective.
 
     Without a mesh, or on one that has copies of the whole model alone, the part is the model, and there is no mesh.
+
+    Args:
+        model: the whole model.
+        comm: the ranks.
+        rows, optimizer: of all copies' batch, and the method, by which stages are chosen: see `stages.pipelined`.
 
     Raises:
         ConfigError: the model cannot be split so; on all ranks.
@@ -44,7 +54,12 @@ def split(model: Model, comm: Communicator | Mesh) -> tuple[Any, Communicator, M
         return model, comm, None
     if comm.shape.copy == 1 and hasattr(model, "loss_and_grad"):  # else it computes in parts alone
         return model, comm.data_group, None
-    able, shares = Abilities.of(model).split, shares_of(comm)
+    shares, abilities = shares_of(comm), Abilities.of(model)
+    able = abilities.split
+    if comm.shape.stage > 1 or (able is None and abilities.stages is not None):
+        from .stages import pipelined
+
+        return pipelined(model, comm, shares, -(-rows // comm.shape.data), optimizer), comm.data_group, comm
     with comm.comm.agreed():
         if able is None:
             raise ConfigError(
@@ -59,14 +74,16 @@ def split(model: Model, comm: Communicator | Mesh) -> tuple[Any, Communicator, M
 def shares_of(mesh: Mesh) -> tuple[float, ...]:
     """How large the parts of layers are; collective where the ranks' speeds are measured.
 
-    Copies of the model are cut alike: of ranks that hold the same part in each, the slowest counts.
+    Copies of the model are cut alike: of ranks that hold the same part in each, the slowest counts.  A mesh measures
+    once, so that a model has the same parts later.
     """
     if not isinstance(mesh.parts, str):
         return mesh.parts
     mesh.comm.barrier()
     speeds = mesh.comm.allgather_object((mesh.position.tensor, product_rate()))
     slowest = [min(rate for tensor, rate in speeds if tensor == part) for part in range(mesh.shape.tensor)]
-    return tuple(float(f"{rate:.2g}") for rate in slowest)
+    mesh.parts = tuple(float(f"{rate:.2g}") for rate in slowest)
+    return mesh.parts
 
 
 def product_rate() -> float:

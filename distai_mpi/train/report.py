@@ -217,6 +217,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "ranks": comm.size,
         "nodes": len(comm.leaders),
         "mesh": None if mesh is None else mesh.shape._asdict(),
+        "pipeline": result.pipeline,
         "device": run.loader.device.name,
         "dtype": model.dtype.name,
         "allreduce": objective.exchange.name,

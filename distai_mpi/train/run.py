@@ -58,6 +58,9 @@ class Result:
         bytes_read: of rows on disk, bytes that all ranks together have read of them since they were loaded; None of
             rows in memory.
         time: by name of `trace.PHASES`, the seconds that each rank spent in it; None where the run was not traced.
+        pipeline: of a model in stages: ``cuts``, ``micro_batches``, the seconds of each stage for a micro-batch as they
+            were expected and measured (medians), and beside the ``measured_latency`` of a micro-batch and the
+            ``measured_step_seconds`` of gradients those that follow from the slowest stage, see `perf.laws`; else None.
         history: one record an epoch, as in ``metrics.jsonl``.
     """
 
@@ -86,6 +89,7 @@ class Result:
     peak_memory: int | None = None
     bytes_read: int | None = None
     time: dict[str, list[float]] | None = None
+    pipeline: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -112,7 +112,8 @@ class TrainState:
         On a mesh each rank of the data group has a shard.  `restore` brings the run to where ``saved`` says, once it
         is warm.
         """
-        optimizer, (model, comm, mesh) = self.optimizer, split(self.model, comm)
+        optimizer = self.optimizer
+        model, comm, mesh = split(self.model, comm, min(self.global_batch_size, data.rows), optimizer)
         if mesh is not None and self.device is not HOST:
             raise ConfigError(f"{called('mesh')}: models are split on the CPU alone; choose {called('device')} cpu")
         solver = isinstance(optimizer, FullBatchSolver)

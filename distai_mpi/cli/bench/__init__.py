@@ -16,6 +16,7 @@ COMMANDS = {
     "step": "Seconds from gradients to updated parameters, beside Allreduce and update.",
     "gpu": "Results of a GPU beside the CPU's, and its speed.",
     "shards": "Step time with even shards and with shards by speed, one rank being slow.",
+    "pipeline": "Step time of a pipeline as it cuts itself, beside every other cut, one rank being slow.",
     "graph": "Encoder embedding of a random graph, beside reading its edges and writing its rows.",
 }
 
