@@ -31,7 +31,7 @@ RANK = launcher().rank
 # are unequal.  One rank has nobody to talk to, four bring groups of two and two: tests of these say so.  A test of at
 # least MANY_CASES cases runs half of them on each number, unless ``--every-case`` asks for all of them on both.
 RANKS = (2, 3)
-MANY_CASES = 4
+MANY_CASES = 2
 MOST_RANKS = 4  # that tests name; on more ranks those run that do on this number
 
 
