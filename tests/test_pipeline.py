@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse
 from commands import run_here
 from fits import fit
 from problems import local_shard, make_rows, uneven, whole_shard
@@ -110,13 +111,15 @@ def test_passes_of_few_rows_sparse_rows_and_given_cuts(comm):
             assert part.score(own, batch)[1] == model.score(w, batch)[1]
             np.testing.assert_allclose(part.outputs(own, x[:rows]), model.outputs(w, x[:rows]), rtol=1e-12, atol=1e-12)
             np.testing.assert_array_equal(part.predict(own, x[:rows]), model.predict(w, x[:rows]))
-        shard = whole(Dataset(x, y), 0, 1)
+        shard = whole(Dataset(scipy.sparse.csr_array(x), y), 0, 1)
         keep, options = KeepState(), {"epochs": 2, "global_batch_size": 5, "l2": 0.1}
         sparse = fit(model, shard, mesh, callbacks=[keep], **options)
         alone = fit(model, shard, mesh.data_group, **options)
         continued = fit(model, shard, mesh.data_group, start=keep.state, **options)  # without stages
         np.testing.assert_allclose(continued.params, alone.params, rtol=1e-9, atol=1e-12)
         assert sparse.train_loss == pytest.approx(alone.train_loss, rel=1e-9)
+        with Mesh(comm, tensor=2) as parts:
+            assert fit(model, shard, parts, **options).train_loss == pytest.approx(alone.train_loss, rel=1e-9)
         assert sparse.pipeline["cuts"] == [1]
 
 

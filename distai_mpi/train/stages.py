@@ -111,7 +111,8 @@ def _find_cuts(
         return Cuts(tuple(given), None)
     memory, times = _memory(able, mesh, rows, micro_batches, vectors), [[0.0] * layers for _ in range(stages)]
     choose_cuts(times, memory)  # what fits nowhere is refused before it is tried
-    own = [_seconds_of_layer(able, layer, mesh, shares, rows) for layer in range(layers)]
+    again = mesh.pipeline.recompute and mesh.position.stage < stages - 1
+    own = [sum(_seconds_of_layer(able, layer, mesh, shares, rows, 1 + again)) for layer in range(layers)]
     for stage, seconds in mesh.comm.allgather_object((mesh.position.stage, own)):
         times[stage] = [max(pair) for pair in zip(times[stage], seconds, strict=True)]
     chosen = choose_cuts(times, memory)
@@ -137,8 +138,12 @@ def _memory(able: Any, mesh: Mesh, rows: int, micro_batches: int, vectors: float
     )
 
 
-def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, shares: Sequence[float], rows: int) -> float:
-    """The time of a layer's forward and backward pass on this rank, beside the others'; collective.
+def _seconds_of_layer(
+    able: Any, layer: int, mesh: Mesh, shares: Sequence[float], rows: int, times_forward: int
+) -> tuple[float, float]:
+    """The time of a layer's forward passes, so many, and of its backward pass on this rank, beside the others'.
+
+    Collective.
 
     The layer stands alone, so that no rank needs room for more.  Rows are dense zeros.
     """
@@ -159,9 +164,11 @@ def _seconds_of_layer(able: Any, layer: int, mesh: Mesh, shares: Sequence[float]
             stage.losses(w, batch, given, 0)
         else:
             delta = np.array(stage.forward(w, batch, given, 0))
+        between = time.perf_counter()
         stage.backward(w, batch, given, 0, None if last else delta, grad)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+        seconds.append((between - began, time.perf_counter() - between))
+    forward, backward = (min(found) for found in zip(*seconds[1:], strict=True))
+    return times_forward * forward, backward
 
 
 def pipeline_figures(run: Any) -> dict[str, Any] | None:
