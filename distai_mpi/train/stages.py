@@ -173,7 +173,7 @@ def _seconds_of_layer(
 
 def pipeline_figures(run: Any) -> dict[str, Any] | None:
     """What `Result.pipeline` tells; None of runs without stages; collective."""
-    model, mesh = run.objective.model, run.objective.mesh
+    model, mesh = getattr(run.objective, "model", None), run.objective.mesh
     if not isinstance(model, PipelinedModel):
         return None
     cuts, stages = mesh.recall(model.whole), mesh.shape.stage
