@@ -21,7 +21,7 @@ from distai_mpi.perf import costs, simulated
 # Every message takes latency + bytes / bandwidth.  SimGrid's default model, LV08, multiplies latencies by 13.01 to
 # resemble TCP; cross traffic takes 5 % of a message's bytes in the other direction, for acknowledgements.
 PLAIN = ["network/model:CM02", "network/crosstraffic:0", "surf/precision:1e-12"]
-RING_LIMIT = 256  # ranks: a ring on n takes n² messages, some 10⁴ of which a second of this program simulates
+RING_LIMIT = 256  # ranks: a ring on n sends 2 n² messages, and a second simulates some thousands
 MACHINE = simulated.Machine(flops=73e9, memory=40e9, reduce_rate=10e9)  # one rank is one core of docs/benchmarks.md
 BANDWIDTH = 12.5e9  # bytes per second of every link
 HOST_LATENCY, LINK_LATENCY = 0.5e-6, 0.1e-6  # seconds: at each end, and of every link between
