@@ -96,12 +96,14 @@ def build(network, ranks):
         NetZone.create_fatTree_zone("network", root, parameters, *shared).seal()
         words = f"fat tree of two levels: {width} switches of {width} hosts, {width} switches above them"
     else:
-        groups = max(2, -(-ranks // 64))
-        lanes = -(-64 // (groups - 1))  # as many to other groups as there are hosts in one
-        NetZone.create_dragonfly_zone(
-            "network", root, DragonflyParams((groups, lanes), (4, 1), (4, 1), 4), *shared
-        ).seal()
-        words = f"dragonfly: {groups} groups of 16 routers of 4 hosts, {lanes} links' bandwidth between each two groups"
+        # SimGrid's routes crash where there are more groups than routers in a chassis: here there are as many
+        groups = next(groups for groups in range(2, 1 << 16) if 16 * groups * groups >= ranks)
+        lanes = -(-16 * groups // (groups - 1))  # as many to other groups as there are hosts in one
+        parameters = DragonflyParams((groups, lanes), (4, 1), (groups, 1), 4)
+        NetZone.create_dragonfly_zone("network", root, parameters, *shared).seal()
+        words = (
+            f"dragonfly: {groups} groups of 4 chassis of {groups} routers of 4 hosts, {lanes} links between two groups"
+        )
     root.seal()
     return hosts, words
 
