@@ -198,18 +198,18 @@ def replay_step(
 ) -> None:
     """Take one training step, as rank ``rank`` of ``ranks`` does it."""
     wire: Any = SimulatedWire(rank, ranks, network)
-    way, workspace = ALGORITHMS[algorithm], SizeOnlyWorkspace()
+    functions, workspace = ALGORITHMS[algorithm], SizeOnlyWorkspace()
     x: Any = SizeOnlyVector(work.parameters, work.dtype, lambda summed: network.sleep(summed / machine.reduce_rate))
     network.sleep(work.gradient_seconds(work.rows(rank, ranks, weak), machine))
-    if way.reduce_scatter is None or way.allgather is None or not work.updates:
-        way.allreduce(wire, x, workspace)  # type: ignore[arg-type]
+    if functions.reduce_scatter is None or functions.allgather is None or not work.updates:
+        functions.allreduce(wire, x, workspace)  # type: ignore[arg-type]
         if work.updates:
             network.sleep(work.update_seconds(x.size, machine))
         return
     slices = even_slices(x.size, ranks, x.itemsize)
-    way.reduce_scatter(wire, x, slices, workspace)  # type: ignore[arg-type]
+    functions.reduce_scatter(wire, x, slices, workspace)  # type: ignore[arg-type]
     network.sleep(work.update_seconds(x[slices[rank]].size, machine))
-    way.allgather(wire, x, slices, workspace)  # type: ignore[arg-type]
+    functions.allgather(wire, x, slices, workspace)  # type: ignore[arg-type]
 
 
 def step_seconds(
