@@ -189,8 +189,9 @@ WORKLOADS = (
 
 def replay_allreduce(network: Network, rank: int, ranks: int, algorithm: str, nbytes: int, reduce_rate: float) -> None:
     """Sum ``nbytes`` bytes of float32 over ``ranks`` ranks, as rank ``rank`` does it."""
-    x = SizeOnlyVector(nbytes // 4, FLOAT32, lambda summed: network.sleep(summed / reduce_rate))
-    ALGORITHMS[algorithm].allreduce(SimulatedWire(rank, ranks, network), x, SizeOnlyWorkspace())  # type: ignore[arg-type]
+    x: Any = SizeOnlyVector(nbytes // 4, FLOAT32, lambda summed: network.sleep(summed / reduce_rate))
+    workspace: Any = SizeOnlyWorkspace()
+    ALGORITHMS[algorithm].allreduce(SimulatedWire(rank, ranks, network), x, workspace)
 
 
 def replay_step(
@@ -198,18 +199,19 @@ def replay_step(
 ) -> None:
     """Take one training step, as rank ``rank`` of ``ranks`` does it."""
     wire: Any = SimulatedWire(rank, ranks, network)
-    functions, workspace = ALGORITHMS[algorithm], SizeOnlyWorkspace()
+    workspace: Any = SizeOnlyWorkspace()
+    functions = ALGORITHMS[algorithm]
     x: Any = SizeOnlyVector(work.parameters, work.dtype, lambda summed: network.sleep(summed / machine.reduce_rate))
     network.sleep(work.gradient_seconds(work.rows(rank, ranks, weak), machine))
     if functions.reduce_scatter is None or functions.allgather is None or not work.updates:
-        functions.allreduce(wire, x, workspace)  # type: ignore[arg-type]
+        functions.allreduce(wire, x, workspace)
         if work.updates:
             network.sleep(work.update_seconds(x.size, machine))
         return
     slices = even_slices(x.size, ranks, x.itemsize)
-    functions.reduce_scatter(wire, x, slices, workspace)  # type: ignore[arg-type]
+    functions.reduce_scatter(wire, x, slices, workspace)
     network.sleep(work.update_seconds(x[slices[rank]].size, machine))
-    functions.allgather(wire, x, slices, workspace)  # type: ignore[arg-type]
+    functions.allgather(wire, x, slices, workspace)
 
 
 def step_seconds(
