@@ -15,6 +15,7 @@ SimGrid is Debian's, for Debian's Python, and needs no MPI:
 import argparse
 import json
 import sys
+from importlib.util import find_spec
 
 from distai_mpi.perf import costs, simulated
 
@@ -233,6 +234,8 @@ def parse(words):
 
 if __name__ == "__main__":
     options = parse(sys.argv[1:])
+    if find_spec("simgrid") is None:
+        sys.exit(f"{sys.executable} has no SimGrid: apt-get install python3-simgrid, and run it by /usr/bin/python3")
     rows, words = {"collectives": collectives, "scaling": scaling}[options.what](options)
     print(f"SIMULATED by SimGrid ({', '.join(options.cfg)}): {words}")
     show(rows)
