@@ -29,10 +29,18 @@ NOT_RUN = {
     "srun": "Slurm's",
     "sbatch": "Slurm's",
     "ruff": "of the developers",
+    "/usr/bin/python3": "SimGrid's: test_simulated.py runs the program",
 }
 # Programs that are run elsewhere.
 SOURCES = {"tests/run.py": "runs all tests", "examples/mnist.py": "test_examples.py"}
-OTHERS_FLAGS = {"--rate", "--train"} | set(  # of programs that are not ours
+OTHERS_FLAGS = {
+    "--rate",
+    "--train",
+    "--network",
+    "--algorithms",
+    "--bytes",
+    "--cfg",
+} | set(  # of programs that are not ours
     "--oversubscribe --bind-to --report-bindings --mpi --gpus-per-node --ntasks-per-node --nproc-per-node".split()
 )
 

@@ -39,7 +39,7 @@ NEEDS = {"jax_loss.py": "jax", "torch_module.py": "torch"}
 
 
 def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, "resume.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, "resume.py", "simulated_network.py"}
 
 
 def arguments(name, folder, comm):
