@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..plan import Planner, Prediction, Probe
 
 LARGER = (2, 4, 8)  # batches so many times larger are shown where the user has chosen none
-START_SECONDS = 15.0  # for which a probe may take longer than it was told, to start its ranks
+START_SECONDS = 35.0  # for which a probe may take longer than it was told, to start its ranks on a crowded machine
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -48,6 +48,9 @@ def command(flags: tuple[str, ...], **given: Any) -> None:
     """
     if launch.launcher().size > 1:
         raise ConfigError("plan starts its own ranks: run it without a launcher")
+    found = read_probe(given["probe_file"]) if given["probe_file"] else None
+    if found is not None:
+        flags = same_flags(given["probe_file"], found, flags)
     settings = train_settings(flags)
     check_planned(settings)
     deadline = None if given["deadline"] is None else parse_time(given["deadline"])
@@ -59,7 +62,7 @@ def command(flags: tuple[str, ...], **given: Any) -> None:
     machine = None if given["machine_file"] is None else read_machine(given["machine_file"])
     if given["learn_folder"] is not None and not os.path.isdir(given["learn_folder"]):
         raise DataError(f"--learn {given['learn_folder']}: there is no such folder")
-    found = read_probe(given["probe_file"]) if given["probe_file"] else run_probe(given, flags)
+    found = found or run_probe(given, flags)
     here = Machine.from_dict(found.machine)
     if given["save_machine"]:
         save_machine(given["save_machine"], machine or here)
@@ -139,13 +142,24 @@ def read_probe(path: str) -> Probe:
     try:
         with open(path, encoding="utf-8") as file:
             found = Probe.from_dict(json.load(file))
-        Machine.from_dict(found.machine)
+        machine = Machine.from_dict(found.machine)
     except OSError as error:
         raise DataError(f"--probe {path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"--probe {path}: was not written by 'bench probe --json' of this version ({error})") from None
+    machine.check(f"--probe {path}")
     found.check(f"--probe {path}")
     return found
+
+
+def same_flags(path: str, found: Probe, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """The flags that a probe was measured with, which those of the command, if any, must be."""
+    if flags and flags != found.flags:
+        raise ConfigError(
+            f"--probe {path} was measured with {' '.join(found.flags) or 'no flags'}, and not with {' '.join(flags)}:"
+            " leave the flags of train out, or probe anew"
+        )
+    return found.flags
 
 
 def planned_batches(settings: dict[str, Any], found: Probe) -> tuple[Any, int | None]:

@@ -97,10 +97,9 @@ def assumptions(planner: Planner) -> list[str]:
         passes, iterations, how = planner.solver_counts()
         lines.append(f"{iterations:g} iterations ({how}) of {passes:.3g} gradients or products each")
     if planner.learned.runs:
-        ratio, runs = math.exp(planner.learned.shift), planner.learned.runs
-        lines.append(
-            f"{runs} earlier run{'s' if runs > 1 else ''}: predictions are multiplied by {ratio:.3g}, and off by {100 * math.expm1(planner.learned.error):.0f} %"
-        )
+        ratio, off = math.exp(planner.learned.shift), math.expm1(planner.learned.error)
+        runs = f"{planner.learned.runs} earlier run{'s' if planner.learned.runs > 1 else ''}"
+        lines.append(f"{runs}: predictions are multiplied by {ratio:.3g}, and off by {100 * off:.0f} %")
     return [*lines, *found.notes]
 
 

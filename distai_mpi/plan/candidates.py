@@ -38,11 +38,11 @@ def candidates(planner: Planner, most_nodes: int, mesh: str | None, batches: Bat
     per_node = [cores] if planner.machine.emulated else powers(cores)
     for nodes in powers(most_nodes):
         for each in range(1, cores // nodes + 1) if planner.machine.emulated and nodes > 1 else per_node:
-            for shape in meshes(work, nodes * each, mesh):
+            for shape in meshes(planner, nodes * each, mesh):
                 for batch in batches(nodes * each):
                     if work.kind == SOLVER or batch >= shape.data:
                         yield Candidate(nodes, each, shape, batch)
-                        if nodes > 1 and work.rounds_messages:
+                        if nodes > 1 and shape.data > 1 and work.rounds_messages:
                             yield Candidate(nodes, each, shape, batch, "float16")
 
 
@@ -51,8 +51,12 @@ def powers(most: int) -> list[int]:
     return [*(1 << i for i in range((most - 1).bit_length())), most]
 
 
-def meshes(work: Workload, ranks: int, asked: str | None) -> Iterator[MeshShape]:
-    """Shapes for so many ranks: the one ``asked`` for, if it fits them, else all over which the model can be split."""
+def meshes(planner: Planner, ranks: int, asked: str | None) -> Iterator[MeshShape]:
+    """Shapes for so many ranks: the one ``asked`` for, if it fits them, else all over which the model can be split.
+
+    Splits are offered where the probe has measured one: nothing else tells what narrow layers cost.
+    """
+    work = planner.probe.workload
     if asked is not None:
         try:
             yield MeshShape.parse(asked, ranks)
@@ -61,7 +65,7 @@ def meshes(work: Workload, ranks: int, asked: str | None) -> Iterator[MeshShape]
         return
     parts = 1
     while parts <= min(ranks, MOST_PARTS):
-        splits = parts == 1 or (work.kind == STEPS and work.check_split(parts) is None)
+        splits = parts == 1 or (planner.measured_parts > 1 and work.check_split(parts) is None)
         if ranks % parts == 0 and splits:
             yield MeshShape(ranks // parts, 1, parts)
         parts *= 2
@@ -78,8 +82,8 @@ def check_mesh(work: Workload, asked: str, cores: int, most_nodes: int) -> None:
             last = error
     if not fitting:
         raise ConfigError(
-            f"--mesh {asked} fits none of {', '.join(map(str, counts))} ranks, the counts planned for {most_nodes} nodes"
-            f" of {cores} cores ({last})"
+            f"--mesh {asked} fits none of {', '.join(map(str, counts))} ranks, the numbers planned on {most_nodes}"
+            f" nodes of {cores} cores ({last})"
         )
     shape = fitting[0]
     if shape.stage > 1:
@@ -168,7 +172,7 @@ def choose(
 def _fastest(found: Sequence[Prediction]) -> Prediction:
     least = min(each.seconds for each in found)
     near = [each for each in found if each.seconds <= ENOUGH * least]
-    return min(near, key=lambda each: (each.candidate.nodes, each.candidate.ranks, each.seconds))
+    return min(near, key=lambda each: (each.candidate.nodes, each.candidate.mesh.copy, each.seconds))
 
 
 def words(prediction: Prediction) -> str:

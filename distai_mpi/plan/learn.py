@@ -22,8 +22,8 @@ MAD = 1.4826  # of a normal distribution: its deviation over the median absolute
 def learn(planner: Planner, folder: str) -> Learned:
     """What the runs in ``folder``, and in folders inside of it, tell of the workload that ``planner`` has.
 
-    Runs count that were completed with a model of as many parameters by the same method; they may be of any ranks and
-    nodes.
+    Runs count that were completed on data of the same name, with as many parameters and by the same method; on any
+    ranks and nodes.
 
     Raises:
         DataError: there is no such folder, a file in it is damaged, or none is of such a run.
@@ -38,13 +38,10 @@ def learn(planner: Planner, folder: str) -> Learned:
     for path in _results(folder):
         seen += 1
         result = _read(path)
-        same = result.get("parameters") == work.parameters and result.get("optimizer") == work.optimizer
-        if not same or result.get("status") != "completed" or not result.get("seconds"):
+        if not _alike(result, planner):
             continue
         ranks, nodes = int(result["ranks"]), int(result["nodes"])
         count = result["iterations"] if work.kind == SOLVER else result["epochs"]
-        if ranks % nodes or not count:
-            continue
         if work.kind == SOLVER:
             iterations.append(count)
         shape = MeshShape(ranks, 1, 1)
@@ -64,6 +61,17 @@ def learn(planner: Planner, folder: str) -> Learned:
     error = MAD * statistics.median(abs(log - shift) for log in logs) if len(logs) > 2 else max(map(abs, logs))
     made = float(statistics.median(iterations)) if iterations else None
     return Learned(shift, error, len(logs), made, tuple(points))
+
+
+def _alike(result: dict[str, Any], planner: Planner) -> bool:
+    """Whether a run that was completed is of the same workload, on ranks of which something can be predicted."""
+    work, names = planner.probe.workload, ("ranks", "nodes", "iterations", "epochs", "seconds")
+    if result.get("status") != "completed" or not all(result.get(name) for name in names):
+        return False
+    same = (result.get("parameters"), result.get("optimizer")) == (work.parameters, work.optimizer)
+    same = same and os.path.basename(str(result.get("data"))) == os.path.basename(work.data)
+    known = result["nodes"] == 1 or planner.machine.network is not None
+    return same and known and result["ranks"] % result["nodes"] == 0
 
 
 def _results(folder: str) -> Iterator[str]:

@@ -35,6 +35,7 @@ BOUNDS = {
     "barrier": (1e-8, 1.0),
     "latency": (1e-8, 1.0),
 }
+NODE, NETWORK = ("cores", "memory", "flops", "bandwidth", "barrier"), ("latency", "bandwidth")  # tables of a file
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,19 @@ class Machine:
         network = values["network"]
         return cls(**{**values, "network": None if network is None else Link(**network)})
 
+    def check(self, where: str) -> None:
+        """Raise `ConfigError` at figures that no machine has; ``where`` names what they are from."""
+        for name in NODE:
+            _figure(name, getattr(self, name), f"{where}: node.{name}")
+        for name in NETWORK if self.network is not None else ():
+            _figure(name, getattr(self.network, name), f"{where}: network.{name}")
+
     def to_toml(self) -> str:
         """The text that `from_toml` reads."""
         import tomli_w
 
         values = asdict(self)
-        node = {name: values[name] for name in ("cores", "memory", "flops", "bandwidth", "barrier")}
+        node = {name: values[name] for name in NODE}
         text: dict[str, Any] = {"name": self.name, "emulated": self.emulated, "node": node}
         return tomli_w.dumps(text if self.network is None else text | {"network": values["network"]})
 
@@ -118,10 +126,10 @@ def from_toml(text: str, where: str) -> Machine:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: is no TOML file: {error}") from None
     _check_names(values, ("name", "emulated", "node", "network"), where)
-    node = _table(values, "node", ("cores", "memory", "flops", "bandwidth", "barrier"), (), where)
+    node = _table(values, "node", NODE, (), where)
     network = None
     if "network" in values:
-        found = _table(values, "network", ("latency", "bandwidth"), ("shared",), where)
+        found = _table(values, "network", NETWORK, ("shared",), where)
         network = Link(found["latency"], found["bandwidth"], _truth(found, "shared", f"{where}: network.shared"))
     cores = node.pop("cores")
     if cores != int(cores):

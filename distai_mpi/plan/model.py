@@ -30,6 +30,7 @@ from .workload import DENSE, SOLVER, Probe, Shape, Timing
 
 WORTH = 0.95  # overlap is used where steps take at most this part of the time, as in `train.gradient.overlapped`
 BACKWARD = 2 / 3  # of the arithmetic of a dense net: two of three products
+UNSEEN = 0.15  # deviation of the logarithm that is taken where nothing alike was measured
 ROOM = 0.9  # of a node's memory that ranks may take
 DEVIATIONS = 2.0  # of the logarithm, that error bars reach: 95 of 100
 
@@ -140,7 +141,7 @@ class Planner:
             seconds=seconds,
             low=seconds / bar,
             high=seconds * bar,
-            communication=min(1.0, exchange / max(step.seconds, 1e-12)),
+            communication=min(1.0, max(0.0, exchange / step.seconds)),
             efficiency=whole / (step.seconds * candidate.ranks),
             weak_speedup=candidate.ranks * min(weak, alone.seconds) / step.seconds,
             memory=self.memory(candidate),
@@ -205,8 +206,10 @@ class Planner:
     def _on_node(self, ranks: int, rows: float) -> Known:
         """Seconds of ``ranks`` ranks of one node, each with so many ``rows`` of the whole model."""
         one, full = self._one(rows), self.shape(None)
-        if ranks == 1 or full is None:
+        if ranks == 1:
             return one
+        if full is None:
+            return Known(one.seconds, math.hypot(one.error, UNSEEN))
         all_of = interpolate(full.timings, rows)
         many = Known(all_of.seconds * self.factor, all_of.error)
         if ranks <= full.ranks:
@@ -238,7 +241,7 @@ class Planner:
         if parts == 1:
             return 0.0
         extra = self._activations(candidate.per_node, parts, rows, candidate.nodes)
-        measured = self.shape(None, tensor=self._measured_parts())
+        measured = self.shape(None, tensor=self.measured_parts)
         if measured is None:
             return extra
         seen = interpolate(measured.timings, rows).seconds * self.factor
@@ -246,7 +249,9 @@ class Planner:
         alike += self._activations(measured.ranks, measured.tensor, rows, 1)
         return (inside + extra) * seen / alike - inside
 
-    def _measured_parts(self) -> int:
+    @property
+    def measured_parts(self) -> int:
+        """Ranks of the split model that was measured; 1: none was."""
         return max((shape.tensor for shape in self.probe.shapes if shape.timings), default=1)
 
     def _activations(self, per_node: int, parts: int, rows: float, nodes: int) -> float:
@@ -282,7 +287,7 @@ class Planner:
         """Seconds that the code for several nodes takes more, at ``rows`` rows a rank, and their error in seconds."""
         shape, link = self.shape(None, 0), self._measured_link()
         if shape is None or link is None:
-            return Known(0.0, 0.0)
+            return Known(0.0, UNSEEN * self._one(rows).seconds)
         here = Machine.from_dict(self.probe.machine)
         per_node = shape.ranks // shape.nodes
         work = self.probe.workload

@@ -18,12 +18,13 @@ import numpy as np
 
 from ..backend import HOST
 from ..comm import Communicator, Mesh
-from ..data import ShardedDataset, from_local
+from ..data import Partition, ShardedDataset, from_local, repartition
 from ..data.sparse_rows import SparseRows
 from ..errors import DistaiError
 from ..models import Abilities, Model, Sums
 from ..optim import Auto, FullBatchSolver, LocalSGD
 from ..perf.machine import held_blas, node_cpus, peak_memory
+from ..perf.scaling import packed
 from ..train.full_batch import choose
 from ..train.gradient.factors import FactorGradients
 from ..train.run import Run
@@ -68,23 +69,26 @@ class Arrangement:
 def arrangements(comm: Communicator, most: int | None = None) -> list[Arrangement]:
     """What is measured, the most important first: one rank, a node's ranks, several nodes, a split model.
 
-    Where the job has one node, its ranks are declared to be nodes.  ``most``: of the ranks, for trials.
+    Where the job has one node, its ranks are declared to be nodes.  ``most``: only so many ranks take part.
     """
-    node = comm.topology.nodes[0][:most]
-    found = [Arrangement(node[:1], 1)]
-    if len(node) > 1:
-        found.append(Arrangement(node, 1))
-    if len(comm.leaders) > 1:
-        found.append(Arrangement(tuple(range(comm.size)), len(comm.leaders)))
-    elif len(node) > 1:
-        found.append(Arrangement(node, len(node), local=True))
-    if len(node) > 1:
-        found.append(Arrangement(node, 1, tensor=len(node)))
+    ranks = packed([next(node[0] for node in comm.topology.nodes if rank in node) for rank in range(comm.size)])[:most]
+    nodes = [[rank for rank in node if rank in ranks] for node in comm.topology.nodes]
+    nodes = [node for node in nodes if node]
+    first = tuple(nodes[0])
+    found = [Arrangement(first[:1], 1)]
+    if len(first) > 1:
+        found.append(Arrangement(first, 1))
+    if len(nodes) > 1:
+        found.append(Arrangement(tuple(ranks), len(nodes)))
+    elif len(first) == comm.size > 1:
+        found.append(Arrangement(first, len(first), local=True))
+    if len(first) > 1:
+        found.append(Arrangement(first, 1, tensor=len(first)))
     return found
 
 
 def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int | None = None) -> Probe:
-    """Measure ``job`` for about ``seconds``, on at most ``most`` ranks of a node; collective, the same on every rank.
+    """Measure ``job`` for about ``seconds``, on at most ``most`` ranks; collective, the same on every rank.
 
     ``mpi_comm`` is the library's communicator of the same ranks.
     """
@@ -95,6 +99,7 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
     workload: Workload | None = None
     messages = None
     with held_blas(comm.node.size, node_cpus(comm)) as threads:
+        base = job.load(comm)
         machine = look_at(comm)
         planned = arrangements(comm, most)
         for number, arrangement in enumerate(planned):
@@ -103,7 +108,7 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
                 notes.append(f"no time was left to measure {len(planned) - number} of {len(planned)} arrangements")
                 break
             allotted = left / (len(planned) - number)
-            found = _on(comm, mpi_comm, arrangement, job, threads, allotted)
+            found = _on(comm, mpi_comm, arrangement, job, base, threads, allotted)
             if found is None:
                 continue
             shape, described, link = found
@@ -117,20 +122,22 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
 
 
 def _on(
-    comm: Communicator, mpi_comm: Any, arrangement: Arrangement, job: Job, threads: int, allotted: float
+    comm: Communicator,
+    mpi_comm: Any,
+    arrangement: Arrangement,
+    job: Job,
+    base: ShardedDataset,
+    threads: int,
+    allotted: float,
 ) -> tuple[Shape, Workload, Any] | None:
     """What is found on ``arrangement``, while other ranks sleep; None: the model cannot be split so; collective."""
-    declared = None
-    if arrangement.local and len(arrangement.members) == comm.size:
-        declared = Communicator(mpi_comm, nodes=[1] * comm.size)
-    elif arrangement.local:
-        return None
+    declared = Communicator(mpi_comm, nodes=[1] * comm.size) if arrangement.local else None
     outcome: Any = None
     part = (declared or comm).part(arrangement.members)
     if part is not None:
         try:
             with part:
-                outcome = _measure(part, arrangement, job, threads, allotted)
+                outcome = _measure(part, arrangement, job, base, threads, allotted)
         except DistaiError as error:  # all of the part have it, and the sleepers must get it
             outcome = error
     comm.barrier_asleep()
@@ -143,13 +150,13 @@ def _on(
 
 
 def _measure(
-    part: Communicator, arrangement: Arrangement, job: Job, threads: int, allotted: float
+    part: Communicator, arrangement: Arrangement, job: Job, base: ShardedDataset, threads: int, allotted: float
 ) -> tuple[Shape, Workload, Any] | None:
     deadline = time.perf_counter() + allotted
     ranks, split = part.size, arrangement.tensor
     mesh = Mesh(part, tensor=split) if split > 1 else None
     group = part if mesh is None else mesh.data_group
-    shard = job.load(group)
+    shard = _shard(job, base, group)
     model = job.model(shard)
     able = Abilities.of(model)
     if mesh is not None and able.split is None:
@@ -172,6 +179,13 @@ def _measure(
     if mesh is not None:
         mesh.free()
     return shape, workload, link
+
+
+def _shard(job: Job, base: ShardedDataset, group: Communicator) -> ShardedDataset:
+    """The rows of this rank among those of ``group``; what all ranks hold already is not read again; collective."""
+    if base.shuffle == "local":
+        return base if group.size == len(base.counts) else job.load(group)
+    return repartition(replace(base, rank=group.rank, partition=None), Partition.even(group.size), group)
 
 
 @dataclass
@@ -252,7 +266,8 @@ class _Trial:
 
         window(every)
         pilot = window(every) * every
-        turns = every * max(1, round(WINDOW_SECONDS / max(pilot, 1e-9)))
+        length = min(WINDOW_SECONDS, allotted / WINDOWS)
+        turns = every * max(1, part.bcast_object(round(length / max(pilot, 1e-9))))
         if run.fuses:
             turns = 1
         found: list[float] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
@@ -174,6 +174,8 @@ class Probe:
         shapes: the first of one rank.
         seconds: that the probe took, reading the data included.
         load: of the machine before it.
+        notes: for the user, a sentence each.
+        flags: of `train`, with which it was measured.
     """
 
     workload: Workload
@@ -182,14 +184,16 @@ class Probe:
     shapes: tuple[Shape, ...]
     seconds: float = 0.0
     load: float = 0.0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Probe:
         """The probe whose `asdict`, perhaps by way of JSON, these are."""
         workload = Workload(**{**values["workload"], "widths": tuple(values["workload"]["widths"])})
         shapes = [_shape(each) for each in values["shapes"]]
-        return cls(**{**values, "workload": workload, "shapes": tuple(shapes), "notes": tuple(values["notes"])})
+        texts = {name: tuple(values[name]) for name in ("notes", "flags")}
+        return cls(**{**values, **texts, "workload": workload, "shapes": tuple(shapes)})
 
     def check(self, where: str) -> None:
         """Raise `ConfigError` at figures that nothing can have; ``where`` names what they are from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -46,7 +46,7 @@ def command(seconds: float, json_file: str | None, flags: tuple[str, ...]) -> No
             if comm.rank == 0 and json_file:
                 check_writable(json_file)
         left = seconds - comm.bcast_object(time.perf_counter() - began)
-        found = asdict(probe(comm, world, job, max(0.5, left)))
+        found = asdict(replace(probe(comm, world, job, max(0.5, left)), flags=flags))
         with comm.agreed():
             if comm.rank == 0:
                 if json_file:
