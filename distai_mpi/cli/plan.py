@@ -70,7 +70,7 @@ def command(flags: tuple[str, ...], **given: Any) -> None:
     if given["learn_folder"] is not None:
         planner = Planner(found, planner.machine, learn(planner, given["learn_folder"]))
     if given["max_nodes"] > 1:
-        planner.link()
+        _ = planner.measured.link  # refused where nothing is known of it
     if given["mesh"] is not None:
         check_mesh(found.workload, given["mesh"], planner.machine.cores, given["max_nodes"])
     batches, asked = planned_batches(settings, found)

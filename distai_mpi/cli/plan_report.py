@@ -39,7 +39,7 @@ def show(
     best = chosen.best
     console.print(f"best: {words(best)}: {chosen.reason}", highlight=False)
     console.print(f"  {told(best.seconds)} ({told(best.low)} to {told(best.high)})", highlight=False)
-    for line in start_lines(planner, best, flags):
+    for line in [*law_lines(predictions, best), *start_lines(planner, best, flags)]:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
@@ -90,9 +90,9 @@ def assumptions(planner: Planner) -> list[str]:
         f"measured in {found.seconds:.0f} s: {shapes}; load before it {found.load:.1f}",
         f"machine {machine.name}: {machine.cores} cores a node, {machine.memory / 2**30:.3g} GiB",
     ]
-    if not math.isclose(planner.factor, 1.0):
+    if not math.isclose(planner.measured.factor, 1.0):
         by = "matrix products" if work.dense else "the memory's speed"
-        lines.append(f"compute times are those measured here times {planner.factor:.3g}, by {by}")
+        lines.append(f"compute times are those measured here times {planner.measured.factor:.3g}, by {by}")
     if work.kind == "solver":
         passes, iterations, how = planner.solver_counts()
         lines.append(f"{iterations:g} iterations ({how}) of {passes:.3g} gradients or products each")
@@ -101,6 +101,34 @@ def assumptions(planner: Planner) -> list[str]:
         runs = f"{planner.learned.runs} earlier run{'s' if planner.learned.runs > 1 else ''}"
         lines.append(f"{runs}: predictions are multiplied by {ratio:.3g}, and off by {100 * off:.0f} %")
     return [*lines, *found.notes]
+
+
+def of_batch(predictions: Sequence[Prediction], best: Prediction) -> list[Prediction]:
+    """By growing number of ranks those of the best plan's batch, without a mesh, on the fewest nodes."""
+    batch, found = best.candidate.batch, {}
+    for each in sorted(predictions, key=lambda each: -each.candidate.nodes):
+        candidate = each.candidate
+        if (candidate.batch, candidate.mesh.copy, candidate.wire) == (batch, 1, "float32"):
+            found[candidate.ranks] = each
+    return [found[ranks] for ranks in sorted(found)]
+
+
+def laws(predictions: Sequence[Prediction], best: Prediction) -> dict[str, float]:
+    """The parallel fractions that fit the predicted speed-ups, by the name of the law; none for one number of ranks."""
+    from ..perf.scaling import LAWS
+
+    points = of_batch(predictions, best)
+    counts = [each.candidate.ranks for each in points]
+    if len(counts) < 2:
+        return {}
+    speedups = {"strong": [each.speedup for each in points], "weak": [each.weak_speedup for each in points]}
+    return {law.name: law.fit(counts, speedups[kind]) for kind, law in LAWS.items()}
+
+
+def law_lines(predictions: Sequence[Prediction], best: Prediction) -> list[str]:
+    """The fractions in words."""
+    found = laws(predictions, best)
+    return [", ".join(f"{name}: parallel fraction p = {p:.4f}" for name, p in found.items())] if found else []
 
 
 def start_lines(planner: Planner, best: Prediction, flags: Sequence[str]) -> list[str]:
@@ -141,6 +169,7 @@ def as_json(
         "machine": asdict(planner.machine),
         "probe": asdict(planner.probe),
         "learned": asdict(planner.learned),
+        "laws": laws(predictions, best),
         "best": plain(best) | {"commands": start_lines(planner, best, flags)},
         "plans": [plain(each) for each in predictions],
     }
@@ -151,20 +180,13 @@ def chart(planner: Planner, predictions: Sequence[Prediction], best: Prediction)
     from ..perf.charts import plan_chart
 
     batch = best.candidate.batch
-    alike = [
-        each
-        for each in predictions
-        if (each.candidate.batch, each.candidate.mesh.copy, each.candidate.wire) == (batch, 1, "float32")
-    ]
-    by_ranks = {each.candidate.ranks: each for each in sorted(alike, key=lambda each: -each.candidate.nodes)}
-    points = [by_ranks[ranks] for ranks in sorted(by_ranks)]
     rows = [
         {
             "ranks": each.candidate.ranks,
-            "strong": each.efficiency * each.candidate.ranks,
+            "strong": each.speedup,
             "weak": each.weak_speedup,
             "bar": each.high / each.seconds,
         }
-        for each in points
+        for each in of_batch(predictions, best)
     ]
     return plan_chart(rows, planner.measured_speedups(), f"{planner.probe.workload.model}, batch {batch:,}")

@@ -4,7 +4,8 @@ from .candidates import Choice, candidates, check_memory, check_mesh, choose, to
 from .learn import learn
 from .machine import Link, Machine, from_toml, read_machine
 from .model import Candidate, Learned, Planner, Prediction
-from .probe import Job, probe
+from .probe import probe
+from .trial import Job
 from .workload import Probe, Shape, Timing, Workload
 
 __all__ = [

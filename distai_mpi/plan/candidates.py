@@ -65,7 +65,7 @@ def meshes(planner: Planner, ranks: int, asked: str | None) -> Iterator[MeshShap
         return
     parts = 1
     while parts <= min(ranks, MOST_PARTS):
-        splits = parts == 1 or (planner.measured_parts > 1 and work.check_split(parts) is None)
+        splits = parts == 1 or (planner.measured.split is not None and work.check_split(parts) is None)
         if ranks % parts == 0 and splits:
             yield MeshShape(ranks // parts, 1, parts)
         parts *= 2
