@@ -15,7 +15,7 @@ from ..comm import launch
 from ..errors import ConfigError, DataError, DistaiError
 from .bench.probe import check_planned
 from .bench.ranks import ranks_command
-from .train_flags import train_settings
+from .train_flags import settings_of
 
 if TYPE_CHECKING:
     from ..plan import Planner, Prediction, Probe
@@ -46,12 +46,18 @@ def command(flags: tuple[str, ...], **given: Any) -> None:
     FLAGS are those of 'distai-mpi train'.  Started alone, without mpiexec: a probe of at most half a minute starts
     ranks of its own and takes steps of the very training; closed forms of its exchange give the rest.
     """
-    if launch.launcher().size > 1:
-        raise ConfigError("plan starts its own ranks: run it without a launcher")
+    if launch.launcher().size > 1 and not given["probe_file"]:
+        raise ConfigError("plan starts its own ranks: run it without a launcher, or give it what a --probe has found")
+    if launch.launcher().rank == 0:
+        plan(flags, given)
+
+
+def plan(flags: tuple[str, ...], given: dict[str, Any]) -> None:
+    """Probe, predict, choose and report; starts no MPI in this process."""
     found = read_probe(given["probe_file"]) if given["probe_file"] else None
     if found is not None:
         flags = same_flags(given["probe_file"], found, flags)
-    settings = train_settings(flags)
+    settings = settings_of(flags)
     check_planned(settings)
     deadline = None if given["deadline"] is None else parse_time(given["deadline"])
     check_files(given["json_file"], given["plot_file"], given["save_machine"])

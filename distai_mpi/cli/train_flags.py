@@ -10,7 +10,7 @@ from .flags import flag_of
 from .settings import EITHER, check_flags
 
 
-def train_settings(flags: Sequence[str], refused: Sequence[str] = (), purpose: str = "") -> dict[str, Any]:
+def settings_of(flags: Sequence[str], refused: Sequence[str] = (), purpose: str = "") -> dict[str, Any]:
     """The settings that ``flags`` give to `train`; the same errors as there.
 
     Those of the names ``refused`` have no place in ``purpose``: they are refused among the flags, and None otherwise.

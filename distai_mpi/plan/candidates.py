@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..comm.mesh import MeshShape
 from ..errors import ConfigError
+from ..settings import called
 from .model import Candidate, Planner, Prediction
 from .workload import SOLVER, STEPS, Workload
 
@@ -82,15 +83,15 @@ def check_mesh(work: Workload, asked: str, cores: int, most_nodes: int) -> None:
             last = error
     if not fitting:
         raise ConfigError(
-            f"--mesh {asked} fits none of {', '.join(map(str, counts))} ranks, the numbers planned on {most_nodes}"
+            f"{called('mesh')} {asked} fits none of {', '.join(map(str, counts))} ranks, the numbers planned on {most_nodes}"
             f" nodes of {cores} cores ({last})"
         )
     shape = fitting[0]
     if shape.stage > 1:
-        raise ConfigError(f"--mesh {asked}: stages are not planned yet; leave stage out")
+        raise ConfigError(f"{called('mesh')} {asked}: stages are not planned yet; leave stage out")
     reason = work.check_split(shape.tensor)
     if reason is not None:
-        raise ConfigError(f"--mesh {asked}: {reason}")
+        raise ConfigError(f"{called('mesh')} {asked}: {reason}")
 
 
 def check_memory(planner: Planner, made: Sequence[Candidate]) -> list[Candidate]:
@@ -112,7 +113,7 @@ def check_memory(planner: Planner, made: Sequence[Candidate]) -> list[Candidate]
 
 
 def _named(candidate: Candidate) -> str:
-    mesh = f" of --mesh {candidate.mesh}" if candidate.mesh.copy > 1 else ""
+    mesh = f" of {called('mesh')} {candidate.mesh}" if candidate.mesh.copy > 1 else ""
     return f"{candidate.per_node} rank{'s' if candidate.per_node > 1 else ''}{mesh}"
 
 
@@ -122,7 +123,7 @@ def _way_out(planner: Planner, least: Candidate) -> str:
     while work.kind == STEPS and work.check_split(parts) is None:
         shape = Candidate(parts, 1, MeshShape(1, 1, parts), least.batch)
         if planner.fits(shape):
-            return f"--mesh {shape.mesh} on {parts} nodes would hold it"
+            return f"{called('mesh')} {shape.mesh} on {parts} nodes would hold it"
         parts *= 2
     why = work.check_split(parts) or "a solver's vectors are not split"
     return f"no mesh would hold it ({why}): take nodes with more memory, or a smaller model"
@@ -148,14 +149,14 @@ def choose(
     if not in_time:
         nearest = min(alike, key=lambda each: each.high)
         raise ConfigError(
-            f"--deadline {told(deadline or 0)}: no plan meets it; the nearest is {words(nearest)}, which may take"
+            f"{called('deadline')} {told(deadline or 0)}: no plan meets it; the nearest is {words(nearest)}, which may take"
             f" {told(nearest.high)}"
         )
     paid = [each for each in in_time if budget is None or each.node_hours <= budget]
     if not paid:
         nearest = min(in_time, key=lambda each: each.node_hours)
         raise ConfigError(
-            f"--budget {budget:g}: no plan takes so few node hours{'' if deadline is None else ' within the deadline'};"
+            f"{called('budget')} {budget:g}: no plan takes so few node hours{'' if deadline is None else ' within the deadline'};"
             f" the nearest is {words(nearest)}, which may take {nearest.node_hours:.3g}"
         )
     if deadline is not None:
@@ -181,7 +182,7 @@ def words(prediction: Prediction) -> str:
     parts = [f"{nodes} node{'s' if nodes > 1 else ''} of {per_node} rank{'s' if per_node > 1 else ''}"]
     parts += [f"mesh {mesh}"] * (mesh.copy > 1)
     parts += [f"batch {batch:,}"]
-    parts += ["--early"] * prediction.early + [f"--wire {wire}"] * (wire != "float32")
+    parts += ["overlapped"] * prediction.early + [f"messages of {wire}"] * (wire != "float32")
     return ", ".join(parts)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..comm.mesh import MeshShape
 from ..errors import DataError
+from ..settings import called
 from .model import Candidate, Learned, Planner
 from .workload import SOLVER
 
@@ -29,7 +30,9 @@ def learn(planner: Planner, folder: str) -> Learned:
         DataError: there is no such folder, a file in it is damaged, or none is of such a run.
     """
     if not os.path.isdir(folder):
-        raise DataError(f"--learn {folder}: there is no such folder; name one with runs of 'distai-mpi train --out'")
+        raise DataError(
+            f"{called('folder', '--learn')} {folder}: there is no such folder; name one with folders that runs wrote"
+        )
     work = planner.probe.workload
     logs: list[float] = []
     points: list[tuple[int, int, float, float]] = []
@@ -54,7 +57,7 @@ def learn(planner: Planner, folder: str) -> Learned:
         points.append((ranks, nodes, measured, expected))
     if not logs:
         raise DataError(
-            f"--learn {folder}: of {seen} files {RESULT} none is of a completed run of {work.parameters:,}"
+            f"{called('folder', '--learn')} {folder}: of {seen} files {RESULT} none is of a completed run of {work.parameters:,}"
             f" parameters by {work.optimizer}"
         )
     shift = statistics.median(logs)

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..settings import unknown
+from ..settings import called, unknown
 
 # Least and most of a figure: what lies outside is a slip of a unit, and no machine.
 BOUNDS = {
@@ -109,10 +109,10 @@ def read_machine(path: str) -> Machine:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except OSError as error:
-        raise ConfigError(f"--machine {path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{called('machine')} {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"--machine {path}: is no text in UTF-8; give a TOML file") from None
-    return from_toml(text, f"--machine {path}")
+        raise ConfigError(f"{called('machine')} {path}: is no text in UTF-8; give a TOML file") from None
+    return from_toml(text, f"{called('machine')} {path}")
 
 
 def from_toml(text: str, where: str) -> Machine:

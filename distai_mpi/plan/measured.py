@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ..errors import ConfigError
+from ..settings import called
 from .machine import Link, Machine
 from .network import Nodes, Travel, setup_travel, travel
 from .workload import DENSE, SOLVER, Probe, Shape, Timing, Workload
@@ -151,8 +152,8 @@ class Measured:
         """
         if self.machine.network is None:
             raise ConfigError(
-                "--max-nodes: nothing tells how fast messages between nodes are: give --machine FILE.toml with a table"
-                " [network], or measure it by 'bench probe --json FILE' on two nodes, and give --probe FILE"
+                f"nothing tells how fast messages between nodes are: give a {called('machine')} with a network, or a"
+                f" {called('probe')} that 'distai-mpi bench probe' made on two nodes"
             )
         return self.machine.network
 

@@ -18,6 +18,7 @@ from ..models import Abilities, Model
 from ..optim import FullBatchSolver
 from ..perf.machine import held_blas, memory_left, node_cpus, peak_memory
 from ..perf.scaling import packed
+from ..settings import called
 from .describe import describe
 from .look import look_at, measure_messages
 from .trial import Job, Trial
@@ -170,11 +171,11 @@ def _has_room(part: Communicator, model: Model, split: int) -> bool:
         parts *= 2
     narrowest = min(getattr(model, "widths", (0,)))
     splits = Abilities.of(model).split is not None and narrowest >= parts
-    way = f"--mesh tensor={parts} on {parts} such nodes would hold it" if splits else "no mesh would hold it"
+    way = f"{called('mesh')} tensor={parts} on {parts} such nodes would hold it" if splits else "no mesh would hold it"
     raise ConfigError(
         f"the model's {model.layout.size:,} parameters and their gradient take {need / gib:.3g} GiB, and"
-        f" {left / gib:.3g} GiB are left here: {way}; measure it where it fits, by 'bench probe --json FILE', and give"
-        " --probe FILE"
+        f" {left / gib:.3g} GiB are left here: {way}; measure it where it fits, by 'distai-mpi bench probe', and give"
+        f" {called('probe')}"
     )
 
 

@@ -12,7 +12,7 @@ import click
 from ...comm import launch
 from ...errors import ConfigError
 from ..build import batch_size, fit_options, load_data, make_model
-from ..train_flags import train_settings
+from ..train_flags import settings_of
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -26,7 +26,7 @@ def command(seconds: float, json_file: str | None, flags: tuple[str, ...]) -> No
     probe.  Data is read anew for each arrangement of ranks, which counts too.
     """
     began = time.perf_counter()
-    settings = train_settings(flags)
+    settings = settings_of(flags)
     check_planned(settings)
     from ...comm import Communicator
     from ...files import check_writable, write_json

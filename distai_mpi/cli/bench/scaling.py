@@ -12,7 +12,7 @@ import click
 from ...comm import launch
 from ...errors import ConfigError, DistaiError
 from ..build import batch_size, fit_options, load_data, make_model
-from ..train_flags import train_settings
+from ..train_flags import settings_of
 
 # Flags of `train` that write, or print, or end training early, or are meant for one number of ranks, and so have no
 # place in a measurement.
@@ -41,7 +41,7 @@ def command(
     all N ranks together have all rows and the whole global batch.  Fewer ranks fill node after node; the
     others sleep.  Every rank has the BLAS threads that it has among N.  The first turn is not counted.
     """
-    settings = train_settings(flags, LEFT_OUT, "a measurement of scaling")
+    settings = train_settings(flags)
     from ...comm import Communicator
     from ...perf.machine import held_blas, node_cpus
 
@@ -57,6 +57,11 @@ def command(
         with comm.agreed():
             if comm.rank == 0:
                 report(settings, rates, facts, json_file, plot_file)
+
+
+def train_settings(flags: Sequence[str]) -> dict[str, Any]:
+    """The settings that ``flags`` give to `train`; the same errors as there."""
+    return settings_of(flags, LEFT_OUT, "a measurement of scaling")
 
 
 def parse_counts(ranks: str | None, size: int) -> list[int]:
