@@ -34,7 +34,6 @@ START_SECONDS = 35.0  # for which a probe may take longer than it was told, to s
 )
 @click.option("--probe-seconds", type=click.FloatRange(2, 600), default=25, show_default=True, help="Of a probe.")
 @click.option("--learn", "learn_folder", metavar="DIR", help="Runs of 'train --out' in DIR, to correct predictions by.")
-@click.option("--mesh", metavar="tensor=N,...", help="Only meshes of this shape.  [default: all that fit]")
 @click.option("--launcher", metavar="COMMAND", help="Starts the probe's ranks.  [default: this environment's mpiexec]")
 @click.option("--save-machine", metavar="FILE.toml", help="Write what is known of the machine here.")
 @click.option("--json", "json_file", metavar="FILE", help="Write all predictions here.")
@@ -77,10 +76,10 @@ def plan(flags: tuple[str, ...], given: dict[str, Any]) -> None:
         planner = Planner(found, planner.machine, learn(planner, given["learn_folder"]))
     if given["max_nodes"] > 1:
         _ = planner.measured.link  # refused where nothing is known of it
-    if given["mesh"] is not None:
-        check_mesh(found.workload, given["mesh"], planner.machine.cores, given["max_nodes"])
+    if settings["mesh"] is not None:
+        check_mesh(found.workload, settings["mesh"], planner.machine.cores, given["max_nodes"])
     batches, asked = planned_batches(settings, found)
-    made = check_memory(planner, list(all_candidates(planner, given["max_nodes"], given["mesh"], batches)))
+    made = check_memory(planner, list(all_candidates(planner, given["max_nodes"], settings["mesh"], batches)))
     predictions = [planner.predict(candidate) for candidate in made]
     chosen = choose(predictions, deadline, given["budget"], asked)
     show(planner, predictions, chosen, flags, asked)

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ..comm import launch
-from ..options import OPTIONS
 from ..plan import Choice, Planner, Prediction, told, words
 
 ROWS = 30  # of the table: more are in --json
@@ -137,7 +136,7 @@ def start_lines(planner: Planner, best: Prediction, flags: Sequence[str]) -> lis
     rest = list(flags)
     if work.kind != "solver" and candidate.batch not in (work.batch, work.rows) and "--batch-size" not in flags:
         rest += ["--global-batch-size", str(candidate.batch)]
-    if candidate.mesh.copy > 1 and "mesh" in OPTIONS:
+    if candidate.mesh.copy > 1 and not any(flag.startswith("--mesh") for flag in flags):
         rest += ["--mesh", str(candidate.mesh)]
     rest += ["--early"] * (best.early and not {"--early", "--no-early"} & set(flags))
     minutes = math.ceil(best.high * SPARE / 60) + START_MINUTES
@@ -147,9 +146,6 @@ def start_lines(planner: Planner, best: Prediction, flags: Sequence[str]) -> lis
     lines = [f"sbatch --nodes={candidate.nodes} {per_node} --cpus-per-task=1 --time={limit} {script}"]
     if candidate.nodes == 1:
         lines.append(f"mpiexec -n {candidate.ranks} {shlex.join(['distai-mpi', 'train', *rest])}")
-    if candidate.mesh.copy > 1 and "mesh" not in OPTIONS:
-        mesh = candidate.mesh
-        lines.append(f"in a program: fit(model, data, Mesh(comm, data={mesh.data}, tensor={mesh.tensor}), ...)")
     return lines
 
 

@@ -83,8 +83,8 @@ def check_mesh(work: Workload, asked: str, cores: int, most_nodes: int) -> None:
             last = error
     if not fitting:
         raise ConfigError(
-            f"{called('mesh')} {asked} fits none of {', '.join(map(str, counts))} ranks, the numbers planned on {most_nodes}"
-            f" nodes of {cores} cores ({last})"
+            f"{called('mesh')} {asked} fits none of {', '.join(map(str, counts))} ranks, the numbers planned on"
+            f" {most_nodes} nodes of {cores} cores ({last})"
         )
     shape = fitting[0]
     if shape.stage > 1:
@@ -149,15 +149,15 @@ def choose(
     if not in_time:
         nearest = min(alike, key=lambda each: each.high)
         raise ConfigError(
-            f"{called('deadline')} {told(deadline or 0)}: no plan meets it; the nearest is {words(nearest)}, which may take"
-            f" {told(nearest.high)}"
+            f"{called('deadline')} {told(deadline or 0)}: no plan meets it; the nearest is {words(nearest)}, which may"
+            f" take {told(nearest.high)}"
         )
     paid = [each for each in in_time if budget is None or each.node_hours <= budget]
     if not paid:
         nearest = min(in_time, key=lambda each: each.node_hours)
         raise ConfigError(
-            f"{called('budget')} {budget:g}: no plan takes so few node hours{'' if deadline is None else ' within the deadline'};"
-            f" the nearest is {words(nearest)}, which may take {nearest.node_hours:.3g}"
+            f"{called('budget')} {budget:g}: no plan takes so few node hours"
+            f"{'' if deadline is None else ' within the deadline'}; the nearest is {words(nearest)}, which may take {nearest.node_hours:.3g}"
         )
     if deadline is not None:
         best = min(paid, key=lambda each: (each.node_hours, each.seconds))

@@ -29,6 +29,7 @@ def learn(planner: Planner, folder: str) -> Learned:
     Raises:
         DataError: there is no such folder, a file in it is damaged, or none is of such a run.
     """
+    name = called("folder", "--learn")
     if not os.path.isdir(folder):
         raise DataError(
             f"{called('folder', '--learn')} {folder}: there is no such folder; name one with folders that runs wrote"
@@ -57,8 +58,8 @@ def learn(planner: Planner, folder: str) -> Learned:
         points.append((ranks, nodes, measured, expected))
     if not logs:
         raise DataError(
-            f"{called('folder', '--learn')} {folder}: of {seen} files {RESULT} none is of a completed run of {work.parameters:,}"
-            f" parameters by {work.optimizer}"
+            f"{name} {folder}: of {seen} files {RESULT} none is of a completed run of {work.parameters:,} parameters"
+            f" by {work.optimizer}"
         )
     shift = statistics.median(logs)
     error = MAD * statistics.median(abs(log - shift) for log in logs) if len(logs) > 2 else max(map(abs, logs))
