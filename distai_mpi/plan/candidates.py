@@ -155,9 +155,10 @@ def choose(
     paid = [each for each in in_time if budget is None or each.node_hours <= budget]
     if not paid:
         nearest = min(in_time, key=lambda each: each.node_hours)
+        within = "" if deadline is None else " within the deadline"
         raise ConfigError(
-            f"{called('budget')} {budget:g}: no plan takes so few node hours"
-            f"{'' if deadline is None else ' within the deadline'}; the nearest is {words(nearest)}, which may take {nearest.node_hours:.3g}"
+            f"{called('budget')} {budget:g}: no plan takes so few node hours{within}; the nearest is {words(nearest)},"
+            f" which may take {nearest.node_hours:.3g}"
         )
     if deadline is not None:
         best = min(paid, key=lambda each: (each.node_hours, each.seconds))

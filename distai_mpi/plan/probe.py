@@ -79,7 +79,7 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
             if shapes and left < 0.05 * seconds:
                 notes.append(f"no time was left to measure {len(planned) - number} of {len(planned)} arrangements")
                 break
-            allotted = left / (len(planned) - number)
+            allotted = left / (len(planned) - number)  # what one leaves the next ones have
             found = _on(comm, mpi_comm, arrangement, job, base, threads, allotted)
             if found is None:
                 continue

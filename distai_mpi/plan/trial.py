@@ -136,30 +136,37 @@ class Trial:
         return tuple(found)
 
     def solver(self, shape: Shape, shard: ShardedDataset, allotted: float) -> Shape:
-        """Time a solver's passes on all rows, to its end where time allows, and on a part of them."""
-        deadline = time.perf_counter() + allotted
-        solved = [self._solve(self.bind(shard), allotted * 0.5)]
-        first = solved[0]
-        while self.part.bcast_object(len(solved) < WINDOWS and time.perf_counter() < deadline - 0.4 * allotted):
-            solved.append(self._solve(self.bind(shard), allotted * 0.2))
-        each = first.seconds if len(solved) == 1 else tuple(statistics.median(one.seconds) for one in solved)
-        rows, copies = shard.rows, self.group.size
-        timings = [Timing(rows / copies, each)]
-        fewer = _fewer_rows(shard, self.group, SMALLER[0])
+        """Time a solver's passes on a part of the rows and on all, to its end where time allows.
+
+        Where it does not allow that on all rows, the part tells the passes and iterations: they are about as many.
+        """
+        deadline, copies = time.perf_counter() + allotted, self.group.size
+        fewer, timings, counts = _fewer_rows(shard, self.group, SMALLER[0]), [], None
         if fewer is not None:
-            timings.insert(0, Timing(fewer.rows / copies, self._solve(self.bind(fewer), allotted * 0.3).seconds))
+            counts = self._solve(self.bind(fewer), allotted * 0.3)
+            timings.append(Timing(fewer.rows / copies, counts.seconds))
+        solved = [self._solve(self.bind(shard), allotted * 0.7)]
+        first = solved[0]
+        while self._all_agree(first.ended and len(solved) < WINDOWS and time.perf_counter() < deadline):
+            solved.append(self._solve(self.bind(shard), allotted))
+        each = first.seconds if len(solved) == 1 else tuple(statistics.median(one.seconds) for one in solved)
+        counts = first if first.ended or counts is None or not counts.ended else counts
         return replace(
             shape,
-            timings=tuple(timings),
+            timings=(*timings, Timing(shard.rows / copies, each)),
             calls=first.calls,
             bytes=first.bytes,
             setup=statistics.median(one.setup for one in solved),
             setup_calls=first.setup_calls,
             setup_bytes=first.setup_bytes,
-            passes=first.passes,
-            iterations=first.iterations,
-            ended=first.ended,
+            passes=counts.passes,
+            iterations=counts.iterations,
+            ended=counts.ended,
         )
+
+    def _all_agree(self, more: bool) -> bool:
+        """What rank 0 decides; collective."""
+        return self.part.bcast_object(more)
 
     def _solve(self, run: Any, allotted: float) -> _Solved:
         """Iterations until the solver ends or ``allotted`` seconds have passed; collective."""
@@ -174,7 +181,7 @@ class Trial:
             sent = sum(part.allgather_object(run.bytes_sent))
             marks.append((run.seconds, sum(run.problem.counts.values()), run.rounds, sent))
             ended = bool(run.met) or run.failed or run.stop_reason is not None or run.epoch >= run.epochs
-            going = part.bcast_object(not ended and time.perf_counter() < deadline)
+            going = self._all_agree(not ended and (len(marks) < FEWEST_WINDOWS or time.perf_counter() < deadline))
         return part.bcast_object(_Solved.of(marks, ended))
 
 
