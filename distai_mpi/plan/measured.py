@@ -205,8 +205,9 @@ class Measured:
     # --- solvers
 
     def solved(self, ranks: int) -> list[Shape]:
-        """Shapes of a solver, on so many ranks if there are such."""
+        """Shapes of a solver: those that came to its end, if there are such, and of these those of so many ranks."""
         found = [shape for shape in self.probe.shapes if shape.iterations and shape.tensor == 1]
+        found = [shape for shape in found if shape.ended] or found
         return [shape for shape in found if shape.ranks == ranks] or found
 
     def setup(self, nodes: int, per_node: int) -> float:
