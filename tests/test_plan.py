@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from distai_mpi.plan import (
     candidates,
     check_memory,
     check_mesh,
+    check_split,
     choose,
     from_toml,
     learn,
@@ -38,6 +41,7 @@ from distai_mpi.plan import (
 )
 from distai_mpi.plan.network import Nodes, travel
 
+probing = importlib.import_module("distai_mpi.plan.probe")  # the function of this name hides it in the package
 NETWORK = Link(latency=1e-4, bandwidth=1e8)
 MACHINE = Machine("made up", 2, 8 << 30, 1e10, 1e10, 2e-6, NETWORK)
 WORK = Workload("rows.npz", "MLP", "sgd", rows=1000, batch=100, epochs=4, parameters=1 << 20, widths=(512, 1024, 512))
@@ -231,13 +235,28 @@ def test_meshes_and_memory():
         ("tensor=2,2", "expected lengths"),
     ]:
         with pytest.raises(ConfigError, match=why):
-            check_mesh(WORK, asked, 2, 2)
+            check_mesh(asked, 2, 2)
     with pytest.raises(ConfigError, match="cannot be split"):
-        check_mesh(replace(WORK, widths=()), "tensor=2", 2, 2)
+        check_split(replace(WORK, widths=()), "tensor=2")
     # a split model that was measured: half of the rows' time, and as much more as was seen
     shapes = (*made_up().shapes, Shape(2, 1, 2, steps(1.2e-3, 0.2, 50, 100)))
     split = Planner(replace(made_up(), shapes=shapes), MACHINE).step(one_way(1, 2, tensor=2)).known.seconds
     assert split == pytest.approx(0.2 + 0.12)
+
+
+def test_a_model_that_this_machine_cannot_hold(monkeypatch):
+    node = SimpleNamespace(size=1)
+    alone = SimpleNamespace(size=1, node=node, bcast_object=lambda value: value)
+    together = SimpleNamespace(size=2, node=SimpleNamespace(size=2), bcast_object=lambda value: value)
+    model = models.MLP(1000, 10, hidden=(1000,))  # about a million parameters, three vectors of 4 MB on one rank
+    monkeypatch.setattr(probing, "memory_left", lambda: 13 * 10**6)
+    assert probing._has_room(alone, model, 1)
+    assert not probing._has_room(together, model, 1)
+    assert probing._has_room(together, model, 2)
+    monkeypatch.setattr(probing, "memory_left", lambda: 5 * 10**6)
+    told = r"1,011,010 parameters and their gradient take 0.0113 GiB, and 0.00466 .* mesh tensor=4 on 4 such nodes"
+    with pytest.raises(ConfigError, match=told):
+        probing._has_room(alone, model, 1)
 
 
 def test_earlier_runs(tmp_path):
@@ -357,6 +376,8 @@ def test_a_probe(monkeypatch):
     monkeypatch.setattr(trial, "FEWEST_WINDOWS", 1)
     monkeypatch.setattr(trial, "WINDOW_SECONDS", 0.01)
     monkeypatch.setattr(look, "MULTIPLIED", 64)
+    monkeypatch.setattr(look, "SAMPLES", 1)
+    monkeypatch.setattr(look, "BARRIERS", 2)
     monkeypatch.setattr(look, "STREAMED", 1 << 12)
     monkeypatch.setattr(look, "EXCHANGED", (1 << 10, 1 << 16))
     mpi_comm = world()

@@ -60,11 +60,14 @@ def plan(flags: tuple[str, ...], given: dict[str, Any]) -> None:
     check_planned(settings)
     deadline = None if given["deadline"] is None else parse_time(given["deadline"])
     check_files(given["json_file"], given["plot_file"], given["save_machine"])
-    from ..plan import Machine, Planner, check_memory, check_mesh, choose, learn, read_machine
+    from ..plan import Machine, Planner, check_memory, check_mesh, check_split, choose, learn, read_machine
     from ..plan import candidates as all_candidates
     from .plan_report import show
 
     machine = None if given["machine_file"] is None else read_machine(given["machine_file"])
+    if settings["mesh"] is not None:
+        known = machine or (None if found is None else Machine.from_dict(found.machine))
+        check_mesh(settings["mesh"], own_cores() if known is None else known.cores, given["max_nodes"])
     if given["learn_folder"] is not None and not os.path.isdir(given["learn_folder"]):
         raise DataError(f"--learn {given['learn_folder']}: there is no such folder")
     found = found or run_probe(given, flags)
@@ -77,7 +80,7 @@ def plan(flags: tuple[str, ...], given: dict[str, Any]) -> None:
     if given["max_nodes"] > 1:
         _ = planner.measured.link  # refused where nothing is known of it
     if settings["mesh"] is not None:
-        check_mesh(found.workload, settings["mesh"], planner.machine.cores, given["max_nodes"])
+        check_split(found.workload, settings["mesh"])
     batches, asked = planned_batches(settings, found)
     made = check_memory(planner, list(all_candidates(planner, given["max_nodes"], settings["mesh"], batches)))
     predictions = [planner.predict(candidate) for candidate in made]
@@ -109,13 +112,19 @@ def check_files(json_file: str | None, plot_file: str | None, machine_file: str 
         check_writable(name)
 
 
+def own_cores() -> int:
+    """Cores that ranks may have here."""
+    from ..perf.machine import affinity, cpu_quota, physical_cores
+
+    return max(1, int(min(physical_cores(), len(affinity()), cpu_quota())))
+
+
 def run_probe(given: dict[str, Any], flags: Sequence[str]) -> Probe:
     """Start a job of as many ranks as there are cores, and return what it has found."""
     from ..messages import tell
     from ..perf.compare import run
-    from ..perf.machine import affinity, cpu_quota, physical_cores
 
-    ranks = max(1, int(min(physical_cores(), len(affinity()), cpu_quota())))
+    ranks = own_cores()
     seconds = given["probe_seconds"]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "probe.json")
@@ -136,8 +145,8 @@ def probe_error(message: str, seconds: float) -> str:
             f"the probe was not done after {seconds + START_SECONDS:g} s: give it more with --probe-seconds, or a part"
             " of the data"
         )
-    own = re.search(r"distai-mpi: error: ([^\n]+)", message)
-    return own[1] if own else f"the probe failed: {message}"
+    own = re.search(r"distai-mpi: error: (.+?)(\n-{20,}|$)", message, re.DOTALL)
+    return own[1].strip() if own else f"the probe failed: {message}"
 
 
 def read_probe(path: str) -> Probe:

@@ -1,6 +1,6 @@
 """Plans runs: what a probe measures, how long a run takes on other ranks, and which ranks are best."""
 
-from .candidates import Choice, candidates, check_memory, check_mesh, choose, told, words
+from .candidates import Choice, candidates, check_memory, check_mesh, check_split, choose, told, words
 from .learn import learn
 from .machine import Link, Machine, from_toml, read_machine
 from .model import Candidate, Learned, Planner, Prediction
@@ -24,6 +24,7 @@ __all__ = [
     "candidates",
     "check_memory",
     "check_mesh",
+    "check_split",
     "choose",
     "from_toml",
     "learn",

@@ -72,24 +72,25 @@ def meshes(planner: Planner, ranks: int, asked: str | None) -> Iterator[MeshShap
         parts *= 2
 
 
-def check_mesh(work: Workload, asked: str, cores: int, most_nodes: int) -> None:
-    """Raise `ConfigError` where the mesh that is ``asked`` for fits no number of ranks, or not the model."""
+def check_mesh(asked: str, cores: int, most_nodes: int) -> None:
+    """Raise `ConfigError` where the mesh that is ``asked`` for fits no number of ranks that is planned."""
     counts = sorted({nodes * each for nodes in powers(most_nodes) for each in powers(cores)})
-    fitting = []
+    name, fitting, why = called("mesh"), [], ""
     for ranks in counts:
         try:
             fitting.append(MeshShape.parse(asked, ranks))
         except ConfigError as error:
-            last = error
+            why = str(error)
     if not fitting:
-        raise ConfigError(
-            f"{called('mesh')} {asked} fits none of {', '.join(map(str, counts))} ranks, the numbers planned on"
-            f" {most_nodes} nodes of {cores} cores ({last})"
-        )
-    shape = fitting[0]
-    if shape.stage > 1:
-        raise ConfigError(f"{called('mesh')} {asked}: stages are not planned yet; leave stage out")
-    reason = work.check_split(shape.tensor)
+        raise ConfigError(f"{name} {asked} fits none of {', '.join(map(str, counts))} ranks, which are planned ({why})")
+    if fitting[0].stage > 1:
+        raise ConfigError(f"{name} {asked}: stages are not planned yet; leave stage out")
+
+
+def check_split(work: Workload, asked: str) -> None:
+    """Raise `ConfigError` where the model cannot be split as the mesh that is ``asked`` for wants it."""
+    parts = max((int(part.partition("=")[2]) for part in asked.split(",") if "tensor" in part), default=1)
+    reason = work.check_split(parts)
     if reason is not None:
         raise ConfigError(f"{called('mesh')} {asked}: {reason}")
 
