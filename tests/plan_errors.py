@@ -34,7 +34,7 @@ from distai_mpi.plan import Candidate, Link, Machine, Planner, Probe
 
 RANKS = 2  # of a probe
 TIMEOUT = 400
-DELAY = 2e-4  # seconds that a planted rank sleeps for a row
+DELAY = 1e-3  # seconds that a planted rank sleeps for a row
 PLANTED_ROWS, PLANTED_BATCH = 4096, 128
 
 

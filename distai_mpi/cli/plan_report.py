@@ -94,7 +94,9 @@ def assumptions(planner: Planner) -> list[str]:
         lines.append(f"compute times are those measured here times {planner.measured.factor:.3g}, by {by}")
     if work.kind == "solver":
         passes, iterations, how = planner.solver_counts()
-        lines.append(f"{iterations:g} iterations ({how}) of {passes:.3g} gradients or products each")
+        several = planner.measured.several or planner.measured.full
+        rounds = "" if several is None else f", and on several ranks {several.calls * passes:.3g} rounds"
+        lines.append(f"{iterations:g} iterations ({how}) of {passes:.3g} gradients or products each{rounds}")
     if planner.learned.runs:
         ratio, off = math.exp(planner.learned.shift), math.expm1(planner.learned.error)
         runs = f"{planner.learned.runs} earlier run{'s' if planner.learned.runs > 1 else ''}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -67,7 +68,7 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
     began, load = time.perf_counter(), os.getloadavg()[0]
     deadline = began + seconds
     shapes: list[Shape] = []
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     workload: Workload | None = None
     messages = None
     with held_blas(comm.node.size, node_cpus(comm)) as threads:
@@ -77,7 +78,7 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
         for number, arrangement in enumerate(planned):
             left = comm.bcast_object(deadline - time.perf_counter())
             if shapes and left < 0.05 * seconds:
-                notes.append(f"no time was left to measure {len(planned) - number} of {len(planned)} arrangements")
+                notes = (_untimed(planned[number:]),)
                 break
             allotted = left / (len(planned) - number)  # what one leaves the next ones have
             found = _on(comm, mpi_comm, arrangement, job, base, threads, allotted)
@@ -87,10 +88,15 @@ def probe(comm: Communicator, mpi_comm: Any, job: Job, seconds: float, most: int
             shapes.append(shape)
             workload, messages = workload or described, messages or link
     assert workload is not None
-    notes_of_all = tuple(dict.fromkeys(notes))
     taken = comm.bcast_object(time.perf_counter() - began)
     link = None if messages is None else asdict(messages)
-    return Probe(workload, asdict(machine), link, tuple(shapes), taken, comm.bcast_object(load), notes_of_all)
+    return Probe(workload, asdict(machine), link, tuple(shapes), taken, comm.bcast_object(load), notes)
+
+
+def _untimed(left: Sequence[Arrangement]) -> str:
+    """That these arrangements were not measured, in words."""
+    kinds = ["a split model" if each.tensor > 1 else "several nodes" if each.nodes > 1 else "a node" for each in left]
+    return f"no time was left to measure {', '.join(kinds)}: nothing said of it is measured"
 
 
 def _on(
@@ -117,6 +123,8 @@ def _on(
     if declared is not None:
         declared.free()
     if isinstance(outcome, DistaiError):
+        if arrangement.tensor > 1:  # the model, or its method, cannot be split so
+            return None
         raise outcome
     return outcome
 
