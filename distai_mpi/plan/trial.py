@@ -143,9 +143,9 @@ class Trial:
         deadline, copies = time.perf_counter() + allotted, self.group.size
         fewer, timings, counts = _fewer_rows(shard, self.group, SMALLER[0]), [], None
         if fewer is not None:
-            counts = self._solve(self.bind(fewer), allotted * 0.3)
+            counts = self._solve(self.bind(fewer), allotted * 0.5)
             timings.append(Timing(fewer.rows / copies, counts.seconds))
-        solved = [self._solve(self.bind(shard), allotted * 0.7)]
+        solved = [self._solve(self.bind(shard), allotted * 0.5)]
         first = solved[0]
         while self._all_agree(first.ended and len(solved) < WINDOWS and time.perf_counter() < deadline):
             solved.append(self._solve(self.bind(shard), allotted))
