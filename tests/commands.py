@@ -55,7 +55,7 @@ def run_here(*words: object, cwd: Path = ".", ranks: int | None = None) -> Compl
     agree on are for all ranks of the job alone: they leave together.  Commands without MPI run on rank 0.
     """
     line, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
-    serial = line[0] in ("predict", "plot")
+    serial = line[0] in ("predict", "plot", "plan")
     patient = mock.patch.object(compiling, "PATIENCE", math.inf)  # what is left to compile depends on earlier tests
     leave = mock.patch.object(leaving, "leave_together", return_value=True) if serial else contextlib.nullcontext()
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train a model; without flags, the MNIST MLP.",
     "evaluate": "Loss and accuracy of a trained model on a data set.",
     "predict": "Write a trained model's predictions.",
+    "plan": "How many ranks and nodes a training needs, from a short probe.",
     "plot": "Draw the training losses of several runs side by side.",
     "bench": "Measure training on this machine, beside other programs.",
     "info": "Show MPI, ranks, CPUs, BLAS and GPU, and warn of what will hurt.",

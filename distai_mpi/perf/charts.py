@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import ConfigError
-from .scaling import Curve
+from .scaling import LAWS, Curve
 
 Records = Sequence[Mapping[str, float]]  # of one run, as in metrics.jsonl; what is not known or not finite is left out
 LOSS = "running_loss"
@@ -56,6 +56,38 @@ def exchange_chart(rows: Sequence[dict[str, Any]], memory: Sequence[dict[str, An
         top.set(title=dtype, ylabel="seconds", xscale="log", yscale="log")
         bottom.set(xlabel="bytes", ylabel="multiple of native")
         top.legend(fontsize="x-small", ncols=2)
+    return _png(figure)
+
+
+def plan_chart(rows: Sequence[Mapping[str, float]], measured: Sequence[tuple[int, float]], title: str) -> bytes:
+    """Draw predicted speed-ups, of the same work and of as much a rank, beside the laws fitted to them.
+
+    Args:
+        rows: by growing ``ranks``: ``strong`` and ``weak`` speed-up over one rank, and the factor ``bar`` of the error.
+        measured: ranks and speed-up of the same work, where runs or a probe tell.
+        title: of the chart.
+
+    Returns:
+        The bytes of a PNG file.
+    """
+    figure = _canvas(10, 4.5)
+    figure.suptitle(title, parse_math=False)
+    counts = [row["ranks"] for row in rows]
+    for axes, (kind, law) in zip(figure.subplots(1, 2), LAWS.items(), strict=True):
+        speedups = [row[kind] for row in rows]
+        axes.plot([1, counts[-1]], [1, counts[-1]], color="0.7", linewidth=1, label="n side by side")
+        if len(counts) > 1:
+            share, dense = law.fit(counts, speedups), [1 + (counts[-1] - 1) * i / 100 for i in range(101)]
+            curve = [law.speedup(n, share) for n in dense]
+            axes.plot(dense, curve, linestyle="--", label=f"{law.name}, p = {share:.4f}")
+        below = [up - up / row["bar"] for up, row in zip(speedups, rows, strict=True)]
+        above = [up * row["bar"] - up for up, row in zip(speedups, rows, strict=True)]
+        style = {"marker": "o", "linestyle": "none", "capsize": 3}
+        axes.errorbar(counts, speedups, yerr=[below, above], label="predicted", **style)
+        if kind == "strong" and measured:
+            axes.plot(*zip(*measured, strict=True), marker="x", linestyle="none", color="C3", label="measured")
+        axes.set(title=f"{kind} scaling", xlabel="ranks", ylabel="speed-up")
+        axes.legend(fontsize="small")
     return _png(figure)
 
 

@@ -113,12 +113,11 @@ def find_number(output: str, names: Sequence[str] = RATE_NAMES) -> tuple[float, 
     return None
 
 
-def sgemm_peak(threads: int, repeats: int = 5) -> float:
-    """FLOP/s of a large float32 matrix product on ``threads`` BLAS threads: the best of ``repeats``."""
+def sgemm_peak(threads: int, repeats: int = 5, n: int = FLOPS_DIMENSION) -> float:
+    """FLOP/s of a product of float32 matrices, n × n, on ``threads`` BLAS threads: the best of ``repeats``."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 
-    n = FLOPS_DIMENSION
     a = np.random.default_rng(0).random((n, n), np.float32)
     b, c = a.T.copy(), np.empty_like(a)
     best = float("inf")

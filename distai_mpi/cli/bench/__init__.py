@@ -11,6 +11,7 @@ COMMANDS = {
     "checkpoint": "Write speed of checkpoints, beside the disk's own.",
     "train": "Training rate in samples/s, beside other programs.",
     "scaling": "Speed-up on 1, 2, ..., N ranks beside the laws of Amdahl and Gustafson.",
+    "probe": "What 'plan' asks of a machine: steps of a training on 1, 2, ... ranks, and its speeds.",
     "allreduce": "Seconds of sums over ranks, beside the MPI library's and the memory's own speed.",
     "gradient": "Seconds of loss and gradient of linear models, beside a single reading of the rows.",
     "step": "Seconds from gradients to updated parameters, beside Allreduce and update.",
@@ -25,5 +26,5 @@ COMMANDS = {
 def command() -> None:
     """Measure training on this machine.
 
-    Scaling, allreduce, gradient and step run under mpiexec; others start their own ranks.
+    Scaling, probe, allreduce, gradient and step run under mpiexec; others start their own ranks.
     """

@@ -12,8 +12,7 @@ import click
 from ...comm import launch
 from ...errors import ConfigError, DistaiError
 from ..build import batch_size, fit_options, load_data, make_model
-from ..flags import flag_of
-from ..settings import EITHER, check_flags
+from ..train_flags import settings_of
 
 # Flags of `train` that write, or print, or end training early, or are meant for one number of ranks, and so have no
 # place in a measurement.
@@ -62,19 +61,7 @@ def command(
 
 def train_settings(flags: Sequence[str]) -> dict[str, Any]:
     """The settings that ``flags`` give to `train`; the same errors as there."""
-    from click.core import ParameterSource
-
-    from ..config import flags_win
-    from ..train import command as train
-
-    context = train.make_context("distai-mpi train", list(flags))
-    settings = flags_win(context, context.params, EITHER)
-    for name in LEFT_OUT:
-        if settings.get(name) and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise ConfigError(f"{flag_of(name)} does not belong to a measurement of scaling; leave it out")
-        settings[name] = None  # the file of --config may hold it
-    check_flags(settings)
-    return settings
+    return settings_of(flags, LEFT_OUT, "a measurement of scaling")
 
 
 def parse_counts(ranks: str | None, size: int) -> list[int]:
