@@ -142,6 +142,9 @@ class Turning:
         self._pass(batch)
         return self.model.loss_and_factors(w, batch, factors)
 
+    def grad_of_factors(self, *given):  # defined together, or factors are not those of this class
+        return self.model.grad_of_factors(*given)
+
 
 class Seen(Callback):
     """Notes how many rows each rank takes."""
@@ -174,40 +177,40 @@ def trained(comm, clock, turn, shuffle="global", size=60, **options):
     seen, told = Seen(), []
     balance = [] if turn is None else [Balance(tell=lambda *words: told.append(words))]
     model.turn = 10**9 if turn is None else model.turn
-    options = {"epochs": 6, "optimizer": optim.Adam(lr=0.01)} | options
+    options = {"epochs": 4, "optimizer": optim.Adam(lr=0.01)} | options
     options["callbacks"] = [seen, *balance, *options.get("callbacks", ())]
     return fit(model, rows, comm, global_batch_size=size, **options), seen, told
 
 
 @mpi
 @pytest.mark.ranks(2, 3)
-@pytest.mark.parametrize("factors", [False, True])
-def test_the_result_does_not_depend_on_what_moved(comm, clock, factors, shared_path):
-    even, _, _ = trained(comm, clock, None, factors=factors)
+def test_the_result_does_not_depend_on_what_moved(comm, clock, shared_path):
+    even, _, _ = trained(comm, clock, None)
     assert even.rebalanced is None
-    trace = shared_path / "trace.json"
-    moved, seen, told = trained(comm, clock, 30, factors=factors, trace=trace)
-    ideal = Partition((3.0,) * (comm.size - 1) + (1.0,))
-    (entry,) = moved.rebalanced
-    assert entry["step"] <= 30 + 40
-    assert f"rank {comm.size - 1} computed" in entry["why"]
-    assert set(comm.allgather_object(json.dumps(moved.rebalanced))) == {json.dumps(moved.rebalanced)}
-    assert seen.counts[0] == Partition.even(comm.size).counts(60)
-    assert seen.counts[-1] == ideal.counts(60) == seen.shards.counts(60)
-    assert len(told) == (comm.rank == 0)
-    np.testing.assert_allclose(moved.params, even.params, rtol=1e-12, atol=1e-12)
-    assert moved.train_loss == pytest.approx(even.train_loss, rel=1e-12)
-    if comm.rank == 0:
-        marks = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "i"]
-        assert any(event["name"] == f"rows by rank changed: {entry['why']}" for event in marks)
+    trace, ideal = shared_path / "trace.json", Partition((3.0,) * (comm.size - 1) + (1.0,)).counts(60)
+    ways = ({"trace": trace}, {"factors": True}, {"factors": True, "allreduce": "shared"})
+    for way in ways if comm.size == 2 else ways[:2]:
+        moved, seen, told = trained(comm, clock, 6, **way)
+        (entry,) = moved.rebalanced
+        assert entry["step"] <= 6 + 40
+        assert f"rank {comm.size - 1} computed" in entry["why"]
+        assert set(comm.allgather_object(json.dumps(moved.rebalanced))) == {json.dumps(moved.rebalanced)}
+        assert seen.counts[0] == Partition.even(comm.size).counts(60)
+        assert seen.counts[-1] == ideal == seen.shards.counts(60)
+        assert len(told) == (comm.rank == 0)
+        np.testing.assert_allclose(moved.params, even.params, rtol=1e-12, atol=1e-12)
+        assert moved.train_loss == pytest.approx(even.train_loss, rel=1e-12)
+        if comm.rank == 0 and "trace" in way:
+            marks = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "i"]
+            assert any(event["name"] == f"rows by rank changed: {entry['why']}" for event in marks)
 
 
 @mpi
 @pytest.mark.ranks(2)
 def test_a_checkpoint_keeps_what_moved(comm, clock, shared_path):
     folder = str(shared_path / "kept")
-    whole_run, _, _ = trained(comm, clock, 30)
-    trained(comm, clock, 30, checkpoint=Checkpoint(folder, every=1), epochs=4)
+    whole_run, _, _ = trained(comm, clock, 6)
+    trained(comm, clock, 6, checkpoint=Checkpoint(folder, every=1), epochs=2)
     told = []
     again = Checkpoint(folder, every=1, resume=True, tell=lambda message, _: told.append(message))
     resumed, _, _ = trained(comm, clock, 0, checkpoint=again)

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..messages import tell
 from ..perf.machine import memory_left
 from ..settings import called, setting, settings
+from .gradient.base import most_rows
 from .gradient.factors import FactorGradients
 from .speeds import FIGURES, Change, LookPolicy, SpeedWindow, better
 from .steps import SynchronousSteps
@@ -78,9 +79,8 @@ class Balancer:
         self._rows = 0
         gradients = None if settings is None else getattr(run.training, "gradients", None)
         if isinstance(gradients, FactorGradients) and gradients.shared:
-            loader = run.loader  # room for what a rank may come to; pages that nobody writes to take no memory
-            room = min(loader.block_rows, loader.global_batch_size)
-            run.training.gradients = FactorGradients(run.objective, room)
+            # room for what a rank may come to: pages that nobody writes to take no memory
+            run.training.gradients = FactorGradients(run.objective, self._most_of_factors())
 
     def start(self) -> None:
         """Begin to watch, before the first step."""
@@ -115,8 +115,13 @@ class Balancer:
         if loader.device is HOST or asked.memory is not None:
             free = asked.memory or memory_left() // (FREE_PART * self.comm.node.size)
             most = rows_that_fit(free, asked.row_bytes or bytes_of_row(model, loader), loader.block_rows, most)
-        held = self.run.training.gradients.most_rows
+        gradients = self.run.training.gradients
+        held = self._most_of_factors() if isinstance(gradients, FactorGradients) else gradients.most_rows
         return most if held is None else min(most, held)
+
+    def _most_of_factors(self) -> int:
+        """Most rows of a rank in a step whose gradients are exchanged as factors: they are one Batch."""
+        return min(self.run.loader.block_rows, self.run.loader.global_batch_size)
 
     # --- steps
 
@@ -135,7 +140,7 @@ class Balancer:
             change = self.policy.decide(better(self._answer(), self._counts(), self._caps))
             if change is not None:
                 loader.repartition(change.partition)
-                self._note(change, self._counts())
+                self._changed(change, self._counts())
                 self.speeds.clear()
                 self.policy.reset()
         elif due:
@@ -203,12 +208,15 @@ class Balancer:
         seconds = max(self.comm.allgather_object(time.perf_counter() - began))
         if nbytes:
             self._move_rate = nbytes / max(seconds, 1e-9)
-        self._note(change, run.loader.shard.counts, seconds)
+        self._changed(change, run.loader.shard.counts, seconds)
         self.speeds.clear()
 
-    def _note(self, change: Change, counts: tuple[int, ...], seconds: float | None = None) -> None:
-        """Keep what has changed, for the result and the trace, and say it on rank 0."""
+    def _changed(self, change: Change, counts: tuple[int, ...], seconds: float | None = None) -> None:
+        """Make room for the new numbers of rows, keep what has changed for the result and the trace, and say it."""
         run = self.run
+        gradients = run.training.gradients
+        if isinstance(gradients, FactorGradients) and not gradients.shared:  # messages are as long as they have to be
+            run.training.gradients = FactorGradients(run.objective, most_rows(run.objective))
         entry: dict[str, Any] = {"step": run.iterations, "weights": list(change.partition.weights), "why": change.why}
         if seconds is not None:
             entry["seconds"] = seconds
