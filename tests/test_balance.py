@@ -166,12 +166,14 @@ def clock(monkeypatch):
     return made
 
 
-def trained(comm, clock, turn, shuffle="global", size=60, **options):
+def trained(comm, clock, turn, shuffle="global", size=60, weights=None, **options):
     """A net with dropout in float64 whose last rank turns slower; its result, and the rows of the steps."""
     x, y = make_rows(900)
     weight = None if shuffle == "global" else np.linspace(0.5, 2, 900)
     counts = [900 * (rank + 1) // comm.size - 900 * rank // comm.size for rank in range(comm.size)]
     rows = whole_shard(x, y, comm) if shuffle == "global" else local_shard(x, y, comm, counts, weight)
+    if weights is not None:
+        rows = repartition(rows, Partition(tuple(weights)), comm)
     model = Turning(models.MLP(6, 3, (8,), dropout=0.2, dtype=np.float64), clock)
     model.turn = turn if comm.rank == comm.size - 1 else 10**9
     seen, told = Seen(), []
@@ -230,9 +232,9 @@ def test_rows_that_belong_to_ranks_move_after_an_epoch(comm, clock, shared_path)
     assert entry["seconds"] > 0
     counts = comm.allgather_object(seen.counts[-1])[0]
     assert counts[-1] < counts[0]
-    weight = comm.sum([0.0])  # all ranks are still in step
-    assert weight[0] == 0
-    assert result.status == "completed"
+    again = Checkpoint(folder, every=1, resume=True, tell=lambda *_: None)
+    resumed, seen, _ = trained(comm, clock, 0, "local", epochs=4, checkpoint=again, weights=entry["weights"])
+    assert (resumed.epochs, resumed.rebalanced, seen.shards.weights) == (4, [entry], tuple(entry["weights"]))
     even, _, _ = trained(comm, clock, None, "local", epochs=3)
     assert result.train_loss == pytest.approx(even.train_loss, rel=0.2), "the same rows, in other batches"
 
