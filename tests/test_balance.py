@@ -106,6 +106,22 @@ def test_memory_is_a_second_limit():
     assert times[-1] < times[0]
 
 
+def test_the_benchmark_shows_windows(tmp_path):
+    from distai_mpi.cli.bench.shards import windows
+
+    found = windows([1.0] * 20 + [3.0] * 15 + [2.1] * 25, 20, [1.0, 2.0])
+    assert [window["to_ideal"] for window in found["windows"]] == [1, 1, 1.5, pytest.approx(1.275), 1.05, 1.05]
+    assert found["steps_until_near"] == 20
+    assert windows([3.0] * 20, 10, [1.0, 2.0])["steps_until_near"] is None
+    flags = ("--ranks", 2, "--delay", 0.01, "--turn", 4, "--steps", 12, "--global-batch-size", 16)
+    done = run_here("bench", "shards", *flags, "--json", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "found.json").read_text())
+    assert len(report["windows"]) == 2
+    assert report["ideal_seconds"] == pytest.approx([16e-5 / 2, 16e-5 / (4 / 3)])
+    assert "rows changed" in done.stdout
+
+
 def test_wrong_settings():
     for given in ({"memory": 0}, {"row_bytes": 1.5}):
         with pytest.raises(ConfigError, match=f"{next(iter(given))} must be a whole number"):

@@ -79,13 +79,14 @@ class Change(NamedTuple):
     why: str
 
 
-def better(summaries: Array, counts: Sequence[int], caps: Sequence[int]) -> Change | None:
+def better(summaries: Array, counts: Sequence[int], caps: Sequence[int], what: str = "rank") -> Change | None:
     """The partition that ends the slowest rank's work soonest, where that is surely better than now; else None.
 
     Args:
         summaries: of all ranks, see `SpeedWindow.summary`; float64, shape (ranks, 4).
         counts: rows of each rank now.
         caps: most rows of each rank, by its memory.
+        what: word for those that share the rows.
     """
     rows, present = sum(counts), np.array(counts, np.float64)
     for seconds, errors in ((summaries[:, 0], summaries[:, 1]), (summaries[:, 2], summaries[:, 3])):
@@ -99,15 +100,15 @@ def better(summaries: Array, counts: Sequence[int], caps: Sequence[int]) -> Chan
         now, then = float((seconds * present).max()), float((seconds * np.array(found)).max())
         chance = math.sqrt(2 * math.log(len(weights))) + SURE
         if 1 - then / now > GAIN + chance * float(errors.max()):
-            return Change(partition, (now, then), _why(seconds * present, now, then))
+            return Change(partition, (now, then), _why(what, seconds * present, now, then))
     return None
 
 
-def _why(seconds: Array, now: float, then: float) -> str:
+def _why(what: str, seconds: Array, now: float, then: float) -> str:
     slow = int(seconds.argmax())
     others = statistics.median(np.delete(seconds, slow).tolist())
     return (
-        f"rank {slow} computed {1e3 * now:.3g} ms, the others {1e3 * others:.3g} ms (median);"
+        f"{what} {slow} computed {1e3 * now:.3g} ms, the others {1e3 * others:.3g} ms (median);"
         f" {1e3 * then:.3g} ms expected"
     )
 

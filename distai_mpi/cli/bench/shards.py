@@ -178,11 +178,12 @@ def follow(slow: float, delay: float, rows: int, turn: int | None, noise: float,
                 model.seconds = delay * (slow if late else 1.0) * max(0.0, 1 + noise * chance.normal())
 
         shard = data.whole(dataset, comm.rank, comm.size)
-        watching = [Turn(), Balance(tell=lambda *_: None)]
+        watching: list[Any] = [Turn(), Balance(tell=lambda *_: None)]
         result = fit(model, shard, comm, epochs=1, global_batch_size=rows, callbacks=watching)
         taken = np.diff(comm.bcast_object(times))
         if comm.rank == 0:
-            report = {"ranks": comm.size, "slow": slow, "delay": delay, "global_batch_size": rows, "noise": noise}
+            report: dict[str, Any] = {"ranks": comm.size, "slow": slow, "delay": delay}
+            report |= {"global_batch_size": rows, "noise": noise}
             report |= {"turn": turn, "samples_per_second": result.samples_per_second, "rebalanced": result.rebalanced}
             found = windows(taken.tolist(), turn, [rows * delay / (comm.size - 1 + 1 / s) for s in (1.0, slow)])
             print(json.dumps(report | found), flush=True)
