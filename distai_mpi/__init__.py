@@ -9,6 +9,7 @@ from __future__ import annotations
 from .version import __version__
 
 _HOME = {
+    "Balance": "distai_mpi.train",
     "Checkpoint": "distai_mpi.train",
     "Communicator": "distai_mpi.comm",
     "EarlyStopping": "distai_mpi.train",
@@ -29,6 +30,7 @@ _HOME = {
     "world": "distai_mpi.comm.launch",
 }
 __all__ = [
+    "Balance",
     "Checkpoint",
     "Communicator",
     "EarlyStopping",
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from .comm.launch import world
     from .objective import Objective
     from .predictor import Predictor, load
-    from .train import Checkpoint, EarlyStopping, Trace, fit
+    from .train import Balance, Checkpoint, EarlyStopping, Trace, fit
     from .train.l1_path import l1_path  # of their modules: mypy takes the names of the package for these
     from .train.minimize import minimize
 

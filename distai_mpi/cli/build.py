@@ -197,7 +197,7 @@ def make_callbacks(
 
     ``again`` is the text by which the run can be repeated, see `repeat`; ``path`` the figures of `cli.path.follow`.
     """
-    from ..train import EarlyStopping, Trace
+    from ..train import Balance, EarlyStopping, Trace
     from ..train.progress import Chosen, ExchangeLine, progress
     from ..train.report import ResultFiles, ResultLine
 
@@ -206,6 +206,9 @@ def make_callbacks(
         callbacks.append(EarlyStopping(sets.valid, settings["metric"] or "loss", settings["patience"]))
     if settings["trace"]:
         callbacks.append(Trace(settings["trace"]))
+    follows = settings["shards"] == "speed" or settings.get("follows_speed")
+    if follows and settings["optimizer_name"] not in (*SOLVERS, "average"):
+        callbacks.append(Balance(tell=speaking(settings)))
     shard = sets.train
     fields = {"data": settings["data"], "model": settings["model_name"], "classes": written(shard.classes)}
     if path is not None:
@@ -250,18 +253,23 @@ def written(classes: Any) -> list[Any] | None:
 
 def make_checkpoint(settings: dict[str, Any]) -> Any:
     """Where and when the run is saved; None without a folder."""
-    from ..messages import tell
     from ..train.checkpoint import Checkpoint
 
     if not settings["out"]:
         return None
+    folder, keep = checkpoints(settings), settings["keep_checkpoints"]
+    return Checkpoint(folder, settings["checkpoint_every"], settings["resume"], keep, speaking(settings))
+
+
+def speaking(settings: dict[str, Any]) -> Any:
+    """What says a message, and whether it is a warning: with ``--quiet`` warnings alone."""
+    from ..messages import tell
 
     def speak(message: str, warning: bool) -> None:
         if warning or not settings["quiet"]:
             tell(message, warning)
 
-    folder, keep = checkpoints(settings), settings["keep_checkpoints"]
-    return Checkpoint(folder, settings["checkpoint_every"], settings["resume"], keep, speak)
+    return speak
 
 
 def checkpoints(settings: dict[str, Any]) -> str:

@@ -223,7 +223,7 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
         kept |= {"optimizer_name": stored["optimizer"], "auto_began": True}
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
     if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
-        kept["shards"] = tuple(stored["shards"])
+        kept |= {"shards": tuple(stored["shards"]), "follows_speed": True}
     if settings["allreduce"] == "auto" and stored["ranks"] == comm.size:
         if stored["allreduce"] != "shared" or len(comm.leaders) == 1:
             kept["allreduce_began"] = stored["allreduce"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -27,6 +28,8 @@ from .pending import Pending
 from .ranks import Ranks
 from .vectors import Vectors
 from .wire import CHUNK_BYTES, Array
+
+AT_ONCE = 2  # sums that may be on their way: of checkpoints, and of speeds
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -81,7 +84,7 @@ class Communicator(Ranks):
         super().__init__(mpi_comm, chunk_bytes, nodes)
         self.default_algorithm = algorithm
         self._aside: Any = None  # what `pending` travels on: made when first used
-        self._pending: Pending | None = None  # the last, so that its buffers live as long as MPI uses them
+        self._pending: deque[Pending] = deque(maxlen=AT_ONCE)  # so that buffers live as long as MPI uses them
         self.vectors = Vectors(self, self._node_comm)
         self._exchanges = self._make_exchanges()
         self.exchange()
@@ -185,13 +188,13 @@ class Communicator(Ranks):
     def pending(self, values: ArrayLike) -> Pending:
         """Begin to sum a few numbers over ranks and return at once; `Pending.wait` gives the float64 sum.
 
-        All ranks begin such sums in the same order, one at a time, but may make other calls before they wait:
+        All ranks begin such sums in the same order, `AT_ONCE` at a time, but may make other calls before they wait:
         these travel apart.  Not counted in ``rounds``.
         """
         if self._aside is None:
             self._aside = self._comm.Dup()
-        self._pending = Pending(self._aside, np.array(values, np.float64, ndmin=1))
-        return self._pending
+        self._pending.append(Pending(self._aside, np.array(values, np.float64, ndmin=1)))
+        return self._pending[-1]
 
     # --- copies to all ranks
 

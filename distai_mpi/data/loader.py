@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -89,28 +90,43 @@ class Loader:
         self.block_rows = block_rows or (SPARSE_ROWS if self.sparse else max(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
         if self.stored is not None:
             self.block_rows = self.stored.most_rows if self.sparse else min(self.block_rows, self.stored.most_rows)
-        self._choose_kernels(data)
-        self._x_as_is = (
-            data.scale == 1
-            and data.standard is None
-            and data.fill is None
-            and data.x.dtype == self.dtype
-            and (self.sparse or (not data.is_sparse and (self.stored is not None or data.x.flags.aligned)))
-        )
-        self._window: tuple[Any, int] = data.x, 0  # rows in memory, and the number of the first of them
-        self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
         self._local = shard.shuffle == "local"
-        unit = unit_of_weight(shard)
-        self.total_weight = shard.total_weight / unit
-        self._all_weights: Any = data.weight if data.weight is None or unit == 1 else data.weight / unit
-        self._start = shard.starts[rank] if self._local else 0
-        self._first = shard.first if shard.ordered and not self._local else 0  # row of the data of the first position
         self._held: tuple[int, Array, Array] | None = None  # first position, x and y of the rows of `sequential`
-        self._partition = shard.partition or Partition.even(ranks)
-        self._partition.check_ranks(ranks)
+        self.move(shard)
+        self._reserve(min(self.block_rows, shard.rows))
+
+    def _deal(self, shard: ShardedDataset) -> None:
+        """Look up which rows each rank takes, as ``shard`` says."""
+        self.shard = shard
+        self._partition = shard.partition or Partition.even(self.ranks)
+        self._partition.check_ranks(self.ranks)
         self._cuts = () if self._local else shard.cuts(self._partition)
         self._lengths, self._alike = np.unique(shard.counts, return_counts=True)
-        self._reserve(min(self.block_rows, shard.rows))
+        self._of_full = (0, 0) if self._local else self.range_of(self.rank)  # looked up once, not every step
+
+    def repartition(self, partition: Partition) -> None:
+        """Let ranks take rows by ``partition`` from the next step on; every rank does so between the same two steps.
+
+        Of the global shuffle, where any rank can take any row: the batches stay what they are.
+        """
+        if self._local or self._held is not None:
+            raise ValueError("rows that belong to ranks, or are held for many passes, stay where they are")
+        partition.check_ranks(self.ranks)
+        cuts = self.shard.cuts(partition)
+        counts = tuple(stop - start for start, stop in pairwise(cuts))
+        self._deal(replace(self.shard, counts=counts, partition=partition))
+
+    def move(self, shard: ShardedDataset) -> None:
+        """Hand out ``shard`` from the next epoch on: the same set, of which rows may have come from other ranks."""
+        data, unit = shard.dataset, unit_of_weight(shard)
+        self._choose_kernels(data)
+        self._choose_types(data)
+        self._window: tuple[Any, int] = data.x, 0  # rows in memory, and the number of the first of them
+        self.total_weight = shard.total_weight / unit
+        self._all_weights: Any = data.weight if data.weight is None or unit == 1 else data.weight / unit
+        self._start = shard.starts[self.rank] if self._local else 0
+        self._first = shard.first if shard.ordered and not self._local else 0  # row of the data of the first position
+        self._deal(shard)
 
     def _choose_kernels(self, data: Dataset) -> None:
         """What copies the features of rows into the buffer, and what it takes besides them."""
@@ -127,6 +143,17 @@ class Loader:
             if data.standard is not None:
                 standard = (data.standard.mean, 1.0 / data.standard.deviation)
             self._conversion = (float(data.scale), data.fill.values, data.fill.indicators, *standard)
+
+    def _choose_types(self, data: Dataset) -> None:
+        """Whether features and labels can be handed out as views of ``data``."""
+        self._x_as_is = (
+            data.scale == 1
+            and data.standard is None
+            and data.fill is None
+            and data.x.dtype == self.dtype
+            and (self.sparse or (not data.is_sparse and (self.stored is not None or data.x.flags.aligned)))
+        )
+        self._y_as_is = data.y.dtype == self.target_dtype and data.y.flags.aligned
 
     def _reserve(self, rows: int) -> None:
         """Allocate buffers for batches of up to ``rows`` rows, once."""
@@ -167,7 +194,6 @@ class Loader:
         key, steps = stream_key(self.seed, "epoch", epoch), self.steps
         order = self._shuffle(epoch) if steps > 1 else None  # one step takes all rows, in any order
         total, size = self.shard.rows, self.global_batch_size
-        of_full = (0, 0) if self._local else self.range_of(self.rank)  # looked up once, not every step
         for step in range(first_step, steps):
             if self._local:
                 of_each = self._lengths * (step + 1) // steps - self._lengths * step // steps
@@ -176,7 +202,7 @@ class Loader:
             else:
                 first = step * size
                 rows = min(size, total - first)
-                low, high = of_full if rows == size or steps == 1 else self._partition.range_of(rows, self.rank)
+                low, high = self._of_full if rows == size or steps == 1 else self._partition.range_of(rows, self.rank)
                 start, stop = first + low, first + high
             yield rows, self._blocks(start, stop, order, True, key)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -69,6 +70,41 @@ class Partition:
         """First row and end of the range of ``rank`` when ``rows`` are sharded."""
         cuts = _cuts(self.weights, rows)
         return cuts[rank], cuts[rank + 1]
+
+
+def capped_counts(weights: Sequence[float], rows: int, caps: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of rows of all ranks, in proportion to ``weights`` as far as ranks have room for them; replicated.
+
+    A rank gets min(cap, level · weight) rows, to whole numbers, with the one level at which these are all rows: ranks
+    that are full leave the rest to the others, as in water-filling.  Without caps these are `Partition.counts`.
+
+    Args:
+        weights: see `Partition`.
+        rows: of all ranks together.
+        caps: most rows of each rank, one number a rank.
+
+    Raises:
+        ConfigError: the ranks together have no room for the rows, or the weights cannot be used.
+    """
+    Partition(tuple(weights))
+    counts = [0] * len(weights)
+    open_ranks = [rank for rank, weight in enumerate(weights) if weight]
+    if sum(caps[rank] for rank in open_ranks) < rows:
+        room = sum(caps[rank] for rank in open_ranks)
+        raise ConfigError(f"ranks have memory for {room:,} rows of {rows:,}: take fewer rows or more ranks")
+    left = rows
+    while left:
+        quotas = Partition(tuple(weights[rank] for rank in open_ranks)).counts(left)
+        full = [rank for rank, quota in zip(open_ranks, quotas, strict=True) if quota >= caps[rank]]
+        if not full:
+            for rank, quota in zip(open_ranks, quotas, strict=True):
+                counts[rank] = quota
+            break
+        for rank in full:
+            counts[rank] = caps[rank]
+        left -= sum(caps[rank] for rank in full)
+        open_ranks = [rank for rank in open_ranks if rank not in full]
+    return tuple(counts)
 
 
 @lru_cache(maxsize=64)  # an epoch's global batches are of two lengths

@@ -1,5 +1,6 @@
 """Training: the loop, evaluation, progress and what a run leaves behind."""
 
+from .balance import Balance
 from .calibrate import calibrate
 from .callbacks import Callback
 from .checkpoint import Checkpoint
@@ -13,6 +14,7 @@ from .state import TrainState
 from .tracing import Trace
 
 __all__ = [
+    "Balance",
     "Callback",
     "Checkpoint",
     "EarlyStopping",

@@ -19,6 +19,7 @@ from ..optim import Auto, FullBatchSolver, Momentum
 from ..perf.machine import limited_blas, node_cpus, peak_memory
 from ..settings import keywords
 from ..trace import CHECKPOINT, EVALUATE, during
+from .balance import Balance, Balancer
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Saver, saving
 from .checks import (
@@ -81,7 +82,7 @@ def fit(
     device: str | Device = "cpu",
     exchange: Exchange | None = None,
     start: TrainState | Any = None,
-    callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace] = (),
+    callbacks: Sequence[Callback | EarlyStopping | Checkpoint | Trace | Balance] = (),
 ) -> Result:
     """Train ``model`` on the rows of all ranks; collective.
 
@@ -111,7 +112,7 @@ def fit(
             of a run of the same model, rows and methods, which this one goes on with, on any ranks; None: the
             model's own parameters.  A checkpoint that is resumed comes first.
         callbacks: what watches the run, see `Callback`; among them `EarlyStopping`, `Checkpoint` (which also resumes
-            it) and `Trace`.
+            it), `Trace` and `Balance`.
 
     Rows with weights: a step divides the sum of its weighted gradients by the weight that a batch of its length
     has on average, so that steps are unbiased and need no message for it.
@@ -173,18 +174,19 @@ class Watching(NamedTuple):
     early: EarlyStopping | None
     checkpoint: Checkpoint | None
     trace: Trace | None
+    balance: Balance | None
     others: list[Callback]
 
     @classmethod
     def of(cls, callbacks: Sequence[Any], comm: Communicator) -> Watching:
         """``callbacks``, refused where they cannot be; collective."""
-        kinds = (EarlyStopping, Checkpoint, Trace)
+        kinds = (EarlyStopping, Checkpoint, Trace, Balance)
         found: list[Any] = [[each for each in callbacks if isinstance(each, kind)] for kind in kinds]
         for kind, own in zip(kinds, found, strict=True):
             if len(own) > 1:
                 raise ConfigError(f"callbacks: {len(own)} of {kind.__name__}, of which a run takes one")
-        early, checkpoint, trace = (own[0] if own else None for own in found)
-        check_alike(comm, early_stopping=early, checkpoint=checkpoint, trace=trace)
+        early, checkpoint, trace, balance = (own[0] if own else None for own in found)
+        check_alike(comm, early_stopping=early, checkpoint=checkpoint, trace=trace, balance=balance)
         others = [each for each in callbacks if not isinstance(each, kinds)]
         for each in others:
             if isinstance(each, type) or not hasattr(each, "on_step"):
@@ -193,7 +195,7 @@ class Watching(NamedTuple):
             with comm.agreed():
                 if comm.rank == 0:
                     check_writable(trace.path)
-        return cls(early, checkpoint, trace, others)
+        return cls(early, checkpoint, trace, balance, others)
 
 
 def drive(
@@ -212,12 +214,13 @@ def drive(
             np.errstate(over="ignore", invalid="ignore"),  # the loss tells of both
         ):
             run, watched = make(threads)
+            balancer = Balancer(watching.balance, run)
             with (
                 saving(watching.checkpoint, run) as saver,
                 tracing(None if watching.trace is None else watching.trace.path, run) as tracer,
                 comm.watched(lambda: run.iterations),
             ):
-                return _run(run, watched, watching.others, saver, tracer, saved)
+                return _run(run, watched, watching.others, saver, tracer, balancer, saved)
     finally:
         for callback in watching.others:
             callback.on_close()
@@ -229,6 +232,7 @@ def _run(
     callbacks: Sequence[Callback],
     saver: Saver | None,
     tracer: Tracer,
+    balancer: Balancer,
     saved: Saved | None,
 ) -> Result:
     """All epochs, until the tolerance is met, nothing improves, the loss is lost, or a signal comes."""
@@ -240,12 +244,13 @@ def _run(
     for callback in callbacks:
         callback.on_start(run)
     tracer.start()
+    balancer.start()
     if not resumed:
         run.count_from()
     result = Result(run.w, history=run.history, stop_reason="iterations" if run.searches else "epochs")
     done = run.epoch > 0 and run.epoch_steps == 0 and _ends(run, result)
     while run.epoch < run.epochs and not done:
-        if _train_epoch(run, callbacks, saver):
+        if _train_epoch(run, callbacks, saver, balancer):
             break
         record = _close_epoch(run, watched)
         done = _ends(run, result)
@@ -260,6 +265,7 @@ def _run(
                 break
     if saver is not None and saver.ending is not None:
         result.status, result.stop_reason = saver.ending
+    result.rebalanced = balancer.stop()
     _finish(run, result, watched)
     result.time = tracer.stop()
     for callback in callbacks:
@@ -268,10 +274,13 @@ def _run(
     return result
 
 
-def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None) -> bool:
+def _train_epoch(run: Run, callbacks: Sequence[Callback], saver: Saver | None, balancer: Balancer) -> bool:
     """The steps left of an epoch; return whether a signal has ended the run before its end."""
+    if balancer.before_epoch() and saver is not None:
+        saver.rows_moved()
     with run.timed():
         for _ in run.steps():
+            balancer.after_step()
             for callback in callbacks:
                 callback.on_step(run)
             if saver is not None and saver.after_step():

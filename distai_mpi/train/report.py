@@ -252,6 +252,7 @@ def result_fields(run: Run, result: Result, settings: dict[str, Any]) -> dict[st
         "bytes_moved": result.bytes_moved,
         "peak_memory": result.peak_memory,
         "bytes_read": result.bytes_read,
+        "rebalanced": result.rebalanced,
         "time": result.time,
         "converged": result.converged,
         **run.origin,

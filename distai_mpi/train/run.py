@@ -57,6 +57,8 @@ class Result:
         peak_memory: most bytes that a rank has had resident, from its start to the end of training.
         bytes_read: of rows on disk, bytes that all ranks together have read of them since they were loaded; None of
             rows in memory.
+        rebalanced: changes of the ranks' numbers of rows while the run went on, see `Balance`: after which ``step``,
+            the new ``weights`` and ``why``; of rows that moved also the ``seconds``.  None where nobody watched.
         time: by name of `trace.PHASES`, the seconds that each rank spent in it; None where the run was not traced.
         pipeline: of a model in stages: ``cuts``, ``micro_batches``, the seconds of each stage for a micro-batch as they
             were expected and measured (medians), and beside the ``measured_latency`` of a micro-batch and the
@@ -88,6 +90,7 @@ class Result:
     bytes_moved: int = 0
     peak_memory: int | None = None
     bytes_read: int | None = None
+    rebalanced: list[dict[str, Any]] | None = None
     time: dict[str, list[float]] | None = None
     pipeline: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -124,6 +127,7 @@ class Run:
         failed: whether that is an error.
         stopping: early stopping, where there are validation rows.
         history: one record an epoch.
+        rebalanced: see `Result`; ``rebalanced_at`` the times of this run's last ones, ns of `time.perf_counter_ns`.
         fixed: settings that must be the same where the run goes on from a checkpoint, see `settings.fixed`.
         origin: where and with what the run was made; empty where nobody tells of it.
     """
@@ -150,6 +154,8 @@ class Run:
         self.first_norm: float | None = None
         self.progressive_loss: float | None = None
         self.history: list[dict[str, Any]] = []
+        self.rebalanced: list[dict[str, Any]] = []
+        self.rebalanced_at: list[int] = []
         self.fixed: dict[str, Any] = {}
         self.origin: dict[str, Any] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -118,7 +119,14 @@ class SynchronousSteps(Steps):
         gradients: how gradients are exchanged; None: whole.
         fused: takes small steps in place of `step`, to the same result.
         measures_norm: whether somebody wants ``gradient_norm``.
+
+    Attributes:
+        timed: whether somebody wants ``local_seconds``.
+        local_seconds: what this rank's rows of the last step took to be gathered and worked through, without waiting.
     """
+
+    timed = False
+    local_seconds = 0.0
 
     def __init__(
         self,
@@ -147,7 +155,11 @@ class SynchronousSteps(Steps):
     def step(self, rows: int, weight: float, batches: Iterable[Batch], factor: float) -> Sums:
         """See `Steps`."""
         objective, mine = self.objective, self.objective.mine
+        began = time.perf_counter()
         sums = self.gradients.local(self.w, batches)
+        if self.timed:
+            objective.device.synchronize()
+            self.local_seconds = time.perf_counter() - began
         w, grad, w_next = self._w[mine], self.gradients.owned, self._w_next[mine]
         parts = self.gradients.parts(self._w, weight)
         if objective.everyone.recorder is not None:

@@ -25,7 +25,7 @@ from ..options import OPTIONS
 from ..settings import called, setting, settings
 from ..trace import EXCHANGE, LEFT_OUT, PHASES, STEP, WAIT, Recorder
 from .run import Result, Run
-from .stalls import Stall, find_stalls, longest
+from .stalls import find_stalls, longest
 
 if TYPE_CHECKING:
     from ..comm.clocks import Offset
@@ -135,10 +135,12 @@ class Tracer:
         out: Any = gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if str(self.path).endswith(".gz") else file
         about = json.dumps(self._about(facts, result), ensure_ascii=False)
         out.write(f'{{"displayTimeUnit":"ms","otherData":{about},\n"traceEvents":[\n'.encode())
+        marks = [(stall.rank, stall.begin, stall.text(TICK * 1e-9)) for stall in stalls]
+        marks += [(0, at // TICK, why) for at, why in zip(self.run.rebalanced_at, self._changes(), strict=True)]
         separator = ""
         for node, ranks in enumerate(nodes):
             text = _names(node, ranks, facts[ranks[0]][2])
-            text += [_stall_event(stall, node, zero) for stall in stalls if stall.rank in ranks]
+            text += [_mark(name, node, rank, at - zero) for rank, at, name in marks if rank in ranks]
             for rank in ranks:
                 text.extend(_events(of_ranks[rank], node, rank, zero))
                 out.write((separator + ",\n".join(text)).encode())
@@ -146,6 +148,11 @@ class Tracer:
         out.write(b"\n]}\n")
         if out is not file:
             out.close()
+
+    def _changes(self) -> list[str]:
+        """What is to be said of the changes of rows that this run, and none before a resume, has made."""
+        entries = self.run.rebalanced[len(self.run.rebalanced) - len(self.run.rebalanced_at) :]
+        return [f"rows by rank changed: {entry['why']}" for entry in entries]
 
     def _about(self, facts: list[Any], result: Result) -> dict[str, Any]:
         """What the file says of the run and of itself."""
@@ -222,10 +229,9 @@ def _names(node: int, ranks: Sequence[int], host: str) -> list[str]:
     ]
 
 
-def _stall_event(stall: Stall, node: int, zero: int) -> str:
-    """A mark across the whole picture, at a stall's beginning."""
-    time, name = (stall.begin - zero) * (TICK / 1000), json.dumps(stall.text(TICK * 1e-9))
-    return f'{{"ph":"i","s":"g",{_track(node, stall.rank)},"name":{name},"ts":{time}}}'
+def _mark(name: str, node: int, rank: int, ticks: int) -> str:
+    """A mark across the whole picture, such as at a stall's beginning."""
+    return f'{{"ph":"i","s":"g",{_track(node, rank)},"name":{json.dumps(name)},"ts":{ticks * (TICK / 1000)}}}'
 
 
 def _events(rows: Array, node: int, rank: int, zero: int) -> Iterator[str]:

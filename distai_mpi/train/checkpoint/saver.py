@@ -115,6 +115,10 @@ class Saver:
         except OSError:
             raise ConfigError("no memory for a copy of the state: leave checkpoints out, or use more nodes") from None
 
+    def rows_moved(self) -> None:
+        """Rows belong to other ranks from now on, as the next checkpoints are to say."""
+        self.identity = state.identity(self.run)
+
     # --- while it trains
 
     def after_step(self) -> bool:

@@ -120,6 +120,7 @@ def common(run: Run) -> dict[str, Any]:
         "first_norm": run.first_norm,
         "gradient_norm": run.gradient_norm,
         "history": list(run.history),
+        "rebalanced": list(run.rebalanced),
         "state": _numbers(run.owned),
         "stopping": None if run.stopping is None else dict(run.stopping.state),
     }
@@ -148,6 +149,7 @@ def restore(run: Run, common: dict[str, Any], owns: list[dict[str, Any]]) -> Non
     for name in ("epoch", "epoch_steps", "iterations", "rows", "seconds", "first_norm"):
         setattr(run, name, common[name])
     run.history[:] = common["history"]
+    run.rebalanced[:] = common.get("rebalanced", [])  # which earlier versions do not have
     run.gradient_norm = common["gradient_norm"]
     _set_numbers(run.owned, common["state"])
     if run.stopping is not None and common["stopping"] is not None:

@@ -19,10 +19,12 @@ class Gradients(ABC):
     Attributes:
         owned: this rank's slice of the mean gradient, shape (owned,), where `parts` leaves it.
         overlaps: whether gradients start to travel before they are whole.
+        most_rows: of a rank in a step; None: any number.
     """
 
     owned: Array
     overlaps = False
+    most_rows: int | None = None
 
     def prepare(self, w: Array, batch: Batch) -> None:
         """Make a gradient of ``batch``, which is like a step's, at ``w``, and choose what is left to; collective.

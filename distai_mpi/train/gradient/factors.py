@@ -29,6 +29,9 @@ class FactorGradients(Gradients):
     Args:
         objective: its model has factors.
         rows: most rows of a rank in a step, alike on all ranks.
+
+    Attributes:
+        shared: whether the node has one copy of the factors.
     """
 
     def __init__(self, objective: Objective, rows: int) -> None:
@@ -36,7 +39,8 @@ class FactorGradients(Gradients):
         self._objective, self._model = objective, model
         line = ALIGNMENT // model.dtype.itemsize
         stride = line * (1 + -(-rows * model.factor_size // line))  # type: ignore[attr-defined]
-        shared = objective.exchange.name == "shared"
+        self.most_rows = rows
+        self.shared = shared = objective.exchange.name == "shared"
         self._algorithm = "shared" if shared else "native"
         self._all = comm.empty(comm.size * stride, model.dtype, shared, one_copy=shared)
         slices = [slice(rank * stride, (rank + 1) * stride) for rank in range(comm.size)]

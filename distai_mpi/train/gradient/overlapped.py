@@ -80,6 +80,7 @@ class OverlappedGradients(DenseGradients):
         else:
             self.overlaps = self._sums is not None
             super().prepare(w, batch)
+        self.most_rows = objective.loader.block_rows if self.overlaps else None
 
     def _is_faster(self, w: Array, batch: Batch) -> bool:
         """Whether the slowest rank gains by overlap; the same on all ranks."""
