@@ -137,7 +137,7 @@ class Balancer:
             return
         due = self.policy.step()
         if self._question is not None:
-            change = self.policy.decide(self._better(self._counts(), self._caps))
+            change = self.policy.decide(*self._better(self._counts(), self._caps))
             if change is not None:
                 loader.repartition(change.partition)
                 self._changed(change, self._counts())
@@ -171,9 +171,10 @@ class Balancer:
         self._question = None
         return told
 
-    def _better(self, counts: tuple[int, ...], caps: tuple[int, ...]) -> Change | None:
-        """What the answer to the question asks for."""
-        return better(self._answer(), counts, caps, "rank" if self.run.objective.mesh is None else "copy")
+    def _better(self, counts: tuple[int, ...], caps: tuple[int, ...]) -> tuple[Change | None, float]:
+        """What the answer to the question asks for, and what the slowest rank computes, in seconds."""
+        told, what = self._answer(), "rank" if self.run.objective.mesh is None else "copy"
+        return better(told, counts, caps, what), float((told[:, 0] * counts).max())
 
     def stop(self) -> list[dict[str, Any]] | None:
         """Watch no more; what `Result.rebalanced` says."""
@@ -193,7 +194,7 @@ class Balancer:
         room = memory_left() // (FREE_PART * self.comm.node.size) // _held_bytes(shard)
         caps = self._of_data_ranks(min(shard.rows, room), min)
         caps = tuple(max(shard.counts[r], min(cap, self._caps[r] * steps)) for r, cap in enumerate(caps))
-        change = self._better(shard.counts, caps)
+        change, _ = self._better(shard.counts, caps)
         if change is None:
             return False
         counts = change.partition.counts(shard.rows)
