@@ -96,6 +96,8 @@ class Balancer:
         run.training.timed = True
         self._rows = run.rows
         self._local = run.loader.shard.shuffle == "local"
+        self._full = 0 if self._local else min(run.loader.global_batch_size, run.loader.shard.rows)
+        self._own = self._own_rows()
         step = max(run.loader.rows_of_step(rank) for rank in range(run.objective.comm.size))
         self._caps = self._of_data_ranks(max(self._most_rows(), 0), min)
         if not self._local and sum(self._caps) < run.loader.global_batch_size:
@@ -129,10 +131,10 @@ class Balancer:
         """Take in the step that is done, and change the partition for the next where the ranks agreed to."""
         run = self.run
         rows, self._rows = run.rows - self._rows, run.rows
-        loader = run.loader
-        if not self._follows or (not self._local and rows < min(loader.global_batch_size, loader.shard.rows)):
+        if not self._follows or rows < self._full:
             return
-        self.speeds.add(run.training.local_seconds, self._own_rows())
+        loader = run.loader
+        self.speeds.add(run.training.local_seconds, self._own)
         if self._local:
             return
         due = self.policy.step()
@@ -222,6 +224,7 @@ class Balancer:
         gradients = run.training.gradients
         if isinstance(gradients, FactorGradients) and not gradients.shared:  # messages are as long as they have to be
             run.training.gradients = FactorGradients(run.objective, most_rows(run.objective))
+        self._own = self._own_rows()
         entry: dict[str, Any] = {"step": run.iterations, "weights": list(change.partition.weights), "why": change.why}
         if seconds is not None:
             entry["seconds"] = seconds
