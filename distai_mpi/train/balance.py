@@ -96,6 +96,8 @@ class Balancer:
         run.training.timed = True
         self._rows = run.rows
         self._local = run.loader.shard.shuffle == "local"
+        self._full = 0 if self._local else min(run.loader.global_batch_size, run.loader.shard.rows)
+        self._own = self._own_rows()
         step = max(run.loader.rows_of_step(rank) for rank in range(run.objective.comm.size))
         self._caps = self._of_data_ranks(max(self._most_rows(), 0), min)
         if not self._local and sum(self._caps) < run.loader.global_batch_size:
@@ -129,15 +131,15 @@ class Balancer:
         """Take in the step that is done, and change the partition for the next where the ranks agreed to."""
         run = self.run
         rows, self._rows = run.rows - self._rows, run.rows
-        loader = run.loader
-        if not self._follows or (not self._local and rows < min(loader.global_batch_size, loader.shard.rows)):
+        if not self._follows or rows < self._full:
             return
-        self.speeds.add(run.training.local_seconds, self._own_rows())
+        loader = run.loader
+        self.speeds.add(run.training.local_seconds, self._own)
         if self._local:
             return
         due = self.policy.step()
         if self._question is not None:
-            change = self.policy.decide(self._better(self._counts(), self._caps))
+            change = self.policy.decide(*self._better(self._counts(), self._caps))
             if change is not None:
                 loader.repartition(change.partition)
                 self._changed(change, self._counts())
@@ -171,9 +173,10 @@ class Balancer:
         self._question = None
         return told
 
-    def _better(self, counts: tuple[int, ...], caps: tuple[int, ...]) -> Change | None:
-        """What the answer to the question asks for."""
-        return better(self._answer(), counts, caps, "rank" if self.run.objective.mesh is None else "copy")
+    def _better(self, counts: tuple[int, ...], caps: tuple[int, ...]) -> tuple[Change | None, float]:
+        """What the answer to the question asks for, and what the slowest rank computes, in seconds."""
+        told, what = self._answer(), "rank" if self.run.objective.mesh is None else "copy"
+        return better(told, counts, caps, what), float((told[:, 0] * counts).max())
 
     def stop(self) -> list[dict[str, Any]] | None:
         """Watch no more; what `Result.rebalanced` says."""
@@ -193,7 +196,7 @@ class Balancer:
         room = memory_left() // (FREE_PART * self.comm.node.size) // _held_bytes(shard)
         caps = self._of_data_ranks(min(shard.rows, room), min)
         caps = tuple(max(shard.counts[r], min(cap, self._caps[r] * steps)) for r, cap in enumerate(caps))
-        change = self._better(shard.counts, caps)
+        change, _ = self._better(shard.counts, caps)
         if change is None:
             return False
         counts = change.partition.counts(shard.rows)
@@ -221,6 +224,7 @@ class Balancer:
         gradients = run.training.gradients
         if isinstance(gradients, FactorGradients) and not gradients.shared:  # messages are as long as they have to be
             run.training.gradients = FactorGradients(run.objective, most_rows(run.objective))
+        self._own = self._own_rows()
         entry: dict[str, Any] = {"step": run.iterations, "weights": list(change.partition.weights), "why": change.why}
         if seconds is not None:
             entry["seconds"] = seconds

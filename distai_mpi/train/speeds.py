@@ -23,6 +23,7 @@ Array = Any
 SHORT, LONG = 8, 64  # steps that a median is of
 LOOKS = 3  # in a row that must ask for a change
 SOON, LATE = 4, 16  # steps between two looks while a change is asked for, and at most while none is
+APART = 0.03  # seconds of computing between two looks while no change is asked for: short steps pay for few of them
 GAIN = 0.05  # least fraction of the compute time of a step that a change must save
 SURE = 2.0  # standard errors beyond those that the slowest of so many ranks has by chance
 DIGITS = 3  # of a weight: more would be noise
@@ -128,9 +129,12 @@ class LookPolicy:
         self._steps += 1
         return self._steps >= self._next
 
-    def decide(self, change: Change | None) -> Change | None:
-        """What a look came to: ``change`` itself where it is the last of `LOOKS` in a row that asked for one."""
+    def decide(self, change: Change | None, seconds: float = math.inf) -> Change | None:
+        """What a look came to: ``change`` itself where it is the last of `LOOKS` in a row that asked for one.
+
+        ``seconds`` is what the slowest rank computes in a step, alike on all ranks.
+        """
         self._streak = self._streak + 1 if change else 0
-        self._pause = SOON if change else min(2 * self._pause, LATE)
+        self._pause = SOON if change else min(2 * self._pause, max(LATE, int(APART / max(seconds, 1e-6))))
         self._next = self._steps + self._pause
         return change if self._streak >= LOOKS else None
