@@ -146,7 +146,7 @@ def test_words_are_those_of_scikit_learn(folder, ngrams):
     np.testing.assert_allclose(dense(shard)[:, 2:], plain.transform([t or "" for t in texts]).toarray(), atol=1e-15)
     sets = load_sets("a", Alone(), text="text", ngrams=ngrams, hash_bits=10, tfidf=True, test_fraction=0.25)
     rows = [sets[i].dataset.x[sets[i].own_rows()].toarray()[:, 2:] for i in range(2)]
-    order = np.concatenate([sets[i].own_rows() for i in range(2)])
+    order = np.concatenate([held.order.positions(held.first, held.first + held.rows) for held in sets[:2]])
     counts = HashingVectorizer(n_features=1 << 10, ngram_range=(low, high), norm=None)
     counts = counts.transform([texts[i] or "" for i in order])
     weighed = TfidfTransformer().fit(counts[: len(rows[0])]).transform(counts)

@@ -137,10 +137,10 @@ class ArrayFile:
     def chunks(self, chunk: int) -> Iterator[tuple[int, Array]]:
         """Yield ``(first row, values)`` from beginning to end, values of shape (at most chunk, width).
 
-        Values are of type `dtype`, and hold until the next are asked for.
+        Values are of type `dtype`, and stay what they are when the next are asked for.
         """
         for start, part in self.stored_chunks(chunk, 0, self.rows):
-            yield start, np.ascontiguousarray(part, self.dtype).reshape(len(part), self.width)
+            yield start, np.array(part, self.dtype, order="C").reshape(len(part), self.width)
 
     def stored_chunks(self, chunk: int, start: int, stop: int) -> Iterator[tuple[int, Array]]:
         """Yield ``(first row, elements)`` of rows ``start`` to ``stop - 1``, in the stored type and shape of a row.
