@@ -182,11 +182,11 @@ class DistributedSum:
         return 0.5 * self.l2 * norms[0] + sum(norms[1:])
 
     def sums(self, of_rows: Any, of_slices: Any) -> tuple[list[float], list[float]]:
-        """Sums over the ranks that share rows, and over all that own slices; one message where these are the same."""
-        if self.everyone is self.comm:
-            totals = self.comm.sum([*of_rows, *of_slices]).tolist()
-            return totals[: len(of_rows)], totals[len(of_rows) :]
-        return self.comm.sum(of_rows).tolist(), self.everyone.sum(of_slices).tolist()
+        """Sums over the ranks that share rows, and over all that own slices; one message, the same bits everywhere."""
+        # All parts of a copy have the same sums over its rows, of which one counts: all ranks then get the same bits.
+        first = self.mesh is None or self.mesh.copy_group.rank == 0
+        totals = self.everyone.sum([*(value if first else 0.0 for value in of_rows), *of_slices]).tolist()
+        return totals[: len(of_rows)], totals[len(of_rows) :]
 
     def norm(self, owned: Array) -> float:
         """Euclidean norm of a vector of which ``owned`` is this rank's slice, in float64; the same on every rank."""

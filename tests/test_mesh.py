@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fits import fit
-from problems import make_rows, whole_shard
+from problems import local_shard, make_rows, whole_shard
 
-from distai_mpi import Checkpoint, Exchange, Mesh, models, optim
+from distai_mpi import Checkpoint, Communicator, EarlyStopping, Exchange, Mesh, models, optim, world
 from distai_mpi.comm.mesh import MeshShape, arrange, check_parts
 from distai_mpi.errors import ConfigError
 from distai_mpi.models.split import COLUMN, ROW, choose_kinds, cut_units
@@ -211,3 +211,29 @@ def test_files_of_a_split_model_are_those_of_the_whole_one(comm, tmp_path, monke
 def test_parts_that_cannot_be_are_refused(given, told):
     with pytest.raises(ConfigError, match=told):
         check_parts(given, 2)
+
+
+@mpi
+@pytest.mark.ranks(2, 4)
+def test_parts_on_several_nodes_train_as_a_whole(comm):
+    x, y = make_rows(rows=61)
+    options = {"optimizer": optim.LBFGS(max_iter=5, tol=None), "l2": 0.01, "seed": 3}
+    model = models.MLP(6, 3, (8, 9, 7), dropout=0.0, dtype=np.float64, activation="tanh")
+    with Communicator(world(), nodes=(1,) * comm.size) as nodes, Mesh(nodes, data=1, tensor=comm.size) as mesh:
+        shard = whole_shard(x, y, mesh.data_group)
+        alone = fit(model, shard, mesh.data_group, **options)
+        split = fit(model, shard, mesh, callbacks=[EarlyStopping(shard, patience=2)], **options)
+        found = whole_params(model, split.params, mesh)
+    if comm.rank == 0:
+        np.testing.assert_allclose(found, alone.params, rtol=1e-8, atol=1e-10)
+
+
+@mpi
+@pytest.mark.ranks(4)
+def test_data_groups_whose_rows_are_cut_otherwise_are_refused(comm):
+    x, y = make_rows(rows=40)
+    with Mesh(comm, data=2, tensor=2) as mesh:
+        group, part = mesh.data_group, mesh.position.tensor
+        shard = local_shard(x, y, group, [20 + part, 20 - part])
+        with pytest.raises(ConfigError, match="training rows of the ranks is .*give all ranks the same"):
+            fit(models.MLP(6, 3, (8,)), shard, mesh)

@@ -296,7 +296,7 @@ def repeat(settings: dict[str, Any], ranks: int, command: click.Command) -> str 
         "resume": None,
     }
     if settings["optimizer_name"] not in FULL_BATCH:
-        fixed |= {"batch_size": None, "global_batch_size": batch_size(settings, ranks)}
+        fixed |= {"batch_size": None, "global_batch_size": batch_size(settings, copies(settings, ranks))}
     return write_config(settings | fixed, command, "distai-mpi train --config FILE runs this again")
 
 
@@ -357,6 +357,15 @@ def validation(settings: dict[str, Any]) -> Any:
         return float(settings["valid"])
     except (TypeError, ValueError):
         return settings["valid"]
+
+
+def copies(settings: dict[str, Any], ranks: int) -> int:
+    """How many of the ranks share rows out: all, or on a mesh one of each copy of the model."""
+    if settings["mesh"] is None:
+        return ranks
+    from ..comm import MeshShape
+
+    return MeshShape.parse(settings["mesh"], ranks).data
 
 
 def batch_size(settings: dict[str, Any], ranks: int) -> int:

@@ -22,6 +22,7 @@ from ..signals import Signals, listening
 from .build import (
     batch_size,
     checkpoints,
+    copies,
     fit_options,
     given,
     load_data,
@@ -147,6 +148,14 @@ def make_ranks(settings: dict[str, Any], comm: Communicator) -> Iterator[Any]:
     from ..comm import Mesh, MeshShape, Pipeline
 
     shape = MeshShape.parse(settings["mesh"], comm.size)
+    refused = {
+        "--out-of-core": (settings["out_of_core"], "the rows on disk are of ranks that hold the whole model"),
+        "--l1-path": (settings["l1_path"], "it is for linear models, which are not split"),
+        "--shards speed": (settings["shards"] == "speed", "it times the whole model; give weights, as --shards 3,1"),
+    }
+    for flag, (given_too, why) in refused.items():
+        if shape.copy > 1 and given_too:
+            raise ConfigError(f"--mesh {shape} and {flag} exclude each other: {why}; leave one out")
     pipeline = Pipeline(**given(settings, "micro_batches", "recompute", "cuts"))
     with Mesh(comm, **shape._asdict(), parts=settings["parts"], pipeline=pipeline) as mesh:
         yield mesh
@@ -216,13 +225,13 @@ def as_it_began(comm: Any, settings: dict[str, Any]) -> dict[str, Any]:
     if settings["batch_size"]:
         rows = stored["global_batch_size"]
         kept |= {"batch_size": None, "global_batch_size": rows}
-        if comm.rank == 0 and rows != batch_size(settings, comm.size):
+        if comm.rank == 0 and rows != batch_size(settings, copies(settings, comm.size)):
             tell(f"--batch-size {settings['batch_size']} on {comm.size} ranks: a step keeps the {rows:,} rows it had")
     if settings["optimizer_name"] == "auto" and stored["optimizer"] in SOLVERS:
         # on other ranks the choice might be another
         kept |= {"optimizer_name": stored["optimizer"], "auto_began": True}
     held = stored["rows_of_ranks"] is not None and stored["shards"] is not None
-    if settings["shards"] == "speed" and held and len(stored["shards"]) == comm.size:
+    if settings["shards"] == "speed" and held and len(stored["shards"]) == copies(settings, comm.size):
         kept |= {"shards": tuple(stored["shards"]), "follows_speed": True}
     if settings["allreduce"] == "auto" and stored["ranks"] == comm.size:
         if stored["allreduce"] != "shared" or len(comm.leaders) == 1:

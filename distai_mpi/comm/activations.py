@@ -73,7 +73,9 @@ class ActivationExchange:
         key = (kind, slot, turn, size, dtype)
         found = self._vectors.get(key)
         if found is None:
-            shared = self._exchange.shares and self._comm.size > 1
+            # between nodes slices would have to be those of `Topology.plan`: vectors of one rank travel by messages
+            one_node = len(self._comm.leaders) == 1
+            shared = self._exchange.shares and self._comm.size > 1 and (kind == "sum" or one_node)
             found = self._comm.empty(size, dtype, shared, one_copy=shared and kind == "gather")
             self._vectors[key] = found
         return found

@@ -35,7 +35,7 @@ from .checks import (
 from .early_stopping import EarlyStopping
 from .evaluation import evaluate, make_loader
 from .full_batch import choose
-from .parts import groups
+from .parts import alike, groups
 from .run import Optimizer, Result, Run
 from .stages import pipeline_figures
 from .state import Saved, TrainState, restore
@@ -139,6 +139,11 @@ def fit(
         valid=None if early is None else early.valid.rows,
         test=None if test is None else test.rows,
     )
+    if sharing is not comm:  # each data group has its own shards, which have to be cut alike
+        sets = {"training": data, "test": test, "validation": None if early is None else early.valid}
+        for which, shard in sets.items():
+            if shard is not None:
+                check_alike(comm, **{f"{which} rows of the ranks": (shard.counts, repr(shard.partition))})
     if isinstance(optimizer, Auto):
         optimizer = choose(optimizer, model, data.rows, sharing, exchange, l1, l2)
     check_settings(data, optimizer, epochs, global_batch_size, batch_size, l2, seed)
@@ -300,7 +305,7 @@ def _close_epoch(run: Run, watched: dict[str, Loader]) -> dict[str, Any]:
     for name, loader in watched.items():
         asked = name == "valid" and run.stopping is not None and run.stopping.metric not in ("loss", "accuracy")
         with during(run.comm.recorder, EVALUATE), run.uncounted():
-            found = evaluate(run.objective.model, run.w, loader, run.objective.comm, every_metric=asked)
+            found = alike(run, evaluate(run.objective.model, run.w, loader, run.objective.comm, every_metric=asked))
         metrics = {"loss": found.loss, "accuracy": found.accuracy, **found.metrics}
         record |= {f"{name}_{key}": value for key, value in metrics.items()}
     record |= {"rounds": run.rounds, "seconds": run.seconds, "samples_per_second": run.rate_of_epoch}
@@ -379,5 +384,5 @@ def _evaluate_last(run: Run, result: Result, watched: dict[str, Loader]) -> None
         if run.comm.rank == 0:
             tell(result.without_optimum, warning=True)
     if "test" in watched:
-        test = evaluate(run.objective.model, run.w, watched["test"], run.objective.comm, every_metric=True)
+        test = alike(run, evaluate(run.objective.model, run.w, watched["test"], run.objective.comm, every_metric=True))
         result.test_loss, result.test_accuracy, result.metrics = test

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ..comm import Communicator, Mesh
 
 Array = Any
+T = TypeVar("T")
 PRODUCT_ROWS, PRODUCT_WIDTH, PRODUCT_SECONDS = 32, 1024, 0.1  # of what speeds are measured with
 CHUNK = 1 << 21  # numbers of a part that rank 0 collects at once
 MAPPED_BYTES = 64 << 20  # whole vectors that are longer are collected in a file
@@ -99,6 +102,11 @@ def product_rate() -> float:
     return statistics.median(rates)
 
 
+def alike(run: Any, found: T) -> T:
+    """What rank 0 has ``found``, on all ranks of a mesh: its data groups may add in other orders; collective."""
+    return found if run.objective.mesh is None else run.comm.bcast_object(found)
+
+
 def part_of(model: Any, w: Array) -> Array:
     """Of the whole vector ``w`` what belongs to the part ``model``; ``w`` itself where that is no part; local."""
     if not isinstance(model, PartOfModel) or w.size != model.whole.layout.size:
@@ -114,6 +122,7 @@ def whole_params(model: Model, w: Array, mesh: Communicator | Mesh) -> Array | N
 
     Args:
         model: the whole model.
+            It must be the one that was trained: cuts of stages that were measured are kept with it.
         w: `Result.params` of this rank.
         mesh: the ranks that trained it.
 
@@ -130,7 +139,7 @@ def collect(part: Any, w: Array, mesh: Mesh, folder: str | None = None) -> Array
     """The parameters of the whole model on rank 0, from every rank's ``part`` and its parameters ``w``; collective.
 
     They come `CHUNK` numbers at a time: beside them rank 0 needs little.  A long vector is mapped from a file without a
-    name in ``folder``, where one is given, which takes room on the disk and not in memory.
+    name in ``folder``, where one is given, which takes room on the disk and not in memory; in memory if there is none.
     """
     comm, first = mesh.comm, mesh.position.data == 0
     tables = comm.allgather_object((part.layout, part.pieces) if first else None)
@@ -153,7 +162,8 @@ def collect(part: Any, w: Array, mesh: Mesh, folder: str | None = None) -> Array
 
 
 def _long_vector(size: int, dtype: np.dtype, folder: str | None) -> Array:
-    if folder is None or size * dtype.itemsize <= MAPPED_BYTES:
-        return np.empty(size, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype, "w+", shape=(size,))
+    if folder is not None and size * dtype.itemsize > MAPPED_BYTES:
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)  # a full disk shows now, and not as a signal
+            return np.memmap(file, dtype, "r+", shape=(size,))
+    return np.empty(size, dtype)

@@ -120,7 +120,7 @@ class TrainState:
         loader = make_loader(model, data, comm, self.global_batch_size, self.seed, self.device)
         if solver:
             loader.hold(memory_left() // (HELD * comm.node.size))
-        with comm.agreed():
+        with (comm if mesh is None else mesh.comm).agreed():
             given = model.init(np.random.default_rng(self.seed)) if self.start is None else part_of(model, self.start)
             start = np.array(given, model.dtype)
         comm.bcast(start)  # a model of another library may start from its own, unseeded numbers

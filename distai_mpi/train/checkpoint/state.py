@@ -93,8 +93,12 @@ def _arrays(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Array]]
 
 
 def _numbers(tree: dict[str, Any]) -> dict[str, Any]:
-    """Plain numbers, and lists of them, in nested dictionaries; what else is there is the slice's, and made anew."""
+    """Plain numbers, and lists of them, in nested dictionaries; what else is there is the slice's, and made anew.
+
+    Lists are copied: a run goes on changing its own while a checkpoint is written.
+    """
     kept = {key: _numbers(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    kept = {key: list(value) if isinstance(value, list) else value for key, value in kept.items()}
     plain = dict | list | int | float | str
     return {key: value for key, value in kept.items() if value is None or isinstance(value, plain)}
 
