@@ -78,14 +78,18 @@ class StageLinks:
 
     def flush(self) -> None:
         """See `models.pipeline.StageLinks`."""
-        if self._thread is not None:
-            self._stop.set()
-            self._thread.join()
-            self._thread = None
+        self.give_up()
         with during(self._everyone.recorder, WAIT):
             for request, _ in self._sent:
                 request.Wait()
             self._reuse()
+
+    def give_up(self) -> None:
+        """See `models.pipeline.StageLinks`."""
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
 
     def from_last(self, x: Array) -> Array:
         """See `models.pipeline.StageLinks`."""

@@ -43,6 +43,10 @@ class StageLinks(Protocol):
         """Wait until all has come that was sent."""
         ...
 
+    def give_up(self) -> None:
+        """Look after messages no more: an error has ended the pass; local."""
+        ...
+
     def from_last(self, x: Array) -> Array:
         """``x`` ← that of the last stage, on all of them; C-contiguous; collective over them."""
         ...
@@ -161,13 +165,17 @@ class PipelinedModel:
         if not parts:
             return Sums(0.0, 0.0)
         sums, began, first, self._busy = Sums(0.0, 0.0), time.perf_counter(), 0.0, 0.0
-        for forward, number in one_forward_one_backward(self.links.stage, self.links.stages, len(parts)):
-            if forward:
-                sums += self._forward(w, parts[number], number)
-                continue
-            self._backward(w, parts[number], number, grad)
-            if number == 0:
-                first = time.perf_counter() - began
+        try:
+            for forward, number in one_forward_one_backward(self.links.stage, self.links.stages, len(parts)):
+                if forward:
+                    sums += self._forward(w, parts[number], number)
+                    continue
+                self._backward(w, parts[number], number, grad)
+                if number == 0:
+                    first = time.perf_counter() - began
+        except BaseException:
+            self.links.give_up()
+            raise
         self.links.flush()
         loss, weight = self.links.from_last(np.array(sums, np.float64)).tolist()
         self.passes.append(PassTimes(len(parts), time.perf_counter() - began, first, self._busy / len(parts)))
