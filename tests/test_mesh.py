@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from fits import fit
 from problems import local_shard, make_rows, whole_shard
+from test_state import Keep
 
 from distai_mpi import Checkpoint, Communicator, EarlyStopping, Exchange, Mesh, models, optim, world
 from distai_mpi.comm.mesh import MeshShape, arrange, check_parts
 from distai_mpi.errors import ConfigError
 from distai_mpi.models.split import COLUMN, ROW, choose_kinds, cut_units
-from distai_mpi.train import Callback, TrainState, parts
+from distai_mpi.train import parts
 from distai_mpi.train.checkpoint.strided import Strided, put, shared, take
 from distai_mpi.train.parts import part_of, whole_params
 from distai_mpi.train.report import ResultFiles
@@ -138,16 +139,6 @@ def test_what_strided_ranges_share_is_what_their_elements_say():
         back = np.zeros(size, int)
         put(one, tables[0], back)
         assert set(np.flatnonzero(back)) == set(one) - {0}
-
-
-class Keep(Callback):
-    """Keeps the state after two epochs."""
-
-    state = None
-
-    def on_epoch(self, run, record):
-        if run.epoch == 2:
-            self.state = TrainState.of(run)
 
 
 @mpi
